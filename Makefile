@@ -1,0 +1,38 @@
+# The project's commands, each one line of what you would type yourself.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+OUT    ?= $(if $(NOTES),demo-$(basename $(notdir $(NOTES))),demo)
+
+.PHONY: help setup demo test check bench
+
+help:
+	@echo "make demo [NOTES=my_notes.csv] [OUT=folder]   the whole job on a CPU, in under 5 minutes"
+	@echo "make test                                     all tests"
+	@echo "make check                                    ruff, mypy, import-linter"
+	@echo "make setup                                    only .venv"
+	@echo "make bench                                    the figures of the README that need no GPU"
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch setuptools wheel
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+demo: setup
+	@$(BIN)/clinical-pretrain demo --out '$(OUT)' $(if $(NOTES),--notes '$(NOTES)')
+
+test: setup
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+bench: setup
+	$(BIN)/python benchmarks/mtsamples.py --family longformer
+	$(BIN)/python benchmarks/mtsamples.py --family bigbird

@@ -1,0 +1,112 @@
+"""Notes to model on a real corpus, MTSamples, with a real vocabulary: does the loss fall below the unigram entropy?
+
+    python benchmarks/mtsamples.py --family longformer --notes mtsamples_all.jsonl.gz --tokenizer DIR --json FILE
+
+Builds the shards, trains a 2-layer model with random weights on two CPU ranks under ZeRO 2 at 4,096 tokens, exports
+it, and writes the losses beside the entropy of the held-out notes' own token frequencies: what a model that knows
+those frequencies and nothing else would reach.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY))
+
+from clinical_pretrain.config import load_config
+from clinical_pretrain.data.masking import Vocabulary
+from clinical_pretrain.data.shards import Split
+from clinical_pretrain.distributed import free_port
+from clinical_pretrain.metrics import read_metrics
+from tokenizer_tools.manifest import TOKENIZER_FOLDER, Manifest, write_json
+
+DATA = REPOSITORY.parent / "shared" / "data"
+
+
+def unigram_entropy(shards: Path, split: str) -> float:
+    """Entropy, in nats, of the frequencies of a split's ordinary tokens (those that masking may choose)."""
+    manifest = Manifest.load(shards)
+    ordinary = Vocabulary.load(shards / TOKENIZER_FOLDER / "tokenizer.json", manifest.tokenizer).ordinary
+    rows = Split(shards, manifest, split)
+    counts = np.zeros(manifest.tokenizer.vocab_size)
+    for number in range(len(rows)):
+        counts += np.bincount(rows[number].input_ids, minlength=len(counts))
+    counts = counts[ordinary & (counts > 0)]
+    shares = counts / counts.sum()
+    return float(-(shares * np.log(shares)).sum())
+
+
+def run(*command: object) -> None:
+    """Run a command as a user types it."""
+    words = [str(word) for word in command]
+    print("$", " ".join(words), flush=True)
+    environment = os.environ | {"DS_ACCELERATOR": "cpu"}
+    subprocess.run([str(Path(sys.executable).parent / words[0]), *words[1:]], check=True, env=environment)
+
+
+def main() -> None:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--family", choices=["longformer", "bigbird"], default="longformer")
+    parser.add_argument("--notes", default=DATA / "notes" / "mtsamples_all.jsonl.gz", type=Path)
+    parser.add_argument("--tokenizer", type=Path, help="default: the real one of --family beside the notes")
+    parser.add_argument("--out", type=Path, default=Path("runs/mtsamples"))
+    parser.add_argument("--json", type=Path, help="default: benchmarks/results/mtsamples_FAMILY.json")
+    parser.add_argument("overrides", nargs="*", help="after --: dotted options for the run config")
+    args = parser.parse_args()
+    tokenizer = args.tokenizer or DATA / "tokenizers" / args.family
+    shards, run_dir, model = (args.out / f"{part}_{args.family}" for part in ("shards", "run", "model"))
+    run("clinical-pretrain", "build-shards", "--notes", args.notes, "--tokenizer", tokenizer, "--out", shards,
+        "--columns.category", "specialty")  # fmt: skip
+    options = ["--config", str(REPOSITORY / "benchmarks" / "mtsamples.yaml"), "--model.family", args.family,
+               "--data.shards", str(shards), "--run_dir", str(run_dir), *args.overrides]  # fmt: skip
+    run("deepspeed", "--num_gpus", 2, "--master_port", free_port(), REPOSITORY / "clinical_pretrain" / "run.py", *options)
+    run("clinical-pretrain", "export", run_dir, "--out", model)
+    write_json(args.json or REPOSITORY / "benchmarks" / "results" / f"mtsamples_{args.family}.json",
+               result(options, shards, run_dir, model))  # fmt: skip
+
+
+def result(options: list[str], shards: Path, run_dir: Path, model: Path) -> dict[str, Any]:
+    """The figures, with all that they depend on."""
+    summary = json.loads((run_dir / "summary.json").read_text())
+    start = json.loads((run_dir / "run.json").read_text())["starts"][0]
+    splits = Manifest.load(shards).splits
+    return {
+        "what": "masked-LM loss on held-out MTSamples notes, nats per masked token",
+        "command": f"python benchmarks/mtsamples.py --family {load_config(options)[0].model.family}",
+        "validation_loss_before": summary["validation_loss_before"],
+        "validation_loss_after": summary["validation_loss_after"],
+        "validation_accuracy_after": summary["validation_accuracy_after"],
+        "unigram_entropy_of_validation_split": unigram_entropy(shards, "validation"),
+        "curve": [[line["step"], line["loss"]] for line in read_metrics(run_dir, "validation")],
+        "steps": summary["steps"],
+        "seconds": summary["seconds"],
+        "max_logit_difference": json.loads((model / "pretraining.json").read_text())["max_logit_difference"],
+        "train_tokens": splits["train"].tokens,
+        "validation_tokens": splits["validation"].tokens,
+        "hardware": f"{_processor()}, {os.cpu_count()} cores, two ranks of one thread each",
+        "versions": start["versions"],
+        "git_commit": start["git_commit"],
+        "config": load_config(options)[0].to_dict() | {"run_dir": "", "data": {"shards": ""}},
+    }
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,258 @@
+"""The `clinical-pretrain` command. Each subcommand imports what it needs when it is called."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from clinical_pretrain.config import one_line, refuse_unknown
+from tokenizer_tools.manifest import UserError, write_json
+
+
+def build_shards(argv: Sequence[str]) -> dict[str, Any]:
+    """Turn clinical notes into tokenised shards for pretraining."""
+    from tokenizer_tools import build_shards as shards
+    from tokenizer_tools.clean_notes import CleaningRules
+    from tokenizer_tools.read_notes import Columns
+    from tokenizer_tools.split_patients import SplitRule
+
+    parser = _parser("build-shards", build_shards.__doc__)
+    parser.add_argument(
+        "--notes", nargs="+", required=True, help="CSV(.gz), JSONL(.gz) or Parquet files, or folders of .txt"
+    )
+    parser.add_argument("--tokenizer", required=True, help="tokenizer folder or Hub id: the base model's own")
+    parser.add_argument("--out", required=True, help="shard folder to make; a build that was stopped goes on")
+    parser.add_argument("--sequence-length", type=int, default=4096, help="tokens per row (default: 4096)")
+    parser.add_argument(
+        "--placeholder",
+        default="unk",
+        help="what [**...**] and ___ become: unk (the tokenizer's unknown token, default), none, or a token",
+    )
+    parser.add_argument(
+        "--on-invalid-utf8", choices=["fail", "skip"], default="fail", help="stop at such a note, or skip and count it"
+    )
+    parser.add_argument(
+        "--patient-key", help="file with the secret of the patient hashes (default: ~/.config/clinical-pretrain/…)"
+    )
+    parser.add_argument("--notes-per-part", type=int, default=10_000, help="notes per file (default: 10000)")
+    parser.add_argument("--workers", type=int, help="processes (default: all cores); doesn't change the result")
+    parser.add_class_arguments(Columns, "columns")
+    parser.add_class_arguments(CleaningRules, "cleaning")
+    parser.add_class_arguments(SplitRule, "split")
+    args = _parse(parser, argv)
+    ready = parser.instantiate_classes(args)
+    out = Path(args.out)
+    was_there = (out / "manifest.json").exists()
+    manifest = shards.build_shards(
+        [Path(path) for path in args.notes],
+        args.tokenizer,
+        out,
+        sequence_length=args.sequence_length,
+        columns=ready.columns,
+        cleaning=ready.cleaning,
+        placeholder=args.placeholder,
+        split=ready.split,
+        patient_key=Path(args.patient_key) if args.patient_key else None,
+        on_invalid_utf8=args.on_invalid_utf8,
+        notes_per_part=args.notes_per_part,
+        workers=args.workers,
+    )
+    counts = manifest.counts
+    dropped = [f"{n:,} {name.removeprefix('dropped_').replace('_', ' ')}" for name, n in counts.items() if n]
+    print(f"{out}: {'already built' if was_there else 'built'}, {counts['kept']:,} of {counts['read']:,} notes kept", end="")
+    print(f" (dropped: {', '.join(dropped[2:])})" if len(dropped) > 2 else "")
+    for name, split in manifest.splits.items():
+        print(
+            f"  {name:<10} {split.rows:>9,} rows of {manifest.sequence_length:,} · {split.tokens:>13,} tokens · "
+            f"{split.notes:>9,} notes · {split.patients:>7,} patients"
+        )
+    return _report(args, shards.summarise(manifest))
+
+
+def make_notes(argv: Sequence[str]) -> dict[str, Any]:
+    """Make synthetic notes in the form of MIMIC-III's NOTEEVENTS, to try things with."""
+    from tokenizer_tools import synthetic_notes
+
+    parser = _parser("make-notes", make_notes.__doc__)
+    parser.add_argument("--out", required=True, help="CSV or CSV.GZ file to make")
+    parser.add_argument("--patients", type=int, default=400, help="how many patients (default: 400)")
+    parser.add_argument("--seed", type=int, default=0, help="another seed gives other notes (default: 0)")
+    args = _parse(parser, argv)
+    counts = synthetic_notes.make_notes(Path(args.out), patients=args.patients, seed=args.seed)
+    print(f"{args.out}: " + ", ".join(f"{value:,} {name}" for name, value in counts.items()))
+    return _report(args, dict(counts))
+
+
+def train_tokenizer(argv: Sequence[str]) -> dict[str, Any]:
+    """Train a byte-level BPE tokenizer on notes (for a model that starts from nothing)."""
+    from tokenizer_tools import train_tokenizer as trainer
+
+    parser = _parser("train-tokenizer", train_tokenizer.__doc__)
+    parser.add_argument("--notes", nargs="+", required=True, help="as for build-shards")
+    parser.add_argument("--out", required=True, help="tokenizer folder to make")
+    parser.add_argument("--vocab-size", type=int, default=8192, help="entries of the vocabulary (default: 8192)")
+    parser.add_argument("--min-frequency", type=int, default=2, help="a rarer piece gets no entry (default: 2)")
+    parser.add_argument("--sequence-length", type=int, default=4096, help="model_max_length (default: 4096)")
+    args = _parse(parser, argv)
+    result = trainer.train_tokenizer(
+        [Path(path) for path in args.notes],
+        Path(args.out),
+        vocab_size=args.vocab_size,
+        min_frequency=args.min_frequency,
+        sequence_length=args.sequence_length,
+    )
+    print(f"{args.out}: {result['vocab_size']:,} entries, from {result['notes']:,} notes")
+    return _report(args, result)
+
+
+def export(argv: Sequence[str]) -> dict[str, Any]:
+    """Make a Hugging Face folder of a run's checkpoint, and see that it gives the same logits."""
+    parser = _parser("export", export.__doc__)
+    parser.add_argument("run", help="run folder, such as runs/NAME")
+    parser.add_argument("--out", required=True, help="folder to make")
+    parser.add_argument("--step", type=int, help="which checkpoint (default: the newest)")
+    args = _parse(parser, argv)
+    from clinical_pretrain import export as exporting
+
+    result = exporting.export(Path(args.run), Path(args.out), args.step)
+    print(
+        f"{args.out}: step {result['step']:,} of {args.run}; reloaded with plain transformers, logits differ by at most "
+        f"{result['max_logit_difference']:.1e}"
+    )
+    print(f"next: clinical-pretrain push {args.out} --repo-id YOUR_NAME/MODEL")
+    return _report(args, result)
+
+
+def push(argv: Sequence[str]) -> dict[str, Any]:
+    """Put an exported model on the Hugging Face Hub, privately unless told otherwise."""
+    from clinical_pretrain import hub
+
+    parser = _parser("push", push.__doc__)
+    parser.add_argument("model", help="folder made by export")
+    parser.add_argument("--repo-id", required=True, help="org/name on the Hub")
+    parser.add_argument("--private", type=bool, default=True, help="false: everybody may see it (default: true)")
+    parser.add_argument("--license", default="other", help="licence in the model card (default: other)")
+    parser.add_argument("--revision", help="branch to push to (default: main)")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be pushed, and don't")
+    args = _parse(parser, argv)
+    result = hub.push(
+        Path(args.model),
+        args.repo_id,
+        private=args.private,
+        license=args.license,
+        revision=args.revision,
+        dry_run=args.dry_run,
+    )
+    return _report(args, result)
+
+
+def plot(argv: Sequence[str]) -> dict[str, Any]:
+    """Draw a run's training and validation loss to a PNG."""
+    parser = _parser("plot", plot.__doc__)
+    parser.add_argument("run", help="run folder, such as runs/NAME")
+    parser.add_argument("--out", help="PNG file (default: loss.png in the run folder)")
+    args = _parse(parser, argv)
+    from clinical_pretrain.plot import plot_loss
+
+    result = plot_loss(Path(args.run), Path(args.out) if args.out else None)
+    print(f"{result['picture']}: {result['train_points']} training and {result['validation_points']} validation losses")
+    return _report(args, result)
+
+
+def demo(argv: Sequence[str]) -> dict[str, Any]:
+    """Run the whole job on this machine's CPU: notes, shards, training, export."""
+    from clinical_pretrain.demo import run_demo
+
+    parser = _parser("demo", demo.__doc__)
+    parser.add_argument("--out", default="demo", help="folder for everything that is made (default: demo)")
+    parser.add_argument("--notes", help="your notes (default: synthetic ones)")
+    args = _parse(parser, argv)
+    return _report(args, run_demo(Path(args.out), Path(args.notes) if args.notes else None))
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], dict[str, Any]]] = {
+    "build-shards": build_shards,
+    "export": export,
+    "push": push,
+    "plot": plot,
+    "demo": demo,
+    "make-notes": make_notes,
+    "train-tokenizer": train_tokenizer,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand. A user's mistake ends in one line and exit code 2."""
+    os.umask(0o077)
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if not argv or argv[0] in ("-h", "--help"):
+            print(_overview())
+            return 0
+        if argv[0] not in COMMANDS:
+            refuse_unknown([argv[0]], list(COMMANDS), "")
+        COMMANDS[argv[0]](argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 141
+    return 0
+
+
+def _overview() -> str:
+    lines = [
+        "usage: clinical-pretrain COMMAND [options]      (clinical-pretrain COMMAND --help says more)",
+        "",
+        "Continued masked-LM pretraining of Longformer and BigBird on clinical notes.",
+        "",
+    ]
+    lines += [f"  {name:<16} {(command.__doc__ or '').rstrip('.')}" for name, command in COMMANDS.items()]
+    lines += [
+        "",
+        "Training itself is started with a launcher:",
+        "  deepspeed clinical_pretrain/run.py --config configs/clinical_longformer.yaml --data.shards shards/",
+    ]
+    return "\n".join(lines)
+
+
+def _parser(command: str, description: str | None) -> Any:
+    import jsonargparse
+
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = jsonargparse.ArgumentParser(
+        prog=f"clinical-pretrain {command}",
+        description=description,
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--json", help="also write what is reported to this JSON file")
+    return parser
+
+
+def _parse(parser: Any, argv: Sequence[str]) -> Any:
+    import jsonargparse
+
+    given = [argument.split("=")[0] for argument in argv if argument.startswith("--")]
+    refuse_unknown(given, [option for action in parser._actions for option in action.option_strings], "")
+    try:
+        return parser.parse_args(list(argv))
+    except jsonargparse.ArgumentError as error:
+        raise UserError(f"{one_line(str(error))} (see {parser.prog} --help)") from None
+
+
+def _report(args: Any, result: dict[str, Any]) -> dict[str, Any]:
+    if args.json:
+        write_json(Path(args.json), result)
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,368 @@
+"""RunConfig and its children: every setting of a run, in one place, checked when it is made."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+import yaml
+
+from tokenizer_tools.manifest import UserError
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+NO_ZERO = "none"
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Size of a model with random weights; a pretrained one brings its own."""
+
+    layers: int = 2
+    """Transformer layers."""
+    hidden_size: int = 128
+    """Width of the hidden states."""
+    heads: int = 2
+    """Attention heads; must divide hidden_size."""
+    intermediate_size: int = 512
+    """Width inside the feed-forward part."""
+    attention_window: int = 128
+    """Longformer: tokens that a token sees, half on each side; even."""
+    block_size: int = 64
+    """BigBird: tokens per block."""
+    random_blocks: int = 3
+    """BigBird: random blocks per query block."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What is trained."""
+
+    name_or_path: str = "allenai/longformer-base-4096"
+    """Base model: a local folder or a Hub id. Unused where init is random."""
+    init: Literal["pretrained", "random"] = "pretrained"
+    """Where the weights come from. Random is for tests, the demo and baselines."""
+    family: Literal["longformer", "bigbird"] = "longformer"
+    """Which model to make where init is random; a pretrained one says so itself."""
+    size: ModelSize = field(default_factory=ModelSize)
+    """How large a random model is."""
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    """How attention is computed."""
+
+    backend: Literal["hf"] = "hf"
+    """hf: the Hugging Face model's own code."""
+    global_tokens: Literal["none", "first"] = "none"
+    """Longformer: tokens with global attention. none, as in the runs of Clinical-Longformer; first: each row's first."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What it is trained on."""
+
+    shards: str = "shards"
+    """Shard folder made by `clinical-pretrain build-shards`."""
+
+
+@dataclass(frozen=True)
+class MaskingConfig:
+    """Masked-LM corruption (BERT, section 3.1): drawn anew in every epoch, the same on any number of GPUs."""
+
+    probability: float = 0.15
+    """Share of the ordinary tokens to predict. Special tokens and placeholders never are."""
+    replace_with_mask: float = 0.8
+    """Of those, the share shown as the mask token."""
+    replace_with_random: float = 0.1
+    """Of those, the share shown as a random ordinary token; the rest is shown unchanged."""
+    whole_words: bool = False
+    """Choose whole words instead of single tokens."""
+
+
+@dataclass(frozen=True)
+class BatchConfig:
+    """How many sequences a step takes."""
+
+    train_batch_size: int = 18
+    """Sequences per optimizer step, over all GPUs and accumulation steps."""
+    micro_batch_size_per_gpu: int = 3
+    """Sequences per forward pass on one GPU. With train_batch_size it decides gradient accumulation."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW and the learning-rate schedule."""
+
+    learning_rate: float = 3e-5
+    """Peak learning rate."""
+    beta1: float = 0.9
+    """AdamW's decay of the first moment."""
+    beta2: float = 0.999
+    """AdamW's decay of the second moment."""
+    epsilon: float = 1e-8
+    """AdamW's term against division by zero."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay; not applied to biases and layer norms."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this global L2 norm; 0 switches clipping off."""
+    schedule: Literal["linear", "cosine", "wsd"] = "linear"
+    """Decay after warm-up: linear or cosine over the rest, or wsd (warm-up, stable, decay: flat until decay_steps)."""
+    warmup_steps: int = 10_000
+    """Optimizer steps from 0 to the peak."""
+    decay_steps: int = 0
+    """wsd alone: the last steps, over which the rate falls linearly."""
+    final_learning_rate_fraction: float = 0.0
+    """Where the decay ends, as a share of the peak."""
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """Loss and accuracy on held-out patients, always at the start and at the end."""
+
+    every_steps: int = 1000
+    """Optimizer steps between two; 0: only at the start and at the end."""
+    max_rows: int = 0
+    """Rows of the validation split to use, from its beginning; 0: all."""
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """What is kept to go on from. The last step is always saved."""
+
+    every_steps: int = 1000
+    """Optimizer steps between two; 0: only at the end."""
+    keep: int = 3
+    """The newest so many stay; 0: all."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run."""
+
+    run_dir: str = "runs/run"
+    """Run folder. One that holds the same run is continued."""
+    seed: int = 42
+    """Seed of data order, masks, dropout and random weights."""
+    max_steps: int = 200_000
+    """Optimizer steps."""
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    """Arithmetic of the forward and backward pass; the optimizer keeps fp32 weights."""
+    checkpointing: Literal["none", "attention", "full"] = "full"
+    """What is computed again in the backward pass to save memory: nothing, attention, or whole layers."""
+    deepspeed: str = "ds_configs/zero2.json"
+    """DeepSpeed file that says the ZeRO stage and offload; none: ZeRO off (stage 0)."""
+    log_every_steps: int = 10
+    """Optimizer steps between two lines of metrics."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """What is trained."""
+    attention: AttentionConfig = field(default_factory=AttentionConfig)
+    """How attention is computed."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """What it is trained on."""
+    masking: MaskingConfig = field(default_factory=MaskingConfig)
+    """What is hidden from the model."""
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    """How many sequences a step takes."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """Optimizer and schedule."""
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    """When to measure on held-out patients."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """When to save, and what to keep."""
+
+    def __post_init__(self) -> None:
+        faults = list(self._faults())
+        if faults:
+            raise UserError("config: " + "; ".join(faults))
+
+    def _faults(self) -> Iterator[str]:
+        batch, optim, masking = self.batch, self.optim, self.masking
+        for name, value in (
+            ("max_steps", self.max_steps),
+            ("log_every_steps", self.log_every_steps),
+            ("batch.train_batch_size", batch.train_batch_size),
+            ("batch.micro_batch_size_per_gpu", batch.micro_batch_size_per_gpu),
+        ):
+            if value < 1:
+                yield f"{name} is {value}, must be at least 1"
+        for name, value in (
+            ("optim.warmup_steps", optim.warmup_steps),
+            ("optim.decay_steps", optim.decay_steps),
+            ("optim.weight_decay", optim.weight_decay),
+            ("optim.max_grad_norm", optim.max_grad_norm),
+            ("validation.every_steps", self.validation.every_steps),
+            ("validation.max_rows", self.validation.max_rows),
+            ("checkpoint.every_steps", self.checkpoint.every_steps),
+            ("checkpoint.keep", self.checkpoint.keep),
+            ("seed", self.seed),
+        ):
+            if value < 0:
+                yield f"{name} is {value}, must not be negative"
+        if batch.micro_batch_size_per_gpu > 0 and batch.train_batch_size % batch.micro_batch_size_per_gpu:
+            yield (
+                f"batch.train_batch_size {batch.train_batch_size} is no multiple of batch.micro_batch_size_per_gpu "
+                f"{batch.micro_batch_size_per_gpu}"
+            )
+        if not optim.learning_rate > 0:
+            yield f"optim.learning_rate is {optim.learning_rate}, must be above 0"
+        if optim.warmup_steps > self.max_steps:
+            yield f"optim.warmup_steps {optim.warmup_steps} is more than max_steps {self.max_steps}"
+        if optim.schedule == "wsd" and optim.warmup_steps + optim.decay_steps > self.max_steps:
+            yield (
+                f"optim.warmup_steps {optim.warmup_steps} and optim.decay_steps {optim.decay_steps} are more than "
+                f"max_steps {self.max_steps}"
+            )
+        if not 0 < masking.probability < 1:
+            yield f"masking.probability is {masking.probability}, must lie between 0 and 1"
+        shares = (masking.replace_with_mask, masking.replace_with_random)
+        if min(shares) < 0 or sum(shares) > 1:
+            yield "masking.replace_with_mask and masking.replace_with_random must be shares that add up to at most 1"
+        size = self.model.size
+        if self.model.init == "random" and size.hidden_size % size.heads:
+            yield f"model.size.heads {size.heads} doesn't divide model.size.hidden_size {size.hidden_size}"
+        if self.model.init == "random" and (size.attention_window < 2 or size.attention_window % 2):
+            yield f"model.size.attention_window is {size.attention_window}, must be even and at least 2"
+
+    def accumulation_steps(self, world_size: int) -> int:
+        """Micro-batches that each of `world_size` ranks takes per optimizer step.
+
+        Raises:
+            UserError: the ranks can't share them evenly.
+        """
+        micro_batches = self.batch.train_batch_size // self.batch.micro_batch_size_per_gpu
+        if micro_batches % world_size:
+            counts = [str(n) for n in range(1, micro_batches + 1) if micro_batches % n == 0]
+            raise UserError(
+                f"{world_size} ranks can't share {micro_batches} micro-batches per step evenly (batch.train_batch_size "
+                f"{self.batch.train_batch_size} / batch.micro_batch_size_per_gpu "
+                f"{self.batch.micro_batch_size_per_gpu}); use {', '.join(counts)} ranks, or change one of the two"
+            )
+        return micro_batches // world_size
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested values."""
+        return asdict(self)
+
+    def to_yaml(self) -> str:
+        """The whole config, as `--config` reads it."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+
+def keys_of(cls: type, prefix: str = "") -> list[str]:
+    """Every dotted key of a config class: `optim.learning_rate`, and groups such as `optim`."""
+    keys = []
+    hints = get_type_hints(cls)
+    for entry in fields(cls):
+        keys.append(prefix + entry.name)
+        if is_dataclass(hints[entry.name]):
+            keys += keys_of(hints[entry.name], f"{prefix}{entry.name}.")  # type: ignore[arg-type]
+    return keys
+
+
+def refuse_unknown(names: Sequence[str], valid: Sequence[str], where: str) -> None:
+    """Raise a UserError that names every unknown key and the nearest valid one."""
+    faults = []
+    for name in names:
+        if name not in valid:
+            by_last_part = [key for key in valid if key.split(".")[-1] == name.split(".")[-1]]
+            near = by_last_part or difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+            faults.append(f"unknown {where}{name}" + (f" (did you mean {where}{near[0]}?)" if near else ""))
+    if faults:
+        raise UserError("; ".join(faults))
+
+
+def load_config(argv: Sequence[str]) -> tuple[RunConfig, str | None]:
+    """One config from `--config FILE` and dotted overrides; later ones win.
+
+    Returns:
+        The config, and the file that `--json` names. `--print_config` and `--help` print and exit with 0.
+
+    Raises:
+        UserError: a key is unknown, a value is of the wrong kind, or the settings contradict each other.
+    """
+    import jsonargparse
+
+    valid = keys_of(RunConfig)
+    options = [*valid, "config", "print_config", "help", "json"]
+    refuse_unknown([a[2:].split("=")[0] for a in argv if a.startswith("--")], options, "--")
+    for path in _config_files(argv):
+        refuse_unknown(_flatten(_read_yaml(path)), valid, f"{path}: ")
+    parser = config_parser()
+    try:
+        parsed = parser.parse_args([a.replace("--print_config", "--show") for a in argv])
+        values = parser.instantiate_classes(parsed)
+    except jsonargparse.ArgumentError as error:
+        raise UserError(one_line(str(error))) from None
+    config = RunConfig(**{entry.name: getattr(values, entry.name) for entry in fields(RunConfig)})
+    if parsed.show:
+        print(config.to_yaml(), end="")
+        sys.exit(0)
+    return config, parsed.json
+
+
+def config_parser() -> Any:
+    """The jsonargparse parser over RunConfig."""
+    import jsonargparse
+
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = jsonargparse.ArgumentParser(
+        prog="deepspeed clinical_pretrain/run.py",
+        usage="deepspeed clinical_pretrain/run.py --config FILE [--any.key value ...] [--print_config] [--json FILE]",
+        description="Continue masked-LM pretraining of Longformer or BigBird on a shard folder.",
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action="config", help="YAML file; dotted options after it override it")
+    parser.add_argument("--show", action="store_true", help=argparse.SUPPRESS)  # our --print_config: checks, too
+    parser.add_argument("--json", type=str, help="also write the run's summary to this file")
+    parser.add_class_arguments(RunConfig)
+    return parser
+
+
+def _config_files(argv: Sequence[str]) -> list[str]:
+    files = [a.split("=", 1)[1] for a in argv if a.startswith("--config=")]
+    return files + [value for option, value in zip(argv, argv[1:], strict=False) if option == "--config"]
+
+
+def _read_yaml(path: str) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(Path(path).read_text())
+    except FileNotFoundError:
+        known = ", ".join(f"configs/{entry.name}" for entry in sorted((REPOSITORY / "configs").glob("*.yaml")))
+        raise UserError(f"{path}: no such config file; there are {known}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{where}: not YAML ({getattr(error, 'problem', None) or 'not text'})") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: a config file holds keys and values, such as 'max_steps: 1000'")
+    return raw
+
+
+def _flatten(value: dict[str, Any], prefix: str = "") -> list[str]:
+    keys = []
+    for key, inner in value.items():
+        keys += _flatten(inner, f"{prefix}{key}.") if isinstance(inner, dict) else [f"{prefix}{key}"]
+    return keys
+
+
+def one_line(message: str) -> str:
+    """jsonargparse's explanation without its indented lines of nested parsers."""
+    lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
+    return " ".join(lines)[:400]
+
+
+def find_file(name: str) -> Path:
+    """A path as given; else the same under the repository, so that ds_configs/… works from any folder."""
+    for path in (Path(name), REPOSITORY / name):
+        if path.exists():
+            return path
+    raise UserError(f"{name}: no such file (looked here, {os.getcwd()}, and in {REPOSITORY})")

@@ -1,0 +1,76 @@
+"""Shards, memory-mapped: rows are read where they lie, without datasets, pandas or network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tokenizer_tools.manifest import NOTES_TABLE_NAME, Manifest, UserError
+
+
+@dataclass(frozen=True)
+class Row:
+    """One packed row. Views into the memory map: don't write to them."""
+
+    input_ids: npt.NDArray[np.integer]
+    """(tokens,), at most the manifest's sequence_length."""
+    segment_starts: npt.NDArray[np.int32]
+    """(segments,): where each note begins."""
+    segment_notes: npt.NDArray[np.int64]
+    """(segments,): its row in the notes table."""
+
+
+class Split:
+    """One split's rows, in the order that the manifest gives.
+
+    Raises:
+        UserError: a file is missing or holds another number of rows than the manifest says.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, name: str) -> None:
+        self._batches: list[dict[str, Any]] = []
+        starts = [0]
+        for entry in manifest.splits[name].files:
+            batches = _open(folder / entry.path)
+            if sum(batch.num_rows for batch in batches) != entry.rows:
+                raise UserError(f"{folder / entry.path}: not the rows that the manifest counts; build the shards again")
+            for batch in batches:
+                self._batches.append({column: _lists(batch.column(column)) for column in batch.schema.names})
+                starts.append(starts[-1] + batch.num_rows)
+        self._starts = np.array(starts)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, row: int) -> Row:
+        number = int(np.searchsorted(self._starts, row, side="right")) - 1
+        at = row - int(self._starts[number])
+        columns = {}
+        for name, (offsets, values) in self._batches[number].items():
+            columns[name] = values[offsets[at] : offsets[at + 1]]
+        return Row(**columns)
+
+
+def note_categories(folder: Path) -> tuple[npt.NDArray[np.int32], list[str]]:
+    """Each note's category as an index, (notes,), and the categories' names."""
+    table = pa.Table.from_batches(_open(folder / NOTES_TABLE_NAME)).select(["category"])
+    encoded = table.column("category").combine_chunks().dictionary_encode()
+    return encoded.indices.to_numpy(zero_copy_only=False), encoded.dictionary.to_pylist()
+
+
+def _open(path: Path) -> list[Any]:
+    try:
+        return list(pa.ipc.open_stream(pa.memory_map(str(path))))
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing, though the manifest lists it; build or copy the shards again") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path}: broken ({type(error).__name__}); build or copy the shards again") from None
+
+
+def _lists(column: Any) -> tuple[npt.NDArray[np.int32], npt.NDArray[Any]]:
+    return column.offsets.to_numpy(), column.values.to_numpy()

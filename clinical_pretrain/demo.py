@@ -1,0 +1,126 @@
+"""The demo: the whole job on a CPU, by the very commands that a user types."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from clinical_pretrain.config import REPOSITORY
+from tokenizer_tools.manifest import UserError, write_json
+from tokenizer_tools.read_notes import check_inputs
+
+RANKS = 2
+EXAMPLES = (
+    "The patient denies chest <mask>.",
+    "HR 92, BP 118/<mask>",
+    "Metoprolol 25 mg PO <mask>",
+)
+
+
+def run_demo(out: Path, notes: Path | None = None) -> dict[str, Any]:
+    """Notes, tokenizer, shards, training on two CPU ranks under ZeRO 2, export, examples.
+
+    Args:
+        out: folder for everything that is made; a demo that was stopped goes on there.
+        notes: the user's notes; default synthetic ones.
+
+    Returns:
+        What `OUT/summary.json` holds.
+
+    Raises:
+        UserError: a step failed; its own message has been printed.
+    """
+    started = time.monotonic()
+    if notes is not None:
+        check_inputs([notes])
+    out.mkdir(parents=True, exist_ok=True)
+    if notes is None:
+        notes = out / "NOTEEVENTS.csv.gz"
+        if not notes.exists():
+            _step("synthetic notes", "clinical-pretrain", "make-notes", "--out", notes)
+    tokenizer, shards, run_dir, model = out / "tokenizer", out / "shards", out / "runs" / "demo", out / "model"
+    if not tokenizer.exists():
+        _step("a tokenizer", "clinical-pretrain", "train-tokenizer", "--notes", notes, "--out", tokenizer)
+    _step("notes to shards", "clinical-pretrain", "build-shards", "--notes", notes, "--tokenizer", tokenizer,
+          "--out", shards, "--patient-key", out / "patient_key")  # fmt: skip
+    _step("training", "deepspeed", "--num_gpus", RANKS, REPOSITORY / "clinical_pretrain" / "run.py", "--config",
+          REPOSITORY / "configs" / "demo_cpu.yaml", "--data.shards", shards, "--run_dir", run_dir)  # fmt: skip
+    _step("a Hugging Face model", "clinical-pretrain", "export", run_dir, "--out", model, "--json", out / "export.json")
+    _step("a picture of the loss", "clinical-pretrain", "plot", run_dir)
+    run = json.loads((run_dir / "summary.json").read_text())
+    summary = {
+        "validation_loss_before": run["validation_loss_before"],
+        "validation_loss_after": run["validation_loss_after"],
+        "steps": run["steps"],
+        "seconds": round(time.monotonic() - started, 1),
+        "model_dir": str(model),
+        "max_logit_difference": json.loads((out / "export.json").read_text())["max_logit_difference"],
+    }
+    write_json(out / "summary.json", summary)
+    _tell(summary, run_dir, model, shards)
+    return summary
+
+
+def _step(title: str, program: str, *arguments: object) -> None:
+    words = [str(argument) for argument in arguments]
+    print(f"\n== {title}\n$ {shlex.join([program, *map(_short, words)])}", flush=True)
+    environment = os.environ | {"DS_ACCELERATOR": "cpu", "TOKENIZERS_PARALLELISM": "true"}
+    scripts = Path(sys.executable).parent
+    if program == "deepspeed":
+        call = [str(scripts / "deepspeed"), "--master_port", _free_port(), *words]
+    else:
+        call = [sys.executable, "-m", "clinical_pretrain.cli", *words]
+    environment["PATH"] = f"{scripts}{os.pathsep}{environment.get('PATH', '')}"
+    done = subprocess.run(call, env=environment)
+    if done.returncode:
+        raise UserError(f"demo: '{title}' ended with exit code {done.returncode}; its message stands above")
+
+
+def _short(word: str) -> str:
+    """Paths of the repository as a user in its folder writes them."""
+    path = Path(word)
+    return str(path.relative_to(REPOSITORY)) if path.is_absolute() and path.is_relative_to(REPOSITORY) else word
+
+
+def _free_port() -> str:
+    from clinical_pretrain.distributed import free_port
+
+    return str(free_port())
+
+
+def _tell(summary: dict[str, Any], run_dir: Path, model: Path, shards: Path) -> None:
+    before, after = summary["validation_loss_before"], summary["validation_loss_after"]
+    print("\n== result")
+    if before is not None:
+        print(f"validation loss (held-out patients): {before:.2f} before, {after:.2f} after {summary['steps']} steps")
+    print(f"exported model gives the trained model's logits to {summary['max_logit_difference']:.1e}")
+    print("\nfill-mask, with plain transformers:")
+    for text, guesses in fill_masks(model):
+        print(f"  {text:<38} {guesses}")
+    print(f"\nmodel           {model}\nloss picture    {run_dir / 'loss.png'}\nsummary         {model.parent / 'summary.json'}")
+    print(f"curves          tensorboard --logdir {run_dir.parent}")
+    print(
+        "\nnext, on a GPU with your notes:\n"
+        "  clinical-pretrain build-shards --notes NOTEEVENTS.csv.gz --tokenizer allenai/longformer-base-4096 --out shards/\n"
+        "  deepspeed clinical_pretrain/run.py --config configs/clinical_longformer.yaml --data.shards shards/"
+    )
+
+
+def fill_masks(model_dir: Path) -> list[tuple[str, str]]:
+    """Three sentences with a gap, and the model's three best guesses for each."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    fill = transformers.pipeline("fill-mask", model=str(model_dir))
+    results = []
+    for text in EXAMPLES:
+        text = text.replace("<mask>", fill.tokenizer.mask_token)
+        guesses = [f"{guess['token_str'].strip()} {guess['score']:.0%}" for guess in fill(text, top_k=3)]
+        results.append((text, " · ".join(guesses)))
+    return results

@@ -1,0 +1,124 @@
+"""Ranks: who they are, how they meet, how they stop together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import warnings
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+# Rank variables as torch and DeepSpeed read them, and what srun calls the same.
+_FROM_SLURM = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among the others."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    device: torch.device
+    control: Any
+    """A gloo group for small agreements that shouldn't wait for the GPU."""
+
+    @property
+    def is_first(self) -> bool:
+        """True on rank 0, which writes files and prints."""
+        return self.rank == 0
+
+    def agree(self, value: Any) -> Any:
+        """Rank 0's value, on every rank."""
+        box = [value]
+        dist.broadcast_object_list(box, src=0, group=self.control)
+        return box[0]
+
+    def any(self, flag: bool) -> bool:
+        """True on every rank if it is on one."""
+        return self.sum(torch.tensor([float(flag)], dtype=torch.float64)).item() > 0
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Element-wise sum of a CPU tensor over the ranks."""
+        dist.all_reduce(values, group=self.control)
+        return values
+
+    def barrier(self) -> None:
+        """Wait for all."""
+        dist.barrier(group=self.control)
+
+
+def read_environment() -> tuple[int, int]:
+    """Rank and world size from the launcher's variables (deepspeed, torchrun or srun); alone where there are none.
+
+    The variables that torch and DeepSpeed need are set on the way.
+    """
+    if "RANK" not in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
+        for name, source in _FROM_SLURM.items():
+            os.environ[name] = os.environ[source]
+    os.environ.setdefault("RANK", "0")
+    os.environ.setdefault("WORLD_SIZE", "1")
+    os.environ.setdefault("LOCAL_RANK", "0")
+    if os.environ["WORLD_SIZE"] == "1":
+        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+        os.environ.setdefault("MASTER_PORT", str(free_port()))
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+
+
+def initialise() -> Ranks:
+    """Join the other ranks: NCCL on GPUs, gloo on CPUs."""
+    rank, world_size = read_environment()
+    local_rank = int(os.environ["LOCAL_RANK"])
+    on_gpu = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
+    if not on_gpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        if "OMP_NUM_THREADS" not in os.environ:
+            here = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // here))
+    # DeepSpeed calls torch functions by their old names, at every step.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+    import deepspeed
+    import deepspeed.ops
+
+    # On a CPU, init_distributed would compile this all-reduce for minutes, and hang on the lock of a killed build.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        deepspeed.init_distributed("nccl" if on_gpu else "gloo", verbose=False)
+    return Ranks(rank, world_size, local_rank, device, dist.new_group(backend="gloo"))
+
+
+def shut_down() -> None:
+    """Leave the others in good order."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+class StopFlag:
+    """Set by SIGTERM, SIGINT, SIGUSR1 or SIGUSR2; the training loop reads it at the end of a step."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._set)
+
+    def _set(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is None:
+            print(f"got {signal.Signals(number).name}: saving at the end of this step", file=sys.stderr, flush=True)
+        self.signal = number
+
+
+def free_port() -> int:
+    """A TCP port that is free on this machine right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,51 @@
+"""AdamW's parameter groups and the learning-rate schedule."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from clinical_pretrain.config import OptimConfig
+
+
+def trained_parameters(model: torch.nn.Module) -> list[dict[str, Any]]:
+    """Names and tensors of what is trained, in two groups: with weight decay, and (biases, layer norms) without."""
+    trained = [(name, tensor) for name, tensor in model.named_parameters() if tensor.requires_grad]
+    return [dict(entry for entry in trained if (entry[1].ndim >= 2) is decayed) for decayed in (True, False)]
+
+
+def make_optimizer(model: torch.nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """AdamW; biases and layer norms without weight decay, as in BERT and RoBERTa. The rate is set at each step."""
+    decayed, others = trained_parameters(model)
+    return torch.optim.AdamW(
+        [
+            {"params": list(decayed.values()), "weight_decay": config.weight_decay},
+            {"params": list(others.values()), "weight_decay": 0.0},
+        ],
+        lr=0.0,
+        betas=(config.beta1, config.beta2),
+        eps=config.epsilon,
+        fused=next(model.parameters()).is_cuda or None,
+    )
+
+
+def learning_rate(step: int, config: OptimConfig, max_steps: int) -> float:
+    """Learning rate of an optimizer step.
+
+    Rises linearly to the peak at step `warmup_steps`, then falls towards its final share, which it would reach one
+    step after the last: neither the first nor the last step has rate 0.
+
+    Args:
+        step: counted from 1.
+        config: peak, warm-up and shape.
+        max_steps: of the run.
+    """
+    peak, final = config.learning_rate, config.final_learning_rate_fraction
+    if step < config.warmup_steps:
+        return peak * step / config.warmup_steps
+    start = max_steps - config.decay_steps if config.schedule == "wsd" else config.warmup_steps
+    progress = max(0, step - start) / (max_steps + 1 - start)
+    falling = 0.5 * (1 + math.cos(math.pi * progress)) if config.schedule == "cosine" else 1 - progress
+    return peak * (final + (1 - final) * falling)

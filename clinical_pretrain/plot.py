@@ -1,0 +1,49 @@
+"""A picture of a run's losses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from clinical_pretrain.metrics import read_metrics
+from tokenizer_tools.manifest import UserError
+
+
+def plot_loss(run_dir: Path, out: Path | None = None) -> dict[str, Any]:
+    """Draw training and validation loss against optimizer steps.
+
+    Args:
+        run_dir: the run folder.
+        out: PNG file; default `loss.png` in the run folder.
+
+    Raises:
+        UserError: there is nothing to draw.
+    """
+    train, validation = read_metrics(run_dir, "train"), read_metrics(run_dir, "validation")
+    if not train and not validation:
+        raise UserError(f"{run_dir}: no metrics.jsonl with losses; give the --run_dir of a training run")
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    out = out or run_dir / "loss.png"
+    figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=120)
+    axes.plot([p["step"] for p in train], [p["loss"] for p in train], color="#9db7d5", linewidth=1, label="training")
+    axes.plot(
+        [p["step"] for p in validation],
+        [p["loss"] for p in validation],
+        color="#b2182b",
+        marker="o",
+        markersize=4,
+        label="validation (held-out patients)",
+    )
+    for point in (validation[0], validation[-1]) if validation else ():
+        axes.annotate(f"{point['loss']:.2f}", (point["step"], point["loss"]), (0, 8), textcoords="offset points")
+    axes.set(xlabel="optimizer step", ylabel="masked-LM loss (nats per masked token)", title=run_dir.resolve().name)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(out)
+    pyplot.close(figure)
+    return {"picture": str(out), "train_points": len(train), "validation_points": len(validation)}

@@ -1,0 +1,40 @@
+"""The entry for launchers: `deepspeed clinical_pretrain/run.py --config FILE [--any.key value]`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+# Launchers put this file's folder first on the path; the packages are one above.
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from clinical_pretrain.config import load_config
+from tokenizer_tools.manifest import UserError, write_json
+
+
+def main() -> int:
+    """Parse, train, and turn a user's mistake into one line and exit code 2."""
+    os.umask(0o077)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    argv = [argument for argument in sys.argv[1:] if not argument.startswith("--local_rank")]
+    try:
+        config, json_file = load_config(argv)
+        from clinical_pretrain.distributed import shut_down
+        from clinical_pretrain.train import train
+
+        try:
+            summary = train(config)
+        finally:
+            shut_down()
+    except UserError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2
+    if json_file and os.environ.get("RANK", "0") == "0":
+        write_json(Path(json_file), summary)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""Masked-LM loss and accuracy on held-out patients, overall and by note category."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from clinical_pretrain.config import RunConfig
+from clinical_pretrain.data.masking import Vocabulary, collate
+from clinical_pretrain.data.sampler import VALIDATION_MASKS, generator
+from clinical_pretrain.data.shards import Row, Split, note_categories
+from clinical_pretrain.distributed import Ranks
+from clinical_pretrain.models.build import encoder_inputs
+from tokenizer_tools.manifest import Manifest
+
+
+class Validation:
+    """The held-out rows, and how to measure a model on them."""
+
+    def __init__(
+        self, config: RunConfig, folder: Path, manifest: Manifest, vocabulary: Vocabulary, ranks: Ranks
+    ) -> None:
+        self.config, self.vocabulary, self.ranks = config, vocabulary, ranks
+        self.length = manifest.sequence_length
+        self.split = Split(folder, manifest, "validation")
+        self.rows = min(len(self.split), config.validation.max_rows or len(self.split))
+        self.note_category, self.categories = note_categories(folder)
+
+    def run(self, engine: Any) -> dict[str, Any]:
+        """Measure, on all ranks together.
+
+        Returns:
+            loss (nats per masked token), accuracy, predicted (masked tokens), and by_category: the same for each
+            category of notes. Empty where there are no held-out rows.
+        """
+        if not self.rows:
+            return {}
+        sums = torch.zeros(len(self.categories), 3, dtype=torch.float64)  # loss, right, predicted
+        engine.eval()
+        with torch.no_grad():
+            for numbers in self._turns():
+                self._add(engine, numbers, sums)
+        engine.train()
+        loss, right, predicted = self.ranks.sum(sums).T
+        by_category = {
+            name: {
+                "loss": float(loss[i] / predicted[i]),
+                "accuracy": float(right[i] / predicted[i]),
+                "predicted": int(predicted[i]),
+            }
+            for i, name in enumerate(self.categories)
+            if predicted[i]
+        }
+        return {
+            "loss": float(loss.sum() / predicted.sum()),
+            "accuracy": float(right.sum() / predicted.sum()),
+            "predicted": int(predicted.sum()),
+            "by_category": by_category,
+        }
+
+    def _turns(self) -> Iterator[range]:
+        """This rank's micro-batches. Every rank takes as many, some of them empty: under ZeRO 3 they need each
+        other's weights."""
+        micro = self.config.batch.micro_batch_size_per_gpu
+        for start in range(0, self.rows, micro * self.ranks.world_size):
+            first = start + micro * self.ranks.rank
+            yield range(first, min(first + micro, self.rows))
+
+    def _add(self, engine: Any, numbers: range, sums: torch.Tensor) -> None:
+        rows = [self.split[number] for number in numbers] or [self.split[0]]
+        seeds = [generator(self.config.seed, VALIDATION_MASKS, number) for number in numbers or (0,)]
+        batch = collate(rows, seeds, self.length, self.config.masking, self.vocabulary)
+        inputs = batch.to(engine.device)
+        losses, logits = engine(**inputs, **encoder_inputs(self.config, inputs["input_ids"]))
+        if not numbers:
+            return
+        right = (logits.argmax(-1) == inputs["labels"]).cpu()
+        category = torch.from_numpy(self._categories_at(rows, batch.positions.numpy())).long()
+        figures = torch.stack([losses.cpu().double(), right.double(), torch.ones(len(right), dtype=torch.float64)], 1)
+        sums.index_add_(0, category, figures)
+
+    def _categories_at(self, rows: list[Row], positions: np.ndarray) -> np.ndarray:
+        """The note category of each predicted position."""
+        number, place = np.divmod(positions, self.length)
+        found = np.empty(len(positions), np.int64)
+        for i, row in enumerate(rows):
+            mine = number == i
+            segment = np.searchsorted(row.segment_starts, place[mine], side="right") - 1
+            found[mine] = self.note_category[row.segment_notes[segment]]
+        return found

@@ -1,0 +1,1 @@
+"""Raw clinical notes to tokenised shards. Imports neither torch nor deepspeed."""

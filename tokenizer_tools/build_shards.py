@@ -1,0 +1,672 @@
+"""The pipeline: read, clean, split, drop duplicates, tokenise, pack, write. It can be killed and started again.
+
+1. Scan. The notes are read once, in parts of a fixed number in input order; of each note its text's hash, its
+   patient's keyed hash, split, category and time are kept in `work/scan/`.
+2. Keep list. Over all parts: which notes stay, and their place in the notes table (`work/keep.npy`).
+3. Pack. The notes are read again; each part is tokenised and packed alone and written to `SPLIT/part-N.arrow`.
+4. Finish. `notes.arrow`, then `manifest.json`, then `work/` is deleted.
+
+Every file is written under a temporary name and renamed, so what is there is whole; a second start skips it. Parts
+are independent, so the bytes depend neither on the number of workers nor on how often the build was stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import importlib.metadata
+import itertools
+import json
+import os
+import platform
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from tokenizer_tools.clean_notes import CleaningRules, clean
+from tokenizer_tools.deduplicate import HASH_DTYPE, first_occurrences, ranks_within, text_hash
+from tokenizer_tools.load_tokenizer import (
+    describe_tokenizer,
+    encode,
+    load_tokenizer,
+    special_ids,
+    tokenizer_sha256,
+)
+from tokenizer_tools.manifest import (
+    FORMAT_VERSION,
+    MANIFEST_NAME,
+    NOTES_TABLE_NAME,
+    SPLITS,
+    TOKENIZER_FOLDER,
+    Manifest,
+    ShardFile,
+    SplitInfo,
+    TokenizerInfo,
+    UserError,
+    file_sha256,
+    fingerprint,
+    write_json,
+)
+from tokenizer_tools.pack_sequences import PackedRow, pack_rows
+from tokenizer_tools.progress import Progress
+from tokenizer_tools.read_notes import Columns, Note, check_inputs, input_files, read_notes
+from tokenizer_tools.split_patients import SplitRule, key_id, load_patient_key, patient_hash
+
+KEPT, EMPTY, INVALID_UTF8, DUPLICATE = range(4)
+OUTCOMES = ("kept", "dropped_empty", "dropped_invalid_utf8", "dropped_duplicate")
+# Notes whose hashes are sorted at once while duplicates are looked for: 60 bytes each.
+NOTES_IN_MEMORY = 4_000_000
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True)
+class ShardSettings:
+    """All that a worker needs to know, and all that the bytes depend on beside the notes."""
+
+    out: Path
+    tokenizer: TokenizerInfo
+    sequence_length: int
+    cleaning: CleaningRules
+    split: SplitRule
+    notes_per_part: int
+    patient_key: bytes = field(repr=False)
+
+    @property
+    def work(self) -> Path:
+        """The private folder for what is unfinished."""
+        return self.out / "work"
+
+    @property
+    def id_dtype(self) -> np.dtype[Any]:
+        """16-bit ids where the vocabulary fits."""
+        return np.dtype(np.uint16 if self.tokenizer.vocab_size <= 1 << 16 else np.int32)
+
+
+def build_shards(
+    notes: list[Path],
+    tokenizer: str,
+    out: Path,
+    sequence_length: int = 4096,
+    columns: Columns | None = None,
+    cleaning: CleaningRules | None = None,
+    placeholder: str = "unk",
+    split: SplitRule | None = None,
+    patient_key: Path | None = None,
+    on_invalid_utf8: Literal["fail", "skip"] = "fail",
+    notes_per_part: int = 10_000,
+    workers: int | None = None,
+) -> Manifest:
+    """Turn clinical notes into shards of token ids for pretraining.
+
+    Started again after a crash, the same command does only what is missing. No note's text is written anywhere.
+
+    Args:
+        notes: CSV, CSV.GZ, JSONL(.gz) or Parquet files, or folders of .txt.
+        tokenizer: a folder or a Hub id, usually the base model's own.
+        out: the shard folder to make.
+        sequence_length: tokens per row.
+        columns: column names, where they aren't MIMIC's.
+        cleaning: the cleaning rules to switch on or off.
+        placeholder: what [**...**] and ___ become: 'unk' (the tokenizer's unknown token), 'none' (they go), or a
+            token of the vocabulary.
+        split: shares of the patients held out.
+        patient_key: file with the secret behind the patient hashes; made if missing. Default
+            ~/.config/clinical-pretrain/patient_key.
+        on_invalid_utf8: stop at a note that isn't UTF-8, or skip and count it.
+        notes_per_part: notes per file and unit of work; part of what the bytes depend on.
+        workers: processes; default all cores.
+
+    Raises:
+        UserError: bad input, a folder that holds something else, or a full disk.
+    """
+    check_inputs(notes)
+    if sequence_length < 8 or notes_per_part < 1 or (workers is not None and workers < 1):
+        raise UserError("sequence_length must be at least 8, notes_per_part and workers at least 1")
+    loaded = load_tokenizer(tokenizer)
+    key = load_patient_key(patient_key)
+    settings = ShardSettings(
+        out=out,
+        tokenizer=describe_tokenizer(loaded, tokenizer, placeholder),
+        sequence_length=sequence_length,
+        cleaning=cleaning or CleaningRules(),
+        split=split or SplitRule(),
+        notes_per_part=notes_per_part,
+        patient_key=key,
+    )
+    plan = {
+        "format_version": FORMAT_VERSION,
+        "inputs": [{"name": path.name, "sha256": _input_sha256(path)} for path in notes],
+        "columns": asdict(columns or Columns()),
+        "on_invalid_utf8": on_invalid_utf8,
+        "tokenizer": {k: v for k, v in asdict(settings.tokenizer).items() if k != "name"},
+        "sequence_length": sequence_length,
+        "cleaning": settings.cleaning.names(),
+        "split": asdict(settings.split),
+        "notes_per_part": notes_per_part,
+        "patient_key_id": key_id(key),
+    }
+    with _disk_errors(out):
+        finished = _prepare_folder(settings, plan)
+        if finished is not None:
+            return finished
+        with _lock(settings.work):
+            _save_tokenizer(loaded, settings)
+
+            def read() -> Iterator[tuple[int, list[Note]]]:
+                return _parts(read_notes(notes, columns, on_invalid_utf8), notes_per_part)
+
+            parts = _scan(read, settings, workers)
+            keep = _keep_list(parts, settings)
+            files = _pack(read, keep, settings, workers)
+            return _finish(files, keep, plan, settings)
+
+
+def _prepare_folder(settings: ShardSettings, plan: dict[str, Any]) -> Manifest | None:
+    """Make the folder ready. Returns the manifest where the same shards are already there."""
+    out, work = settings.out, settings.work
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: a file; --out takes a folder")
+    if (out / MANIFEST_NAME).exists():
+        manifest = Manifest.load(out)
+        _refuse_other(out, manifest.settings, plan, "finished shards")
+        shutil.rmtree(work, ignore_errors=True)
+        return manifest
+    if (work / "plan.json").exists():
+        _refuse_other(out, json.loads((work / "plan.json").read_text()), plan, "an unfinished build")
+        return None
+    if out.exists() and any(path.name != "work" for path in out.iterdir()):
+        raise UserError(f"{out}: not empty, and holds no shards; choose another --out")
+    out.mkdir(parents=True, exist_ok=True, mode=0o700)
+    work.mkdir(exist_ok=True, mode=0o700)
+    write_json(work / "plan.json", plan)
+    return None
+
+
+def _refuse_other(out: Path, old: dict[str, Any], new: dict[str, Any], what: str) -> None:
+    old, new = json.loads(json.dumps(old)), json.loads(json.dumps(new))
+    differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    if differing:
+        raise UserError(
+            f"{out}: holds {what} with other settings ({', '.join(differing)}); choose another --out, or delete it"
+        )
+
+
+def _save_tokenizer(loaded: Any, settings: ShardSettings) -> None:
+    """Put the tokenizer into the shard folder, and see that what was saved is what was loaded."""
+    folder = settings.out / TOKENIZER_FOLDER
+    if folder.exists():
+        return
+    temporary = settings.work / TOKENIZER_FOLDER
+    shutil.rmtree(temporary, ignore_errors=True)
+    if loaded.model_max_length > 1 << 24:  # transformers' way of saying "not set"
+        loaded.model_max_length = settings.sequence_length
+    loaded.backend_tokenizer.no_truncation()
+    loaded.backend_tokenizer.no_padding()
+    loaded.save_pretrained(temporary)
+    saved = load_tokenizer(str(temporary))
+    if tokenizer_sha256(saved.backend_tokenizer) != settings.tokenizer.sha256:
+        raise UserError(
+            f"{settings.tokenizer.name}: transformers doesn't load this tokenizer as it saved it; save it as "
+            "PreTrainedTokenizerFast first"
+        )
+    temporary.replace(folder)
+
+
+# 1. Scan ----------------------------------------------------------------------------------------------------------
+
+
+def _scan(read: Callable[[], Iterator[tuple[int, list[Note]]]], settings: ShardSettings, workers: int | None) -> int:
+    """Hash every note. Returns the number of parts."""
+    done = settings.work / "scan" / "done.json"
+    if done.exists():
+        return int(json.loads(done.read_text())["parts"])
+    done.parent.mkdir(exist_ok=True, mode=0o700)
+    parts = 0
+
+    def jobs() -> Iterator[tuple[Any, ...]]:
+        nonlocal parts
+        for number, part in read():
+            parts = number + 1
+            if not _scan_file(settings, number).exists():
+                yield scan_part, number, part, settings
+
+    with Progress("reading and hashing notes") as progress:
+        _run(jobs(), workers, settings, lambda count: progress.advance(count))
+    if parts == 0:
+        raise UserError("no notes found in the input; check --notes")
+    write_json(done, {"parts": parts})
+    return parts
+
+
+def scan_part(number: int, notes: list[Note], settings: ShardSettings) -> int:
+    """Write what the keep list and the notes table need of one part. Returns its number of notes."""
+    status, hashes, patients, splits, categories, times, sources = [], [], [], [], [], [], []
+    for note in notes:
+        text = clean(note.text, settings.cleaning, settings.tokenizer.placeholder)
+        empty = not text.strip()
+        digest = text_hash(text)
+        group = note.group or f"text {digest}"
+        status.append(INVALID_UTF8 if note.invalid_utf8 else EMPTY if empty else KEPT)
+        hashes.append(digest)
+        patients.append(patient_hash(settings.patient_key, group))
+        splits.append(settings.split.split_of(group))
+        categories.append(note.category)
+        times.append(note.time[:32])
+        sources.append(note.source)
+    path = _scan_file(settings, number)
+    with (temporary := path.with_suffix(".tmp")).open("wb") as stream:
+        np.savez(
+            stream,
+            status=np.array(status, np.uint8),
+            hashes=np.array(hashes, HASH_DTYPE),
+            patients=np.array(patients, HASH_DTYPE),
+            splits=np.array(splits, np.uint8),
+            categories=np.array([category.encode() for category in categories]),
+            times=np.array([time.encode() for time in times]),
+            sources=np.array(sources, np.int16),
+        )
+    temporary.replace(path)
+    return len(notes)
+
+
+def _scan_file(settings: ShardSettings, number: int) -> Path:
+    return settings.work / "scan" / f"part-{number:05d}.npz"
+
+
+def _column(settings: ShardSettings, number: int, name: str) -> npt.NDArray[Any]:
+    with np.load(_scan_file(settings, number)) as arrays:
+        return np.asarray(arrays[name])
+
+
+# 2. Keep list -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class KeepList:
+    """What becomes of each note, over all parts, memory-mapped."""
+
+    outcome: npt.NDArray[np.uint8]
+    """(notes read,): KEPT, EMPTY, INVALID_UTF8 or DUPLICATE."""
+    time_order: npt.NDArray[np.int32]
+    """(notes read,): the note's rank among its patient's kept notes, by time."""
+    begins: list[int]
+    """(parts + 1,): where each part begins in the two."""
+
+    def of_part(self, number: int) -> slice:
+        """A part's place."""
+        return slice(self.begins[number], self.begins[number + 1])
+
+
+def _keep_list(parts: int, settings: ShardSettings) -> KeepList:
+    """Decide over the whole corpus which notes stay.
+
+    Hashes are taken in as many rounds as keep one round's share in memory, so memory doesn't grow with the corpus.
+    """
+    statuses = [_column(settings, number, "status") for number in range(parts)]
+    begins = [0, *itertools.accumulate(len(status) for status in statuses)]
+    total = begins[-1]
+    paths = [settings.work / "outcome.npy", settings.work / "time_order.npy"]
+    if not all(path.exists() for path in paths):
+        outcome = np.concatenate(statuses)
+        time_order = np.zeros(total, np.int32)
+        rounds = -(-total // NOTES_IN_MEMORY)
+        for this in range(rounds):
+            index, hashes = _share(parts, settings, begins, outcome, "hashes", this, rounds)
+            outcome[index[~first_occurrences(hashes[:, 0])]] = DUPLICATE
+        for this in range(rounds):
+            index, rows = _share(parts, settings, begins, outcome, "patients", this, rounds, "times")
+            time_order[index] = ranks_within(rows[:, 0], rows[:, 1])
+        for path, array in zip(paths, (outcome, time_order), strict=True):
+            with (temporary := path.with_suffix(".tmp")).open("wb") as stream:
+                np.save(stream, array)
+            temporary.replace(path)
+    keep = KeepList(np.load(paths[0], mmap_mode="r"), np.load(paths[1], mmap_mode="r"), begins)
+    if not (keep.outcome == KEPT).any():
+        raise UserError(f"no note with text in the input ({total:,} read); check --notes and --columns.text")
+    return keep
+
+
+def _share(
+    parts: int,
+    settings: ShardSettings,
+    begins: list[int],
+    outcome: npt.NDArray[np.uint8],
+    key: str,
+    this: int,
+    rounds: int,
+    *others: str,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bytes_]]:
+    """Of the notes still kept, those whose `key` hash falls to this round: index and columns."""
+    indices, rows = [], []
+    for number in range(parts):
+        keys = _column(settings, number, key)
+        buckets = np.array([int(digest[:8], 16) % rounds for digest in keys]) if rounds > 1 else np.zeros(len(keys))
+        mine = (outcome[begins[number] : begins[number + 1]] == KEPT) & (buckets == this)
+        indices.append(np.flatnonzero(mine) + begins[number])
+        columns = [keys[mine], *(_column(settings, number, name)[mine] for name in others)]
+        rows.append(np.stack([column.astype(HASH_DTYPE) for column in columns], axis=1))
+    return np.concatenate(indices), np.concatenate(rows)
+
+
+# 3. Pack ----------------------------------------------------------------------------------------------------------
+
+
+def _pack(
+    read: Callable[[], Iterator[tuple[int, list[Note]]]], keep: KeepList, settings: ShardSettings, workers: int | None
+) -> list[dict[str, Any]]:
+    """Tokenise and write every part that isn't there yet. Returns each part's account of itself."""
+    (settings.work / "packed").mkdir(exist_ok=True, mode=0o700)
+    parts = len(keep.begins) - 1
+    missing = [number for number in range(parts) if not _packed_file(settings, number).exists()]
+    kept_before = [0, *itertools.accumulate(int((keep.outcome[keep.of_part(n)] == KEPT).sum()) for n in range(parts))]
+
+    def jobs() -> Iterator[tuple[Any, ...]]:
+        wanted = set(missing)
+        for number, part in read() if wanted else ():
+            if number in wanted:
+                kept = np.asarray(keep.outcome[keep.of_part(number)]) == KEPT
+                texts = [note.text for note, stays in zip(part, kept, strict=True) if stays]
+                yield pack_part, number, texts, kept, kept_before[number], settings
+
+    with Progress("tokenising and packing", total=keep.begins[-1]) as progress:
+        progress.advance(keep.begins[-1] - sum(keep.begins[n + 1] - keep.begins[n] for n in missing))
+        _run(jobs(), workers, settings, lambda count: progress.advance(count))
+    return [json.loads(_packed_file(settings, number).read_text()) for number in range(parts)]
+
+
+def pack_part(
+    number: int, texts: list[str], kept: npt.NDArray[np.bool_], first_note: int, settings: ShardSettings
+) -> int:
+    """Write one part's Arrow files, one per split, and then its account of them. Returns its number of notes read.
+
+    Args:
+        number: of the part.
+        texts: of the kept notes.
+        kept: (notes of the part,), which were kept.
+        first_note: the notes table's row of the part's first kept note.
+        settings: of the build.
+    """
+    info = settings.tokenizer
+    backend = _backend(settings.out / TOKENIZER_FOLDER / "tokenizer.json")
+    special = special_ids(backend)
+    unknown = backend.token_to_id(info.placeholder) if info.placeholder else info.pad_id
+    ids = []
+    for start in range(0, len(texts), 1000):
+        batch = [clean(text, settings.cleaning, info.placeholder) for text in texts[start : start + 1000]]
+        for tokens in encode(backend, batch):
+            array = np.array([info.begin_id, *tokens, info.end_id], dtype=settings.id_dtype)
+            # A note that spells out a special token ("<mask>", "[SEP]") must not steer the model with it.
+            inner = array[1:-1]
+            inner[special[inner] & (inner != unknown)] = _unknown_id(settings, backend)
+            ids.append(array)
+    splits = _column(settings, number, "splits")[kept]
+    files: dict[str, dict[str, Any]] = {}
+    for split, name in enumerate(SPLITS):
+        mine = np.flatnonzero(splits == split)
+        rows = pack_rows(
+            [ids[i] for i in mine], [first_note + int(i) for i in mine], settings.sequence_length, settings.id_dtype
+        )
+        if rows:
+            path = f"{name}/part-{number:05d}.arrow"
+            write_rows(settings.out / path, rows, settings.id_dtype)
+            tokens = sum(len(row.input_ids) for row in rows)
+            files[name] = asdict(ShardFile(path, len(rows), tokens, file_sha256(settings.out / path)))
+    write_json(_packed_file(settings, number), files)
+    return len(kept)
+
+
+def _unknown_id(settings: ShardSettings, backend: Tokenizer) -> int:
+    """What a spelt-out special token becomes: the tokenizer's unknown token, else its placeholder's."""
+    config = json.loads((settings.out / TOKENIZER_FOLDER / "tokenizer_config.json").read_text())
+    token = config.get("unk_token")
+    return int(backend.token_to_id(token["content"] if isinstance(token, dict) else token))
+
+
+def write_rows(path: Path, rows: list[PackedRow], id_dtype: np.dtype[Any]) -> None:
+    """Write rows as an Arrow stream, the format of `datasets`, whose `Dataset.from_file` reads it.
+
+    Columns: input_ids (list<uint16>, or int32 for vocabularies over 65,536), segment_starts (list<int32>) and
+    segment_notes (list<int64>, rows of the notes table).
+    """
+    import pyarrow as pa
+    from datasets import Features, List, Value
+
+    def lists(arrays: list[npt.NDArray[Any]]) -> pa.ListArray:
+        offsets = np.concatenate([[0], np.cumsum([len(array) for array in arrays])]).astype(np.int32)
+        return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate(arrays)))
+
+    features = Features(
+        {
+            "input_ids": List(Value(id_dtype.name)),
+            "segment_starts": List(Value("int32")),
+            "segment_notes": List(Value("int64")),
+        }
+    )
+    batches = (rows[start : start + 1000] for start in range(0, len(rows), 1000))
+    tables = (
+        pa.table({name: lists([getattr(row, name) for row in batch]) for name in features}) for batch in batches
+    )
+    _write_arrow(path, features, tables)
+
+
+def _write_arrow(path: Path, features: Any, tables: Iterable[Any]) -> None:
+    from datasets.arrow_writer import ArrowWriter
+
+    path.parent.mkdir(exist_ok=True, mode=0o700)
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as stream:
+        with ArrowWriter(features=features, stream=stream) as writer:
+            for table in tables:
+                writer.write_table(table)
+            writer.finalize(close_stream=False)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+
+
+def _packed_file(settings: ShardSettings, number: int) -> Path:
+    return settings.work / "packed" / f"part-{number:05d}.json"
+
+
+_backends: dict[Path, Tokenizer] = {}
+
+
+def _backend(path: Path) -> Tokenizer:
+    """One tokenizer per process."""
+    if path not in _backends:
+        _backends[path] = Tokenizer.from_file(str(path))
+    return _backends[path]
+
+
+# 4. Finish --------------------------------------------------------------------------------------------------------
+
+
+def _finish(
+    packed: list[dict[str, Any]], keep: KeepList, plan: dict[str, Any], settings: ShardSettings
+) -> Manifest:
+    """Write the notes table and the manifest, then delete the work folder."""
+    notes, patients = _write_notes_table(keep, settings)
+    splits = {}
+    for index, name in enumerate(SPLITS):
+        files = [ShardFile(**part[name]) for part in packed if name in part]
+        splits[name] = SplitInfo(
+            rows=sum(entry.rows for entry in files),
+            tokens=sum(entry.tokens for entry in files),
+            notes=notes[index],
+            patients=patients[index],
+            files=files,
+        )
+    if not splits["train"].rows:
+        raise UserError("no note fell into the training split; lower --split.validation and --split.test")
+    counts = {"read": len(keep.outcome)}
+    counts |= {name: int((keep.outcome == code).sum()) for code, name in enumerate(OUTCOMES)}
+    info = settings.tokenizer
+    manifest = Manifest(
+        sequence_length=settings.sequence_length,
+        tokenizer=info,
+        splits=splits,
+        counts=counts,
+        split_rule={"by": "patient, else admission, else text", "hash": "sha256", **asdict(settings.split)},
+        cleaning_rules=settings.cleaning.names(),
+        notes_per_part=settings.notes_per_part,
+        settings=plan,
+        patient_key_id=plan["patient_key_id"],
+        versions={"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in ("clinical-pretrain", "datasets", "tokenizers")},
+        fingerprint=fingerprint(
+            info.sha256, settings.sequence_length, [entry for split in splits.values() for entry in split.files]
+        ),
+    )
+    manifest.save(settings.out)
+    shutil.rmtree(settings.work)
+    return manifest
+
+
+def _write_notes_table(keep: KeepList, settings: ShardSettings) -> tuple[list[int], list[int]]:
+    """Write `notes.arrow`, a row per kept note, in input order. Returns notes and patients per split."""
+    import pyarrow as pa
+    from datasets import Features, Value
+
+    features = Features(
+        {
+            "patient": Value("string"),
+            "category": Value("string"),
+            "source": Value("int16"),
+            "time_order": Value("int32"),
+        }
+    )
+    notes, patients = [0] * len(SPLITS), [0] * len(SPLITS)
+
+    def tables() -> Iterator[Any]:
+        for number in range(len(keep.begins) - 1):
+            kept = np.asarray(keep.outcome[keep.of_part(number)]) == KEPT
+            order = np.asarray(keep.time_order[keep.of_part(number)])[kept]
+            splits = _column(settings, number, "splits")[kept]
+            for split in range(len(SPLITS)):
+                notes[split] += int((splits == split).sum())
+                patients[split] += int(((splits == split) & (order == 0)).sum())  # a patient has one earliest note
+            yield pa.table(
+                {
+                    "patient": pa.array([p.decode() for p in _column(settings, number, "patients")[kept]], pa.string()),
+                    "category": pa.array(
+                        [c.decode() for c in _column(settings, number, "categories")[kept]], pa.string()
+                    ),
+                    "source": pa.array(_column(settings, number, "sources")[kept]),
+                    "time_order": pa.array(order),
+                }
+            )
+
+    _write_arrow(settings.out / NOTES_TABLE_NAME, features, tables())
+    return notes, patients
+
+
+# Processes, files -------------------------------------------------------------------------------------------------
+
+
+def _parts(notes: Iterator[Note], size: int) -> Iterator[tuple[int, list[Note]]]:
+    for number in itertools.count():
+        part = list(itertools.islice(notes, size))
+        if not part:
+            return
+        yield number, part
+
+
+def _run(
+    jobs: Iterator[tuple[Any, ...]], workers: int | None, settings: ShardSettings, done: Callable[[int], None]
+) -> None:
+    """Run jobs (function, arguments…) over processes, with at most two per worker waiting: memory stays flat."""
+    workers = workers or len(os.sched_getaffinity(0))
+    first = list(itertools.islice(jobs, 2))
+    if workers == 1 or len(first) < 2:  # one part: the tokenizer's own threads use the cores
+        for function, *arguments in itertools.chain(first, jobs):
+            done(function(*arguments))
+        return
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (os.getpid(),))
+    try:
+        waiting: set[Future[int]] = set()
+        for function, *arguments in itertools.chain(first, jobs):
+            waiting.add(pool.submit(_in_worker, settings.out, function, *arguments))
+            if len(waiting) >= 2 * workers:
+                finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    done(future.result())
+        for future in waiting:
+            done(future.result())
+    except BrokenProcessPool:
+        raise UserError(
+            "a worker process was killed, perhaps for want of memory; run the same command again, with --workers "
+            f"{max(1, workers // 2)}: what is done stays done"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker(parent: int) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.umask(0o077)
+
+    def watch() -> None:  # a killed parent can't stop its workers, and they would wait for ever
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _in_worker(out: Path, function: Callable[..., int], *arguments: Any) -> int:
+    with _disk_errors(out):
+        return function(*arguments)
+
+
+@contextlib.contextmanager
+def _disk_errors(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL_DISK:
+            raise UserError(
+                f"{out}: the disk is full ({os.strerror(error.errno)}); free some space and run the same command "
+                "again: finished parts are kept"
+            ) from None
+        if isinstance(error, PermissionError):
+            raise UserError(f"{error.filename or out}: no permission to write; choose another --out") from None
+        raise
+
+
+@contextlib.contextmanager
+def _lock(work: Path) -> Iterator[None]:
+    with (work / "lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{work.parent}: another build is writing here; wait for it, or choose another --out") from None
+        yield
+
+
+def _input_sha256(path: Path) -> str:
+    if not path.is_dir():
+        return file_sha256(path)
+    lines = [f"{entry.relative_to(path)} {file_sha256(entry)}" for entry in input_files(path)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def summarise(manifest: Manifest) -> dict[str, Any]:
+    """A manifest's figures, flat, for --json."""
+    flat: dict[str, Any] = {"fingerprint": manifest.fingerprint, "sequence_length": manifest.sequence_length}
+    flat |= {f"notes_{name}": count for name, count in manifest.counts.items()}
+    for name, split in manifest.splits.items():
+        flat |= {f"{name}_{key}": value for key, value in asdict(replace(split, files=[])).items() if key != "files"}
+    return flat

@@ -1,0 +1,148 @@
+"""Where the two halves meet: the shard folder, its manifest, and the error a user can cause.
+
+A shard folder holds `manifest.json`, `tokenizer/`, `notes.arrow` (one row per kept note) and one Arrow file per
+split and part. Whoever reads it needs this module and pyarrow, nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+FORMAT_VERSION = 1
+SPLITS = ("train", "validation", "test")
+MANIFEST_NAME = "manifest.json"
+NOTES_TABLE_NAME = "notes.arrow"
+TOKENIZER_FOLDER = "tokenizer"
+
+
+class UserError(ValueError):
+    """Something the user can put right. Commands print it in one line and exit with code 2."""
+
+
+@dataclass(frozen=True)
+class ShardFile:
+    """One Arrow file: its path inside the shard folder, its number of rows and tokens, and its sha256."""
+
+    path: str
+    rows: int
+    tokens: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class SplitInfo:
+    """Counts of one split."""
+
+    rows: int
+    tokens: int
+    notes: int
+    patients: int
+    files: list[ShardFile] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class TokenizerInfo:
+    """The tokenizer's identity, and the ids that training needs of it."""
+
+    name: str
+    sha256: str
+    vocab_sha256: str
+    vocab_size: int
+    begin_id: int
+    end_id: int
+    pad_id: int
+    mask_id: int
+    placeholder: str | None
+    placeholder_id: int | None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a shard folder says of itself. Never a note's text, never a raw identifier."""
+
+    sequence_length: int
+    tokenizer: TokenizerInfo
+    splits: dict[str, SplitInfo]
+    counts: dict[str, int]
+    """Notes read, kept, and dropped by reason."""
+    split_rule: dict[str, Any]
+    cleaning_rules: list[str]
+    notes_per_part: int
+    settings: dict[str, Any]
+    """Everything the bytes depend on, inputs' hashes included: a second build compares itself with it."""
+    patient_key_id: str
+    versions: dict[str, str]
+    fingerprint: str
+    """sha256 over the tokenizer and every shard's bytes: one value that names the data and their order."""
+    format_version: int = FORMAT_VERSION
+
+    def save(self, folder: Path) -> None:
+        """Write `manifest.json`, atomically: it is the last file of a finished shard folder."""
+        write_json(folder / MANIFEST_NAME, asdict(self))
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Manifest:
+        """Read `manifest.json`.
+
+        Raises:
+            UserError: the folder isn't a finished shard folder, or is of a newer format.
+        """
+        path = Path(folder) / MANIFEST_NAME
+        try:
+            raw = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise UserError(
+                f"{folder}: no {MANIFEST_NAME}, so this is not a finished shard folder; "
+                f"make one with 'clinical-pretrain build-shards --notes FILE --tokenizer DIR --out {folder}'"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read ({error}); build the shards again") from None
+        if raw.get("format_version") != FORMAT_VERSION:
+            raise UserError(
+                f"{path}: format_version {raw.get('format_version')}, but this version of clinical-pretrain reads "
+                f"{FORMAT_VERSION}; build the shards again"
+            )
+        raw["tokenizer"] = TokenizerInfo(**raw["tokenizer"])
+        raw["splits"] = {
+            name: SplitInfo(**{**split, "files": [ShardFile(**entry) for entry in split["files"]]})
+            for name, split in raw["splits"].items()
+        }
+        return cls(**raw)
+
+
+def fingerprint(tokenizer_sha256: str, sequence_length: int, files: list[ShardFile]) -> str:
+    """sha256 that names a corpus and its order: format, tokenizer, length, and every shard's path and hash."""
+    lines = [f"format {FORMAT_VERSION}", f"tokenizer {tokenizer_sha256}", f"length {sequence_length}"]
+    lines += [f"{entry.path} {entry.sha256}" for entry in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def vocab_sha256(vocab: dict[str, int]) -> str:
+    """sha256 of a token-to-id table: equal for two tokenizers that give the same ids to the same pieces."""
+    return hashlib.sha256(json.dumps(sorted(vocab.items(), key=lambda item: item[1])).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that the file is either the old one or the whole new one, also after a power cut."""
+    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write text to a temporary name beside `path`, flush it to disk, rename it."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)

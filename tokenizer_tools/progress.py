@@ -1,0 +1,53 @@
+"""A progress bar on a terminal; in a log file, a line now and then."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+
+class Progress:
+    """Counts notes. Use as a context manager.
+
+    Args:
+        what: the work's name.
+        total: how many are expected, if known.
+    """
+
+    def __init__(self, what: str, total: int | None = None) -> None:
+        self.what, self.total, self.count = what, total, 0
+        self.started = self.printed = time.monotonic()
+        self.bar = None
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("notes"))
+            self.bar = Bar(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
+            self.task = self.bar.add_task(what, total=total)
+
+    def __enter__(self) -> Progress:
+        if self.bar is not None:
+            self.bar.start()
+        return self
+
+    def advance(self, count: int) -> None:
+        """So many more are done."""
+        self.count += count
+        if self.bar is not None:
+            self.bar.advance(self.task, count)
+        elif time.monotonic() - self.printed > 30:
+            self._print()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+        elif kind is None:
+            self._print()
+
+    def _print(self) -> None:
+        self.printed = time.monotonic()
+        of = f" of {self.total:,}" if self.total is not None and self.count < self.total else ""
+        print(f"{self.what}: {self.count:,}{of} notes, {self.printed - self.started:.0f} s", file=sys.stderr, flush=True)
