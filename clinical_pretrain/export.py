@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 import yaml
 from safetensors.torch import load_file
 
@@ -41,6 +44,8 @@ def export(run_dir: Path, out: Path, step: int | None = None) -> dict[str, Any]:
     Raises:
         UserError: there is no such run or checkpoint, `out` holds something else, or the logits differ.
     """
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     facts_of_run = _read_run(run_dir)
     steps = checkpoint.whole_steps(run_dir)
     if not steps:
@@ -78,7 +83,8 @@ def consolidate(folder: Path, state: checkpoint.RunState, model: torch.nn.Module
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
     if state.zero_stage > 0:
-        return dict(get_fp32_state_dict_from_zero_checkpoint(str(folder.parent), tag=folder.name))
+        with open(os.devnull, "w") as quiet, redirect_stdout(quiet), redirect_stderr(quiet):
+            return dict(get_fp32_state_dict_from_zero_checkpoint(str(folder.parent), tag=folder.name))
     saved = torch.load(folder / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=False)
     if state.precision == "fp32":
         return dict(saved["module"])

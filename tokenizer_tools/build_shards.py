@@ -253,7 +253,7 @@ def _scan(read: Callable[[], Iterator[tuple[int, list[Note]]]], settings: ShardS
 
 def scan_part(number: int, notes: list[Note], settings: ShardSettings) -> int:
     """Write what the keep list and the notes table need of one part. Returns its number of notes."""
-    status, hashes, patients, splits, categories, times, sources = [], [], [], [], [], [], []
+    status, hashes, patients, named, splits, categories, times, sources = ([] for _ in range(8))
     for note in notes:
         text = clean(note.text, settings.cleaning, settings.tokenizer.placeholder)
         empty = not text.strip()
@@ -262,6 +262,7 @@ def scan_part(number: int, notes: list[Note], settings: ShardSettings) -> int:
         status.append(INVALID_UTF8 if note.invalid_utf8 else EMPTY if empty else KEPT)
         hashes.append(digest)
         patients.append(patient_hash(settings.patient_key, group))
+        named.append(note.group is not None)
         splits.append(settings.split.split_of(group))
         categories.append(note.category)
         times.append(note.time[:32])
@@ -273,6 +274,7 @@ def scan_part(number: int, notes: list[Note], settings: ShardSettings) -> int:
             status=np.array(status, np.uint8),
             hashes=np.array(hashes, HASH_DTYPE),
             patients=np.array(patients, HASH_DTYPE),
+            named=np.array(named, bool),
             splits=np.array(splits, np.uint8),
             categories=np.array([category.encode() for category in categories]),
             times=np.array([time.encode() for time in times]),
@@ -555,9 +557,10 @@ def _write_notes_table(keep: KeepList, settings: ShardSettings) -> tuple[list[in
             kept = np.asarray(keep.outcome[keep.of_part(number)]) == KEPT
             order = np.asarray(keep.time_order[keep.of_part(number)])[kept]
             splits = _column(settings, number, "splits")[kept]
+            earliest = _column(settings, number, "named")[kept] & (order == 0)  # one note of each patient
             for split in range(len(SPLITS)):
                 notes[split] += int((splits == split).sum())
-                patients[split] += int(((splits == split) & (order == 0)).sum())  # a patient has one earliest note
+                patients[split] += int((earliest & (splits == split)).sum())
             yield pa.table(
                 {
                     "patient": pa.array([p.decode() for p in _column(settings, number, "patients")[kept]], pa.string()),
