@@ -68,12 +68,14 @@ def main() -> None:
     shards, run_dir, model = (args.out / f"{part}_{args.family}" for part in ("shards", "run", "model"))
     run("clinical-pretrain", "build-shards", "--notes", args.notes, "--tokenizer", tokenizer, "--out", shards,
         "--columns.category", "specialty")  # fmt: skip
+    report = args.json or REPOSITORY / "benchmarks" / "results" / f"mtsamples_{args.family}.json"
+    report.parent.mkdir(parents=True, exist_ok=True)
     options = ["--config", str(REPOSITORY / "benchmarks" / "mtsamples.yaml"), "--model.family", args.family,
                "--data.shards", str(shards), "--run_dir", str(run_dir), *args.overrides]  # fmt: skip
-    run("deepspeed", "--num_gpus", 2, "--master_port", free_port(), REPOSITORY / "clinical_pretrain" / "run.py", *options)
+    entry = REPOSITORY / "clinical_pretrain" / "run.py"
+    run("deepspeed", "--num_gpus", 2, "--master_port", free_port(), entry, *options)
     run("clinical-pretrain", "export", run_dir, "--out", model)
-    write_json(args.json or REPOSITORY / "benchmarks" / "results" / f"mtsamples_{args.family}.json",
-               result(options, shards, run_dir, model))  # fmt: skip
+    write_json(report, result(options, shards, run_dir, model))
 
 
 def result(options: list[str], shards: Path, run_dir: Path, model: Path) -> dict[str, Any]:

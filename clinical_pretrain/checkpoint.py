@@ -62,9 +62,7 @@ def read_state(run_dir: Path, step: int) -> RunState:
     return RunState(**raw)
 
 
-def save(
-    run_dir: Path, engine: Any, state: RunState, probe: dict[str, torch.Tensor], keep: int, ranks: Ranks
-) -> None:
+def save(run_dir: Path, engine: Any, state: RunState, probe: dict[str, torch.Tensor], keep: int, ranks: Ranks) -> None:
     """Save on all ranks, then delete the oldest beyond `keep`.
 
     Args:

@@ -32,10 +32,14 @@ def build_shards(argv: Sequence[str]) -> dict[str, Any]:
         help="what [**...**] and ___ become: unk (the tokenizer's unknown token, default), none, or a token",
     )
     parser.add_argument(
-        "--on-invalid-utf8", choices=["fail", "skip"], default="fail", help="stop at such a note, or skip and count it"
+        "--on-invalid-utf8",
+        choices=["fail", "skip"],
+        default="fail",
+        help="stop at such a note, or skip and count it",
     )
     parser.add_argument(
-        "--patient-key", help="file with the secret of the patient hashes (default: ~/.config/clinical-pretrain/…)"
+        "--patient-key",
+        help="file with the secret of the patient hashes (default: ~/.config/clinical-pretrain/…)",
     )
     parser.add_argument("--notes-per-part", type=int, default=10_000, help="notes per file (default: 10000)")
     parser.add_argument("--workers", type=int, help="processes (default: all cores); doesn't change the result")
@@ -43,7 +47,7 @@ def build_shards(argv: Sequence[str]) -> dict[str, Any]:
     parser.add_class_arguments(CleaningRules, "cleaning")
     parser.add_class_arguments(SplitRule, "split")
     args = _parse(parser, argv)
-    ready = parser.instantiate_classes(args)
+    ready = parser.instantiate(args)
     out = Path(args.out)
     was_there = (out / "manifest.json").exists()
     manifest = shards.build_shards(
@@ -62,7 +66,10 @@ def build_shards(argv: Sequence[str]) -> dict[str, Any]:
     )
     counts = manifest.counts
     dropped = [f"{n:,} {name.removeprefix('dropped_').replace('_', ' ')}" for name, n in counts.items() if n]
-    print(f"{out}: {'already built' if was_there else 'built'}, {counts['kept']:,} of {counts['read']:,} notes kept", end="")
+    print(
+        f"{out}: {'already built' if was_there else 'built'}, {counts['kept']:,} of {counts['read']:,} notes kept",
+        end="",
+    )
     print(f" (dropped: {', '.join(dropped[2:])})" if len(dropped) > 2 else "")
     for name, split in manifest.splits.items():
         print(
@@ -119,7 +126,8 @@ def export(argv: Sequence[str]) -> dict[str, Any]:
 
     result = exporting.export(Path(args.run), Path(args.out), args.step)
     print(
-        f"{args.out}: step {result['step']:,} of {args.run}; reloaded with plain transformers, logits differ by at most "
+        f"{args.out}: step {result['step']:,} of {args.run}; reloaded with plain transformers, "
+        f"logits differ by at most "
         f"{result['max_logit_difference']:.1e}"
     )
     print(f"next: clinical-pretrain push {args.out} --repo-id YOUR_NAME/MODEL")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import os
+import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -60,7 +60,7 @@ class AttentionConfig:
     backend: Literal["hf"] = "hf"
     """hf: the Hugging Face model's own code."""
     global_tokens: Literal["none", "first"] = "none"
-    """Longformer: tokens with global attention. none, as in the runs of Clinical-Longformer; first: each row's first."""
+    """Longformer: tokens with global attention. none, as Clinical-Longformer; first: each row's first token."""
 
 
 @dataclass(frozen=True)
@@ -183,6 +183,7 @@ class RunConfig:
 
     def _faults(self) -> Iterator[str]:
         batch, optim, masking = self.batch, self.optim, self.masking
+        value: float
         for name, value in (
             ("max_steps", self.max_steps),
             ("log_every_steps", self.log_every_steps),
@@ -261,7 +262,7 @@ def keys_of(cls: type, prefix: str = "") -> list[str]:
     for entry in fields(cls):
         keys.append(prefix + entry.name)
         if is_dataclass(hints[entry.name]):
-            keys += keys_of(hints[entry.name], f"{prefix}{entry.name}.")  # type: ignore[arg-type]
+            keys += keys_of(hints[entry.name], f"{prefix}{entry.name}.")
     return keys
 
 
@@ -296,7 +297,7 @@ def load_config(argv: Sequence[str]) -> tuple[RunConfig, str | None]:
     parser = config_parser()
     try:
         parsed = parser.parse_args([a.replace("--print_config", "--show") for a in argv])
-        values = parser.instantiate_classes(parsed)
+        values = parser.instantiate(parsed)
     except jsonargparse.ArgumentError as error:
         raise UserError(one_line(str(error))) from None
     config = RunConfig(**{entry.name: getattr(values, entry.name) for entry in fields(RunConfig)})
@@ -327,7 +328,7 @@ def config_parser() -> Any:
 
 def _config_files(argv: Sequence[str]) -> list[str]:
     files = [a.split("=", 1)[1] for a in argv if a.startswith("--config=")]
-    return files + [value for option, value in zip(argv, argv[1:], strict=False) if option == "--config"]
+    return files + [value for option, value in itertools.pairwise(argv) if option == "--config"]
 
 
 def _read_yaml(path: str) -> dict[str, Any]:
@@ -365,4 +366,4 @@ def find_file(name: str) -> Path:
     for path in (Path(name), REPOSITORY / name):
         if path.exists():
             return path
-    raise UserError(f"{name}: no such file (looked here, {os.getcwd()}, and in {REPOSITORY})")
+    raise UserError(f"{name}: no such file (looked here, {Path.cwd()}, and in {REPOSITORY})")

@@ -44,14 +44,28 @@ def run_demo(out: Path, notes: Path | None = None) -> dict[str, Any]:
         notes = out / "NOTEEVENTS.csv.gz"
         if not notes.exists():
             _step("synthetic notes", "clinical-pretrain", "make-notes", "--out", notes)
-    tokenizer, shards, run_dir, model = out / "tokenizer", out / "shards", out / "runs" / "demo", out / "model"
+    tokenizer, shards, run_dir, model = (
+        out / "tokenizer",
+        out / "shards",
+        out / "runs" / "demo",
+        out / "model",
+    )
     if not tokenizer.exists():
         _step("a tokenizer", "clinical-pretrain", "train-tokenizer", "--notes", notes, "--out", tokenizer)
     _step("notes to shards", "clinical-pretrain", "build-shards", "--notes", notes, "--tokenizer", tokenizer,
           "--out", shards, "--patient-key", out / "patient_key")  # fmt: skip
     _step("training", "deepspeed", "--num_gpus", RANKS, REPOSITORY / "clinical_pretrain" / "run.py", "--config",
           REPOSITORY / "configs" / "demo_cpu.yaml", "--data.shards", shards, "--run_dir", run_dir)  # fmt: skip
-    _step("a Hugging Face model", "clinical-pretrain", "export", run_dir, "--out", model, "--json", out / "export.json")
+    _step(
+        "a Hugging Face model",
+        "clinical-pretrain",
+        "export",
+        run_dir,
+        "--out",
+        model,
+        "--json",
+        out / "export.json",
+    )
     _step("a picture of the loss", "clinical-pretrain", "plot", run_dir)
     run = json.loads((run_dir / "summary.json").read_text())
     summary = {
@@ -103,13 +117,14 @@ def _tell(summary: dict[str, Any], run_dir: Path, model: Path, shards: Path) -> 
     print("\nfill-mask, with plain transformers:")
     for text, guesses in fill_masks(model):
         print(f"  {text:<38} {guesses}")
-    print(f"\nmodel           {model}\nloss picture    {run_dir / 'loss.png'}\nsummary         {model.parent / 'summary.json'}")
+    print(f"\nmodel           {model}")
+    print(f"loss picture    {run_dir / 'loss.png'}")
+    print(f"summary         {model.parent / 'summary.json'}")
     print(f"curves          tensorboard --logdir {run_dir.parent}")
-    print(
-        "\nnext, on a GPU with your notes:\n"
-        "  clinical-pretrain build-shards --notes NOTEEVENTS.csv.gz --tokenizer allenai/longformer-base-4096 --out shards/\n"
-        "  deepspeed clinical_pretrain/run.py --config configs/clinical_longformer.yaml --data.shards shards/"
-    )
+    base = "allenai/longformer-base-4096"
+    print("\nnext, on a GPU with your notes:")
+    print(f"  clinical-pretrain build-shards --notes NOTEEVENTS.csv.gz --tokenizer {base} --out shards/")
+    print("  deepspeed clinical_pretrain/run.py --config configs/clinical_longformer.yaml --data.shards shards/")
 
 
 def fill_masks(model_dir: Path) -> list[tuple[str, str]]:

@@ -113,7 +113,11 @@ class StopFlag:
 
     def _set(self, number: int, frame: FrameType | None) -> None:
         if self.signal is None:
-            print(f"got {signal.Signals(number).name}: saving at the end of this step", file=sys.stderr, flush=True)
+            print(
+                f"got {signal.Signals(number).name}: saving at the end of this step",
+                file=sys.stderr,
+                flush=True,
+            )
         self.signal = number
 
 

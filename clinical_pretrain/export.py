@@ -83,7 +83,7 @@ def consolidate(folder: Path, state: checkpoint.RunState, model: torch.nn.Module
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
     if state.zero_stage > 0:
-        with open(os.devnull, "w") as quiet, redirect_stdout(quiet), redirect_stderr(quiet):
+        with Path(os.devnull).open("w") as quiet, redirect_stdout(quiet), redirect_stderr(quiet):
             return dict(get_fp32_state_dict_from_zero_checkpoint(str(folder.parent), tag=folder.name))
     saved = torch.load(folder / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=False)
     if state.precision == "fp32":
@@ -146,7 +146,9 @@ def _read_run(run_dir: Path) -> dict[str, Any]:
             "run": json.loads((run_dir / "run.json").read_text()),
         }
     except FileNotFoundError:
-        raise UserError(f"{run_dir}: not a run folder; give the --run_dir of a training run, such as runs/NAME") from None
+        raise UserError(
+            f"{run_dir}: not a run folder; give the --run_dir of a training run, such as runs/NAME"
+        ) from None
 
 
 def _check_out(out: Path, run_dir: Path) -> None:

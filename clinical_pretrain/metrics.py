@@ -76,7 +76,13 @@ class Metrics:
             print(line, flush=True)
 
     def _write(self, step: int, kind: str, values: dict[str, Any]) -> None:
-        line = {"format_version": FORMAT_VERSION, "step": step, "kind": kind, "time": round(time.time(), 3), **values}
+        line = {
+            "format_version": FORMAT_VERSION,
+            "step": step,
+            "kind": kind,
+            "time": round(time.time(), 3),
+            **values,
+        }
         self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
         self._file.flush()
         for name, value in values.items():

@@ -31,8 +31,14 @@ from clinical_pretrain.metrics import Metrics, read_metrics
 from clinical_pretrain.models.build import build_model, encoder_inputs
 from clinical_pretrain.optim import learning_rate, make_optimizer
 from clinical_pretrain.validation import Validation
-from tokenizer_tools.load_tokenizer import tokenizer_sha256
-from tokenizer_tools.manifest import TOKENIZER_FOLDER, Manifest, UserError, write_atomically, write_json
+from tokenizer_tools.manifest import (
+    TOKENIZER_FOLDER,
+    Manifest,
+    UserError,
+    tokenizer_sha256,
+    write_atomically,
+    write_json,
+)
 
 FORMAT_VERSION = 1
 STOPPED = 75
@@ -86,9 +92,9 @@ def train(config: RunConfig) -> dict[str, Any]:
         loss = train_step(run)
         run.step += 1
         if run.step % config.log_every_steps == 0 or run.step == config.max_steps:
-            loss = check_finite(run, loss)
+            mean_loss = check_finite(run, loss)
             now = time.monotonic()
-            log_step(run, loss, (run.step - logged_step) / (now - logged_at))
+            log_step(run, mean_loss, (run.step - logged_step) / (now - logged_at))
             logged_at, logged_step = now, run.step
         if run.ranks.any(run.stop.signal is not None):
             save(run)
@@ -306,9 +312,7 @@ def make_engine(model: Any, config: RunConfig, resolved: dict[str, Any]) -> Any:
 
     if torch.cuda.is_available() and "offload_optimizer" not in resolved.get("zero_optimization", {}):
         model.cuda()
-    engine, *_ = deepspeed.initialize(
-        model=model, optimizer=make_optimizer(model, config.optim), config=resolved
-    )
+    engine, *_ = deepspeed.initialize(model=model, optimizer=make_optimizer(model, config.optim), config=resolved)
     if deepspeed_config.zero_stage(resolved) == 0 and config.precision != "fp32":
         # DeepSpeed's wrapper has already taken a step, with gradients of zero: Adam's bias correction must not see it.
         engine.optimizer.optimizer.state.clear()
@@ -398,7 +402,12 @@ def _new_run_folder(
             "fingerprint": manifest.fingerprint,
             "sequence_length": manifest.sequence_length,
             "splits": {
-                name: {"rows": split.rows, "tokens": split.tokens, "notes": split.notes, "patients": split.patients}
+                name: {
+                    "rows": split.rows,
+                    "tokens": split.tokens,
+                    "notes": split.notes,
+                    "patients": split.patients,
+                }
                 for name, split in manifest.splits.items()
             },
         },

@@ -38,13 +38,7 @@ from tokenizers import Tokenizer
 
 from tokenizer_tools.clean_notes import CleaningRules, clean
 from tokenizer_tools.deduplicate import HASH_DTYPE, first_occurrences, ranks_within, text_hash
-from tokenizer_tools.load_tokenizer import (
-    describe_tokenizer,
-    encode,
-    load_tokenizer,
-    special_ids,
-    tokenizer_sha256,
-)
+from tokenizer_tools.load_tokenizer import describe_tokenizer, encode, load_tokenizer, special_ids
 from tokenizer_tools.manifest import (
     FORMAT_VERSION,
     MANIFEST_NAME,
@@ -58,6 +52,7 @@ from tokenizer_tools.manifest import (
     UserError,
     file_sha256,
     fingerprint,
+    tokenizer_sha256,
     write_json,
 )
 from tokenizer_tools.pack_sequences import PackedRow, pack_rows
@@ -367,13 +362,19 @@ def _share(
 
 
 def _pack(
-    read: Callable[[], Iterator[tuple[int, list[Note]]]], keep: KeepList, settings: ShardSettings, workers: int | None
+    read: Callable[[], Iterator[tuple[int, list[Note]]]],
+    keep: KeepList,
+    settings: ShardSettings,
+    workers: int | None,
 ) -> list[dict[str, Any]]:
     """Tokenise and write every part that isn't there yet. Returns each part's account of itself."""
     (settings.work / "packed").mkdir(exist_ok=True, mode=0o700)
     parts = len(keep.begins) - 1
     missing = [number for number in range(parts) if not _packed_file(settings, number).exists()]
-    kept_before = [0, *itertools.accumulate(int((keep.outcome[keep.of_part(n)] == KEPT).sum()) for n in range(parts))]
+    kept_before = [
+        0,
+        *itertools.accumulate(int((keep.outcome[keep.of_part(n)] == KEPT).sum()) for n in range(parts)),
+    ]
 
     def jobs() -> Iterator[tuple[Any, ...]]:
         wanted = set(missing)
@@ -404,7 +405,8 @@ def pack_part(
     info = settings.tokenizer
     backend = _backend(settings.out / TOKENIZER_FOLDER / "tokenizer.json")
     special = special_ids(backend)
-    unknown = backend.token_to_id(info.placeholder) if info.placeholder else info.pad_id
+    if info.placeholder_id is not None:
+        special[info.placeholder_id] = False
     ids = []
     for start in range(0, len(texts), 1000):
         batch = [clean(text, settings.cleaning, info.placeholder) for text in texts[start : start + 1000]]
@@ -412,29 +414,25 @@ def pack_part(
             array = np.array([info.begin_id, *tokens, info.end_id], dtype=settings.id_dtype)
             # A note that spells out a special token ("<mask>", "[SEP]") must not steer the model with it.
             inner = array[1:-1]
-            inner[special[inner] & (inner != unknown)] = _unknown_id(settings, backend)
+            inner[special[inner]] = info.unknown_id
             ids.append(array)
     splits = _column(settings, number, "splits")[kept]
     files: dict[str, dict[str, Any]] = {}
     for split, name in enumerate(SPLITS):
         mine = np.flatnonzero(splits == split)
         rows = pack_rows(
-            [ids[i] for i in mine], [first_note + int(i) for i in mine], settings.sequence_length, settings.id_dtype
+            [ids[i] for i in mine],
+            [first_note + int(i) for i in mine],
+            settings.sequence_length,
+            settings.id_dtype,
         )
         if rows:
             path = f"{name}/part-{number:05d}.arrow"
             write_rows(settings.out / path, rows, settings.id_dtype)
-            tokens = sum(len(row.input_ids) for row in rows)
-            files[name] = asdict(ShardFile(path, len(rows), tokens, file_sha256(settings.out / path)))
+            count = sum(len(row.input_ids) for row in rows)
+            files[name] = asdict(ShardFile(path, len(rows), count, file_sha256(settings.out / path)))
     write_json(_packed_file(settings, number), files)
     return len(kept)
-
-
-def _unknown_id(settings: ShardSettings, backend: Tokenizer) -> int:
-    """What a spelt-out special token becomes: the tokenizer's unknown token, else its placeholder's."""
-    config = json.loads((settings.out / TOKENIZER_FOLDER / "tokenizer_config.json").read_text())
-    token = config.get("unk_token")
-    return int(backend.token_to_id(token["content"] if isinstance(token, dict) else token))
 
 
 def write_rows(path: Path, rows: list[PackedRow], id_dtype: np.dtype[Any]) -> None:
@@ -458,9 +456,7 @@ def write_rows(path: Path, rows: list[PackedRow], id_dtype: np.dtype[Any]) -> No
         }
     )
     batches = (rows[start : start + 1000] for start in range(0, len(rows), 1000))
-    tables = (
-        pa.table({name: lists([getattr(row, name) for row in batch]) for name in features}) for batch in batches
-    )
+    tables = (pa.table({name: lists([getattr(row, name) for row in batch]) for name in features}) for batch in batches)
     _write_arrow(path, features, tables)
 
 
@@ -496,9 +492,7 @@ def _backend(path: Path) -> Tokenizer:
 # 4. Finish --------------------------------------------------------------------------------------------------------
 
 
-def _finish(
-    packed: list[dict[str, Any]], keep: KeepList, plan: dict[str, Any], settings: ShardSettings
-) -> Manifest:
+def _finish(packed: list[dict[str, Any]], keep: KeepList, plan: dict[str, Any], settings: ShardSettings) -> Manifest:
     """Write the notes table and the manifest, then delete the work folder."""
     notes, patients = _write_notes_table(keep, settings)
     splits = {}
@@ -529,7 +523,9 @@ def _finish(
         versions={"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in ("clinical-pretrain", "datasets", "tokenizers")},
         fingerprint=fingerprint(
-            info.sha256, settings.sequence_length, [entry for split in splits.values() for entry in split.files]
+            info.sha256,
+            settings.sequence_length,
+            [entry for split in splits.values() for entry in split.files],
         ),
     )
     manifest.save(settings.out)
@@ -655,7 +651,9 @@ def _lock(work: Path) -> Iterator[None]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"{work.parent}: another build is writing here; wait for it, or choose another --out") from None
+            raise UserError(
+                f"{work.parent}: another build is writing here; wait for it, or choose another --out"
+            ) from None
         yield
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from tokenizer_tools.manifest import TokenizerInfo, UserError, vocab_sha256
+from tokenizer_tools.manifest import TokenizerInfo, UserError, tokenizer_sha256, vocab_sha256
 
 _PROBE = "Ünder  Café\nBP 120/80, pH 7.35; DIGOXIN 0.125 mg - no oedema"
 
@@ -100,17 +99,10 @@ def describe_tokenizer(tokenizer: Any, name: str, placeholder: str | None) -> To
         end_id=end,
         pad_id=tokenizer.pad_token_id,
         mask_id=tokenizer.mask_token_id,
+        unknown_id=tokenizer.unk_token_id,
         placeholder=token,
         placeholder_id=None if token is None else backend.token_to_id(token),
     )
-
-
-def tokenizer_sha256(backend: Tokenizer) -> str:
-    """sha256 of all that decides the ids: the tokenizer without truncation and padding."""
-    plain = Tokenizer.from_str(backend.to_str())
-    plain.no_truncation()
-    plain.no_padding()
-    return hashlib.sha256(plain.to_str().encode()).hexdigest()
 
 
 def special_ids(backend: Tokenizer) -> npt.NDArray[np.bool_]:

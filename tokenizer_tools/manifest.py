@@ -57,6 +57,8 @@ class TokenizerInfo:
     end_id: int
     pad_id: int
     mask_id: int
+    unknown_id: int
+    """What a special token that a note spells out becomes."""
     placeholder: str | None
     placeholder_id: int | None
 
@@ -125,6 +127,16 @@ def fingerprint(tokenizer_sha256: str, sequence_length: int, files: list[ShardFi
 def vocab_sha256(vocab: dict[str, int]) -> str:
     """sha256 of a token-to-id table: equal for two tokenizers that give the same ids to the same pieces."""
     return hashlib.sha256(json.dumps(sorted(vocab.items(), key=lambda item: item[1])).encode()).hexdigest()
+
+
+def tokenizer_sha256(backend: Any) -> str:
+    """sha256 of all that decides the ids of a `tokenizers.Tokenizer`: itself, without truncation and padding."""
+    from tokenizers import Tokenizer
+
+    plain = Tokenizer.from_str(backend.to_str())
+    plain.no_truncation()
+    plain.no_padding()
+    return hashlib.sha256(plain.to_str().encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:

@@ -21,10 +21,21 @@ class Progress:
         self.bar = None
         if sys.stderr.isatty():
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                TextColumn,
+                TimeElapsedColumn,
+                TimeRemainingColumn,
+            )
             from rich.progress import Progress as Bar
 
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("notes"))
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("notes"),
+            )
             self.bar = Bar(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
             self.task = self.bar.add_task(what, total=total)
 
@@ -41,7 +52,9 @@ class Progress:
         elif time.monotonic() - self.printed > 30:
             self._print()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self.bar is not None:
             self.bar.stop()
         elif kind is None:
@@ -50,4 +63,8 @@ class Progress:
     def _print(self) -> None:
         self.printed = time.monotonic()
         of = f" of {self.total:,}" if self.total is not None and self.count < self.total else ""
-        print(f"{self.what}: {self.count:,}{of} notes, {self.printed - self.started:.0f} s", file=sys.stderr, flush=True)
+        print(
+            f"{self.what}: {self.count:,}{of} notes, {self.printed - self.started:.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )

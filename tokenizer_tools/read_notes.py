@@ -146,8 +146,7 @@ def _rows(path: Path) -> Iterator[Row]:
         yield from _parquet(path)
         return
     try:
-        with path.open("rb") as raw:
-            stream: Any = gzip.open(raw) if name.endswith(".gz") else raw
+        with path.open("rb") as raw, gzip.open(raw) if name.endswith(".gz") else raw as stream:
             yield from (_csv if ".csv" in name[-7:] else _jsonl)(path, stream)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{path}: broken or cut-off gzip file ({error}); copy it again") from None
@@ -203,7 +202,8 @@ def _parquet(path: Path) -> Iterator[Row]:
         for batch in table.iter_batches(batch_size=1024):
             # Read as bytes: Arrow would raise at the first string that isn't UTF-8, without its row.
             arrays = [
-                array.cast(pa.large_binary()) if pa.types.is_string(array.type) or pa.types.is_large_string(array.type)
+                array.cast(pa.large_binary())
+                if pa.types.is_string(array.type) or pa.types.is_large_string(array.type)
                 else array
                 for array in batch.columns
             ]

@@ -28,7 +28,7 @@ class SplitRule:
     """Another seed gives another split."""
 
     def __post_init__(self) -> None:
-        if not (0 <= self.validation and 0 <= self.test and self.validation + self.test < 1):
+        if not (self.validation >= 0 and self.test >= 0 and self.validation + self.test < 1):
             raise UserError(
                 f"split: validation {self.validation} and test {self.test} must be shares of 0 or more "
                 "that leave something to train on"

@@ -47,9 +47,9 @@ class Vocabulary:
             kind[token_id] = _OTHER if not text else _kind(text[0])
         for token_id, added in backend.get_added_tokens_decoder().items():
             ordinary[token_id] = not added.special
-        for token_id in (info.begin_id, info.end_id, info.pad_id, info.mask_id, info.placeholder_id):
-            if token_id is not None:
-                ordinary[token_id] = False
+        for never in (info.begin_id, info.end_id, info.pad_id, info.mask_id, info.unknown_id, info.placeholder_id):
+            if never is not None:
+                ordinary[never] = False
         return cls(ordinary, begins, kind, info.mask_id, info.pad_id)
 
 
@@ -71,7 +71,7 @@ def mask_row(
     Returns:
         What the model sees, (tokens,), and the positions to predict, (predicted,), ascending.
     """
-    ids = ids.astype(np.int64)
+    shown = ids.astype(np.int64)
     ordinary = vocabulary.ordinary[ids]
     if config.whole_words:
         word = np.cumsum(word_starts(ids, vocabulary)) - 1
@@ -84,7 +84,6 @@ def mask_row(
     random_ids = stand_ins[rng.integers(len(stand_ins), size=len(positions))]
     as_mask = draw < config.replace_with_mask
     as_random = ~as_mask & (draw < config.replace_with_mask + config.replace_with_random)
-    shown = ids.copy()
     shown[positions[as_mask]] = vocabulary.mask_id
     shown[positions[as_random]] = random_ids[as_random]
     return shown, positions

@@ -14,7 +14,10 @@ from clinical_pretrain.config import ModelConfig, RunConfig
 from clinical_pretrain.models.mlm_head import BigBirdForMaskedPositions, LongformerForMaskedPositions
 from tokenizer_tools.manifest import Manifest, TokenizerInfo, UserError, vocab_sha256
 
-MODEL_CLASSES: dict[str, Any] = {"longformer": LongformerForMaskedPositions, "big_bird": BigBirdForMaskedPositions}
+MODEL_CLASSES: dict[str, Any] = {
+    "longformer": LongformerForMaskedPositions,
+    "big_bird": BigBirdForMaskedPositions,
+}
 
 
 def build_model(config: RunConfig, manifest: Manifest) -> Any:
@@ -60,7 +63,10 @@ def random_config(config: ModelConfig, manifest: Manifest) -> Any:
         # Longformer numbers positions from pad_token_id + 1.
         positions = manifest.sequence_length + info.pad_id + 1
         return LongformerConfig(
-            **common, attention_window=size.attention_window, max_position_embeddings=positions, type_vocab_size=1
+            **common,
+            attention_window=size.attention_window,
+            max_position_embeddings=positions,
+            type_vocab_size=1,
         )
     return BigBirdConfig(
         **common,

@@ -1,0 +1,71 @@
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenizer_tools.clean_notes import CleaningRules, clean
+
+
+def cleaned(text: str, placeholder: str | None = "<unk>", **rules: bool) -> str:
+    return clean(text, CleaningRules(**rules), placeholder)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ph 7.35, pCO2 41, digoxin 0.125 mg",  # the seed's script makes these ph 35 and digoxin 125 mg
+        "1. Metoprolol 25 mg PO BID 2. Lasix",
+        "no fever, denies chest pain, troponin < 0.01, (-) edema, 4+/5 strength",
+        "Temp 98.6 F, 37.0 °C, 5 µg/kg/min, K+ 4.2 mEq/L, ½ tablet, 10² cells, +2 -3",
+        "BP 120/80 -- stable == unchanged",
+        "M.D. and Dr. keep their case; admission date: 2151-07-16",
+    ],
+)
+def test_numbers_units_and_negations_stay_as_they_are(text):
+    assert cleaned(text) == text
+
+
+def test_placeholders_become_one_token():
+    assert cleaned("seen by [**First Name8 (NamePattern2) **] [**Known\nlastname 123**], on [**2151-7-16**].") == (
+        "seen by<unk><unk>, on<unk>."
+    )
+    assert cleaned("Dr. ___ saw ___, age ___") == "Dr.<unk> saw<unk>, age<unk>"
+
+
+def test_placeholders_can_go_or_stay():
+    assert cleaned("Dr. [**Name**] came", placeholder=None) == "Dr. came"
+    assert cleaned("Dr. [**Name**] came", placeholders=False) == "Dr. [**Name**] came"
+
+
+def test_a_line_of_underscores_is_no_placeholder():
+    assert cleaned("a\n______________\nb ____ c") == "a\n\nb ____ c"
+
+
+def test_an_unclosed_placeholder_swallows_nothing():
+    text = "[**Name saw the patient. " + "Stable. " * 80 + "[**2151**] end"
+    assert cleaned(text).endswith("end") and "Stable" in cleaned(text)
+
+
+def test_each_rule_can_be_switched_off():
+    raw = "a\r\nb\x07  c\n====\n\n\n\nd "
+    assert cleaned(raw) == "a\nb c\n\nd"
+    assert "\r" in cleaned(raw, line_endings=False)
+    assert "\x07" in cleaned(raw, control_characters=False)
+    assert "====" in cleaned(raw, separator_lines=False)
+    assert "  " in cleaned(raw, whitespace=False)
+    assert cleaned(raw, join_lines=True) == "a b c d"
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="_=-*~#[]\ufeff")))
+def test_no_visible_character_is_lost(text):
+    assert re.sub(r"\s+", "", cleaned(text)) == re.sub(r"\s+", "", text)
+
+
+@given(
+    st.lists(st.sampled_from(["no", "7.35", "-", "+", "mg", "0.125", "___", "[**X**]", "\n", "  ", "--"]), max_size=30)
+)
+def test_words_keep_their_order(words):
+    expected = [w for w in words if w.strip()]
+    found = cleaned(" ".join(words)).replace("<unk>", " <unk> ").split()
+    assert found == ["<unk>" if w in ("___", "[**X**]") else w for w in expected]

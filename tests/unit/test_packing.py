@@ -1,0 +1,35 @@
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenizer_tools.deduplicate import first_occurrences, ranks_within
+from tokenizer_tools.pack_sequences import pack_rows
+
+
+@given(st.lists(st.integers(0, 50), max_size=30), st.integers(1, 40))
+def test_nothing_is_lost_and_every_token_knows_its_note(lengths, row_length):
+    notes = [np.arange(100 * i, 100 * i + n) for i, n in enumerate(lengths)]
+    rows = pack_rows(notes, range(len(notes)), row_length, np.int32)
+    stream = np.concatenate([row.input_ids for row in rows]) if rows else np.zeros(0)
+    assert stream.tolist() == [token for note in notes for token in note]
+    assert all(len(row.input_ids) == row_length for row in rows[:-1])
+    for row in rows:
+        assert row.segment_starts[0] == 0 and (np.diff(row.segment_starts) > 0).all()
+        segment = np.searchsorted(row.segment_starts, np.arange(len(row.input_ids)), side="right") - 1
+        assert (row.segment_notes[segment] == row.input_ids // 100).all()
+
+
+def test_ids_are_stored_in_16_bits():
+    assert pack_rows([np.array([65535])], [0], 8, np.uint16)[0].input_ids.dtype == np.uint16
+
+
+@given(st.lists(st.sampled_from([b"a", b"b", b"c"]), min_size=1))
+def test_the_first_of_equal_texts_stays(hashes):
+    kept = first_occurrences(np.array(hashes))
+    assert [h for h, keep in zip(hashes, kept, strict=True) if keep] == list(dict.fromkeys(hashes))
+
+
+def test_notes_are_ranked_by_time_within_their_patient():
+    patients = np.array([b"x", b"y", b"x", b"x", b"y"])
+    times = np.array([b"2151-02-01", b"", b"2151-01-01", b"2151-02-01", b""])
+    assert ranks_within(patients, times).tolist() == [1, 0, 0, 2, 1]

@@ -1,0 +1,130 @@
+import gzip
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tokenizer_tools.manifest import UserError
+from tokenizer_tools.read_notes import Columns, read_notes
+
+HEADER = "ROW_ID,SUBJECT_ID,HADM_ID,CHARTDATE,CATEGORY,TEXT\n"
+
+
+def notes_of(path, **options):
+    return list(read_notes([path], **options))
+
+
+def write(path, content):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def test_mimic_iii_columns(tmp_path):
+    path = write(tmp_path / "n.csv", HEADER + '1,22,333,2151-07-16,"Physician ","line one\nline ""two"""\n')
+    (note,) = notes_of(path)
+    assert (note.text, note.group, note.category, note.time) == (
+        'line one\nline "two"',
+        "patient 22",
+        "Physician",
+        "2151-07-16",
+    )
+
+
+def test_mimic_iv_columns_gzipped(tmp_path):
+    path = tmp_path / "n.csv.gz"
+    path.write_bytes(gzip.compress(b"note_id,subject_id,hadm_id,note_type,charttime,text\nx,7,8,DS,2180-01-01,hello\n"))
+    (note,) = notes_of(path)
+    assert (note.text, note.group, note.category) == ("hello", "patient 7", "DS")
+
+
+def test_admission_stands_in_for_the_patient_and_nobody_for_both(tmp_path):
+    path = write(tmp_path / "n.csv", HEADER + "1,,333,,A,x\n2,,,,,y\n")
+    assert [(n.group, n.category) for n in notes_of(path)] == [("admission 333", "A"), (None, "uncategorised")]
+
+
+def test_a_patient_is_the_same_in_csv_parquet_and_jsonl(tmp_path):
+    pq.write_table(pa.table({"subject_id": [22.0, None], "text": ["a", "b"]}), tmp_path / "n.parquet")
+    write(tmp_path / "n.jsonl", json.dumps({"subject_id": 22, "text": "a"}) + "\n\n")
+    write(tmp_path / "n.csv", HEADER + "1,22,,,,a\n")
+    groups = {name: notes_of(tmp_path / name)[0].group for name in ("n.parquet", "n.jsonl", "n.csv")}
+    assert set(groups.values()) == {"patient 22"}
+
+
+def test_a_folder_of_text_files_in_order(tmp_path):
+    (tmp_path / "b").mkdir()
+    write(tmp_path / "b" / "2.txt", "second")
+    write(tmp_path / "a.txt", "first")
+    assert [n.text for n in notes_of(tmp_path)] == ["first", "second"]
+
+
+def test_other_column_names(tmp_path):
+    path = write(tmp_path / "n.jsonl", json.dumps({"body": "x", "mrn": "9", "text": "not this"}))
+    (note,) = notes_of(path, columns=Columns(text="body", patient="mrn"))
+    assert (note.text, note.group) == ("x", "patient 9")
+
+
+def test_several_inputs_are_told_apart(tmp_path):
+    paths = [write(tmp_path / f"{i}.jsonl", json.dumps({"text": str(i)})) for i in range(2)]
+    assert [(n.text, n.source) for n in read_notes(paths)] == [("0", 0), ("1", 1)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("n.csv", "id,body\n1,x\n", "columns found: id, body; name it with --columns.text"),
+        ("n.csv", "", "empty file"),
+        ("n.csv", HEADER + "1,2\n", "row 1: 2 fields where the header has 6"),
+        ("n.csv", HEADER + "1,2,3,4,5,ok\n1,2,3,4,5,caf\xe9\n".encode("latin-1").decode("latin-1"), None),
+        ("n.jsonl", '{"text": "a"}\nnot json\n', "row 2: not a JSON object"),
+        ("n.jsonl", '{"body": "a"}\n', "columns found: body"),
+        ("n.parquet", "not parquet", "cannot be read as Parquet"),
+        ("n.docx", "x", "unknown kind of file"),
+        ("n.csv.gz", "not gzip", "broken or cut-off gzip"),
+    ],
+)
+def test_bad_input_names_the_place(tmp_path, name, content, message):
+    path = write(tmp_path / name, content)
+    if message is None:
+        assert len(notes_of(path)) == 2
+        return
+    with pytest.raises(UserError, match=message.replace("(", r"\(")) as caught:
+        notes_of(path)
+    assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_cut_off_gzip_file(tmp_path):
+    whole = gzip.compress((HEADER + "1,2,3,4,5,text\n" * 5000).encode())
+    with pytest.raises(UserError, match="cut-off gzip"):
+        notes_of(write(tmp_path / "n.csv.gz", whole[: len(whole) // 2]))
+
+
+def test_a_first_row_that_is_data_is_not_quoted(tmp_path):
+    path = write(
+        tmp_path / "n.csv", "17,Jane Doe,she has a fever and was admitted on the third of May with a cough\n" * 2
+    )
+    with pytest.raises(UserError) as caught:
+        notes_of(path)
+    assert "Jane" not in str(caught.value) and "fever" not in str(caught.value)
+    assert "doesn't look like a header" in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "txt"])
+def test_invalid_utf8_fails_with_its_row_or_is_counted(tmp_path, kind):
+    bad = "caf\xe9".encode("latin-1")
+    if kind == "csv":
+        path = write(tmp_path / "n.csv", HEADER.encode() + b"1,2,3,4,5,ok\n1,2,3,4,5," + bad + b"\n1,2,3,4,5,ok\n")
+    elif kind == "jsonl":
+        path = write(tmp_path / "n.jsonl", b'{"text": "ok"}\n{"text": "' + bad + b'"}\n{"text": "ok"}\n')
+    elif kind == "parquet":
+        column = pa.array([b"ok", bad, b"ok"]).view(pa.string())
+        path = tmp_path / "n.parquet"
+        pq.write_table(pa.table({"text": column}), path)
+    else:
+        path = tmp_path / "folder"
+        path.mkdir()
+        for name, content in (("1.txt", b"ok"), ("2.txt", bad), ("3.txt", b"ok")):
+            write(path / name, content)
+    with pytest.raises(UserError, match=r"(row 2|2\.txt): not valid UTF-8.*--on-invalid-utf8 skip"):
+        notes_of(path)
+    assert [n.invalid_utf8 for n in notes_of(path, on_invalid_utf8="skip")] == [False, True, False]
