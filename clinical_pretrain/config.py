@@ -128,7 +128,7 @@ class ValidationConfig:
     every_steps: int = 1000
     """Optimizer steps between two; 0: only at the start and at the end."""
     max_rows: int = 0
-    """Rows of the validation split to use, from its beginning; 0: all."""
+    """Rows of the validation split to use, spread evenly over it; 0: all."""
 
 
 @dataclass(frozen=True)

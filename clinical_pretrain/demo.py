@@ -17,9 +17,9 @@ from tokenizer_tools.read_notes import check_inputs
 
 RANKS = 2
 EXAMPLES = (
-    "The patient denies chest <mask>.",
-    "HR 92, BP 118/<mask>",
-    "Metoprolol 25 mg PO <mask>",
+    "She denies shortness of <mask>, fever, chills.",
+    "furosemide 40 <mask> PO BID",
+    "RR 18 O2 sat 97% on room <mask>",
 )
 
 
@@ -116,7 +116,7 @@ def _tell(summary: dict[str, Any], run_dir: Path, model: Path, shards: Path) -> 
     print(f"exported model gives the trained model's logits to {summary['max_logit_difference']:.1e}")
     print("\nfill-mask, with plain transformers:")
     for text, guesses in fill_masks(model):
-        print(f"  {text:<38} {guesses}")
+        print(f"  {text:<48} {guesses}")
     print(f"\nmodel           {model}")
     print(f"loss picture    {run_dir / 'loss.png'}")
     print(f"summary         {model.parent / 'summary.json'}")
@@ -132,6 +132,7 @@ def fill_masks(model_dir: Path) -> list[tuple[str, str]]:
     import transformers
 
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     fill = transformers.pipeline("fill-mask", model=str(model_dir))
     results = []
     for text in EXAMPLES:

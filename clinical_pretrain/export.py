@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from clinical_pretrain import checkpoint
 from clinical_pretrain.optim import trained_parameters
 from clinical_pretrain.train import FROZEN_NAME
-from tokenizer_tools.manifest import TOKENIZER_FOLDER, UserError, write_json
+from tokenizer_tools.manifest import TOKENIZER_FOLDER, UserError, copy_files, write_json
 
 FORMAT_VERSION = 1
 FACTS_NAME = "pretraining.json"
@@ -56,8 +56,7 @@ def export(run_dir: Path, out: Path, step: int | None = None) -> dict[str, Any]:
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        temporary.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(run_dir / TOKENIZER_FOLDER, temporary)
+        copy_files(run_dir / TOKENIZER_FOLDER, temporary)
         _save_plain(run_dir, folder, state, temporary)
         difference = compare(temporary, folder / checkpoint.PROBE_NAME, state.precision)
         facts = _facts(run_dir, state, facts_of_run, difference)

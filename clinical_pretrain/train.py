@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import platform
-import shutil
 import subprocess
 import sys
 import time
@@ -35,6 +34,7 @@ from tokenizer_tools.manifest import (
     TOKENIZER_FOLDER,
     Manifest,
     UserError,
+    copy_files,
     tokenizer_sha256,
     write_atomically,
     write_json,
@@ -293,7 +293,11 @@ def load_shards(shards: Path) -> Manifest:
 
     manifest = Manifest.load(shards)
     path = shards / TOKENIZER_FOLDER / "tokenizer.json"
-    if not path.exists() or tokenizer_sha256(Tokenizer.from_file(str(path))) != manifest.tokenizer.sha256:
+    try:
+        found = tokenizer_sha256(Tokenizer.from_file(str(path)))
+    except Exception:  # tokenizers raises no narrower one
+        found = None
+    if found != manifest.tokenizer.sha256:
         raise UserError(f"{path}: not the tokenizer that these shards were built with; build the shards again")
     return manifest
 
@@ -394,7 +398,7 @@ def _new_run_folder(
     model.config.save_pretrained(run_dir / "model_config")
     frozen = {name: tensor for name, tensor in model.named_parameters() if not tensor.requires_grad}
     save_file(frozen, run_dir / FROZEN_NAME)
-    shutil.copytree(shards / TOKENIZER_FOLDER, run_dir / TOKENIZER_FOLDER, dirs_exist_ok=True)
+    copy_files(shards / TOKENIZER_FOLDER, run_dir / TOKENIZER_FOLDER)
     write_json(
         run_dir / "data.json",
         {

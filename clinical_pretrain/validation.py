@@ -27,7 +27,9 @@ class Validation:
         self.config, self.vocabulary, self.ranks = config, vocabulary, ranks
         self.length = manifest.sequence_length
         self.split = Split(folder, manifest, "validation")
-        self.rows = min(len(self.split), config.validation.max_rows or len(self.split))
+        rows = min(len(self.split), config.validation.max_rows or len(self.split))
+        # Spread over the whole split: the first rows may all be of the first few patients.
+        self.rows = np.arange(rows) * len(self.split) // max(1, rows)
         self.note_category, self.categories = note_categories(folder)
 
     def run(self, engine: Any) -> dict[str, Any]:
@@ -37,7 +39,7 @@ class Validation:
             loss (nats per masked token), accuracy, predicted (masked tokens), and by_category: the same for each
             category of notes. Empty where there are no held-out rows.
         """
-        if not self.rows:
+        if not len(self.rows):
             return {}
         sums = torch.zeros(len(self.categories), 3, dtype=torch.float64)  # loss, right, predicted
         engine.eval()
@@ -62,17 +64,17 @@ class Validation:
             "by_category": by_category,
         }
 
-    def _turns(self) -> Iterator[range]:
+    def _turns(self) -> Iterator[list[int]]:
         """This rank's micro-batches. Every rank takes as many, some of them empty: under ZeRO 3 they need each
         other's weights."""
         micro = self.config.batch.micro_batch_size_per_gpu
-        for start in range(0, self.rows, micro * self.ranks.world_size):
+        for start in range(0, len(self.rows), micro * self.ranks.world_size):
             first = start + micro * self.ranks.rank
-            yield range(first, min(first + micro, self.rows))
+            yield self.rows[first : first + micro].tolist()
 
-    def _add(self, engine: Any, numbers: range, sums: torch.Tensor) -> None:
-        rows = [self.split[number] for number in numbers] or [self.split[0]]
-        seeds = [generator(self.config.seed, VALIDATION_MASKS, number) for number in numbers or (0,)]
+    def _add(self, engine: Any, numbers: list[int], sums: torch.Tensor) -> None:
+        rows = [self.split[number] for number in numbers or [0]]
+        seeds = [generator(self.config.seed, VALIDATION_MASKS, number) for number in numbers or [0]]
         batch = collate(rows, seeds, self.length, self.config.masking, self.vocabulary)
         inputs = batch.to(engine.device)
         losses, logits = engine(**inputs, **encoder_inputs(self.config, inputs["input_ids"]))

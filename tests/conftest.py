@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared" / "data"
+
+
+# Before anything reads them: no test uses the user's own key, cache or configuration, and none goes online.
+HOME = tempfile.TemporaryDirectory(prefix="clinical-pretrain-tests-")
+os.environ |= {
+    "XDG_CONFIG_HOME": f"{HOME.name}/config",
+    "HF_HOME": f"{HOME.name}/huggingface",
+    "HF_HUB_OFFLINE": "1",
+    "DS_ACCELERATOR": "cpu",
+}
+for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+    os.environ.pop(name, None)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -20,15 +33,29 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(message)
 
 
-@pytest.fixture(autouse=True, scope="session")
-def private_home(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No test reads or writes the user's own key, cache or configuration, and none goes online."""
-    home = tmp_path_factory.mktemp("home")
-    os.environ |= {
-        "XDG_CONFIG_HOME": str(home / "config"),
-        "HF_HOME": str(home / "huggingface"),
-        "HF_HUB_OFFLINE": "1",
-        "DS_ACCELERATOR": "cpu",
-    }
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
-        os.environ.pop(name, None)
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Synthetic notes of 60 patients, and a tokenizer of 1,000 entries trained on them, in one folder."""
+    from tokenizer_tools.synthetic_notes import make_notes
+    from tokenizer_tools.train_tokenizer import train_tokenizer
+
+    root = tmp_path_factory.mktemp("corpus")
+    make_notes(root / "notes.csv", patients=60)
+    train_tokenizer([root / "notes.csv"], root / "tokenizer", vocab_size=1000)
+    return root
+
+
+@pytest.fixture(scope="session")
+def shards(corpus: Path) -> Path:
+    """Shards of them, in rows of 256 tokens."""
+    from tokenizer_tools.build_shards import build_shards
+    from tokenizer_tools.split_patients import SplitRule
+
+    build_shards(
+        [corpus / "notes.csv"],
+        str(corpus / "tokenizer"),
+        corpus / "shards",
+        sequence_length=256,
+        split=SplitRule(validation=0.1, test=0.1),
+    )
+    return corpus / "shards"

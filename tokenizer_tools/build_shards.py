@@ -180,8 +180,15 @@ def _prepare_folder(settings: ShardSettings, plan: dict[str, Any]) -> Manifest |
         shutil.rmtree(work, ignore_errors=True)
         return manifest
     if (work / "plan.json").exists():
-        _refuse_other(out, json.loads((work / "plan.json").read_text()), plan, "an unfinished build")
-        return None
+        old = json.loads((work / "plan.json").read_text())
+        if (work / "packed").exists():
+            _refuse_other(out, old, plan, "an unfinished build")
+            return None
+        if old == json.loads(json.dumps(plan)):
+            return None
+        # Nothing is packed yet, and the settings may be what the user has just put right.
+        shutil.rmtree(work)
+        shutil.rmtree(out / TOKENIZER_FOLDER, ignore_errors=True)
     if out.exists() and any(path.name != "work" for path in out.iterdir()):
         raise UserError(f"{out}: not empty, and holds no shards; choose another --out")
     out.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -640,9 +647,9 @@ def _disk_errors(out: Path) -> Iterator[None]:
                 f"{out}: the disk is full ({os.strerror(error.errno)}); free some space and run the same command "
                 "again: finished parts are kept"
             ) from None
-        if isinstance(error, PermissionError):
-            raise UserError(f"{error.filename or out}: no permission to write; choose another --out") from None
-        raise
+        if error.filename is None:
+            raise
+        raise UserError(f"{error.filename}: {error.strerror}; choose another --out, or mend this") from None
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,13 @@ def file_sha256(path: Path) -> str:
     """sha256 of a file's bytes."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def copy_files(source: Path, out: Path) -> None:
+    """Copy a folder's files into a new one: contents alone, so that the umask decides who may read the copies."""
+    out.mkdir(parents=True)
+    for path in sorted(source.iterdir()):
+        shutil.copyfile(path, out / path.name)
 
 
 def write_json(path: Path, value: Any) -> None:

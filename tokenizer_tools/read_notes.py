@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import IO, Any, Literal
 
 from tokenizer_tools.manifest import UserError
 
@@ -152,7 +152,7 @@ def _rows(path: Path) -> Iterator[Row]:
         raise UserError(f"{path}: broken or cut-off gzip file ({error}); copy it again") from None
 
 
-def _csv(path: Path, stream: BinaryIO) -> Iterator[Row]:
+def _csv(path: Path, stream: IO[bytes]) -> Iterator[Row]:
     # Bytes that aren't UTF-8 become lone surrogates, so that the row they stand in can be named.
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
     csv.field_size_limit(LONGEST_FIELD)
@@ -176,7 +176,7 @@ def _csv(path: Path, stream: BinaryIO) -> Iterator[Row]:
         raise UserError(f"{path}, after row {number}: not a CSV file ({error}); look for an unclosed quote") from None
 
 
-def _jsonl(path: Path, stream: BinaryIO) -> Iterator[Row]:
+def _jsonl(path: Path, stream: IO[bytes]) -> Iterator[Row]:
     lines = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():

@@ -416,7 +416,7 @@ def make_notes(out: Path, *, patients: int = 400, seed: int = 0) -> dict[str, in
     notes = characters = 0
     with temporary.open("wb") as raw:
         packed = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if out.name.endswith(".gz") else raw
-        with io.TextIOWrapper(packed, encoding="utf-8", newline="") as stream:  # type: ignore[type-var]
+        with io.TextIOWrapper(packed, encoding="utf-8", newline="") as stream:
             writer = csv.writer(stream)
             writer.writerow(COLUMNS)
             for row in notes_of(patients, seed):

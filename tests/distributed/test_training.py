@@ -1,0 +1,260 @@
+"""Two real ranks on the CPU: both models under every ZeRO stage, exports, resume, and other numbers of ranks."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from clinical_pretrain.distributed import free_port
+from clinical_pretrain.export import export
+from clinical_pretrain.metrics import read_metrics
+from tokenizer_tools.manifest import UserError
+
+WORKER = Path(__file__).with_name("worker.py")
+REPOSITORY = WORKER.parent.parent.parent
+STAGES = range(4)
+
+
+def launch(script, *arguments, ranks=2, timeout=600, **variables):
+    """The deepspeed launcher, as a user starts it."""
+    call = [str(Path(sys.executable).parent / "deepspeed"), "--num_gpus", str(ranks), "--master_port", str(free_port()),
+            str(script), *map(str, arguments)]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)} | variables
+    return subprocess.run(call, capture_output=True, text=True, timeout=timeout, env=environment)
+
+
+@pytest.fixture(scope="module")
+def trained(shards, tmp_path_factory):
+    root = tmp_path_factory.mktemp("stages")
+    done = launch(WORKER, "stages", shards, root)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return root
+
+
+def losses(run_dir):
+    return [line["loss"] for line in read_metrics(run_dir, "train")]
+
+
+def validations(run_dir):
+    return [line["loss"] for line in read_metrics(run_dir, "validation")]
+
+
+@pytest.mark.parametrize("family", ["longformer", "bigbird"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_trains_and_agrees_with_stage_0(trained, family, stage):
+    run = trained / f"{family}-{stage}"
+    assert len(losses(run)) == 20
+    assert losses(run) == pytest.approx(losses(trained / f"{family}-0"), rel=1e-4)
+    before, after = validations(run)
+    assert after < before - 0.3
+
+
+@pytest.mark.parametrize("family", ["longformer", "bigbird"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_exports_the_trained_model(trained, family, stage, tmp_path):
+    result = export(trained / f"{family}-{stage}", tmp_path / "model")
+    assert result["max_logit_difference"] < 1e-5
+    model = AutoModelForMaskedLM.from_pretrained(tmp_path / "model")
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "model")) == model.config.vocab_size
+    if family == "bigbird":
+        assert model.config.attention_type == "block_sparse"
+    weights, expected = model.state_dict(), export(trained / f"{family}-0", tmp_path / "zero")["step"]
+    other = AutoModelForMaskedLM.from_pretrained(tmp_path / "zero").state_dict()
+    assert expected == 20 and all(torch.allclose(weights[name], other[name], atol=2e-4) for name in other)
+
+
+def test_the_tied_head_is_tied_and_frozen_weights_are_untouched(trained, tmp_path):
+    export(trained / "longformer-3", tmp_path / "model")
+    model = AutoModelForMaskedLM.from_pretrained(tmp_path / "model")
+    assert model.lm_head.decoder.weight is model.longformer.embeddings.word_embeddings.weight
+    frozen = load_file(trained / "longformer-3" / "frozen.safetensors")
+    assert len(frozen) == 12 and all("_global" in name for name in frozen)
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in frozen.items())
+
+
+@pytest.mark.parametrize("family", ["longformer", "bigbird"])
+def test_bf16_keeps_fp32_weights_and_exports_them(trained, family, tmp_path):
+    assert losses(trained / f"{family}-bf16-0") == pytest.approx(losses(trained / f"{family}-bf16-2"), rel=2e-3)
+    for stage in (0, 2):
+        export(trained / f"{family}-bf16-{stage}", tmp_path / f"{stage}")
+        weights = load_file(tmp_path / f"{stage}" / "model.safetensors")
+        trained_ones = [w for name, w in weights.items() if "_global" not in name and "pooler" not in name]
+        assert any((w != w.bfloat16().float()).any() for w in trained_ones)
+
+
+@pytest.mark.parametrize("family", ["longformer", "bigbird"])
+@pytest.mark.parametrize("kind", ["full", "attention"])
+def test_recomputation_changes_nothing(trained, family, kind):
+    assert losses(trained / f"{family}-{kind}") == pytest.approx(losses(trained / f"{family}-0"), rel=1e-4)
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_offload_changes_nothing(trained, stage):
+    assert losses(trained / f"offload-{stage}") == pytest.approx(losses(trained / "longformer-0"), rel=1e-4)
+
+
+def test_global_attention_on_the_first_token(trained, tmp_path):
+    first = losses(trained / "global")
+    assert first != pytest.approx(losses(trained / "longformer-3")[:6], rel=1e-6)
+    assert export(trained / "global", tmp_path / "model")["max_logit_difference"] < 1e-5
+    assert not load_file(trained / "global" / "frozen.safetensors")
+
+
+def test_an_earlier_step_can_be_exported(trained, tmp_path):
+    result = export(trained / "longformer-2", tmp_path / "model", step=10)
+    assert result["step"] == 10 and result["max_logit_difference"] < 1e-5
+    with pytest.raises(UserError, match="no checkpoint of step 11; there are: 10, 20"):
+        export(trained / "longformer-2", tmp_path / "model", step=11)
+
+
+def test_an_export_whose_logits_differ_is_refused(trained, tmp_path):
+    import shutil
+
+    from safetensors.torch import save_file
+
+    run = tmp_path / "run"
+    shutil.copytree(trained / "longformer-1", run)
+    path = run / "checkpoints" / "step-20" / "probe.safetensors"
+    probe = load_file(path)
+    probe["logits"][0, 7] += 0.1
+    save_file(probe, path)
+    with pytest.raises(UserError, match="logits differ"):
+        export(run, tmp_path / "model")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run"]
+
+
+def test_a_folder_that_is_no_export_is_not_replaced(trained, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.txt").write_text("x")
+    with pytest.raises(UserError, match="not an earlier export"):
+        export(trained / "longformer-1", tmp_path / "model")
+    export(trained / "longformer-1", tmp_path / "other")
+    export(trained / "longformer-1", tmp_path / "other", step=10)
+    with pytest.raises(UserError, match="another run"):
+        export(trained / "longformer-2", tmp_path / "other")
+
+
+@pytest.fixture(scope="module")
+def resumed(shards, tmp_path_factory):
+    root = tmp_path_factory.mktemp("resume")
+    done = launch(WORKER, "resume", shards, root)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return root
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stopped_run_goes_on_bit_for_bit(resumed, stage, tmp_path):
+    keys = ("step", "loss", "learning_rate", "gradient_norm", "samples_consumed")
+    whole, stopped = (
+        [[line[key] for key in keys] for line in read_metrics(resumed / f"{name}-{stage}", "train")]
+        for name in ("whole", "stopped")
+    )
+    assert whole == stopped
+    weights = []
+    for name in ("whole", "stopped"):
+        export(resumed / f"{name}-{stage}", tmp_path / name)
+        weights.append(load_file(tmp_path / name / "model.safetensors"))
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory):
+    """The tiny run as a user's YAML file."""
+    content = {
+        "max_steps": 20, "precision": "fp32", "checkpointing": "none", "deepspeed": "ds_configs/zero1.json",
+        "log_every_steps": 1,
+        "model": {"init": "random", "size": {"layers": 2, "hidden_size": 32, "heads": 2, "intermediate_size": 64,
+                                             "attention_window": 32}},
+        "batch": {"train_batch_size": 8, "micro_batch_size_per_gpu": 2},
+        "optim": {"learning_rate": 2e-3, "warmup_steps": 4, "weight_decay": 0.1},
+        "validation": {"every_steps": 0, "max_rows": 8}, "checkpoint": {"every_steps": 10},
+    }  # fmt: skip
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+RUN = REPOSITORY / "clinical_pretrain" / "run.py"
+
+
+@pytest.fixture(scope="module")
+def alone(shards, config_file, tmp_path_factory):
+    """The same run by one rank, without a launcher, by a user in some other folder."""
+    run_dir = tmp_path_factory.mktemp("alone") / "run"
+    call = [sys.executable, str(RUN), "--config", str(config_file), "--data.shards", str(shards),
+            "--run_dir", str(run_dir), "--json", str(run_dir.parent / "summary.json")]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    # Training needs no pandas: this one can't be imported.
+    (run_dir.parent / "pandas.py").write_text("raise ImportError('no pandas here')")
+    done = subprocess.run(call, cwd=run_dir.parent, env=environment | {"PYTHONPATH": str(run_dir.parent)},
+                          capture_output=True, text=True, timeout=300)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return run_dir, done
+
+
+def test_the_number_of_ranks_changes_nothing(alone, trained):
+    """Neither data nor masks nor dropout depend on it."""
+    assert losses(alone[0]) == pytest.approx(losses(trained / "longformer-1"), rel=1e-5)
+    assert validations(alone[0]) == pytest.approx(validations(trained / "longformer-1"), rel=1e-5)
+
+
+def test_what_a_run_leaves_behind(alone, shards):
+    run_dir, done = alone
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert summary == json.loads((run_dir.parent / "summary.json").read_text())
+    assert summary["steps"] == 20 and summary["validation_loss_after"] < summary["validation_loss_before"]
+    facts = json.loads((run_dir / "run.json").read_text())
+    assert facts["shard_fingerprint"] == json.loads((shards / "manifest.json").read_text())["fingerprint"]
+    assert facts["starts"][0]["versions"]["torch"] == torch.__version__
+    assert yaml.safe_load((run_dir / "config.yaml").read_text())["optim"]["learning_rate"] == 2e-3
+    assert "auto" not in (run_dir / "deepspeed.json").read_text()
+    assert list((run_dir / "tensorboard").iterdir())
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("starting: longformer") and "tokens/s" in done.stdout and "left" in done.stdout
+    assert not [p for p in run_dir.rglob("*") if p.stat().st_mode & 0o077]
+
+
+def test_categories_add_up_to_the_whole(alone):
+    for line in read_metrics(alone[0], "validation"):
+        parts = line["by_category"].values()
+        assert len(parts) > 2 and sum(p["predicted"] for p in parts) == line["predicted"]
+        assert sum(p["loss"] * p["predicted"] for p in parts) / line["predicted"] == pytest.approx(line["loss"])
+
+
+def test_the_loss_picture(alone, tmp_path):
+    from clinical_pretrain.cli import main
+
+    assert main(["plot", str(alone[0]), "--out", str(tmp_path / "loss.png")]) == 0
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["plot", str(tmp_path)]) == 2
+
+
+@pytest.mark.parametrize(
+    ("ranks", "options", "message"),
+    [
+        (2, ["--optim.learning_rate", "1e-3"], "holds another run: optim.learning_rate was 0.002, now 0.001"),
+        (3, [], "3 ranks can't share 4 micro-batches"),
+    ],
+)
+def test_the_launcher_passes_on_one_line_and_exit_code_2(alone, config_file, shards, ranks, options, message):
+    before = (alone[0] / "run.json").read_bytes()
+    done = launch(RUN, "--config", config_file, "--data.shards", shards, "--run_dir", alone[0], *options, ranks=ranks)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert done.returncode == 2 and len(errors) == 1 and message in errors[0], done.stderr
+    assert "Traceback" not in done.stderr and (alone[0] / "run.json").read_bytes() == before
+
+
+def test_a_finished_run_started_again_does_nothing(alone, config_file, shards):
+    before = (alone[0] / "metrics.jsonl").read_bytes()
+    call = [sys.executable, str(RUN), "--config", str(config_file), "--data.shards", str(shards), "--run_dir",
+            str(alone[0])]  # fmt: skip
+    done = subprocess.run(call, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and "done: 20 steps" in done.stdout
+    assert (alone[0] / "metrics.jsonl").read_bytes() == before
