@@ -73,7 +73,7 @@ def main() -> None:
     options = ["--config", str(REPOSITORY / "benchmarks" / "mtsamples.yaml"), "--model.family", args.family,
                "--data.shards", str(shards), "--run_dir", str(run_dir), *args.overrides]  # fmt: skip
     entry = REPOSITORY / "clinical_pretrain" / "run.py"
-    run("deepspeed", "--num_gpus", 2, "--master_port", free_port(), entry, *options)
+    run("deepspeed", "-q", "--num_gpus", 2, "--master_port", free_port(), entry, *options)
     run("clinical-pretrain", "export", run_dir, "--out", model)
     write_json(report, result(options, shards, run_dir, model))
 
@@ -96,14 +96,14 @@ def result(options: list[str], shards: Path, run_dir: Path, model: Path) -> dict
         "max_logit_difference": json.loads((model / "pretraining.json").read_text())["max_logit_difference"],
         "train_tokens": splits["train"].tokens,
         "validation_tokens": splits["validation"].tokens,
-        "hardware": f"{_processor()}, {os.cpu_count()} cores, two ranks of one thread each",
+        "hardware": f"{processor()}, {os.cpu_count()} cores, two ranks of one thread each",
         "versions": start["versions"],
         "git_commit": start["git_commit"],
         "config": load_config(options)[0].to_dict() | {"run_dir": "", "data": {"shards": ""}},
     }
 
 
-def _processor() -> str:
+def processor() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()

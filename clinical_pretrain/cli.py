@@ -96,6 +96,7 @@ def make_notes(argv: Sequence[str]) -> dict[str, Any]:
 def train_tokenizer(argv: Sequence[str]) -> dict[str, Any]:
     """Train a byte-level BPE tokenizer on notes (for a model that starts from nothing)."""
     from tokenizer_tools import train_tokenizer as trainer
+    from tokenizer_tools.read_notes import Columns
 
     parser = _parser("train-tokenizer", train_tokenizer.__doc__)
     parser.add_argument("--notes", nargs="+", required=True, help="as for build-shards")
@@ -103,10 +104,12 @@ def train_tokenizer(argv: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--vocab-size", type=int, default=8192, help="entries of the vocabulary (default: 8192)")
     parser.add_argument("--min-frequency", type=int, default=2, help="a rarer piece gets no entry (default: 2)")
     parser.add_argument("--sequence-length", type=int, default=4096, help="model_max_length (default: 4096)")
+    parser.add_class_arguments(Columns, "columns")
     args = _parse(parser, argv)
     result = trainer.train_tokenizer(
         [Path(path) for path in args.notes],
         Path(args.out),
+        columns=parser.instantiate(args).columns,
         vocab_size=args.vocab_size,
         min_frequency=args.min_frequency,
         sequence_length=args.sequence_length,
@@ -173,12 +176,15 @@ def plot(argv: Sequence[str]) -> dict[str, Any]:
 def demo(argv: Sequence[str]) -> dict[str, Any]:
     """Run the whole job on this machine's CPU: notes, shards, training, export."""
     from clinical_pretrain.demo import run_demo
+    from tokenizer_tools.read_notes import Columns
 
     parser = _parser("demo", demo.__doc__)
     parser.add_argument("--out", default="demo", help="folder for everything that is made (default: demo)")
     parser.add_argument("--notes", help="your notes (default: synthetic ones)")
+    parser.add_class_arguments(Columns, "columns")
     args = _parse(parser, argv)
-    return _report(args, run_demo(Path(args.out), Path(args.notes) if args.notes else None))
+    notes = Path(args.notes) if args.notes else None
+    return _report(args, run_demo(Path(args.out), notes, parser.instantiate(args).columns))
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], dict[str, Any]]] = {

@@ -8,12 +8,13 @@ import shlex
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from clinical_pretrain.config import REPOSITORY
 from tokenizer_tools.manifest import UserError, write_json
-from tokenizer_tools.read_notes import check_inputs
+from tokenizer_tools.read_notes import Columns, check_inputs
 
 RANKS = 2
 EXAMPLES = (
@@ -23,12 +24,13 @@ EXAMPLES = (
 )
 
 
-def run_demo(out: Path, notes: Path | None = None) -> dict[str, Any]:
+def run_demo(out: Path, notes: Path | None = None, columns: Columns | None = None) -> dict[str, Any]:
     """Notes, tokenizer, shards, training on two CPU ranks under ZeRO 2, export, examples.
 
     Args:
         out: folder for everything that is made; a demo that was stopped goes on there.
         notes: the user's notes; default synthetic ones.
+        columns: their column names, where they aren't MIMIC's.
 
     Returns:
         What `OUT/summary.json` holds.
@@ -44,6 +46,9 @@ def run_demo(out: Path, notes: Path | None = None) -> dict[str, Any]:
         notes = out / "NOTEEVENTS.csv.gz"
         if not notes.exists():
             _step("synthetic notes", "clinical-pretrain", "make-notes", "--out", notes)
+    named = [
+        word for role, name in asdict(columns or Columns()).items() if name for word in (f"--columns.{role}", name)
+    ]
     tokenizer, shards, run_dir, model = (
         out / "tokenizer",
         out / "shards",
@@ -51,21 +56,13 @@ def run_demo(out: Path, notes: Path | None = None) -> dict[str, Any]:
         out / "model",
     )
     if not tokenizer.exists():
-        _step("a tokenizer", "clinical-pretrain", "train-tokenizer", "--notes", notes, "--out", tokenizer)
+        _step("a tokenizer", "clinical-pretrain", "train-tokenizer", "--notes", notes, "--out", tokenizer, *named)
     _step("notes to shards", "clinical-pretrain", "build-shards", "--notes", notes, "--tokenizer", tokenizer,
-          "--out", shards, "--patient-key", out / "patient_key")  # fmt: skip
-    _step("training", "deepspeed", "--num_gpus", RANKS, REPOSITORY / "clinical_pretrain" / "run.py", "--config",
+          "--out", shards, "--patient-key", out / "patient_key", *named)  # fmt: skip
+    _step("training", "deepspeed", "-q", "--num_gpus", RANKS, REPOSITORY / "clinical_pretrain" / "run.py", "--config",
           REPOSITORY / "configs" / "demo_cpu.yaml", "--data.shards", shards, "--run_dir", run_dir)  # fmt: skip
-    _step(
-        "a Hugging Face model",
-        "clinical-pretrain",
-        "export",
-        run_dir,
-        "--out",
-        model,
-        "--json",
-        out / "export.json",
-    )
+    result = out / "export.json"
+    _step("a Hugging Face model", "clinical-pretrain", "export", run_dir, "--out", model, "--json", result)
     _step("a picture of the loss", "clinical-pretrain", "plot", run_dir)
     run = json.loads((run_dir / "summary.json").read_text())
     summary = {
@@ -74,7 +71,7 @@ def run_demo(out: Path, notes: Path | None = None) -> dict[str, Any]:
         "steps": run["steps"],
         "seconds": round(time.monotonic() - started, 1),
         "model_dir": str(model),
-        "max_logit_difference": json.loads((out / "export.json").read_text())["max_logit_difference"],
+        "max_logit_difference": json.loads(result.read_text())["max_logit_difference"],
     }
     write_json(out / "summary.json", summary)
     _tell(summary, run_dir, model, shards)

@@ -110,12 +110,17 @@ class Manifest:
                 f"{path}: format_version {raw.get('format_version')}, but this version of clinical-pretrain reads "
                 f"{FORMAT_VERSION}; build the shards again"
             )
-        raw["tokenizer"] = TokenizerInfo(**raw["tokenizer"])
-        raw["splits"] = {
-            name: SplitInfo(**{**split, "files": [ShardFile(**entry) for entry in split["files"]]})
-            for name, split in raw["splits"].items()
-        }
-        return cls(**raw)
+        try:
+            raw["tokenizer"] = TokenizerInfo(**raw["tokenizer"])
+            raw["splits"] = {
+                name: SplitInfo(**{**split, "files": [ShardFile(**entry) for entry in split["files"]]})
+                for name, split in raw["splits"].items()
+            }
+            return cls(**raw)
+        except (TypeError, KeyError, AttributeError) as error:
+            raise UserError(
+                f"{path}: not a manifest of format {FORMAT_VERSION} ({error}); build the shards again"
+            ) from None
 
 
 def fingerprint(tokenizer_sha256: str, sequence_length: int, files: list[ShardFile]) -> str:

@@ -152,7 +152,7 @@ def _rows(path: Path) -> Iterator[Row]:
         raise UserError(f"{path}: broken or cut-off gzip file ({error}); copy it again") from None
 
 
-def _csv(path: Path, stream: IO[bytes]) -> Iterator[Row]:
+def _csv(path: Path, stream: IO[bytes] | gzip.GzipFile) -> Iterator[Row]:
     # Bytes that aren't UTF-8 become lone surrogates, so that the row they stand in can be named.
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
     csv.field_size_limit(LONGEST_FIELD)
@@ -176,7 +176,7 @@ def _csv(path: Path, stream: IO[bytes]) -> Iterator[Row]:
         raise UserError(f"{path}, after row {number}: not a CSV file ({error}); look for an unclosed quote") from None
 
 
-def _jsonl(path: Path, stream: IO[bytes]) -> Iterator[Row]:
+def _jsonl(path: Path, stream: IO[bytes] | gzip.GzipFile) -> Iterator[Row]:
     lines = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
