@@ -202,7 +202,8 @@ def _discharge_summary(p: Patient) -> str:
         f"# {name.capitalize()}: The patient was admitted with {CONDITIONS[name][3]}. On examination there was "
         f"{CONDITIONS[name][2]}. Laboratory values were notable for "
         f"{', '.join(f'{lab} {p.value(low, high)} {unit}'.strip() for lab, low, high, unit in CONDITIONS[name][1])}. "
-        f"{p.he} was treated with {' and '.join(p.drugs_for(name)) or 'supportive care'} with good effect. {p.denies()} On hospital day "
+        f"{p.he} was treated with {' and '.join(p.drugs_for(name)) or 'supportive care'} with good effect. "
+        f"{p.denies()} On hospital day "
         f"{rng.randrange(2, 6)} vital signs were {p.vitals()}."
         for name in p.conditions
     )
