@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clinical_pretrain.config import one_line, refuse_unknown
-from tokenizer_tools.manifest import UserError, write_json
+from tokenizer_tools.manifest import UserError, write_report
 
 
 def build_shards(argv: Sequence[str]) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def build_shards(argv: Sequence[str]) -> dict[str, Any]:
     )
     parser.add_argument("--tokenizer", required=True, help="tokenizer folder or Hub id: the base model's own")
     parser.add_argument("--out", required=True, help="shard folder to make; a build that was stopped goes on")
-    parser.add_argument("--sequence-length", type=int, default=4096, help="tokens per row (default: 4096)")
+    parser.add_argument("--sequence-length", type=int, default=4096, help="tokens per row")
     parser.add_argument(
         "--placeholder",
         default="unk",
@@ -41,7 +41,7 @@ def build_shards(argv: Sequence[str]) -> dict[str, Any]:
         "--patient-key",
         help="file with the secret of the patient hashes (default: ~/.config/clinical-pretrain/…)",
     )
-    parser.add_argument("--notes-per-part", type=int, default=10_000, help="notes per file (default: 10000)")
+    parser.add_argument("--notes-per-part", type=int, default=10_000, help="notes per file")
     parser.add_argument("--workers", type=int, help="processes (default: all cores); doesn't change the result")
     parser.add_class_arguments(Columns, "columns")
     parser.add_class_arguments(CleaningRules, "cleaning")
@@ -85,8 +85,8 @@ def make_notes(argv: Sequence[str]) -> dict[str, Any]:
 
     parser = _parser("make-notes", make_notes.__doc__)
     parser.add_argument("--out", required=True, help="CSV or CSV.GZ file to make")
-    parser.add_argument("--patients", type=int, default=400, help="how many patients (default: 400)")
-    parser.add_argument("--seed", type=int, default=0, help="another seed gives other notes (default: 0)")
+    parser.add_argument("--patients", type=int, default=400, help="how many patients")
+    parser.add_argument("--seed", type=int, default=0, help="another seed gives other notes")
     args = _parse(parser, argv)
     counts = synthetic_notes.make_notes(Path(args.out), patients=args.patients, seed=args.seed)
     print(f"{args.out}: " + ", ".join(f"{value:,} {name}" for name, value in counts.items()))
@@ -101,9 +101,9 @@ def train_tokenizer(argv: Sequence[str]) -> dict[str, Any]:
     parser = _parser("train-tokenizer", train_tokenizer.__doc__)
     parser.add_argument("--notes", nargs="+", required=True, help="as for build-shards")
     parser.add_argument("--out", required=True, help="tokenizer folder to make")
-    parser.add_argument("--vocab-size", type=int, default=8192, help="entries of the vocabulary (default: 8192)")
-    parser.add_argument("--min-frequency", type=int, default=2, help="a rarer piece gets no entry (default: 2)")
-    parser.add_argument("--sequence-length", type=int, default=4096, help="model_max_length (default: 4096)")
+    parser.add_argument("--vocab-size", type=int, default=8192, help="entries of the vocabulary")
+    parser.add_argument("--min-frequency", type=int, default=2, help="a rarer piece gets no entry")
+    parser.add_argument("--sequence-length", type=int, default=4096, help="model_max_length")
     parser.add_class_arguments(Columns, "columns")
     args = _parse(parser, argv)
     result = trainer.train_tokenizer(
@@ -144,9 +144,9 @@ def push(argv: Sequence[str]) -> dict[str, Any]:
     parser = _parser("push", push.__doc__)
     parser.add_argument("model", help="folder made by export")
     parser.add_argument("--repo-id", required=True, help="org/name on the Hub")
-    parser.add_argument("--private", type=bool, default=True, help="false: everybody may see it (default: true)")
-    parser.add_argument("--license", default="other", help="licence in the model card (default: other)")
-    parser.add_argument("--revision", help="branch to push to (default: main)")
+    parser.add_argument("--private", type=bool, default=True, help="false: everybody may see it")
+    parser.add_argument("--license", default="other", help="licence in the model card")
+    parser.add_argument("--revision", help="branch to push to")
     parser.add_argument("--dry-run", action="store_true", help="say what would be pushed, and don't")
     args = _parse(parser, argv)
     result = hub.push(
@@ -179,7 +179,7 @@ def demo(argv: Sequence[str]) -> dict[str, Any]:
     from tokenizer_tools.read_notes import Columns
 
     parser = _parser("demo", demo.__doc__)
-    parser.add_argument("--out", default="demo", help="folder for everything that is made (default: demo)")
+    parser.add_argument("--out", default="demo", help="folder for everything that is made")
     parser.add_argument("--notes", help="your notes (default: synthetic ones)")
     parser.add_class_arguments(Columns, "columns")
     args = _parse(parser, argv)
@@ -218,6 +218,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 141
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -264,7 +269,7 @@ def _parse(parser: Any, argv: Sequence[str]) -> Any:
 
 def _report(args: Any, result: dict[str, Any]) -> dict[str, Any]:
     if args.json:
-        write_json(Path(args.json), result)
+        write_report(args.json, result)
     return result
 
 

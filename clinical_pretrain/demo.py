@@ -18,9 +18,9 @@ from tokenizer_tools.read_notes import Columns, check_inputs
 
 RANKS = 2
 EXAMPLES = (
-    "She denies shortness of <mask>, fever, chills.",
-    "furosemide 40 <mask> PO BID",
-    "RR 18 O2 sat 97% on room <mask>",
+    "He denies chest <mask>, fever, chills.",
+    "Treated with metoprolol tartrate 25 <mask> PO BID.",
+    "O2 sat 97% on room <mask>",
 )
 
 
@@ -113,7 +113,7 @@ def _tell(summary: dict[str, Any], run_dir: Path, model: Path, shards: Path) -> 
     print(f"exported model gives the trained model's logits to {summary['max_logit_difference']:.1e}")
     print("\nfill-mask, with plain transformers:")
     for text, guesses in fill_masks(model):
-        print(f"  {text:<48} {guesses}")
+        print(f"  {text:<52} {guesses}")
     print(f"\nmodel           {model}")
     print(f"loss picture    {run_dir / 'loss.png'}")
     print(f"summary         {model.parent / 'summary.json'}")

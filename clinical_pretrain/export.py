@@ -44,6 +44,7 @@ def export(run_dir: Path, out: Path, step: int | None = None) -> dict[str, Any]:
     Raises:
         UserError: there is no such run or checkpoint, `out` holds something else, or the logits differ.
     """
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # weights alone: no GPU is needed, nor a warning that there is none
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     facts_of_run = _read_run(run_dir)

@@ -10,7 +10,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from clinical_pretrain.config import load_config
-from tokenizer_tools.manifest import UserError, write_json
+from tokenizer_tools.manifest import UserError, write_report
 
 
 def main() -> int:
@@ -32,7 +32,7 @@ def main() -> int:
             print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
     if json_file and os.environ.get("RANK", "0") == "0":
-        write_json(Path(json_file), summary)
+        write_report(json_file, summary)
     return 0
 
 

@@ -163,6 +163,12 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def write_report(path: str, value: Any) -> None:
+    """What `--json` asks for: JSON in a file whose folder is made if need be."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_json(Path(path), value)
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write text to a temporary name beside `path`, flush it to disk, rename it."""
     temporary = path.with_name(path.name + ".tmp")
