@@ -72,11 +72,16 @@ def read_environment() -> tuple[int, int]:
     return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
 
+def uses_gpu() -> bool:
+    """True where there is a GPU and DS_ACCELERATOR doesn't ask for the CPU."""
+    return torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
+
+
 def initialise() -> Ranks:
     """Join the other ranks: NCCL on GPUs, gloo on CPUs."""
     rank, world_size = read_environment()
     local_rank = int(os.environ["LOCAL_RANK"])
-    on_gpu = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
+    on_gpu = uses_gpu()
     if not on_gpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
         if "OMP_NUM_THREADS" not in os.environ:

@@ -28,7 +28,7 @@ def main() -> int:
         finally:
             shut_down()
     except UserError as error:
-        if os.environ.get("RANK", "0") == "0":
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # one line per node: an error may be of one node alone
             print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
     if json_file and os.environ.get("RANK", "0") == "0":

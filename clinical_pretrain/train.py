@@ -25,7 +25,7 @@ from clinical_pretrain.config import NO_ZERO, REPOSITORY, RunConfig
 from clinical_pretrain.data.masking import Vocabulary, collate
 from clinical_pretrain.data.sampler import DROPOUT, MASKS, PROBE, Sampler, generator, micro_batch_of
 from clinical_pretrain.data.shards import Split
-from clinical_pretrain.distributed import Ranks, StopFlag, initialise, read_environment
+from clinical_pretrain.distributed import Ranks, StopFlag, initialise, read_environment, uses_gpu
 from clinical_pretrain.metrics import Metrics, read_metrics
 from clinical_pretrain.models.build import build_model, encoder_inputs
 from clinical_pretrain.optim import learning_rate, make_optimizer
@@ -84,34 +84,41 @@ def train(config: RunConfig) -> dict[str, Any]:
         SystemExit: with code STOPPED after a stop signal, once the run is saved.
     """
     run = setup(config)
-    started, first_step = time.monotonic(), run.step
+    started = time.monotonic()
     if run.step == 0:
         validate(run)
     logged_at, logged_step = time.monotonic(), run.step
     while run.step < config.max_steps:
         loss = train_step(run)
         run.step += 1
-        if run.step % config.log_every_steps == 0 or run.step == config.max_steps:
+        last = run.step == config.max_steps
+        log_now, save_now = _due(run.step, config.log_every_steps), _due(run.step, config.checkpoint.every_steps)
+        if log_now or save_now or last:
             mean_loss = check_finite(run, loss)
+        if log_now or last:
             now = time.monotonic()
             log_step(run, mean_loss, (run.step - logged_step) / (now - logged_at))
             logged_at, logged_step = now, run.step
+        if last:
+            break
         if run.ranks.any(run.stop.signal is not None):
             save(run)
             say(run, f"stopped at step {run.step:,}, saved; the same command goes on from here")
             finish(run)
             sys.exit(STOPPED)
-        if _due(run.step, config.validation.every_steps) and run.step < config.max_steps:
+        if _due(run.step, config.validation.every_steps):
             validate(run)
-        if _due(run.step, config.checkpoint.every_steps) and run.step < config.max_steps:
+        if save_now:
             save(run)
-    if run.step > first_step or not (run.run_dir / "summary.json").exists():
+    if not run.ranks.agree(run.step in checkpoint.whole_steps(run.run_dir)):
         validate(run)
         save(run)
+    if not (run.run_dir / "summary.json").exists():
         summarise(run, time.monotonic() - started)
     say(run, f"done: {run.step:,} steps; next: clinical-pretrain export {run.run_dir} --out model/")
     finish(run)
-    return dict(json.loads((run.run_dir / "summary.json").read_text()))
+    path = run.run_dir / "summary.json"
+    return dict(run.ranks.agree(json.loads(path.read_text()) if run.ranks.is_first else None))
 
 
 def setup(config: RunConfig) -> Run:
@@ -126,7 +133,7 @@ def setup(config: RunConfig) -> Run:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     run_dir = Path(config.run_dir)
     prepare_run_folder(run_dir, config, resolved, manifest, model, shards, ranks)
-    step = max(checkpoint.whole_steps(run_dir), default=0)
+    step = ranks.agree(max(checkpoint.whole_steps(run_dir), default=0))  # a network disk may show others an older view
     engine = make_engine(model, config, resolved)
     if step:
         refuse_other_world(checkpoint.read_state(run_dir, step), ranks, run_dir)
@@ -192,11 +199,11 @@ def check_finite(run: Run, loss: torch.Tensor) -> float:
     """The step's loss over all ranks.
 
     Raises:
-        RuntimeError: it isn't a finite number.
+        UserError: it isn't a finite number.
     """
     mean = float(run.ranks.sum(loss.double().cpu()) / run.ranks.world_size)
     if not math.isfinite(mean):
-        raise RuntimeError(
+        raise UserError(
             f"step {run.step}: the loss is {mean}; lower optim.learning_rate or use precision bf16, and start the "
             "same command again to go on from the last checkpoint"
         )
@@ -304,9 +311,9 @@ def load_shards(shards: Path) -> Manifest:
 
 def check_hardware(config: RunConfig) -> None:
     """Refuse a precision that this machine doesn't have."""
-    if config.precision == "fp16" and not torch.cuda.is_available():
+    if config.precision == "fp16" and not uses_gpu():
         raise UserError("precision fp16: needs a GPU, and none was found; use --precision fp32 or bf16 on a CPU")
-    if config.precision == "bf16" and torch.cuda.is_available() and not torch.cuda.is_bf16_supported(False):
+    if config.precision == "bf16" and uses_gpu() and not torch.cuda.is_bf16_supported(False):
         raise UserError("precision bf16: this GPU has no bf16 (it came with Ampere); use --precision fp16")
 
 
@@ -314,7 +321,7 @@ def make_engine(model: Any, config: RunConfig, resolved: dict[str, Any]) -> Any:
     """DeepSpeed's engine around the model."""
     import deepspeed
 
-    if torch.cuda.is_available() and "offload_optimizer" not in resolved.get("zero_optimization", {}):
+    if uses_gpu() and "offload_optimizer" not in resolved.get("zero_optimization", {}):
         model.cuda()
     engine, *_ = deepspeed.initialize(model=model, optimizer=make_optimizer(model, config.optim), config=resolved)
     if deepspeed_config.zero_stage(resolved) == 0 and config.precision != "fp32":
