@@ -14,7 +14,7 @@ from typing import Any
 
 from clinical_pretrain.config import REPOSITORY
 from tokenizer_tools.manifest import UserError, write_json
-from tokenizer_tools.read_notes import Columns, check_inputs
+from tokenizer_tools.read_notes import Columns, read_notes
 
 RANKS = 2
 EXAMPLES = (
@@ -40,7 +40,7 @@ def run_demo(out: Path, notes: Path | None = None, columns: Columns | None = Non
     """
     started = time.monotonic()
     if notes is not None:
-        check_inputs([notes])
+        next(read_notes([notes], columns), None)  # a missing file or column is known before anything is made
     out.mkdir(parents=True, exist_ok=True)
     if notes is None:
         notes = out / "NOTEEVENTS.csv.gz"
@@ -89,6 +89,8 @@ def _step(title: str, program: str, *arguments: object) -> None:
         call = [sys.executable, "-m", "clinical_pretrain.cli", *words]
     environment["PATH"] = f"{scripts}{os.pathsep}{environment.get('PATH', '')}"
     done = subprocess.run(call, env=environment)
+    if done.returncode == 2:
+        sys.exit(2)  # a user's mistake: the step has said so
     if done.returncode:
         raise UserError(f"demo: '{title}' ended with exit code {done.returncode}; its message stands above")
 
@@ -108,7 +110,9 @@ def _free_port() -> str:
 def _tell(summary: dict[str, Any], run_dir: Path, model: Path, shards: Path) -> None:
     before, after = summary["validation_loss_before"], summary["validation_loss_after"]
     print("\n== result")
-    if before is not None:
+    if before is None:
+        print("no patient of this corpus fell into the validation split, so no held-out loss was measured")
+    else:
         print(f"validation loss (held-out patients): {before:.2f} before, {after:.2f} after {summary['steps']} steps")
     print(f"exported model gives the trained model's logits to {summary['max_logit_difference']:.1e}")
     print("\nfill-mask, with plain transformers:")

@@ -156,6 +156,8 @@ def setup(config: RunConfig) -> Run:
         step=step,
     )
     say(run, describe(run))
+    if not len(run.validation.rows):
+        say(run, "no held-out rows in these shards: there will be no validation loss")
     return run
 
 
