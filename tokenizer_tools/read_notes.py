@@ -79,7 +79,10 @@ def read_notes(
     check_inputs(paths)
     for source, path in enumerate(paths):
         for place, row, columns_found in _rows(path):
-            names = _resolve(columns or Columns(), columns_found, path)
+            where = place if ".jsonl" in path.name.lower()[-9:] else str(path)  # JSONL: each row has its own keys
+            names = _resolve(columns or Columns(), columns_found, where)
+            if isinstance(row.get(names["text"]), list | dict):
+                raise UserError(f"{place}: {names['text']!r} holds a list or an object; it must hold text")
             values = {role: _text(row.get(name)) for role, name in names.items()}
             invalid = not _is_utf8(values)
             if invalid and on_invalid_utf8 == "fail":
@@ -156,7 +159,7 @@ def _csv(path: Path, stream: IO[bytes] | gzip.GzipFile) -> Iterator[Row]:
     # Bytes that aren't UTF-8 become lone surrogates, so that the row they stand in can be named.
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
     csv.field_size_limit(LONGEST_FIELD)
-    reader = csv.reader(text)
+    reader = csv.reader(text, strict=True)  # else an unclosed quote swallows the rest of the file
     number = 0
     try:
         header = next(reader, None)
@@ -239,33 +242,33 @@ def _is_utf8(values: dict[str, str]) -> bool:
     return True
 
 
-def _resolve(wanted: Columns, found: tuple[str, ...], path: Path) -> dict[str, str]:
+def _resolve(wanted: Columns, found: tuple[str, ...], where: str) -> dict[str, str]:
     """Role -> column name. A named column that is missing is an error; of the known ones only text must be there."""
-    key = (wanted, found, path)
+    key = (wanted, found)
     if key not in _resolved:
         _resolved.clear()  # one entry: rows come file by file, and JSONL keys seldom change
-        _resolved[key] = _find_columns(wanted, found, path)
+        _resolved[key] = _find_columns(wanted, found, where)
     return _resolved[key]
 
 
-_resolved: dict[tuple[Columns, tuple[str, ...], Path], dict[str, str]] = {}
+_resolved: dict[tuple[Columns, tuple[str, ...]], dict[str, str]] = {}
 
 
-def _find_columns(wanted: Columns, found: tuple[str, ...], path: Path) -> dict[str, str]:
+def _find_columns(wanted: Columns, found: tuple[str, ...], where: str) -> dict[str, str]:
     by_lower_case = {name.strip().lower(): name for name in reversed(found)}
     names: dict[str, str] = {}
     for role, known in KNOWN_COLUMNS.items():
         asked = getattr(wanted, role)
         if asked is not None:
             if asked not in found:
-                raise UserError(f"{path}: no column {asked!r} (--columns.{role}); {describe_columns(found)}")
+                raise UserError(f"{where}: no column {asked!r} (--columns.{role}); {describe_columns(found)}")
             names[role] = asked
             continue
         match = next((by_lower_case[name] for name in known if name in by_lower_case), None)
         if match is not None:
             names[role] = match
     if "text" not in names:
-        raise UserError(f"{path}: no text column; {describe_columns(found)}; name it with --columns.text NAME")
+        raise UserError(f"{where}: no text column; {describe_columns(found)}; name it with --columns.text NAME")
     return names
 
 
@@ -276,5 +279,6 @@ def describe_columns(found: Iterable[str]) -> str:
         re.fullmatch(r"[A-Za-z_][\w.\-/]*( [\w.\-/]+){0,3}", name) and len(name) <= 40 for name in names
     )
     if not looks_like_a_header:
-        return f"its first row ({len(names)} fields) doesn't look like a header: put the column names there"
+        commas = ", separated by commas" if len(names) == 1 else ""
+        return f"its first row ({len(names)} fields) doesn't look like a header: put the column names there{commas}"
     return f"columns found: {', '.join(names)}"

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -258,3 +259,20 @@ def test_a_finished_run_started_again_does_nothing(alone, config_file, shards):
     done = subprocess.run(call, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and "done: 20 steps" in done.stdout
     assert (alone[0] / "metrics.jsonl").read_bytes() == before
+
+
+def test_killed_and_started_again(alone, config_file, shards, tmp_path):
+    """SIGKILL after the first checkpoint: the same command goes on, to the same losses, each step written once."""
+    run_dir = tmp_path / "run"
+    call = [sys.executable, str(RUN), "--config", str(config_file), "--data.shards", str(shards), "--run_dir",
+            str(run_dir)]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(call, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (run_dir / "checkpoints" / "step-10" / "state.json").exists() and process.poll() is None:
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    assert not (run_dir / "summary.json").exists()
+    done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and "going on from step 10" in done.stdout, done.stderr
+    assert losses(run_dir) == losses(alone[0]) and validations(run_dir) == validations(alone[0])

@@ -80,6 +80,10 @@ def test_several_inputs_are_told_apart(tmp_path):
         ("n.jsonl", '{"body": "a"}\n', "columns found: body"),
         ("n.parquet", "not parquet", "cannot be read as Parquet"),
         ("n.docx", "x", "unknown kind of file"),
+        ("n.csv", 'text\n"never closed\nmore\n', "look for an unclosed quote"),
+        ("n.csv", "id;text\n1;hello\n", "separated by commas"),
+        ("n.jsonl", '{"text": "a"}\n{"body": "a"}\n', "row 2: no text column"),
+        ("n.jsonl", '{"text": ["a"]}\n', "row 1: 'text' holds a list"),
         ("n.csv.gz", "not gzip", "broken or cut-off gzip"),
     ],
 )
