@@ -23,7 +23,7 @@ from mtsamples import processor
 from transformers import LongformerConfig, LongformerForMaskedLM
 
 from clinical_pretrain.models.mlm_head import LongformerForMaskedPositions
-from clinical_pretrain.train import versions
+from clinical_pretrain.run_folder import versions
 from tokenizer_tools.manifest import write_json
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from clinical_pretrain import checkpoint
 from clinical_pretrain.optim import trained_parameters
-from clinical_pretrain.train import FROZEN_NAME
+from clinical_pretrain.run_folder import FROZEN_NAME
 from tokenizer_tools.manifest import TOKENIZER_FOLDER, UserError, copy_files, write_json
 
 FORMAT_VERSION = 1

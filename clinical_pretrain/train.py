@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import logging
 import math
-import platform
-import subprocess
 import sys
 import time
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
-from safetensors.torch import save_file
 
 from clinical_pretrain import checkpoint, deepspeed_config
-from clinical_pretrain.config import NO_ZERO, REPOSITORY, RunConfig
+from clinical_pretrain.config import NO_ZERO, RunConfig
 from clinical_pretrain.data.masking import Vocabulary, collate
 from clinical_pretrain.data.sampler import DROPOUT, MASKS, PROBE, Sampler, generator, micro_batch_of
 from clinical_pretrain.data.shards import Split
@@ -29,23 +23,19 @@ from clinical_pretrain.distributed import Ranks, StopFlag, initialise, read_envi
 from clinical_pretrain.metrics import Metrics, read_metrics
 from clinical_pretrain.models.build import build_model, encoder_inputs
 from clinical_pretrain.optim import learning_rate, make_optimizer
+from clinical_pretrain.run_folder import FORMAT_VERSION, prepare_run_folder
 from clinical_pretrain.validation import Validation
 from tokenizer_tools.manifest import (
     TOKENIZER_FOLDER,
     Manifest,
     UserError,
-    copy_files,
     tokenizer_sha256,
-    write_atomically,
     write_json,
 )
 
-FORMAT_VERSION = 1
 STOPPED = 75
 """Exit code of a run that was asked to stop, saved, and can go on (EX_TEMPFAIL)."""
 PROBE_POSITIONS = 8
-FROZEN_NAME = "frozen.safetensors"
-"""In the run folder: the weights that training leaves alone, which the export takes over bit for bit."""
 
 
 @dataclass
@@ -330,145 +320,6 @@ def make_engine(model: Any, config: RunConfig, resolved: dict[str, Any]) -> Any:
         # DeepSpeed's wrapper has already taken a step, with gradients of zero: Adam's bias correction must not see it.
         engine.optimizer.optimizer.state.clear()
     return engine
-
-
-def prepare_run_folder(
-    run_dir: Path,
-    config: RunConfig,
-    resolved: dict[str, Any],
-    manifest: Manifest,
-    model: Any,
-    shards: Path,
-    ranks: Ranks,
-) -> None:
-    """Make the run folder, or see that it holds this very run. Rank 0 does it; all learn of an error."""
-    error = None
-    if ranks.is_first:
-        try:
-            if (run_dir / "run.json").exists():
-                refuse_other_run(run_dir, config, resolved, manifest)
-            else:
-                _new_run_folder(run_dir, config, resolved, manifest, model, shards)
-            _note_start(run_dir, ranks)
-        except UserError as caught:
-            error = str(caught)
-        except OSError as caught:
-            error = f"{run_dir}: cannot write the run folder ({caught.strerror}); choose another --run_dir"
-    error = ranks.agree(error)
-    if error is not None:
-        raise UserError(error)
-
-
-def refuse_other_run(run_dir: Path, config: RunConfig, resolved: dict[str, Any], manifest: Manifest) -> None:
-    """Raise a UserError with the differences if the folder's run isn't this one. The shards may have moved."""
-    old = yaml.safe_load((run_dir / "config.yaml").read_text())
-    differences = _differences(_comparable(old), _comparable(config.to_dict()))
-    old_resolved = json.loads((run_dir / "deepspeed.json").read_text())
-    for settings in (old_resolved, resolved := dict(resolved)):
-        settings.pop("gradient_accumulation_steps", None)  # follows from the world size
-    differences += _differences(old_resolved, resolved, "deepspeed: ")
-    fingerprint = json.loads((run_dir / "run.json").read_text())["shard_fingerprint"]
-    if fingerprint != manifest.fingerprint:
-        differences.append(f"data.shards: other data (fingerprint {fingerprint[:12]}, now {manifest.fingerprint[:12]})")
-    if differences:
-        raise UserError(
-            f"{run_dir}: holds another run: {'; '.join(differences)}; go back to these settings, or choose another "
-            "--run_dir"
-        )
-
-
-def _comparable(config: dict[str, Any]) -> dict[str, Any]:
-    """Without what may change: where the folders are. ZeRO's file is compared by what is in it."""
-    config = json.loads(json.dumps(config))
-    config.pop("run_dir")
-    config.pop("deepspeed")
-    config["data"].pop("shards")
-    return config
-
-
-def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        found = []
-        for key in [*old, *(key for key in new if key not in old)]:
-            separator = "." if prefix and not prefix.endswith(" ") else ""
-            found += _differences(old.get(key), new.get(key), f"{prefix}{separator}{key}")
-        return found
-    return [] if old == new else [f"{prefix} was {json.dumps(old)}, now {json.dumps(new)}"]
-
-
-def _new_run_folder(
-    run_dir: Path, config: RunConfig, resolved: dict[str, Any], manifest: Manifest, model: Any, shards: Path
-) -> None:
-    if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
-        raise UserError(f"{run_dir}: not empty, and holds no run; choose another --run_dir")
-    run_dir.mkdir(parents=True, exist_ok=True)
-    write_atomically(run_dir / "config.yaml", config.to_yaml())
-    write_json(run_dir / "deepspeed.json", resolved)
-    model.config.save_pretrained(run_dir / "model_config")
-    frozen = {name: tensor for name, tensor in model.named_parameters() if not tensor.requires_grad}
-    save_file(frozen, run_dir / FROZEN_NAME)
-    copy_files(shards / TOKENIZER_FOLDER, run_dir / TOKENIZER_FOLDER)
-    write_json(
-        run_dir / "data.json",
-        {
-            "format_version": FORMAT_VERSION,
-            "fingerprint": manifest.fingerprint,
-            "sequence_length": manifest.sequence_length,
-            "splits": {
-                name: {
-                    "rows": split.rows,
-                    "tokens": split.tokens,
-                    "notes": split.notes,
-                    "patients": split.patients,
-                }
-                for name, split in manifest.splits.items()
-            },
-        },
-    )
-    write_json(
-        run_dir / "run.json",
-        {
-            "format_version": FORMAT_VERSION,
-            "run_id": uuid.uuid4().hex,
-            "shard_fingerprint": manifest.fingerprint,
-            "starts": [],
-        },
-    )
-
-
-def _note_start(run_dir: Path, ranks: Ranks) -> None:
-    """Add this start to run.json: when, where, with what."""
-    facts = json.loads((run_dir / "run.json").read_text())
-    facts["starts"].append(
-        {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "from_step": max(checkpoint.whole_steps(run_dir), default=0),
-            "world_size": ranks.world_size,
-            "device": torch.cuda.get_device_name() if ranks.device.type == "cuda" else "cpu",
-            "git_commit": _git_commit(),
-            "versions": versions(),
-        }
-    )
-    write_json(run_dir / "run.json", facts)
-
-
-def versions() -> dict[str, str]:
-    """Of Python and the libraries that decide the result."""
-    names = ("clinical-pretrain", "torch", "transformers", "deepspeed", "tokenizers", "numpy")
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
-
-
-def _git_commit() -> str | None:
-    """The repository's commit, with '+changes' where files differ from it."""
-
-    def git(*arguments: str) -> str:
-        call = ["git", "-C", str(REPOSITORY), *arguments]
-        return subprocess.run(call, capture_output=True, text=True, timeout=30, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def refuse_other_world(state: checkpoint.RunState, ranks: Ranks, run_dir: Path) -> None:
