@@ -51,16 +51,24 @@ class ModelConfig:
     """Which model to make where init is random; a pretrained one says so itself."""
     size: ModelSize = field(default_factory=ModelSize)
     """How large a random model is."""
+    positions: Literal["keep", "tile"] = "keep"
+    """Rows longer than a pretrained model's positions: keep refuses them; tile repeats its position embeddings up to
+    the rows' length, as Longformer's were made from RoBERTa's."""
 
 
 @dataclass(frozen=True)
 class AttentionConfig:
     """How attention is computed."""
 
-    backend: Literal["hf"] = "hf"
-    """hf: the Hugging Face model's own code."""
+    backend: Literal["auto", "blocked", "flex", "varlen", "hf"] = "auto"
+    """auto: the fastest that can compute what is asked. blocked: scaled_dot_product_attention, anywhere. flex:
+    flex_attention, on a GPU. varlen: FlashAttention's windows, on a GPU, Longformer without global tokens. hf: the
+    Hugging Face model's own code, the reference. All compute the same function."""
     global_tokens: Literal["none", "first"] = "none"
-    """Longformer: tokens with global attention. none, as Clinical-Longformer; first: each row's first token."""
+    """Longformer: tokens with global attention. none, as Clinical-Longformer; first: each document's first token."""
+    dropout: float | None = None
+    """Longformer: attention dropout in training; null: the model's own. flex and varlen take 0 alone. BigBird's
+    block-sparse attention has none."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,9 @@ class DataConfig:
 
     shards: str = "shards"
     """Shard folder made by `clinical-pretrain build-shards`."""
+    document_attention: Literal["row", "isolate"] = "row"
+    """row: tokens see over the borders of the notes in a row, as Clinical-Longformer's; isolate: a token sees its own
+    note alone, and positions begin anew in each. BigBird's blocks stay those of the row."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +140,9 @@ class ValidationConfig:
     """Optimizer steps between two; 0: only at the start and at the end."""
     max_rows: int = 0
     """Rows of the validation split to use, spread evenly over it; 0: all."""
+    random_blocks: Literal["evaluation", "training"] = "evaluation"
+    """BigBird: evaluation, where block 0 stands for all random blocks: what transformers computes in eval mode, so
+    what users of the exported model get; training: the blocks that it is trained with."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +169,8 @@ class RunConfig:
     """Arithmetic of the forward and backward pass; the optimizer keeps fp32 weights."""
     checkpointing: Literal["none", "attention", "full"] = "full"
     """What is computed again in the backward pass to save memory: nothing, attention, or whole layers."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """torch.compile for the layers and the head: auto: on a GPU, but not under ZeRO 3, whose hooks cut it to pieces."""
     deepspeed: str = "ds_configs/zero2.json"
     """DeepSpeed file that says the ZeRO stage and offload; none: ZeRO off (stage 0)."""
     log_every_steps: int = 10
@@ -210,6 +226,11 @@ class RunConfig:
                 f"batch.train_batch_size {batch.train_batch_size} is no multiple of batch.micro_batch_size_per_gpu "
                 f"{batch.micro_batch_size_per_gpu}"
             )
+        dropout = self.attention.dropout
+        if dropout is not None and not 0 <= dropout < 1:
+            yield f"attention.dropout is {dropout}, must be at least 0 and below 1"
+        if dropout and self.attention.backend in ("flex", "varlen"):
+            yield f"attention.backend {self.attention.backend} takes no dropout; set attention.dropout to 0 or use auto"
         if not optim.learning_rate > 0:
             yield f"optim.learning_rate is {optim.learning_rate}, must be above 0"
         if optim.warmup_steps > self.max_steps:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -53,6 +54,56 @@ class Ranks:
     def barrier(self) -> None:
         """Wait for all."""
         dist.barrier(group=self.control)
+
+
+@dataclass(frozen=True)
+class Report:
+    """A step, as all ranks together see it."""
+
+    step: int
+    loss: float
+    """Mean over the ranks."""
+    gradient_norm: float
+    """Before clipping; NaN where DeepSpeed doesn't say."""
+    stop: bool
+    """Whether a rank was asked to stop."""
+
+
+class Reports:
+    """What ranks tell each other of each step, over the CPU group and one step late: by then the GPU has got there,
+    and neither it nor the thread that feeds it waits.
+
+    Args:
+        ranks: all of them; every rank makes the same calls.
+        engine: DeepSpeed's, for the gradient norm.
+    """
+
+    def __init__(self, ranks: Ranks, engine: Any) -> None:
+        self._ranks, self._engine = ranks, engine
+        self._waiting: tuple[int, torch.Tensor, Any, Any, bool] | None = None
+
+    def exchange(self, step: int, loss: torch.Tensor, stop: bool) -> Report | None:
+        """Hand in a step's loss, on the device, and get the step before it."""
+        earlier = self.flush()
+        event = None
+        if loss.is_cuda:
+            host = torch.empty(loss.shape, dtype=loss.dtype, pin_memory=True)
+            loss = host.copy_(loss, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+        self._waiting = (step, loss, event, self._engine.get_global_grad_norm(), stop)
+        return earlier
+
+    def flush(self) -> Report | None:
+        """What was handed in last, if it hasn't been read: this waits for the GPU."""
+        if self._waiting is None:
+            return None
+        step, loss, event, norm, stop = self._waiting
+        self._waiting = None
+        if event is not None:
+            event.synchronize()
+        total, stops = self._ranks.sum(torch.tensor([float(loss), float(stop)], dtype=torch.float64)).tolist()
+        return Report(step, total / self._ranks.world_size, math.nan if norm is None else float(norm), stops > 0)
 
 
 def read_environment() -> tuple[int, int]:

@@ -82,11 +82,13 @@ def refuse_other_run(run_dir: Path, config: RunConfig, resolved: dict[str, Any],
 
 
 def _comparable(config: dict[str, Any]) -> dict[str, Any]:
-    """Without what may change: where the folders are. ZeRO's file is compared by what is in it."""
+    """Without what may change: where the folders are, and how the same function is computed. ZeRO's file is compared
+    by what is in it."""
     config = json.loads(json.dumps(config))
-    config.pop("run_dir")
-    config.pop("deepspeed")
+    for key in ("run_dir", "deepspeed", "compile", "checkpointing"):
+        config.pop(key)
     config["data"].pop("shards")
+    config["attention"].pop("backend")
     return config
 
 

@@ -7,6 +7,7 @@ import logging
 import math
 import sys
 import time
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,23 @@ import torch
 
 from clinical_pretrain import checkpoint, deepspeed_config
 from clinical_pretrain.config import NO_ZERO, RunConfig
-from clinical_pretrain.data.masking import Vocabulary, collate
+from clinical_pretrain.data.masking import Collator, MicroBatch, Vocabulary
+from clinical_pretrain.data.prefetch import ahead
 from clinical_pretrain.data.sampler import DROPOUT, MASKS, PROBE, Sampler, generator, micro_batch_of
 from clinical_pretrain.data.shards import Split
-from clinical_pretrain.distributed import Ranks, StopFlag, initialise, read_environment, uses_gpu
+from clinical_pretrain.distributed import (
+    Ranks,
+    Report,
+    Reports,
+    StopFlag,
+    initialise,
+    read_environment,
+    uses_gpu,
+)
 from clinical_pretrain.metrics import Metrics, read_metrics
-from clinical_pretrain.models.build import build_model, encoder_inputs
+from clinical_pretrain.models.build import build_model
+from clinical_pretrain.models.encoder import first_tokens
+from clinical_pretrain.models.mlm_head import mean_loss
 from clinical_pretrain.optim import learning_rate, make_optimizer
 from clinical_pretrain.run_folder import FORMAT_VERSION, prepare_run_folder
 from clinical_pretrain.validation import Validation
@@ -49,9 +61,10 @@ class Run:
     engine: Any
     split: Split
     sampler: Sampler
-    vocabulary: Vocabulary
+    collator: Collator
     validation: Validation
     metrics: Metrics | None
+    reports: Reports
     stop: StopFlag
     zero_stage: int
     step: int
@@ -77,29 +90,28 @@ def train(config: RunConfig) -> dict[str, Any]:
     started = time.monotonic()
     if run.step == 0:
         validate(run)
-    logged_at, logged_step = time.monotonic(), run.step
+    batches, log = micro_batches(run), Log(run)
     while run.step < config.max_steps:
-        loss = train_step(run)
+        loss = train_step(run, batches)
         run.step += 1
-        last = run.step == config.max_steps
-        log_now, save_now = _due(run.step, config.log_every_steps), _due(run.step, config.checkpoint.every_steps)
-        if log_now or save_now or last:
-            mean_loss = check_finite(run, loss)
-        if log_now or last:
-            now = time.monotonic()
-            log_step(run, mean_loss, (run.step - logged_step) / (now - logged_at))
-            logged_at, logged_step = now, run.step
-        if last:
+        # What ranks tell each other of a step is read one step later: nobody waits for a GPU.
+        stop = log.add(run.reports.exchange(run.step, loss, run.stop.signal is not None))
+        if run.step == config.max_steps:
             break
-        if run.ranks.any(run.stop.signal is not None):
+        save_now, validate_now = (_due(run.step, part.every_steps) for part in (config.checkpoint, config.validation))
+        if save_now or validate_now or stop:
+            stop = log.add(run.reports.flush()) or stop
+        if stop:
             save(run)
             say(run, f"stopped at step {run.step:,}, saved; the same command goes on from here")
             finish(run)
             sys.exit(STOPPED)
-        if _due(run.step, config.validation.every_steps):
+        if validate_now:
             validate(run)
         if save_now:
             save(run)
+    log.add(run.reports.flush())
+    batches.close()
     if not run.ranks.agree(run.step in checkpoint.whole_steps(run.run_dir)):
         validate(run)
         save(run)
@@ -118,7 +130,7 @@ def setup(config: RunConfig) -> Run:
     manifest = load_shards(shards)
     resolved = deepspeed_config.resolve(config, world_size)
     check_hardware(config)
-    model = build_model(config, manifest)
+    model = build_model(config, manifest, deepspeed_config.zero_stage(resolved))
     ranks = initialise()
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     run_dir = Path(config.run_dir)
@@ -129,7 +141,13 @@ def setup(config: RunConfig) -> Run:
         refuse_other_world(checkpoint.read_state(run_dir, step), ranks, run_dir)
         checkpoint.load(run_dir, engine, step)
     split = Split(shards, manifest, "train")
-    vocabulary = Vocabulary.load(shards / TOKENIZER_FOLDER / "tokenizer.json", manifest.tokenizer)
+    collator = Collator(
+        manifest.sequence_length,
+        config.masking,
+        Vocabulary.load(shards / TOKENIZER_FOLDER / "tokenizer.json", manifest.tokenizer),
+        isolate=config.data.document_attention == "isolate",
+        fill_up=ranks.device.type == "cuda",
+    )
     run = Run(
         config=config,
         run_dir=run_dir,
@@ -138,9 +156,10 @@ def setup(config: RunConfig) -> Run:
         engine=engine,
         split=split,
         sampler=Sampler(len(split), config.seed),
-        vocabulary=vocabulary,
-        validation=Validation(config, shards, manifest, vocabulary, ranks),
+        collator=collator,
+        validation=Validation(config, shards, manifest, collator, ranks),
         metrics=Metrics(run_dir, step, config.max_steps) if ranks.is_first else None,
+        reports=Reports(ranks, engine),
         stop=StopFlag(),
         zero_stage=deepspeed_config.zero_stage(resolved),
         step=step,
@@ -151,7 +170,7 @@ def setup(config: RunConfig) -> Run:
     return run
 
 
-def train_step(run: Run) -> torch.Tensor:
+def train_step(run: Run, batches: Iterator[MicroBatch]) -> torch.Tensor:
     """One optimizer step over this rank's share of the micro-batches. Returns its mean loss on this rank."""
     config, ranks = run.config, run.ranks
     rate = learning_rate(run.step + 1, config.optim, config.max_steps)
@@ -160,62 +179,77 @@ def train_step(run: Run) -> torch.Tensor:
     turns = config.accumulation_steps(ranks.world_size)
     total = torch.zeros((), device=run.engine.device)
     for turn in range(turns):
-        number = micro_batch_of(ranks.rank, ranks.world_size, turn)
-        inputs = micro_batch(run, number).to(run.engine.device)
+        inputs = next(batches).to(run.engine.device)
         # Dropout depends on the micro-batch, not on the rank that happens to compute it.
+        number = micro_batch_of(ranks.rank, ranks.world_size, turn)
         torch.manual_seed(int(generator(config.seed, DROPOUT, run.step, number).integers(2**63)))
-        losses, _ = run.engine(**inputs, **encoder_inputs(config, inputs["input_ids"]))
-        loss = losses.sum() / max(1, len(losses))
+        losses, _ = run.engine(**inputs)
+        loss = mean_loss(losses, inputs["labels"])
         run.engine.backward(loss)
         run.engine.step()
         total += loss.detach() / turns
     return total
 
 
-def micro_batch(run: Run, number: int) -> Any:
-    """The rows of a step's micro-batch `number`, masked."""
-    config = run.config
-    size = config.batch.micro_batch_size_per_gpu
-    first = run.samples_consumed + number * size
-    samples = [run.sampler.sample(first + i) for i in range(size)]
-    return collate(
-        [run.split[sample.row] for sample in samples],
-        [generator(config.seed, MASKS, sample.epoch, sample.row) for sample in samples],
-        run.manifest.sequence_length,
-        config.masking,
-        run.vocabulary,
+def micro_batches(run: Run) -> Generator[MicroBatch]:
+    """This rank's micro-batches from the next step to the run's end, made ahead of time."""
+    ranks, size = run.ranks, run.config.batch.micro_batch_size_per_gpu
+    turns = run.config.accumulation_steps(ranks.world_size)
+
+    def make(first_sample: int) -> MicroBatch:
+        samples = [run.sampler.sample(first_sample + i) for i in range(size)]
+        rows = [run.split[sample.row] for sample in samples]
+        batch = run.collator(rows, [generator(run.config.seed, MASKS, s.epoch, s.row) for s in samples])
+        return batch.pinned() if ranks.device.type == "cuda" else batch
+
+    numbers = (
+        step * run.config.batch.train_batch_size + micro_batch_of(ranks.rank, ranks.world_size, turn) * size
+        for step in range(run.step, run.config.max_steps)
+        for turn in range(turns)
     )
+    yield from ahead(make, numbers)
 
 
-def check_finite(run: Run, loss: torch.Tensor) -> float:
-    """The step's loss over all ranks.
+class Log:
+    """Takes ranks' reports on steps, in order, and writes what is due of them."""
 
-    Raises:
-        UserError: it isn't a finite number.
-    """
-    mean = float(run.ranks.sum(loss.double().cpu()) / run.ranks.world_size)
-    if not math.isfinite(mean):
-        raise UserError(
-            f"step {run.step}: the loss is {mean}; lower optim.learning_rate or use precision bf16, and start the "
-            "same command again to go on from the last checkpoint"
-        )
-    return mean
+    def __init__(self, run: Run) -> None:
+        self.run, self.at, self.step = run, time.monotonic(), run.step
+
+    def add(self, report: Report | None) -> bool:
+        """Check one step's loss and write its line. Returns whether a rank was asked to stop.
+
+        Raises:
+            UserError: the loss isn't a finite number.
+        """
+        if report is None:
+            return False
+        if not math.isfinite(report.loss):
+            raise UserError(
+                f"step {report.step}: the loss is {report.loss}; lower optim.learning_rate or use precision bf16, and "
+                "start the same command again to go on from the last checkpoint"
+            )
+        config = self.run.config
+        if _due(report.step, config.log_every_steps) or report.step == config.max_steps:
+            now = time.monotonic()
+            log_step(self.run, report, (report.step - self.step) / (now - self.at))
+            self.at, self.step = now, report.step
+        return report.stop
 
 
-def log_step(run: Run, loss: float, steps_per_second: float) -> None:
+def log_step(run: Run, report: Report, steps_per_second: float) -> None:
     """Write a step's figures, on rank 0."""
     if run.metrics is None:
         return
-    norm = run.engine.get_global_grad_norm()
-    tokens_per_step = run.config.batch.train_batch_size * run.manifest.sequence_length
+    config, samples = run.config, report.step * run.config.batch.train_batch_size
     run.metrics.train(
-        run.step,
-        loss=loss,
-        learning_rate=learning_rate(run.step, run.config.optim, run.config.max_steps),
-        gradient_norm=float(norm) if norm is not None else math.nan,
-        tokens_per_second=steps_per_second * tokens_per_step,
-        samples_consumed=run.samples_consumed,
-        epoch=run.samples_consumed / len(run.split),
+        report.step,
+        loss=report.loss,
+        learning_rate=learning_rate(report.step, config.optim, config.max_steps),
+        gradient_norm=report.gradient_norm,
+        tokens_per_second=steps_per_second * config.batch.train_batch_size * run.manifest.sequence_length,
+        samples_consumed=samples,
+        epoch=samples / len(run.split),
     )
 
 
@@ -242,14 +276,17 @@ def save(run: Run) -> None:
 def probe(run: Run) -> dict[str, torch.Tensor]:
     """The model's logits for a fixed row of random tokens (no note's), which the export must reproduce."""
     rng = generator(run.config.seed, PROBE)
-    ordinary = np.flatnonzero(run.vocabulary.ordinary)
-    ids = torch.from_numpy(rng.choice(ordinary, size=(1, run.manifest.sequence_length)))
+    ids = torch.from_numpy(rng.choice(run.collator.vocabulary.stand_ins, size=(1, run.manifest.sequence_length)))
     positions = torch.from_numpy(np.sort(rng.choice(ids.shape[1], size=PROBE_POSITIONS, replace=False)))
-    question = {"input_ids": ids, "positions": positions, **encoder_inputs(run.config, ids)}
-    rest = {"attention_mask": torch.ones_like(ids), "labels": ids.flatten()[positions]}
+    documents = torch.ones_like(ids)
+    question = {"input_ids": ids, "positions": positions}
+    if run.config.attention.global_tokens == "first":
+        question["global_attention_mask"] = first_tokens(documents).long()
+    rest = {"documents": documents, "labels": ids.flatten()[positions]}
+    inputs = {name: value.to(run.engine.device) for name, value in (question | rest).items()}
     run.engine.eval()
     with torch.no_grad():
-        _, logits = run.engine(**{name: value.to(run.engine.device) for name, value in (question | rest).items()})
+        _, logits = run.engine(**inputs, most_documents=1, return_logits=True)
     run.engine.train()
     return {**question, "logits": logits.cpu()}
 

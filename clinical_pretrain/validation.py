@@ -10,22 +10,19 @@ import numpy as np
 import torch
 
 from clinical_pretrain.config import RunConfig
-from clinical_pretrain.data.masking import Vocabulary, collate
+from clinical_pretrain.data.masking import Collator
 from clinical_pretrain.data.sampler import VALIDATION_MASKS, generator
 from clinical_pretrain.data.shards import Row, Split, note_categories
 from clinical_pretrain.distributed import Ranks
-from clinical_pretrain.models.build import encoder_inputs
+from clinical_pretrain.models.mlm_head import IGNORED
 from tokenizer_tools.manifest import Manifest
 
 
 class Validation:
     """The held-out rows, and how to measure a model on them."""
 
-    def __init__(
-        self, config: RunConfig, folder: Path, manifest: Manifest, vocabulary: Vocabulary, ranks: Ranks
-    ) -> None:
-        self.config, self.vocabulary, self.ranks = config, vocabulary, ranks
-        self.length = manifest.sequence_length
+    def __init__(self, config: RunConfig, folder: Path, manifest: Manifest, collator: Collator, ranks: Ranks) -> None:
+        self.config, self.collator, self.ranks = config, collator, ranks
         self.split = Split(folder, manifest, "validation")
         rows = min(len(self.split), config.validation.max_rows or len(self.split))
         # Spread over the whole split: the first rows may all be of the first few patients.
@@ -73,21 +70,20 @@ class Validation:
             yield self.rows[first : first + micro].tolist()
 
     def _add(self, engine: Any, numbers: list[int], sums: torch.Tensor) -> None:
-        rows = [self.split[number] for number in numbers or [0]]
-        seeds = [generator(self.config.seed, VALIDATION_MASKS, number) for number in numbers or [0]]
-        batch = collate(rows, seeds, self.length, self.config.masking, self.vocabulary)
-        inputs = batch.to(engine.device)
-        losses, logits = engine(**inputs, **encoder_inputs(self.config, inputs["input_ids"]))
-        if not numbers:
-            return
-        right = (logits.argmax(-1) == inputs["labels"]).cpu()
-        category = torch.from_numpy(self._categories_at(rows, batch.positions.numpy())).long()
-        figures = torch.stack([losses.cpu().double(), right.double(), torch.ones(len(right), dtype=torch.float64)], 1)
+        # Filled up with a row that isn't counted: all micro-batches have one shape.
+        filled = numbers + [0] * (self.config.batch.micro_batch_size_per_gpu - len(numbers))
+        rows = [self.split[number] for number in filled]
+        batch = self.collator(rows, [generator(self.config.seed, VALIDATION_MASKS, number) for number in filled])
+        losses, logits = engine(**batch.to(engine.device), return_logits=True)
+        right = (logits.argmax(-1).cpu() == batch.labels).double()
+        counts = (batch.labels != IGNORED) & (batch.positions < len(numbers) * self.collator.length)
+        figures = torch.stack([losses.cpu().double(), right, torch.ones_like(right)], 1)[counts]
+        category = torch.from_numpy(self._categories_at(rows, batch.positions[counts].numpy())).long()
         sums.index_add_(0, category, figures)
 
     def _categories_at(self, rows: list[Row], positions: np.ndarray) -> np.ndarray:
         """The note category of each predicted position."""
-        number, place = np.divmod(positions, self.length)
+        number, place = np.divmod(positions, self.collator.length)
         found = np.empty(len(positions), np.int64)
         for i, row in enumerate(rows):
             mine = number == i

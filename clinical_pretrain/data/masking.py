@@ -6,8 +6,11 @@ same. Held-out rows are masked by (seed, row) alone: every validation asks the s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +36,11 @@ class Vocabulary:
     """(vocabulary,): letters, digits or other; a change of kind begins a word, as in both models' pre-tokenizers."""
     mask_id: int
     pad_id: int
+
+    @cached_property
+    def stand_ins(self) -> npt.NDArray[np.int64]:
+        """Ids of the ordinary tokens."""
+        return np.flatnonzero(self.ordinary)
 
     @classmethod
     def load(cls, tokenizer_json: Path, info: TokenizerInfo) -> Vocabulary:
@@ -80,8 +88,7 @@ def mask_row(
         chosen = (rng.random(len(ids)) < config.probability) & ordinary
     positions = np.flatnonzero(chosen)
     draw = rng.random(len(positions))
-    stand_ins = np.flatnonzero(vocabulary.ordinary)
-    random_ids = stand_ins[rng.integers(len(stand_ins), size=len(positions))]
+    random_ids = vocabulary.stand_ins[rng.integers(len(vocabulary.stand_ins), size=len(positions))]
     as_mask = draw < config.replace_with_mask
     as_random = ~as_mask & (draw < config.replace_with_mask + config.replace_with_random)
     shown[positions[as_mask]] = vocabulary.mask_id
@@ -99,46 +106,92 @@ def word_starts(ids: npt.NDArray[np.integer], vocabulary: Vocabulary) -> npt.NDA
     return starts
 
 
+def capacity(tokens: int, config: MaskingConfig) -> int:
+    """Most positions to predict in a micro-batch of `tokens`: mean + 6 standard deviations of what is drawn, rounded
+    up to a multiple of 64, so that batches can have one shape. About one batch in 10^9 draws more."""
+    share = config.probability
+    # Words fall together: four tokens at a time, at the most, in the mean over tokens.
+    deviation = math.sqrt(tokens * share * (1 - share) * (4 if config.whole_words else 1))
+    return min(tokens, -(-int(tokens * share + 6 * deviation + 1) // 64) * 64)
+
+
 @dataclass(frozen=True)
 class MicroBatch:
-    """What one forward pass takes, padded to the full length: BigBird would leave block-sparse attention for good
-    on a short batch."""
+    """What one forward pass takes, padded to the full length."""
 
     input_ids: torch.Tensor
     """(batch, length) int64, masked."""
-    attention_mask: torch.Tensor
-    """(batch, length) int64, 1 on tokens, 0 on padding."""
+    documents: torch.Tensor
+    """(batch, length) int64: the document within its row that a token belongs to, from 1; 0 on padding."""
     positions: torch.Tensor
     """(predicted,) int64, into the flattened batch."""
     labels: torch.Tensor
-    """(predicted,) int64, the true tokens."""
+    """(predicted,) int64, the true tokens; -100 after the last, where it is filled up to its capacity."""
+    position_ids: torch.Tensor | None
+    """(batch, length) int64, from 0 in each document; None where a row is one document."""
+    most_documents: int
+    """At least the documents of any row: a power of 2, so that few shapes come of it."""
 
-    def to(self, device: torch.device) -> dict[str, torch.Tensor]:
+    def to(self, device: torch.device) -> dict[str, Any]:
         """As keyword arguments for the model, on its device."""
-        return {name: getattr(self, name).to(device, non_blocking=True) for name in self.__dataclass_fields__}
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {
+            name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+            for name, value in values.items()
+        }
+
+    def pinned(self) -> MicroBatch:
+        """In page-locked memory, from which a GPU copies while the CPU goes on."""
+        tensors = {name: value for name in self.__dataclass_fields__ if (value := getattr(self, name)) is not None}
+        tensors.pop("most_documents")
+        return replace(self, **{name: tensor.pin_memory() for name, tensor in tensors.items()})
 
 
-def collate(
-    rows: list[Row],
-    generators: list[np.random.Generator],
-    length: int,
-    config: MaskingConfig,
-    vocabulary: Vocabulary,
-) -> MicroBatch:
-    """Mask rows, each with its generator, and put them side by side."""
-    shape = (len(rows), length)
-    input_ids = np.full(shape, vocabulary.pad_id, np.int64)
-    attention_mask = np.zeros(shape, np.int64)
-    positions, labels = [], []
-    for number, (row, rng) in enumerate(zip(rows, generators, strict=True)):
-        shown, chosen = mask_row(row.input_ids, config, vocabulary, rng)
-        input_ids[number, : len(shown)] = shown
-        attention_mask[number, : len(shown)] = 1
-        positions.append(chosen + number * length)
-        labels.append(row.input_ids[chosen].astype(np.int64))
-    return MicroBatch(
-        torch.from_numpy(input_ids),
-        torch.from_numpy(attention_mask),
-        torch.from_numpy(np.concatenate(positions)),
-        torch.from_numpy(np.concatenate(labels)),
-    )
+@dataclass(frozen=True)
+class Collator:
+    """Masks rows and puts them side by side."""
+
+    length: int
+    """Tokens of a row."""
+    config: MaskingConfig
+    vocabulary: Vocabulary
+    isolate: bool = False
+    """Whether each note of a row is a document of its own."""
+    fill_up: bool = False
+    """Whether all micro-batches have as many positions to predict, as compiled code wants it."""
+
+    def __call__(self, rows: list[Row], generators: list[np.random.Generator]) -> MicroBatch:
+        """A micro-batch of rows, each masked by its generator. If more positions are drawn than its capacity, some
+        are shown again."""
+        shape = (len(rows), self.length)
+        input_ids = np.full(shape, self.vocabulary.pad_id, np.int64)
+        documents, position_ids = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        true_ids = input_ids.copy()
+        positions = []
+        for number, (row, rng) in enumerate(zip(rows, generators, strict=True)):
+            shown, chosen = mask_row(row.input_ids, self.config, self.vocabulary, rng)
+            input_ids[number, : len(shown)], true_ids[number, : len(shown)] = shown, row.input_ids
+            positions.append(chosen + number * self.length)
+            starts = row.segment_starts if self.isolate else row.segment_starts[:1]
+            lengths = np.diff(starts, append=len(shown))
+            documents[number, : len(shown)] = np.repeat(np.arange(1, len(starts) + 1), lengths)
+            position_ids[number, : len(shown)] = np.arange(len(shown)) - np.repeat(starts, lengths)
+        predicted = np.concatenate(positions)
+        most = capacity(input_ids.size, self.config)
+        if len(predicted) > most:
+            kept = np.sort(generators[0].permutation(len(predicted))[:most])
+            shown_again = np.delete(predicted, kept)
+            input_ids.ravel()[shown_again] = true_ids.ravel()[shown_again]
+            predicted = predicted[kept]
+        labels = true_ids.ravel()[predicted]
+        if self.fill_up:
+            missing = most - len(predicted)
+            predicted, labels = np.pad(predicted, (0, missing)), np.pad(labels, (0, missing), constant_values=-100)
+        return MicroBatch(
+            torch.from_numpy(input_ids),
+            torch.from_numpy(documents),
+            torch.from_numpy(predicted),
+            torch.from_numpy(labels),
+            torch.from_numpy(position_ids) if self.isolate else None,
+            1 << int(documents.max() - 1).bit_length(),
+        )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoTokenizer, BigBirdConfig, LongformerConfig
 
 from clinical_pretrain.config import ModelConfig, RunConfig
+from clinical_pretrain.distributed import uses_gpu
+from clinical_pretrain.models.bigbird_attention import shortest_sparse
+from clinical_pretrain.models.encoder import Encoder, HuggingFaceEncoder, use_fused_gelu
+from clinical_pretrain.models.longformer_attention import has_varlen
 from clinical_pretrain.models.mlm_head import BigBirdForMaskedPositions, LongformerForMaskedPositions
 from tokenizer_tools.manifest import Manifest, TokenizerInfo, UserError, vocab_sha256
 
@@ -19,9 +23,12 @@ MODEL_CLASSES: dict[str, Any] = {
     "big_bird": BigBirdForMaskedPositions,
 }
 
+COMPILER = "inductor"
 
-def build_model(config: RunConfig, manifest: Manifest) -> Any:
-    """Make the model, in fp32, in training mode, with what the loss never reaches frozen.
+
+def build_model(config: RunConfig, manifest: Manifest, zero_stage: int = 0) -> Any:
+    """Make the model, in fp32, in training mode, with what the loss never reaches frozen and attention by the backend
+    that the config asks for.
 
     Raises:
         UserError: the base model isn't there or lacks weights, or doesn't fit the shards' tokenizer or length.
@@ -35,13 +42,17 @@ def build_model(config: RunConfig, manifest: Manifest) -> Any:
         model = MODEL_CLASSES[model_config.model_type](model_config)
     else:
         model_config = load_model_config(config.model.name_or_path)
-        check_fit(model_config, manifest, config.model.name_or_path)
+        longer = config.model.positions == "tile"
+        check_fit(model_config, manifest, config.model.name_or_path, longer)
         _check_tokenizer(config.model.name_or_path, manifest.tokenizer)
         model = _load_pretrained(config.model.name_or_path, model_config)
+        if longer:
+            model = _tile_positions(model, manifest.sequence_length)
     if config.attention.global_tokens != "none" and model_config.model_type != "longformer":
         raise UserError("attention.global_tokens: only a Longformer has global tokens that can be chosen; use none")
     _freeze_unused(model, config)
-    _checkpoint_activations(model, config)
+    _set_attention_dropout(model, config.attention.dropout)
+    _install_encoder(model, config, zero_stage)
     return model.train()
 
 
@@ -91,8 +102,8 @@ def load_model_config(name_or_path: str) -> Any:
     return model_config
 
 
-def check_fit(model_config: Any, manifest: Manifest, name: str) -> None:
-    """Refuse a model that can't take the shards' ids, padding or length."""
+def check_fit(model_config: Any, manifest: Manifest, name: str, longer: bool = False) -> None:
+    """Refuse a model that can't take the shards' ids, padding or length; `longer`: its positions will be tiled."""
     info, length = manifest.tokenizer, manifest.sequence_length
     longformer = model_config.model_type == "longformer"
     if info.vocab_size > model_config.vocab_size:
@@ -105,20 +116,41 @@ def check_fit(model_config: Any, manifest: Manifest, name: str) -> None:
             f"{name}: the model pads with id {model_config.pad_token_id}, but the shards' tokenizer {info.name} with "
             f"{info.pad_id}; build the shards with the model's own tokenizer"
         )
-    positions = model_config.max_position_embeddings - (info.pad_id + 1 if longformer else 0)
-    if length > positions:
+    positions = model_config.max_position_embeddings - _first_position(model_config)
+    if length > positions and not longer:
         raise UserError(
             f"{name}: rows of {length:,} tokens, but the model has {positions:,} positions; build the shards with "
-            f"--sequence-length {positions} or less"
+            f"--sequence-length {positions} or less, or repeat its positions with --model.positions tile"
         )
     if not longformer and model_config.attention_type == "block_sparse":
-        # transformers' BigBirdModel changes to full attention, for good, at this length or less.
-        shortest = (5 + 2 * model_config.num_random_blocks) * model_config.block_size
+        shortest = shortest_sparse(model_config.block_size, model_config.num_random_blocks)
         if length <= shortest:
             raise UserError(
                 f"{name}: rows of {length:,} tokens are too short for BigBird's block-sparse attention (it needs more "
                 f"than {shortest:,}: blocks of {model_config.block_size}); build longer rows or use smaller blocks"
             )
+
+
+def _first_position(model_config: Any) -> int:
+    """Longformer numbers positions from pad_token_id + 1."""
+    return model_config.pad_token_id + 1 if model_config.model_type == "longformer" else 0
+
+
+def _tile_positions(model: Any, length: int) -> Any:
+    """The model for rows of `length` tokens: its position embeddings again and again (Beltagy et al. 2020, section 5:
+    how Longformer's 4,096 were made from RoBERTa's 512)."""
+    config, name = copy.deepcopy(model.config), f"{model.base_model_prefix}.embeddings.position_embeddings.weight"
+    first = _first_position(config)
+    have = config.max_position_embeddings - first
+    if length <= have:
+        return model
+    config.max_position_embeddings = first + length
+    weights = model.state_dict()
+    places = torch.cat([torch.arange(first), first + torch.arange(length) % have])
+    weights[name] = weights[name][places]
+    longer = type(model)(config)
+    longer.load_state_dict(weights)
+    return longer
 
 
 def _check_tokenizer(name_or_path: str, info: TokenizerInfo) -> None:
@@ -170,15 +202,6 @@ def _from_hub_or_folder(load: Any, name_or_path: str, **arguments: Any) -> Any:
         ) from None
 
 
-def encoder_inputs(config: RunConfig, input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What the encoder takes beside ids and padding: Longformer's global_attention_mask, (batch, length), if any."""
-    if config.attention.global_tokens == "none":
-        return {}
-    global_mask = torch.zeros_like(input_ids)
-    global_mask[:, 0] = 1
-    return {"global_attention_mask": global_mask}
-
-
 def _freeze_unused(model: Any, config: RunConfig) -> None:
     """Without a gradient, weight decay would still shrink them."""
     for name, parameter in model.named_parameters():
@@ -187,16 +210,66 @@ def _freeze_unused(model: Any, config: RunConfig) -> None:
             parameter.requires_grad_(False)
 
 
-def _checkpoint_activations(model: Any, config: RunConfig) -> None:
-    for layer in model.base_model.encoder.layer if config.checkpointing != "none" else ():
-        part = layer if config.checkpointing == "full" else layer.attention
-        part.forward = _recomputed(part.forward)
+def _set_attention_dropout(model: Any, dropout: float | None) -> None:
+    """In the modules alone: the exported config stays the base model's."""
+    if dropout is None:
+        return
+    if model.config.model_type == "longformer":
+        for layer in model.base_model.encoder.layer:
+            layer.attention.self.dropout = dropout
+    elif dropout:
+        raise UserError("attention.dropout: BigBird's block-sparse attention has none; leave it out or set it to 0")
 
 
-def _recomputed(forward: Any) -> Any:
-    """A forward() that keeps its inputs alone, and runs again when its gradient is asked for."""
+def choose_backend(model: Any, config: RunConfig, on_gpu: bool) -> str:
+    """The attention backend that attention.backend names, or the fastest one that can compute what is asked.
 
-    def run(*arguments: Any, **named: Any) -> Any:
-        return checkpoint(forward, *arguments, use_reentrant=False, **named)
+    Raises:
+        UserError: the one it names can't, with the reason.
+    """
+    wanted = config.attention.backend
+    if wanted != "auto":
+        obstacle = _obstacle(wanted, model, config, on_gpu)
+        if obstacle:
+            raise UserError(f"attention.backend {wanted}: {obstacle}; use auto")
+        return wanted
+    return next(name for name in ("varlen", "flex", "blocked") if not _obstacle(name, model, config, on_gpu))
 
-    return run
+
+def _obstacle(backend: str, model: Any, config: RunConfig, on_gpu: bool) -> str | None:
+    """Why a backend can't do it."""
+    longformer = model.config.model_type == "longformer"
+    if backend == "hf" and not longformer and config.data.document_attention == "isolate":
+        return "transformers' BigBird can't keep documents apart (data.document_attention isolate)"
+    if backend not in ("flex", "varlen"):
+        return None
+    if not on_gpu:
+        return "has no backward pass on a CPU" if backend == "flex" else "needs a GPU"
+    if torch.cuda.get_device_capability() < (8, 0):
+        return "needs a GPU of Ampere's generation or later"
+    if longformer and any(layer.attention.self.dropout for layer in model.base_model.encoder.layer):
+        return "takes no attention dropout, and this model has some (attention.dropout 0 switches it off)"
+    if backend == "flex":
+        return None
+    if not longformer:
+        return "is for Longformer's windows"
+    if config.attention.global_tokens != "none":
+        return "takes no global tokens"
+    if config.precision == "fp32":
+        return "computes in bf16 and fp16 alone"
+    return None if has_varlen() else f"torch {torch.__version__} has no varlen_attn with windows"
+
+
+def _install_encoder(model: Any, config: RunConfig, zero_stage: int) -> None:
+    backend = choose_backend(model, config, uses_gpu())
+    settings = {"checkpointing": config.checkpointing, "global_tokens": config.attention.global_tokens}
+    if backend == "hf":
+        model.encode = HuggingFaceEncoder(model, **settings)
+        return
+    use_fused_gelu(model)
+    wanted = config.compile == "on" or (config.compile == "auto" and uses_gpu() and zero_stage < 3)
+    compiled = COMPILER if wanted else None
+    model.encode = Encoder(model, backend, **settings, random_blocks=config.validation.random_blocks,
+                           compile_backend=compiled)  # fmt: skip
+    if compiled:
+        model.predict = torch.compile(model.predict, backend=compiled, dynamic=False)

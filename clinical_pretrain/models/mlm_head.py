@@ -9,38 +9,60 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers import BigBirdForMaskedLM, LongformerForMaskedLM
+
+IGNORED = -100
+"""The label of a position that is only there so that all batches have the same shape."""
+POSITIONS_PER_CHUNK = 16_384
+"""More logits than these positions' are never held at once in training: 50,265 words, bf16 and fp32: 5 GB."""
 
 
 class _MaskedPositions:
     """Replaces forward(); parameters, their names and the state dict stay Hugging Face's."""
 
+    encode: Any
+    """An Encoder or HuggingFaceEncoder, set by build_model: ids to hidden states."""
+
     def forward(
         self,
         input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
+        documents: torch.Tensor,
         positions: torch.Tensor,
         labels: torch.Tensor,
-        **encoder_inputs: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return_logits: bool = False,
+        **encoder_inputs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Losses and logits at some positions.
 
         Args:
             input_ids: (batch, length) int64.
-            attention_mask: (batch, length) int64, 1 on tokens, 0 on padding.
+            documents: (batch, length) int64: the document within its row that a token belongs to, from 1; 0: padding.
             positions: (predicted,) int64, into the flattened batch.
-            labels: (predicted,) int64.
-            encoder_inputs: passed on to the encoder, such as Longformer's global_attention_mask.
+            labels: (predicted,) int64; -100 where nothing is asked.
+            return_logits: whether to keep them: they are large.
+            encoder_inputs: passed on, see Encoder.
 
         Returns:
-            Cross-entropy, (predicted,) fp32, in nats; logits, (predicted, vocabulary) fp32.
+            Cross-entropy, (predicted,) fp32, in nats, 0 where nothing is asked; logits, (predicted, vocabulary) fp32.
         """
+        hidden = self.encode(input_ids, documents, **encoder_inputs).flatten(0, 1)[positions]
+        if return_logits or len(labels) <= POSITIONS_PER_CHUNK:
+            losses, logits = self.predict(hidden, labels)
+            return losses, logits if return_logits else None
+        chunks = zip(hidden.split(POSITIONS_PER_CHUNK), labels.split(POSITIONS_PER_CHUNK), strict=True)
+        return torch.cat([checkpoint(self._losses, *chunk, use_reentrant=False) for chunk in chunks]), None
+
+    def predict(self, hidden: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Losses and logits for hidden states, (predicted, width)."""
         model: Any = self
-        hidden = model.base_model(input_ids, attention_mask=attention_mask, **encoder_inputs)[0]
         head = model.lm_head if hasattr(model, "lm_head") else model.cls
         # In fp32: bf16 would move the loss in its second digit.
-        logits = head(hidden.flatten(0, 1)[positions]).float()
-        return F.cross_entropy(logits, labels, reduction="none"), logits
+        logits = head(hidden).float()
+        return F.cross_entropy(logits, labels, reduction="none", ignore_index=IGNORED), logits
+
+    def _losses(self, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return self.predict(hidden, labels)[0]
 
 
 class LongformerForMaskedPositions(_MaskedPositions, LongformerForMaskedLM):
@@ -49,3 +71,8 @@ class LongformerForMaskedPositions(_MaskedPositions, LongformerForMaskedLM):
 
 class BigBirdForMaskedPositions(_MaskedPositions, BigBirdForMaskedLM):
     """BigBirdForMaskedLM that computes logits where they are asked for."""
+
+
+def mean_loss(losses: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Over what is asked, as Hugging Face's loss; 0 where nothing is. Doesn't make a GPU wait."""
+    return losses.sum() / (labels != IGNORED).sum().clamp(min=1)

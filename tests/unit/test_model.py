@@ -63,7 +63,7 @@ def test_losses_and_logits_are_hugging_faces(bases, manifest, kind):
     labels = torch.tensor([7, 8, 9, 10, 11])
     everywhere = torch.full((512,), -100)
     everywhere[positions] = labels
-    losses, logits = model(ids, mask, positions, labels)
+    losses, logits = model(ids, mask, positions, labels, return_logits=True)
     expected = theirs(ids, attention_mask=mask, labels=everywhere.view(2, 256))
     assert torch.allclose(losses.mean(), expected.loss, atol=1e-6)
     assert torch.allclose(logits, expected.logits.flatten(0, 1)[positions], atol=1e-6)

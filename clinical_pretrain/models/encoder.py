@@ -1,0 +1,216 @@
+"""The layers of both models, with attention by a backend of our own.
+
+Modules, parameters and their names stay Hugging Face's; what is replaced is the code that runs through them.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
+
+from clinical_pretrain.models import bigbird_attention, longformer_attention
+from clinical_pretrain.models.bigbird_attention import BigBirdContext, Plan
+from clinical_pretrain.models.longformer_attention import LongformerContext
+
+RECOMPILE_LIMIT = 64
+"""Layers of one model may need code of their own, such as one per window; torch gives up after 8 by default."""
+
+
+class Encoder:
+    """Runs a model's embeddings and layers.
+
+    Args:
+        model: a LongformerForMaskedLM or BigBirdForMaskedLM.
+        backend: blocked, flex or varlen.
+        checkpointing: none, attention or full: what is computed again in the backward pass.
+        global_tokens: none, or first: each document's first token is global.
+        random_blocks: BigBird: in evaluation mode, the random blocks of evaluation or of training.
+        compile_backend: torch.compile's backend for the layers, or None: as they are.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        backend: str,
+        checkpointing: str = "none",
+        global_tokens: str = "none",
+        random_blocks: str = "evaluation",
+        compile_backend: str | None = None,
+    ) -> None:
+        self.base, self.config = model.base_model, model.config
+        self.backend, self.global_tokens, self.random_blocks = backend, global_tokens, random_blocks
+        self.is_longformer = self.config.model_type == "longformer"
+        if self.is_longformer:
+            self.windows = {layer.attention.self.one_sided_attn_window_size for layer in self.base.encoder.layer}
+        self._plans: dict[tuple[int, bool], list[Plan]] = {}
+        attend = (longformer_attention if self.is_longformer else bigbird_attention).self_attention
+        attention = partial(_attention_part, attend)
+        if checkpointing == "attention":
+            attention = partial(_recomputed, attention)
+        run: Any = partial(_layer, attention)
+        if compile_backend:
+            _raise_recompile_limit()
+            run = torch.compile(run, backend=compile_backend, dynamic=False)
+        if checkpointing == "full":
+            run = partial(_recomputed, run)
+        for layer in self.base.encoder.layer:
+            layer.forward = partial(run, layer)
+
+    def __call__(
+        self,
+        input_ids: torch.Tensor,
+        documents: torch.Tensor,
+        position_ids: torch.Tensor | None = None,
+        most_documents: int | None = None,
+        global_attention_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Hidden states, (batch, length, width).
+
+        Args:
+            input_ids: (batch, length) int64.
+            documents: (batch, length) int64: the document within its row that a token belongs to, from 1; 0: padding.
+            position_ids: (batch, length) int64, from 0 in each document; None: from 0 in each row.
+            most_documents: at least the documents of any row; counted, at which a GPU waits, where it isn't said.
+            global_attention_mask: (batch, length), not 0 on Longformer's global tokens; None: as `global_tokens` says.
+        """
+        length = input_ids.shape[1]
+        padding = 0 if self.is_longformer else -length % self.config.block_size
+        if padding:
+            input_ids = F.pad(input_ids, (0, padding), value=self.config.pad_token_id)
+            documents = F.pad(documents, (0, padding))
+            position_ids = None if position_ids is None else F.pad(position_ids, (0, padding))
+        hidden = self._embed(input_ids, documents, position_ids)
+        if self.is_longformer:
+            most_documents = int(documents.max()) if most_documents is None else most_documents
+            is_global, most_globals = None, 0
+            if global_attention_mask is not None:
+                is_global = global_attention_mask.bool() & (documents > 0)
+                most_globals = int(is_global.sum(1).max())
+            elif self.global_tokens == "first":
+                is_global, most_globals = first_tokens(documents), most_documents
+            context: Any = LongformerContext(
+                documents, most_documents, is_global if most_globals else None, most_globals
+            ).prepare(longformer_attention.BACKENDS[self.backend], self.windows, hidden.dtype)
+        else:
+            # Asking this of a GPU would make it wait.
+            whole = documents.device.type == "cpu" and bool((documents == 1).all())
+            context = BigBirdContext(
+                None if whole else documents, len(documents), self.config.block_size,
+                self.config.attention_probs_dropout_prob,
+            ).prepare(bigbird_attention.BACKENDS[self.backend], self._plans_for(documents), hidden.dtype)  # fmt: skip
+        for layer in self.base.encoder.layer:
+            hidden = layer(hidden, context)
+        return hidden[:, :length]
+
+    def _embed(
+        self, input_ids: torch.Tensor, documents: torch.Tensor, position_ids: torch.Tensor | None
+    ) -> torch.Tensor:
+        if position_ids is None:
+            position_ids = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
+        if self.is_longformer:  # its positions begin after the padding's
+            position_ids = torch.where(documents > 0, position_ids + 1, 0) + self.config.pad_token_id
+        hidden: torch.Tensor = self.base.embeddings(input_ids=input_ids, position_ids=position_ids)
+        return hidden
+
+    def _plans_for(self, documents: torch.Tensor) -> list[Plan]:
+        """Each layer's plan; none where Hugging Face's model would attend to everything."""
+        length, config = documents.shape[1], self.config
+        sparse = config.attention_type == "block_sparse"
+        if not sparse or length <= bigbird_attention.shortest_sparse(config.block_size, config.num_random_blocks):
+            return []
+        training = self.base.training or self.random_blocks == "training"
+        if (length, training) not in self._plans:
+            self._plans[length, training] = [
+                bigbird_attention.make_plan(layer.attention.self, length, training, documents.device)
+                for layer in self.base.encoder.layer
+            ]
+        return self._plans[length, training]
+
+
+class HuggingFaceEncoder:
+    """The reference: a model's own forward(). Arguments as those of Encoder; BigBird can't keep documents apart."""
+
+    def __init__(self, model: Any, checkpointing: str = "none", global_tokens: str = "none") -> None:
+        self.base, self.global_tokens = model.base_model, global_tokens
+        for layer in self.base.encoder.layer if checkpointing != "none" else ():
+            part = layer if checkpointing == "full" else layer.attention
+            part.forward = partial(_recomputed, part.forward)
+
+    def __call__(
+        self,
+        input_ids: torch.Tensor,
+        documents: torch.Tensor,
+        position_ids: torch.Tensor | None = None,
+        most_documents: int | None = None,
+        global_attention_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Hidden states, (batch, length, width)."""
+        apart = position_ids is not None
+        if apart:  # each document in a row of its own
+            rows, places = _documents_apart(documents)
+            home = torch.where(places >= 0, places, 0)
+            input_ids = torch.where(places >= 0, input_ids[rows[:, None], home], self.base.config.pad_token_id)
+            documents, of_rows = (places >= 0).long(), documents
+        inputs = {"attention_mask": (documents > 0).long()}
+        if global_attention_mask is not None:
+            inputs["global_attention_mask"] = global_attention_mask
+        elif self.global_tokens == "first":
+            inputs["global_attention_mask"] = first_tokens(documents).long()
+        hidden: torch.Tensor = self.base(input_ids, **inputs)[0]
+        if not apart:
+            return hidden
+        number, place = (places >= 0).nonzero(as_tuple=True)
+        out = hidden.new_zeros(*of_rows.shape, hidden.shape[-1])
+        return out.index_put((rows[number], places[number, place]), hidden[number, place])
+
+
+def first_tokens(documents: torch.Tensor) -> torch.Tensor:
+    """(batch, length) bool: where a document begins."""
+    first = documents > 0
+    first[:, 1:] &= documents[:, 1:] != documents[:, :-1]
+    return first
+
+
+def _documents_apart(documents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The row of each document, (documents,), and its places there, (documents, longest) int64, -1 after its end."""
+    rows, starts = first_tokens(documents).nonzero(as_tuple=True)
+    lengths = (documents[rows] == documents[rows, starts][:, None]).sum(1)
+    step = torch.arange(int(lengths.max()), device=documents.device)
+    return rows, torch.where(step < lengths[:, None], starts[:, None] + step, -1)
+
+
+def _attention_part(attend: Any, layer: Any, hidden: torch.Tensor, context: Any) -> torch.Tensor:
+    attention = layer.attention
+    out: torch.Tensor = attention.output(attend(attention.self, hidden, context), hidden)
+    return out
+
+
+def _layer(attention: Any, layer: Any, hidden: torch.Tensor, context: Any) -> torch.Tensor:
+    hidden = attention(layer, hidden, context)
+    out: torch.Tensor = layer.output(layer.intermediate(hidden), hidden)
+    return out
+
+
+def _recomputed(forward: Any, *arguments: Any, **named: Any) -> Any:
+    """Keeps the arguments alone, and runs again when the gradient is asked for."""
+    return checkpoint(forward, *arguments, use_reentrant=False, **named)
+
+
+def _raise_recompile_limit() -> None:
+    import torch._dynamo
+
+    settings: Any = torch._dynamo.config
+    name = "recompile_limit" if hasattr(settings, "recompile_limit") else "cache_size_limit"
+    setattr(settings, name, max(RECOMPILE_LIMIT, getattr(settings, name)))
+
+
+def use_fused_gelu(model: Any) -> None:
+    """BigBird's gelu_new, step by step in transformers, by torch's one kernel for the same formula."""
+    for module in model.modules():
+        for name in ("intermediate_act_fn", "transform_act_fn"):
+            if type(getattr(module, name, None)).__name__ == "NewGELUActivation":
+                setattr(module, name, torch.nn.GELU(approximate="tanh"))

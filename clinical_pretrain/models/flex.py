@@ -1,0 +1,55 @@
+"""What both models need of flex_attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+
+FLEX_BLOCK = 128
+"""Tokens of a block of Longformer's mask; BigBird brings its own block size."""
+
+
+@cache
+def _compiled() -> Callable[..., torch.Tensor]:
+    return torch.compile(flex_attention, dynamic=False)
+
+
+def compiled_flex_attention(q_bhld: torch.Tensor, *rest: torch.Tensor, **options: Any) -> torch.Tensor:
+    """flex_attention, compiled where there is a GPU; on a CPU, where it has no backward pass, as it is."""
+    function: Any = _compiled() if q_bhld.is_cuda and not torch.compiler.is_compiling() else flex_attention
+    out: torch.Tensor = function(q_bhld, *rest, **options)
+    return out
+
+
+def flex_layout(
+    documents: torch.Tensor, some: torch.Tensor, whole: torch.Tensor, seen: Callable[..., Any]
+) -> BlockMask:
+    """A BlockMask without looking at single tokens.
+
+    Args:
+        documents: (batch, length) int64.
+        some: (batch, blocks, blocks) bool: the pattern reaches from a token of the row's to one of the column's block.
+        whole: (blocks, blocks) bool: it joins all of them.
+        seen: mask_mod over batch, head, query and key: pattern and documents.
+    """
+    length = documents.shape[1]
+    blocks = F.pad(documents, (0, -length % FLEX_BLOCK), value=-1).unflatten(1, (-1, FLEX_BLOCK))
+    low, high = blocks.min(-1).values, blocks.max(-1).values
+    one = (low == high)[:, :, None] & (low == high)[:, None, :] & (low[:, :, None] == low[:, None, :])
+    full = whole & one & some
+    counts, order = chosen_first((some & ~full)[:, None])
+    full_counts, full_order = chosen_first(full[:, None])
+    return BlockMask.from_kv_blocks(
+        counts, order, full_counts, full_order, BLOCK_SIZE=FLEX_BLOCK, mask_mod=seen, seq_lengths=(length, length)
+    )
+
+
+def chosen_first(chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(…, rows, columns) bool -> how many per row, (…, rows) int32, and all columns, those first, int32."""
+    order = chosen.to(torch.int8).argsort(dim=-1, descending=True, stable=True)
+    return chosen.sum(-1).int(), order.int()
