@@ -52,7 +52,7 @@ def build_model(config: RunConfig, manifest: Manifest, zero_stage: int = 0) -> A
         raise UserError("attention.global_tokens: only a Longformer has global tokens that can be chosen; use none")
     _freeze_unused(model, config)
     _set_attention_dropout(model, config.attention.dropout)
-    _install_encoder(model, config, zero_stage)
+    install_encoder(model, config, zero_stage)
     return model.train()
 
 
@@ -260,7 +260,8 @@ def _obstacle(backend: str, model: Any, config: RunConfig, on_gpu: bool) -> str 
     return None if has_varlen() else f"torch {torch.__version__} has no varlen_attn with windows"
 
 
-def _install_encoder(model: Any, config: RunConfig, zero_stage: int) -> None:
+def install_encoder(model: Any, config: RunConfig, zero_stage: int) -> None:
+    """Give a model its encode(): attention by the backend that the config asks for, recomputation and compilation."""
     backend = choose_backend(model, config, uses_gpu())
     settings = {"checkpointing": config.checkpointing, "global_tokens": config.attention.global_tokens}
     if backend == "hf":

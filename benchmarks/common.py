@@ -1,0 +1,133 @@
+"""What the benchmarks share: models of base size, hardware, memory, pairs."""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY))
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+from transformers import BigBirdConfig, BigBirdForMaskedLM, LongformerConfig, LongformerForMaskedLM
+
+from clinical_pretrain.run_folder import versions
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+VOCABULARY = {"longformer": 50265, "bigbird": 50358}
+
+
+def base_config(model: str, layers: int, length: int, dropout: float = 0.0) -> Any:
+    """allenai/longformer-base-4096's or google/bigbird-roberta-base's configuration, of so many layers and positions."""
+    common = {
+        "vocab_size": VOCABULARY[model],
+        "num_hidden_layers": layers,
+        "hidden_dropout_prob": dropout,
+        "attention_probs_dropout_prob": dropout,
+        "layer_norm_eps": 1e-5 if model == "longformer" else 1e-12,
+    }
+    if model == "longformer":
+        return LongformerConfig(
+            **common, attention_window=512, type_vocab_size=1, max_position_embeddings=length + 2, pad_token_id=1
+        )
+    return BigBirdConfig(**common, max_position_embeddings=length, attention_type="block_sparse")
+
+
+def stock_model(config: Any) -> Any:
+    """Hugging Face's model with random weights, in training mode."""
+    torch.manual_seed(0)
+    model: Any = (LongformerForMaskedLM if config.model_type == "longformer" else BigBirdForMaskedLM)(config)
+    return model.train()
+
+
+def device() -> torch.device:
+    """The GPU, where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def hardware() -> str:
+    """The machine, in words."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{processor()}, {torch.get_num_threads()} threads"
+
+
+def processor() -> str:
+    """The CPU's name and what matters to matrix products."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or platform.machine()
+    name = re.search(r"model name\s*: (.*)", text)
+    flags = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if re.search(rf"\b{flag}\b", text)]
+    return f"{name.group(1) if name else platform.machine()} ({' '.join(flags)})"
+
+
+def facts() -> dict[str, Any]:
+    """What every stored result says of where it comes from."""
+    return {
+        "command": "python " + " ".join([os.path.relpath(sys.argv[0], REPOSITORY), *sys.argv[1:]]),
+        "hardware": hardware(),
+        "versions": versions(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def timed(step: Callable[[], Any]) -> float:
+    """Seconds of one call, the GPU's work included."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    step()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def pairs(theirs: Callable[[], Any], ours: Callable[[], Any], repeats: int) -> dict[str, float]:
+    """Both in turn, `repeats` times: medians, and the median of the ratios of each pair."""
+    times = [(timed(theirs), timed(ours)) for _ in range(repeats)]
+    ratios = [first / second for first, second in times]
+    return {
+        "seconds_hugging_face": statistics.median(first for first, _ in times),
+        "seconds_ours": statistics.median(second for _, second in times),
+        "time_ratio": statistics.median(ratios),
+        "time_ratio_lowest": min(ratios),
+        "time_ratio_highest": max(ratios),
+    }
+
+
+def peak_memory(step: Callable[[], Any]) -> int | None:
+    """Bytes that a call needs above what is held before it. None on a CPU without Linux's /proc.
+
+    On a CPU it counts resident memory: set MALLOC_MMAP_THRESHOLD_=65536, so that what is freed is given back.
+    """
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        return int(torch.cuda.max_memory_allocated()) - before
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+        before = _status("VmRSS")
+        step()
+        return _status("VmHWM") - before
+    except OSError:
+        return None
+
+
+def _status(name: str) -> int:
+    found = re.search(rf"{name}:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    assert found
+    return int(found.group(1)) * 1024

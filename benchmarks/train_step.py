@@ -1,0 +1,205 @@
+"""A whole training step, ours against stock Hugging Face, in turn on the same machine and the same masked rows.
+
+    python benchmarks/train_step.py --model longformer --layers 12 --sequence-length 4096 --precision fp32 --json FILE
+
+A step is forward pass, backward pass and fused AdamW, at base size with random weights. Hugging Face's side is the
+masked-LM model as run_mlm.py uses it: its own attention, logits and loss at every position. Memory is the peak of
+forward and backward pass above the level before them (gradients count, weights and optimizer state don't), measured
+in a process of its own for each side.
+
+--part head or attention replaces only one of the two; --parts measures head, attention and all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from common import (
+    DTYPES,
+    REPOSITORY,
+    base_config,
+    device,
+    facts,
+    pairs,
+    peak_memory,
+    stock_model,
+)
+
+import torch
+
+from clinical_pretrain.config import AttentionConfig, ModelConfig, RunConfig
+from clinical_pretrain.data.masking import capacity
+from clinical_pretrain.models.build import MODEL_CLASSES, install_encoder
+from clinical_pretrain.models.flops import peak_flops, training_flops_per_token
+from clinical_pretrain.models.mlm_head import mean_loss
+from tokenizer_tools.manifest import write_json
+
+Step = Callable[[], float]
+MASK_SHARE = 0.15
+
+
+class Sides:
+    """Both models with the same weights, and the same batch for both."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.device = args, device()
+        self.config = base_config(args.model, args.layers, args.sequence_length, args.dropout)
+        generator = torch.Generator().manual_seed(0)
+        shape = (args.micro_batch, args.sequence_length)
+        ids = torch.randint(110, 50000, shape, generator=generator)
+        chosen = torch.rand(shape, generator=generator) < MASK_SHARE
+        self.predicted = int(chosen.sum())
+        self.positions = chosen.flatten().nonzero().flatten()
+        self.labels = ids.flatten()[self.positions]
+        self.all_labels = torch.where(chosen, ids, -100)
+        if self.device.type == "cuda":  # one shape for all batches, as in training
+            missing = capacity(ids.numel(), RunConfig().masking) - len(self.positions)
+            self.positions = torch.nn.functional.pad(self.positions, (0, missing))
+            self.labels = torch.nn.functional.pad(self.labels, (0, missing), value=-100)
+        self.ids = torch.where(chosen, 4, ids)
+        for name in ("ids", "positions", "labels", "all_labels"):
+            setattr(self, name, getattr(self, name).to(self.device))
+        self.ones = torch.ones_like(self.ids)
+
+    def theirs(self) -> Any:
+        """Hugging Face's model; with gradient checkpointing by its own switch."""
+        model = stock_model(self.config).to(self.device, DTYPES[self.args.precision])
+        if self.args.checkpointing != "none":
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        return model
+
+    def ours(self, part: str = "all") -> Any:
+        """Our model; part head: with Hugging Face's attention."""
+        model: Any = MODEL_CLASSES[self.config.model_type](self.config)
+        model.load_state_dict(stock_model(self.config).state_dict())
+        model.to(self.device, DTYPES[self.args.precision])
+        settings = RunConfig(
+            model=ModelConfig(family=self.args.model),
+            precision=self.args.precision,
+            checkpointing=self.args.checkpointing,
+            compile=self.args.compile,
+            attention=AttentionConfig(backend="hf" if part == "head" else self.args.backend),
+        )
+        install_encoder(model, settings, zero_stage=1)
+        return model.train()
+
+    def loss_of_theirs(self, model: Any) -> torch.Tensor:
+        """Logits and loss at every position."""
+        loss: torch.Tensor = model(self.ids, attention_mask=self.ones, labels=self.all_labels).loss
+        return loss
+
+    def loss_of_ours(self, model: Any, part: str = "all") -> torch.Tensor:
+        """Logits and loss at the masked positions; part attention: at every one."""
+        inputs = {"input_ids": self.ids, "documents": self.ones, "most_documents": 1}
+        if part == "attention":
+            labels = self.all_labels.flatten()
+            hidden = model.encode(**inputs).flatten(0, 1)
+            return mean_loss(model.predict(hidden, labels)[0], labels)
+        return mean_loss(model(**inputs, positions=self.positions, labels=self.labels)[0], self.labels)
+
+
+def step_of(model: Any, loss_of: Callable[[Any], torch.Tensor], losses: list[float]) -> Step:
+    """One optimizer step."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+
+    def step() -> float:
+        loss = loss_of(model)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+        return losses[-1]
+
+    return step
+
+
+def compare(args: argparse.Namespace, part: str) -> dict[str, Any]:
+    """Times and losses of both sides, in turn."""
+    sides = Sides(args)
+    losses: tuple[list[float], list[float]] = ([], [])
+    theirs = step_of(sides.theirs(), sides.loss_of_theirs, losses[0])
+    ours = step_of(sides.ours(part), lambda model: sides.loss_of_ours(model, part), losses[1])
+    theirs(), ours()  # warm-up
+    result: dict[str, Any] = pairs(theirs, ours, args.repeats)
+    result["max_loss_difference"] = max(abs(a - b) for a, b in zip(*losses, strict=True))
+    tokens = args.micro_batch * args.sequence_length
+    result["tokens_per_second_hugging_face"] = tokens / result["seconds_hugging_face"]
+    result["tokens_per_second_ours"] = tokens / result["seconds_ours"]
+    result["mega_flops_per_token"] = training_flops_per_token(sides.config, args.sequence_length) / 1e6
+    peak = peak_flops(torch.cuda.get_device_name()) if sides.device.type == "cuda" else None
+    if peak:
+        result["mfu_ours"] = result["tokens_per_second_ours"] * result["mega_flops_per_token"] * 1e6 / peak
+    return result
+
+
+def memory(args: argparse.Namespace) -> dict[str, Any]:
+    """Peaks of both sides, each in a process of its own."""
+    peaks = {}
+    for side in ("hugging_face", "ours"):
+        environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
+        call = [sys.executable, *sys.argv, "--memory-of", side]
+        done = subprocess.run(call, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(done.stderr)
+        peaks[side] = json.loads(done.stdout)
+    if None in peaks.values():
+        return {"memory_ratio": None}
+    return {
+        "peak_megabytes_hugging_face": round(peaks["hugging_face"] / 1e6),
+        "peak_megabytes_ours": round(peaks["ours"] / 1e6),
+        "memory_ratio": peaks["ours"] / peaks["hugging_face"],
+    }
+
+
+def memory_of(args: argparse.Namespace) -> int | None:
+    """Peak of forward and backward pass of one side."""
+    sides = Sides(args)
+    ours = args.memory_of == "ours"
+    model = sides.ours() if ours else sides.theirs()
+    return peak_memory(lambda: (sides.loss_of_ours if ours else sides.loss_of_theirs)(model).backward())
+
+
+def main() -> None:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=["longformer", "bigbird"], default="longformer")
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--sequence-length", type=int, default=4096)
+    parser.add_argument("--micro-batch", type=int, default=1, help="sequences per step")
+    parser.add_argument("--precision", choices=list(DTYPES), default="fp32")
+    parser.add_argument("--checkpointing", choices=["none", "attention", "full"], default="none")
+    parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--backend", choices=["auto", "blocked", "flex", "varlen"], default="auto")
+    parser.add_argument("--compile", choices=["auto", "on", "off"], default="auto")
+    parser.add_argument("--part", choices=["all", "head", "attention"], default="all")
+    parser.add_argument("--parts", action="store_true", help="measure head, attention and all")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--memory-of", choices=["hugging_face", "ours"], help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.memory_of:
+        print(json.dumps(memory_of(args)))
+        return
+    result: dict[str, Any] = {"what": "one training step: Hugging Face's over ours", **facts()}
+    result["config"] = {
+        name: getattr(args, name)
+        for name in ("model", "layers", "sequence_length", "micro_batch", "precision", "checkpointing", "dropout")
+    }
+    if args.parts:
+        shares = {part: compare(args, part)["time_ratio"] for part in ("head", "attention")}
+        result["time_ratio_of_part"] = shares
+    result |= compare(args, args.part) | memory(args)
+    if args.json:
+        write_json(args.json, result)
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""How much arithmetic a token takes, and how much of it a GPU can do: for model FLOPs utilisation (MFU)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+PEAK_FLOPS = {"V100": 125e12, "A100": 312e12, "H100": 989e12, "H200": 989e12, "L40S": 362e12, "A10": 125e12}
+"""Dense half-precision matrix products per second (the makers' data sheets), by a part of the device's name."""
+
+
+def training_flops_per_token(config: Any, length: int, predicted_share: float = 0.15) -> float:
+    """Floating-point operations of forward and backward pass, recomputation not counted: two for each multiplication
+    with a weight, three passes, attention over what its pattern reaches, the head on the predicted share alone.
+
+    Args:
+        config: a LongformerConfig or BigBirdConfig.
+        length: tokens of a row.
+        predicted_share: of the positions.
+    """
+    width = config.hidden_size
+    linears = 4 * width * width + 2 * width * config.intermediate_size
+    if config.model_type == "longformer":
+        windows = config.attention_window
+        windows = [windows] * config.num_hidden_layers if isinstance(windows, int) else windows
+        keys = [min(window + 1, length) for window in windows]
+    else:
+        # The first and the last block see everything.
+        reach = (5 + config.num_random_blocks + 2) * config.block_size
+        keys = [min(reach, length)] * config.num_hidden_layers
+    layers = sum(2 * linears + 4 * width * reach for reach in keys)
+    head = 2 * (width * width + width * config.vocab_size)
+    return float(3 * (layers + predicted_share * head))
+
+
+def peak_flops(device_name: str) -> float | None:
+    """Of a GPU by its name, as torch gives it; None where it isn't known."""
+    return next((peak for part, peak in PEAK_FLOPS.items() if part in device_name.replace(" ", "")), None)
