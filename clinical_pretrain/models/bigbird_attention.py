@@ -293,9 +293,10 @@ def flex_layout(plan: Plan, context: BigBirdContext, dtype: torch.dtype) -> Flex
     whole = whole[:, None, None]
     parts: dict[str, Any] = {}
     for name, count, order in (("kv", *plan.seen_keys), ("q", *plan.seen_by)):
-        order = order.expand(rows, -1, -1, -1).contiguous()
-        parts |= {f"{name}_num_blocks": torch.where(whole, 0, count), f"{name}_indices": order}
-        parts |= {f"full_{name}_num_blocks": torch.where(whole, count, 0), f"full_{name}_indices": order}
+        for part, counted in (("", torch.where(whole, 0, count)), ("full_", torch.where(whole, count, 0))):
+            parts[f"{part}{name}_num_blocks"] = counted
+            # Each a copy: the compiler takes one tensor in two places for one argument, and fails.
+            parts[f"{part}{name}_indices"] = order.repeat(rows, 1, 1, 1)
     block_mask = BlockMask((length, length), **parts, BLOCK_SIZE=(size, size), mask_mod=mask_mod)
     return FlexLayout(block_mask, by_count if plan.counts_twice else None)
 

@@ -21,7 +21,7 @@ RECOMPILE_LIMIT = 64
 
 
 class Encoder:
-    """Runs a model's embeddings and layers.
+    """Runs a model's embeddings and layers; the model itself stays as it was.
 
     Args:
         model: a LongformerForMaskedLM or BigBirdForMaskedLM.
@@ -57,8 +57,7 @@ class Encoder:
             run = torch.compile(run, backend=compile_backend, dynamic=False)
         if checkpointing == "full":
             run = partial(_recomputed, run)
-        for layer in self.base.encoder.layer:
-            layer.forward = partial(run, layer)
+        self._layer = run
 
     def __call__(
         self,
@@ -103,7 +102,7 @@ class Encoder:
                 self.config.attention_probs_dropout_prob,
             ).prepare(bigbird_attention.BACKENDS[self.backend], self._plans_for(documents), hidden.dtype)  # fmt: skip
         for layer in self.base.encoder.layer:
-            hidden = layer(hidden, context)
+            hidden = self._layer(layer, hidden, context)
         return hidden[:, :length]
 
     def _embed(
