@@ -6,8 +6,10 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from clinical_pretrain.config import MaskingConfig, OptimConfig
-from clinical_pretrain.data.masking import Vocabulary, mask_row, word_starts
+from clinical_pretrain.data.masking import Collator, Vocabulary, capacity, mask_row, word_starts
+from clinical_pretrain.data.prefetch import ahead
 from clinical_pretrain.data.sampler import MASKS, Sampler, generator, micro_batch_of
+from clinical_pretrain.data.shards import Row
 from clinical_pretrain.optim import learning_rate
 from tokenizer_tools.manifest import TokenizerInfo
 
@@ -116,3 +118,97 @@ def test_linear_schedule_is_transformers_one_step_on():
         scheduler.step()
     ours = [learning_rate(step, OptimConfig(warmup_steps=10), 100) for step in range(1, 101)]
     assert ours == pytest.approx(theirs[1:], rel=1e-12)
+
+
+# Micro-batches ------------------------------------------------------------------------------------------------------
+
+
+def rows_of(vocabulary, *lengths):
+    """Rows of ordinary tokens, each with three notes."""
+    generator_ = np.random.default_rng(0)
+    return [
+        Row(generator_.choice(vocabulary.stand_ins, n).astype(np.uint16), np.array([0, n // 3, n // 2], np.int32),
+            np.arange(3))
+        for n in lengths
+    ]  # fmt: skip
+
+
+def generators(count):
+    return [generator(0, MASKS, 0, row) for row in range(count)]
+
+
+@pytest.mark.parametrize("isolate", [False, True])
+def test_a_micro_batch(vocabulary, isolate):
+    rows = rows_of(vocabulary, 600, 500)
+    batch = Collator(600, MaskingConfig(), vocabulary, isolate)(rows, generators(2))
+    documents = batch.documents.numpy()
+    assert (documents[1, 500:] == 0).all() and (documents[1, :500] > 0).all() and (documents[0] > 0).all()
+    assert (batch.input_ids.numpy()[1, 500:] == vocabulary.pad_id).all()
+    for number, row in enumerate(rows):
+        mine = batch.positions.numpy() // 600 == number
+        places = batch.positions.numpy()[mine] % 600
+        assert (batch.labels.numpy()[mine] == row.input_ids[places]).all() and len(places) > 40
+    if not isolate:
+        assert documents.max() == 1 and batch.position_ids is None and batch.most_documents == 1
+        return
+    assert documents[0].tolist() == [1] * 200 + [2] * 100 + [3] * 300 and batch.most_documents == 4
+    assert batch.position_ids[1, :500].tolist() == [*range(166), *range(84), *range(250)]
+
+
+def test_all_micro_batches_can_have_one_shape(vocabulary):
+    collator = Collator(600, MaskingConfig(), vocabulary, fill_up=True)
+    shapes, filled = set(), set()
+    for seed in range(20):
+        batch = collator(rows_of(vocabulary, 600, 300), [np.random.default_rng(seed + i) for i in range(2)])
+        shapes.add((batch.positions.shape, batch.labels.shape))
+        asked = batch.labels != -100
+        filled.add(int(asked.sum()))
+        assert asked.sum() == asked.int().cumprod(0).sum()  # those that count stand first
+    assert shapes == {((capacity(1200, MaskingConfig()),),) * 2} and len(filled) > 5
+
+
+@pytest.mark.parametrize("whole_words", [False, True])
+def test_capacity_is_hardly_ever_reached(vocabulary, whole_words):
+    config = MaskingConfig(whole_words=whole_words)
+    row = rows_of(vocabulary, 4096)[0]
+    counts = [len(mask_row(row.input_ids, config, vocabulary, np.random.default_rng(i))[1]) for i in range(300)]
+    most = capacity(4096, config)
+    assert most % 64 == 0 and np.mean(counts) + 5 * np.std(counts) < most
+    assert whole_words or most < np.mean(counts) + 8 * np.std(counts) + 64
+
+
+def test_what_exceeds_the_capacity_is_shown_again(vocabulary, monkeypatch):
+    from clinical_pretrain.data import masking
+
+    rows = rows_of(vocabulary, 600, 500)
+    collator = Collator(600, MaskingConfig(), vocabulary)
+    free = collator(rows, generators(2))
+    monkeypatch.setattr(masking, "capacity", lambda tokens, config: 100)
+    batch, again = (collator(rows, generators(2)) for _ in range(2))
+    kept = set(batch.positions.tolist())
+    assert len(kept) == 100 and kept < set(free.positions.tolist()) and again.positions.tolist() == batch.positions.tolist()
+    assert batch.positions.tolist() == sorted(kept)
+    true_ids = np.full((2, 600), vocabulary.pad_id)
+    true_ids[0], true_ids[1, :500] = rows[0].input_ids, rows[1].input_ids
+    dropped = sorted(set(free.positions.tolist()) - kept)
+    assert (batch.input_ids.numpy().ravel()[dropped] == true_ids.ravel()[dropped]).all()
+    assert (batch.input_ids.numpy().ravel()[sorted(kept)] == free.input_ids.numpy().ravel()[sorted(kept)]).all()
+
+
+def test_work_ahead_of_time_keeps_its_order_and_is_not_far_ahead():
+    made = []
+
+    def make(key):
+        made.append(key)
+        return key * key
+
+    values = ahead(make, iter(range(10)), depth=3)
+    assert next(values) == 0 and max(made) <= 4
+    assert list(values) == [key * key for key in range(1, 10)]
+
+
+def test_an_error_ahead_of_time_comes_out_in_its_turn():
+    values = ahead(lambda key: 1 // (2 - key), iter(range(4)))
+    assert [next(values), next(values)] == [0, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(values)
