@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import platform
@@ -23,11 +24,12 @@ from transformers import BigBirdConfig, BigBirdForMaskedLM, LongformerConfig, Lo
 from clinical_pretrain.run_folder import versions
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+M_MMAP_THRESHOLD = -3
 VOCABULARY = {"longformer": 50265, "bigbird": 50358}
 
 
 def base_config(model: str, layers: int, length: int, dropout: float = 0.0) -> Any:
-    """allenai/longformer-base-4096's or google/bigbird-roberta-base's configuration, of so many layers and positions."""
+    """As allenai/longformer-base-4096's or google/bigbird-roberta-base's, with so many layers and positions."""
     common = {
         "vocab_size": VOCABULARY[model],
         "num_hidden_layers": layers,
@@ -107,10 +109,8 @@ def pairs(theirs: Callable[[], Any], ours: Callable[[], Any], repeats: int) -> d
 
 
 def peak_memory(step: Callable[[], Any]) -> int | None:
-    """Bytes that a call needs above what is held before it. None on a CPU without Linux's /proc.
-
-    On a CPU it counts resident memory: set MALLOC_MMAP_THRESHOLD_=65536, so that what is freed is given back.
-    """
+    """Bytes that a call needs above what is held before it: on a CPU resident memory, and None where there is no
+    Linux with glibc. Slows later calls down."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
@@ -119,6 +119,9 @@ def peak_memory(step: Callable[[], Any]) -> int | None:
         step()
         return int(torch.cuda.max_memory_allocated()) - before
     try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(M_MMAP_THRESHOLD, 1 << 16)  # what is freed is given back at once
+        libc.malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
         before = _status("VmRSS")
         step()

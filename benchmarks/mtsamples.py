@@ -12,16 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))
+from common import REPOSITORY, processor
 
 from clinical_pretrain.config import load_config
 from clinical_pretrain.data.masking import Vocabulary
@@ -101,13 +98,6 @@ def result(options: list[str], shards: Path, run_dir: Path, model: Path) -> dict
         "git_commit": start["git_commit"],
         "config": load_config(options)[0].to_dict() | {"run_dir": "", "data": {"shards": ""}},
     }
-
-
-def processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
 
 
 if __name__ == "__main__":

@@ -14,25 +14,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from common import (
-    DTYPES,
-    REPOSITORY,
-    base_config,
-    device,
-    facts,
-    pairs,
-    peak_memory,
-    stock_model,
-)
-
 import torch
+from common import DTYPES, base_config, device, facts, pairs, peak_memory, stock_model
 
 from clinical_pretrain.config import AttentionConfig, ModelConfig, RunConfig
 from clinical_pretrain.data.masking import capacity
@@ -143,9 +132,8 @@ def memory(args: argparse.Namespace) -> dict[str, Any]:
     """Peaks of both sides, each in a process of its own."""
     peaks = {}
     for side in ("hugging_face", "ours"):
-        environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
         call = [sys.executable, *sys.argv, "--memory-of", side]
-        done = subprocess.run(call, env=environment, capture_output=True, text=True)
+        done = subprocess.run(call, capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(done.stderr)
         peaks[side] = json.loads(done.stdout)

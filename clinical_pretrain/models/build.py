@@ -83,7 +83,7 @@ def random_config(config: ModelConfig, manifest: Manifest) -> Any:
         **common,
         block_size=size.block_size,
         num_random_blocks=size.random_blocks,
-        max_position_embeddings=manifest.sequence_length,
+        max_position_embeddings=_whole_blocks(manifest.sequence_length, size.block_size),
         attention_type="block_sparse",
     )
 
@@ -117,7 +117,8 @@ def check_fit(model_config: Any, manifest: Manifest, name: str, longer: bool = F
             f"{info.pad_id}; build the shards with the model's own tokenizer"
         )
     positions = model_config.max_position_embeddings - _first_position(model_config)
-    if length > positions and not longer:
+    needed = length if longformer else _whole_blocks(length, model_config.block_size)
+    if needed > positions and not longer:
         raise UserError(
             f"{name}: rows of {length:,} tokens, but the model has {positions:,} positions; build the shards with "
             f"--sequence-length {positions} or less, or repeat its positions with --model.positions tile"
@@ -136,12 +137,19 @@ def _first_position(model_config: Any) -> int:
     return model_config.pad_token_id + 1 if model_config.model_type == "longformer" else 0
 
 
+def _whole_blocks(length: int, block_size: int) -> int:
+    """BigBird fills rows up to whole blocks, whose positions it must have."""
+    return -(-length // block_size) * block_size
+
+
 def _tile_positions(model: Any, length: int) -> Any:
     """The model for rows of `length` tokens: its position embeddings again and again (Beltagy et al. 2020, section 5:
     how Longformer's 4,096 were made from RoBERTa's 512)."""
     config, name = copy.deepcopy(model.config), f"{model.base_model_prefix}.embeddings.position_embeddings.weight"
     first = _first_position(config)
     have = config.max_position_embeddings - first
+    if config.model_type == "big_bird":
+        length = _whole_blocks(length, config.block_size)
     if length <= have:
         return model
     config.max_position_embeddings = first + length

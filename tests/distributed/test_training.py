@@ -96,6 +96,29 @@ def test_recomputation_changes_nothing(trained, family, kind):
     assert losses(trained / f"{family}-{kind}") == pytest.approx(losses(trained / f"{family}-0"), rel=1e-4)
 
 
+@pytest.mark.parametrize("family", ["longformer", "bigbird"])
+def test_our_attention_trains_as_hugging_faces(trained, family):
+    expected = losses(trained / f"{family}-hf")
+    assert losses(trained / f"{family}-blocked") == pytest.approx(expected, rel=1e-4)
+    assert validations(trained / f"{family}-blocked") == pytest.approx(validations(trained / f"{family}-hf"), rel=1e-4)
+
+
+@pytest.mark.parametrize("family", ["longformer", "bigbird"])
+@pytest.mark.parametrize("stage", [1, 2])
+def test_compiled_layers_train_as_they_are(trained, family, stage):
+    assert losses(trained / f"{family}-compiled-{stage}") == pytest.approx(
+        losses(trained / f"{family}-blocked"), rel=1e-3
+    )
+
+
+@pytest.mark.parametrize("family", ["longformer", "bigbird"])
+def test_isolated_notes_train_otherwise(trained, family, tmp_path):
+    run = trained / f"{family}-isolate"
+    assert losses(run)[0] != losses(trained / f"{family}-0")[0]
+    before, after = validations(run)
+    assert after < before - 0.3 and export(run, tmp_path / "model")["max_logit_difference"] < 1e-5
+
+
 @pytest.mark.parametrize("stage", [2, 3])
 def test_offload_changes_nothing(trained, stage):
     assert losses(trained / f"offload-{stage}") == pytest.approx(losses(trained / "longformer-0"), rel=1e-4)

@@ -27,9 +27,11 @@ from clinical_pretrain.config import (
     RunConfig,
     ValidationConfig,
 )
+from clinical_pretrain.models import build
 from clinical_pretrain.train import STOPPED, train
 
 STEPS = 20
+build.COMPILER = "aot_eager"  # torch.compile without its code generator, which takes minutes
 
 
 def zero_file(root: Path, stage: int, offload: bool = False) -> str:
@@ -74,6 +76,14 @@ def stages(root: Path, shards: str) -> None:
         train(config(root, shards, f"{family}-bf16-2", family, 2, precision="bf16", max_steps=6))
         train(config(root, shards, f"{family}-full", family, 3, checkpointing="full"))
         train(config(root, shards, f"{family}-attention", family, 2, checkpointing="attention"))
+        no_dropout = AttentionConfig(dropout=0.0)
+        train(config(root, shards, f"{family}-blocked", family, 2, attention=no_dropout))
+        train(config(root, shards, f"{family}-hf", family, 1, attention=replace(no_dropout, backend="hf")))
+        for stage in (1, 2):
+            compiled = config(root, shards, f"{family}-compiled-{stage}", family, stage, attention=no_dropout)
+            train(replace(compiled, compile="on", checkpointing="full" if stage == 2 else "none"))
+        data = DataConfig(shards, document_attention="isolate")
+        train(config(root, shards, f"{family}-isolate", family, 2, data=data))
     train(config(root, shards, "global", stage=3, attention=AttentionConfig(global_tokens="first"), max_steps=6))
     for stage in (2, 3):
         train(config(root, shards, f"offload-{stage}", deepspeed=zero_file(root, stage, offload=True)))

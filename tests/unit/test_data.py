@@ -186,7 +186,11 @@ def test_what_exceeds_the_capacity_is_shown_again(vocabulary, monkeypatch):
     monkeypatch.setattr(masking, "capacity", lambda tokens, config: 100)
     batch, again = (collator(rows, generators(2)) for _ in range(2))
     kept = set(batch.positions.tolist())
-    assert len(kept) == 100 and kept < set(free.positions.tolist()) and again.positions.tolist() == batch.positions.tolist()
+    assert (
+        len(kept) == 100
+        and kept < set(free.positions.tolist())
+        and again.positions.tolist() == batch.positions.tolist()
+    )
     assert batch.positions.tolist() == sorted(kept)
     true_ids = np.full((2, 600), vocabulary.pad_id)
     true_ids[0], true_ids[1, :500] = rows[0].input_ids, rows[1].input_ids

@@ -15,8 +15,10 @@ from transformers import (
     LongformerForMaskedLM,
 )
 
-from clinical_pretrain.config import AttentionConfig, ModelConfig, ModelSize, RunConfig
-from clinical_pretrain.models.build import build_model
+from clinical_pretrain.config import AttentionConfig, DataConfig, ModelConfig, ModelSize, RunConfig
+from clinical_pretrain.models.build import build_model, choose_backend
+from clinical_pretrain.models.longformer_attention import has_varlen
+from clinical_pretrain.models.mlm_head import mean_loss
 from tokenizer_tools.load_tokenizer import load_tokenizer
 from tokenizer_tools.manifest import Manifest, UserError
 
@@ -113,6 +115,150 @@ def test_what_the_loss_never_reaches_is_frozen(bases, manifest):
         assert frozen and all(part in name for name in frozen)
     model = build_model(run_config(bases / "longformer", attention=AttentionConfig(global_tokens="first")), manifest)
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("kind", ["longformer", "bigbird"])
+def test_twenty_steps_give_the_losses_of_hugging_faces_model(bases, manifest, kind):
+    """The same AdamW over the same masked rows, attention dropout and all off; then the same weights."""
+    models = [
+        AutoModelForMaskedLM.from_pretrained(bases / kind).train(),
+        build_model(run_config(bases / kind), manifest),
+    ]
+    for model in models:
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+            elif isinstance(getattr(module, "dropout", None), float):
+                module.dropout = 0.0
+    optimizers = [torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3) for model in models]
+    generator = torch.Generator().manual_seed(0)
+    losses = []
+    for _ in range(20):
+        ids = torch.randint(5, 60, (2, 256), generator=generator)
+        mask = torch.ones_like(ids)
+        mask[1, 230:] = 0
+        chosen = (torch.rand(ids.shape, generator=generator) < 0.15) & mask.bool()
+        shown = torch.where(chosen, 4, ids)
+        theirs = models[0](shown, attention_mask=mask, labels=torch.where(chosen, ids, -100)).loss
+        positions = chosen.flatten().nonzero().flatten()
+        labels = ids.flatten()[positions]
+        ours = mean_loss(models[1](shown, mask, positions, labels)[0], labels)
+        for loss, optimizer in zip((theirs, ours), optimizers, strict=True):
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        losses.append((theirs.item(), ours.item()))
+    first, last = losses[0][0], losses[-1][0]
+    assert last < first - 1 and max(abs(a - b) for a, b in losses) < 1e-4
+    expected, got = (dict(model.named_parameters()) for model in models)
+    assert all(torch.allclose(got[name], tensor, atol=1e-3) for name, tensor in expected.items()
+               if got[name].requires_grad)  # fmt: skip
+
+
+def test_chunks_of_logits_change_nothing(bases, manifest, monkeypatch):
+    from clinical_pretrain.models import mlm_head
+
+    model = build_model(run_config(bases / "longformer"), manifest).eval()
+    ids = torch.randint(5, 1000, (2, 256), generator=torch.Generator().manual_seed(0))
+    positions = torch.arange(0, 512, 5)
+    labels = torch.where(positions % 3 > 0, ids.flatten()[positions], mlm_head.IGNORED)
+    results = []
+    for chunk in (1000, 7):
+        monkeypatch.setattr(mlm_head, "POSITIONS_PER_CHUNK", chunk)
+        losses, logits = model(ids, torch.ones_like(ids), positions, labels)
+        assert logits is None and not losses[labels == -100].any()
+        loss = mean_loss(losses, labels)
+        results.append((loss, torch.autograd.grad(loss, model.lm_head.dense.weight)[0]))
+    assert torch.allclose(results[0][0], results[1][0]) and torch.allclose(results[0][1], results[1][1], atol=1e-7)
+    everywhere = torch.full((512,), -100).index_put((positions,), labels).view(2, 256)
+    theirs = LongformerForMaskedLM.from_pretrained(bases / "longformer").eval()(ids, labels=everywhere).loss
+    assert torch.allclose(results[0][0], theirs, atol=1e-6)
+    nothing = torch.full_like(labels, -100)
+    assert mean_loss(model(ids, torch.ones_like(ids), positions, nothing)[0], nothing) == 0
+
+
+def test_which_backend(bases, manifest):
+    def backend(kind="longformer", on_gpu=False, isolate=False, **attention):
+        config = run_config(bases / kind, attention=AttentionConfig(**attention),
+                            data=DataConfig(document_attention="isolate" if isolate else "row"))  # fmt: skip
+        model = build_model(replace(config, attention=AttentionConfig(), data=DataConfig()), manifest)
+        if attention.get("dropout") is not None and kind == "longformer":
+            for layer in model.longformer.encoder.layer:
+                layer.attention.self.dropout = attention["dropout"]
+        return choose_backend(model, config, on_gpu)
+
+    assert backend() == backend("bigbird") == "blocked"
+    assert backend(backend="hf") == "hf" and backend(backend="hf", isolate=True) == "hf"
+    for wanted, kind, message in [
+        ("flex", "longformer", "no backward pass on a CPU; use auto"),
+        ("varlen", "longformer", "needs a GPU; use auto"),
+        ("varlen", "bigbird", "needs a GPU; use auto"),
+    ]:
+        with pytest.raises(UserError, match=f"attention.backend {wanted}: .*{message}"):
+            backend(kind, backend=wanted)
+    with pytest.raises(UserError, match="hf: transformers' BigBird can't keep documents apart"):
+        backend("bigbird", backend="hf", isolate=True)
+
+
+def test_which_backend_on_a_gpu(bases, manifest, monkeypatch):
+    """The choice alone, as none is at hand: by capability, dropout, global tokens and precision."""
+    models = {kind: build_model(run_config(bases / kind), manifest) for kind in ("longformer", "bigbird")}
+
+    def backend(kind="longformer", dropout=0.0, precision="bf16", capability=(9, 0), **attention):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+        if kind == "longformer":
+            for layer in models[kind].longformer.encoder.layer:
+                layer.attention.self.dropout = dropout
+        config = replace(run_config(bases / kind, attention=AttentionConfig(**attention)), precision=precision)
+        return choose_backend(models[kind], config, on_gpu=True)
+
+    assert backend() == ("varlen" if has_varlen() else "flex")
+    assert backend(precision="fp32") == backend(global_tokens="first") == backend("bigbird") == "flex"
+    assert backend(dropout=0.1) == backend(capability=(7, 0)) == backend("bigbird", capability=(7, 0)) == "blocked"
+    for message, settings in {
+        "takes no attention dropout": {"dropout": 0.1, "backend": "flex"},
+        "Ampere": {"capability": (7, 0), "backend": "varlen"},
+        "takes no global tokens": {"backend": "varlen", "global_tokens": "first"},
+        "bf16 and fp16 alone": {"backend": "varlen", "precision": "fp32"},
+        "is for Longformer's windows": {"kind": "bigbird", "backend": "varlen"},
+    }.items():
+        with pytest.raises(UserError, match=message):
+            backend(**settings)
+
+
+def test_attention_dropout_of_the_run_leaves_the_models_config_alone(bases, manifest):
+    model = build_model(run_config(bases / "longformer", attention=AttentionConfig(dropout=0.0)), manifest)
+    assert {layer.attention.self.dropout for layer in model.longformer.encoder.layer} == {0.0}
+    assert model.config.attention_probs_dropout_prob == 0.1
+    build_model(run_config(bases / "bigbird", attention=AttentionConfig(dropout=0.0)), manifest)
+    with pytest.raises(UserError, match="BigBird's block-sparse attention has none"):
+        build_model(run_config(bases / "bigbird", attention=AttentionConfig(dropout=0.1)), manifest)
+
+
+@pytest.mark.parametrize("kind", ["longformer", "bigbird"])
+def test_longer_rows_than_the_model_has_positions(bases, manifest, kind, tmp_path):
+    """Positions repeat; the result is a plain model of that length."""
+    longer = replace(manifest, sequence_length=700)
+    with pytest.raises(UserError, match=r"has 256 positions; .* --model\.positions tile"):
+        build_model(run_config(bases / kind), longer)
+    config = replace(run_config(bases / kind), model=ModelConfig(name_or_path=str(bases / kind), positions="tile"))
+    model, short = build_model(config, longer).eval(), build_model(run_config(bases / kind), manifest)
+    first, length = (2, 700) if kind == "longformer" else (0, 704)  # BigBird: whole blocks
+    got, old = (m.base_model.embeddings.position_embeddings.weight for m in (model, short))
+    assert got.shape[0] == model.config.max_position_embeddings == length + first
+    for start in (0, 256, 512):
+        count = min(256, 700 - start)
+        assert torch.equal(got[first + start : first + start + count], old[first : first + count])
+    assert torch.equal(got[:first], old[:first])
+    name = next(name for name in short.state_dict() if "query.weight" in name)
+    assert torch.equal(model.state_dict()[name], short.state_dict()[name])
+    assert build_model(config, manifest).config.max_position_embeddings == 256 + first  # long enough already
+    model.save_pretrained(tmp_path / "long")
+    theirs = AutoModelForMaskedLM.from_pretrained(tmp_path / "long").eval()
+    ids = torch.randint(5, 1000, (1, 700), generator=torch.Generator().manual_seed(0))
+    positions = torch.tensor([0, 300, 699])
+    _, logits = model(ids, torch.ones_like(ids), positions, positions, return_logits=True)
+    assert torch.allclose(logits, theirs(ids, attention_mask=torch.ones_like(ids)).logits[0, positions], atol=1e-5)
 
 
 def test_a_base_that_does_not_fit_is_refused(bases, manifest, corpus, tmp_path):
