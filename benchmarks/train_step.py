@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import DTYPES, base_config, device, facts, pairs, peak_memory, stock_model
+from common import DTYPES, base_config, device, facts, pairs, peak_memory, stock_model, timed
 
 from clinical_pretrain.config import AttentionConfig, ModelConfig, RunConfig
 from clinical_pretrain.data.masking import capacity
@@ -113,37 +114,53 @@ def compare(args: argparse.Namespace, part: str) -> dict[str, Any]:
     """Times and losses of both sides, in turn."""
     sides = Sides(args)
     losses: tuple[list[float], list[float]] = ([], [])
-    theirs = step_of(sides.theirs(), sides.loss_of_theirs, losses[0])
     ours = step_of(sides.ours(part), lambda model: sides.loss_of_ours(model, part), losses[1])
-    theirs(), ours()  # warm-up
-    result: dict[str, Any] = pairs(theirs, ours, args.repeats)
-    result["max_loss_difference"] = max(abs(a - b) for a, b in zip(*losses, strict=True))
+    ours()  # warm-up
+    result: dict[str, Any]
+    if args.ours_only:
+        result = {"seconds_ours": statistics.median(timed(ours) for _ in range(args.repeats))}
+    else:
+        theirs = step_of(sides.theirs(), sides.loss_of_theirs, losses[0])
+        theirs()
+        result = pairs(theirs, ours, args.repeats)
+        result["max_loss_difference"] = max(abs(a - b) for a, b in zip(*losses, strict=True))
     tokens = args.micro_batch * args.sequence_length
-    result["tokens_per_second_hugging_face"] = tokens / result["seconds_hugging_face"]
-    result["tokens_per_second_ours"] = tokens / result["seconds_ours"]
+    for side in ("ours",) if args.ours_only else ("hugging_face", "ours"):
+        result[f"tokens_per_second_{side}"] = tokens / result[f"seconds_{side}"]
     result["mega_flops_per_token"] = training_flops_per_token(sides.config, args.sequence_length) / 1e6
     peak = peak_flops(torch.cuda.get_device_name()) if sides.device.type == "cuda" else None
     if peak:
         result["mfu_ours"] = result["tokens_per_second_ours"] * result["mega_flops_per_token"] * 1e6 / peak
+    if args.profile:
+        profile(ours, args.profile)
     return result
+
+
+def profile(step: Step, path: Path) -> None:
+    """A table of the operations that a step spends most time on."""
+    with torch.profiler.profile() as profiler:
+        step()
+    order = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+    path.write_text(profiler.key_averages().table(sort_by=order, row_limit=40, max_name_column_width=90))
 
 
 def memory(args: argparse.Namespace) -> dict[str, Any]:
     """Peaks of both sides, each in a process of its own."""
-    peaks = {}
-    for side in ("hugging_face", "ours"):
-        call = [sys.executable, *sys.argv, "--memory-of", side]
-        done = subprocess.run(call, capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(done.stderr)
-        peaks[side] = json.loads(done.stdout)
-    if None in peaks.values():
-        return {"memory_ratio": None}
-    return {
-        "peak_megabytes_hugging_face": round(peaks["hugging_face"] / 1e6),
-        "peak_megabytes_ours": round(peaks["ours"] / 1e6),
-        "memory_ratio": peaks["ours"] / peaks["hugging_face"],
-    }
+    sides = ("ours",) if args.ours_only else ("hugging_face", "ours")
+    peaks = {side: peak_of_side(side, sys.argv[1:]) for side in sides}
+    found: dict[str, Any] = {f"peak_megabytes_{side}": peak and round(peak / 1e6) for side, peak in peaks.items()}
+    ours, theirs = peaks["ours"], peaks.get("hugging_face")
+    return found | {"memory_ratio": ours / theirs if ours and theirs else None}
+
+
+def peak_of_side(side: str, options: list[str]) -> int | None:
+    """Bytes, from a process of its own, started with this script's options."""
+    call = [sys.executable, __file__, *options, "--memory-of", side]
+    done = subprocess.run(call, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    found: int | None = json.loads(done.stdout)
+    return found
 
 
 def memory_of(args: argparse.Namespace) -> int | None:
@@ -168,6 +185,8 @@ def main() -> None:
     parser.add_argument("--compile", choices=["auto", "on", "off"], default="auto")
     parser.add_argument("--part", choices=["all", "head", "attention"], default="all")
     parser.add_argument("--parts", action="store_true", help="measure head, attention and all")
+    parser.add_argument("--ours-only", action="store_true", help="where Hugging Face's side wouldn't fit")
+    parser.add_argument("--profile", type=Path, help="write a table of what our step spends its time on")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--memory-of", choices=["hugging_face", "ours"], help=argparse.SUPPRESS)
