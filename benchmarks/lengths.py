@@ -3,9 +3,9 @@ it fits.
 
     python benchmarks/lengths.py --model longformer --layers 2 --precision fp32 --json FILE
 
-Each step takes as many tokens, in one long row or in several shorter ones. What Hugging Face's side needs at a length is
-predicted from its peaks at the three shortest; where that is more than two thirds of this machine's memory, it says
-"predicted, not tried".
+Each step takes as many tokens, in one long row or in several shorter ones. What Hugging Face's side needs at a length
+is predicted from its peaks at the three shortest; where that is more than two thirds of this machine's memory, it
+says "predicted, not tried".
 """
 
 from __future__ import annotations
