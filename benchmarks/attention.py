@@ -10,6 +10,7 @@ import argparse
 import json
 import statistics
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,9 @@ def functions(args: argparse.Namespace, module: Any) -> dict[str, Callable[[torc
         names = ["blocked", "flex"] if on_gpu else ["blocked"]
         names += ["varlen"] if on_gpu and has_varlen() and args.precision != "fp32" else []
         for name in names:
-            context = LongformerContext(ones, 1).prepare(longformer_attention.BACKENDS[name], {window}, dtype)
-            found[name] = lambda hidden, c=context: longformer_attention.self_attention(module, hidden, c)  # type: ignore[misc]
+            context = LongformerContext(ones, 1)
+            (mask,) = context.prepare(longformer_attention.BACKENDS[name], [window], dtype)
+            found[name] = partial(longformer_attention.self_attention, module, context=context, mask=mask)
     else:
         size = module.block_size
         blocked_mask = ones.view(args.batch, -1, size).to(dtype)
@@ -57,10 +59,9 @@ def functions(args: argparse.Namespace, module: Any) -> dict[str, Callable[[torc
 
         plan = make_plan(module, args.sequence_length, True, where)
         for name in ["blocked", "flex"] if on_gpu else ["blocked"]:
-            prepared = BigBirdContext(None, args.batch, size, 0.0).prepare(
-                bigbird_attention.BACKENDS[name], [plan], dtype
-            )
-            found[name] = lambda hidden, c=prepared: bigbird_attention.self_attention(module, hidden, c)  # type: ignore[misc]
+            plain = BigBirdContext(None, args.batch, size, 0.0)
+            (layout,) = plain.prepare(bigbird_attention.BACKENDS[name], [plan], dtype)
+            found[name] = partial(bigbird_attention.self_attention, module, context=plain, layout=layout)
     if on_gpu:
         found |= {f"{name}, compiled": torch.compile(function) for name, function in found.items()}
     return {"hugging_face": theirs} | found

@@ -80,30 +80,34 @@ class Reports:
 
     def __init__(self, ranks: Ranks, engine: Any) -> None:
         self._ranks, self._engine = ranks, engine
-        self._waiting: tuple[int, torch.Tensor, Any, Any, bool] | None = None
+        self._waiting: tuple[int, torch.Tensor, Any, bool] | None = None
 
     def exchange(self, step: int, loss: torch.Tensor, stop: bool) -> Report | None:
         """Hand in a step's loss, on the device, and get the step before it."""
         earlier = self.flush()
+        norm = self._engine.get_global_grad_norm()
+        if not isinstance(norm, torch.Tensor):
+            norm = torch.full_like(loss, math.nan if norm is None else norm)
+        figures = torch.stack([loss.double(), norm.double().to(loss.device)])
         event = None
-        if loss.is_cuda:
-            host = torch.empty(loss.shape, dtype=loss.dtype, pin_memory=True)
-            loss = host.copy_(loss, non_blocking=True)
+        if figures.is_cuda:
+            figures = torch.empty(2, dtype=torch.float64, pin_memory=True).copy_(figures, non_blocking=True)
             event = torch.cuda.Event()
             event.record()
-        self._waiting = (step, loss, event, self._engine.get_global_grad_norm(), stop)
+        self._waiting = (step, figures, event, stop)
         return earlier
 
     def flush(self) -> Report | None:
         """What was handed in last, if it hasn't been read: this waits for the GPU."""
         if self._waiting is None:
             return None
-        step, loss, event, norm, stop = self._waiting
+        step, figures, event, stop = self._waiting
         self._waiting = None
         if event is not None:
             event.synchronize()
-        total, stops = self._ranks.sum(torch.tensor([float(loss), float(stop)], dtype=torch.float64)).tolist()
-        return Report(step, total / self._ranks.world_size, math.nan if norm is None else float(norm), stops > 0)
+        loss, norm = figures.tolist()
+        total, stops = self._ranks.sum(torch.tensor([loss, float(stop)], dtype=torch.float64)).tolist()
+        return Report(step, total / self._ranks.world_size, norm, stops > 0)
 
 
 def read_environment() -> tuple[int, int]:

@@ -27,7 +27,7 @@ def make_optimizer(model: torch.nn.Module, config: OptimConfig) -> torch.optim.O
         lr=0.0,
         betas=(config.beta1, config.beta2),
         eps=config.epsilon,
-        fused=next(model.parameters()).is_cuda or None,
+        fused=True,  # on a CPU, too: ZeRO's offload steps there
     )
 
 

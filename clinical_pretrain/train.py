@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from clinical_pretrain import checkpoint, deepspeed_config
 from clinical_pretrain.config import NO_ZERO, RunConfig
-from clinical_pretrain.data.masking import Collator, MicroBatch, Vocabulary
+from clinical_pretrain.data.masking import Collator, MicroBatch, Vocabulary, capacity
 from clinical_pretrain.data.prefetch import ahead
 from clinical_pretrain.data.sampler import DROPOUT, MASKS, PROBE, Sampler, generator, micro_batch_of
 from clinical_pretrain.data.shards import Split
@@ -31,9 +32,9 @@ from clinical_pretrain.distributed import (
     uses_gpu,
 )
 from clinical_pretrain.metrics import Metrics, read_metrics
-from clinical_pretrain.models.build import build_model
+from clinical_pretrain.models.build import build_model, compiles
 from clinical_pretrain.models.encoder import first_tokens
-from clinical_pretrain.models.mlm_head import mean_loss
+from clinical_pretrain.models.mlm_head import IGNORED, mean_loss
 from clinical_pretrain.optim import learning_rate, make_optimizer
 from clinical_pretrain.run_folder import FORMAT_VERSION, prepare_run_folder
 from clinical_pretrain.validation import Validation
@@ -146,7 +147,7 @@ def setup(config: RunConfig) -> Run:
         config.masking,
         Vocabulary.load(shards / TOKENIZER_FOLDER / "tokenizer.json", manifest.tokenizer),
         isolate=config.data.document_attention == "isolate",
-        fill_up=ranks.device.type == "cuda",
+        fill_up=compiles(config, deepspeed_config.zero_stage(resolved)),
     )
     run = Run(
         config=config,
@@ -275,20 +276,24 @@ def save(run: Run) -> None:
 
 def probe(run: Run) -> dict[str, torch.Tensor]:
     """The model's logits for a fixed row of random tokens (no note's), which the export must reproduce."""
-    rng = generator(run.config.seed, PROBE)
+    config, rows = run.config, run.config.batch.micro_batch_size_per_gpu
+    rng = generator(config.seed, PROBE)
     ids = torch.from_numpy(rng.choice(run.collator.vocabulary.stand_ins, size=(1, run.manifest.sequence_length)))
     positions = torch.from_numpy(np.sort(rng.choice(ids.shape[1], size=PROBE_POSITIONS, replace=False)))
-    documents = torch.ones_like(ids)
-    question = {"input_ids": ids, "positions": positions}
-    if run.config.attention.global_tokens == "first":
-        question["global_attention_mask"] = first_tokens(documents).long()
-    rest = {"documents": documents, "labels": ids.flatten()[positions]}
-    inputs = {name: value.to(run.engine.device) for name, value in (question | rest).items()}
+    question = {"input_ids": ids}
+    if config.attention.global_tokens == "first":
+        question["global_attention_mask"] = first_tokens(torch.ones_like(ids)).long()
+    # Asked in the shapes of training, for which code has been compiled.
+    inputs = {name: value.repeat(rows, 1) for name, value in {**question, "documents": torch.ones_like(ids)}.items()}
+    missing = capacity(rows * ids.numel(), config.masking) - PROBE_POSITIONS
+    inputs["positions"] = F.pad(positions, (0, missing))
+    inputs["labels"] = F.pad(ids[0, positions], (0, missing), value=IGNORED)
+    inputs = {name: value.to(run.engine.device) for name, value in inputs.items()}
     run.engine.eval()
     with torch.no_grad():
         _, logits = run.engine(**inputs, most_documents=1, return_logits=True)
     run.engine.train()
-    return {**question, "logits": logits.cpu()}
+    return {**question, "positions": positions, "logits": logits[:PROBE_POSITIONS].cpu()}
 
 
 def summarise(run: Run, seconds: float) -> None:

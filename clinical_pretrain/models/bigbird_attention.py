@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,17 +58,13 @@ class BigBirdContext:
     dropout: float
     """On attention to everything, that of short rows; block-sparse attention has none."""
     bias: torch.Tensor | None = None
-    """Of all layers' plans, (rows * (m - 2), 1, q or 1, k); for `blocked`."""
+    """Of all layers' plans, (rows * (m - 2), q or 1, k); for `blocked`."""
     backend: Backend | None = None
-    layouts: list[Any] = field(default_factory=list)
-    """For each layer, what the backend's prepare() made of its plan. None at all where rows are so short that Hugging
-    Face's model attends to everything."""
 
-    def prepare(self, backend: Backend, plans: list[Plan], dtype: torch.dtype) -> BigBirdContext:
-        """Choose the backend, and lay out the layers' plans for hidden states of `dtype`."""
+    def prepare(self, backend: Backend, plans: list[Plan], dtype: torch.dtype) -> list[Any]:
+        """Choose the backend. Returns what it makes of each layer's plan, for hidden states of `dtype`."""
         self.backend = backend
-        self.layouts = [backend.prepare(plan, self, dtype) for plan in plans]
-        return self
+        return [backend.prepare(plan, self, dtype) for plan in plans]
 
 
 class Backend(NamedTuple):
@@ -80,13 +76,14 @@ class Backend(NamedTuple):
     """q_bhld, k_bhld, v_bhld, layout, context -> out_bhld."""
 
 
-def self_attention(module: Any, hidden: torch.Tensor, context: BigBirdContext) -> torch.Tensor:
-    """A BigBirdBlockSparseAttention's output, (batch, length, width), for hidden states of the same shape."""
+def self_attention(module: Any, hidden: torch.Tensor, context: BigBirdContext, layout: Any) -> torch.Tensor:
+    """A BigBirdBlockSparseAttention's output, (batch, length, width), for hidden states of the same shape and what
+    `context` prepared for the layer; None: it attends to everything."""
     shape = (*hidden.shape[:2], module.num_attention_heads, module.attention_head_size)
     q, k, v = (linear(hidden).view(shape).transpose(1, 2) for linear in (module.query, module.key, module.value))
-    if context.layouts:
+    if layout is not None:
         assert context.backend is not None
-        out = context.backend.attend(q, k, v, context.layouts[module.seed], context)
+        out = context.backend.attend(q, k, v, layout, context)
     else:
         documents = context.documents
         mask = None if documents is None else (documents[:, :, None] == documents[:, None, :])[:, None]
@@ -138,13 +135,15 @@ def make_plan(module: Any, length: int, training: bool, device: torch.device) ->
     counts = torch.zeros(len(fixed), blocks, blocks)
     counts[:, [0, -1]] = 1
     counts[:, 1:-1].scatter_add_(2, fixed, bias.exp().expand(len(fixed), -1, -1))
-    counts = counts.round().to(device)
+    counts = counts.round()
+    counts_twice = bool((counts > 1).any())
+    counts = counts.to(device)
     seen = counts > 0
     return Plan(
         blocks=fixed.contiguous().to(device),
         bias=bias.to(device),
         counts=counts,
-        counts_twice=bool((counts > 1).any()),
+        counts_twice=counts_twice,
         seen_keys=chosen_first(seen),
         seen_by=chosen_first(seen.transpose(1, 2)),
     )
@@ -159,27 +158,26 @@ def shortest_sparse(block_size: int, random_count: int) -> int:
 
 
 class Gather:
-    """Which blocks the middle query blocks of all rows see, head by head, and the mask that goes with them."""
+    """Which blocks the middle query blocks of all rows see, and the mask that goes with them."""
 
     def __init__(self, plan: Plan, context: BigBirdContext, dtype: torch.dtype) -> None:
-        self.plan, self.rows, self.dtype = plan, context.rows, dtype
+        self.plan, self.rows = plan, context.rows
         self.documents = None if context.documents is None else context.documents.unflatten(1, (-1, context.block_size))
         self._row = torch.arange(self.rows, device=plan.bias.device)[:, None, None] * (len(plan.bias) + 2)
         if context.bias is None:  # the same in all layers
-            bias = plan.bias.repeat_interleave(context.block_size, 1).repeat(self.rows, 1)[:, None, None].to(dtype)
-            context.bias = bias.expand(-1, -1, context.block_size, -1).contiguous() if self.documents is None else bias
+            bias = plan.bias.repeat_interleave(context.block_size, 1).repeat(self.rows, 1)[:, None].to(dtype)
+            context.bias = bias.expand(-1, context.block_size, -1).contiguous() if self.documents is None else bias
         self._bias = context.bias
 
-    def __call__(self, head: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Indices into the rows' blocks, (rows * (m - 2), blocks seen) int64, and what is added to the scores,
-        (rows * (m - 2), 1, q, k)."""
-        places = (self._row + self.plan.blocks[head]).flatten(0, 1)
+    def __call__(self, heads: int | slice) -> tuple[torch.Tensor, torch.Tensor]:
+        """For a head, or for several (then (h, …)): indices into the rows' blocks, (rows * (m - 2), blocks seen) int64,
+        and what is added to the scores, (rows * (m - 2), q, k)."""
+        places = (self._row + self.plan.blocks[heads].unsqueeze(-3)).flatten(-3, -2)
         if self.documents is None:
             return places, self._bias
-        of_keys = self.documents.flatten(0, 1)[places].flatten(1)
+        of_keys = self.documents.flatten(0, 1)[places].flatten(-2)
         of_queries = self.documents[:, 1:-1].flatten(0, 1)
-        seen = of_queries[:, :, None] == of_keys[:, None, :]
-        return places, torch.where(seen[:, None], self._bias, -torch.inf)
+        return places, torch.where(of_queries[:, :, None] == of_keys[..., None, :], self._bias, -torch.inf)
 
 
 def blocked(
@@ -193,13 +191,28 @@ def blocked(
         of_ends = torch.cat([documents[:, :size], documents[:, -size:]], 1)
         mask = (of_ends[:, :, None] == documents[:, None, :])[:, None]
     ends = F.scaled_dot_product_attention(ends, k_hbld.transpose(0, 1), v_hbld.transpose(0, 1), attn_mask=mask)
-    middle = _Middle.apply(q_bhld, k_hbld, v_hbld, gather, size)
+    head_by_head = q_bhld.device.type == "cpu" and q_bhld.dtype != torch.float64
+    middle = (_HeadByHead.apply if head_by_head else _at_once)(q_bhld, k_hbld, v_hbld, gather, size)
     return torch.cat([ends[:, :, :size], middle, ends[:, :, size:]], 2)
 
 
-class _Middle(torch.autograd.Function):
-    """All query blocks but the first and the last, head by head. Keys and values are gathered again in the backward
-    pass, since the gathered ones are eight times as large."""
+def _at_once(
+    q_bhld: torch.Tensor, k_hbld: torch.Tensor, v_hbld: torch.Tensor, gather: Gather, size: int
+) -> torch.Tensor:
+    """All query blocks but the first and the last. Autograd keeps the gathered keys and values."""
+    rows, heads, _, width = q_bhld.shape
+    q_hnqd = q_bhld[:, :, size:-size].transpose(0, 1).reshape(heads, -1, size, width)
+    places, mask = gather(slice(None))
+    blocks = k_hbld.shape[1] * k_hbld.shape[2] // size
+    index = (places + torch.arange(heads, device=places.device)[:, None, None] * blocks).flatten()
+    k, v = (x.view(-1, size, width)[index].view(*places.shape[:2], -1, width) for x in (k_hbld, v_hbld))
+    out = F.scaled_dot_product_attention(q_hnqd, k, v, attn_mask=mask)
+    return out.view(heads, rows, -1, width).transpose(0, 1)
+
+
+class _HeadByHead(torch.autograd.Function):
+    """The same on a CPU, by its flash kernel. Keys and values are gathered again in the backward pass, since the
+    gathered ones are eight times as large."""
 
     @staticmethod
     def forward(ctx: Any, q_bhld: torch.Tensor, k_hbld: torch.Tensor, v_hbld: torch.Tensor, gather: Gather,
@@ -207,63 +220,37 @@ class _Middle(torch.autograd.Function):
         rows, heads, _, width = q_bhld.shape
         q = q_bhld[:, :, size:-size].transpose(0, 1).reshape(heads, -1, 1, size, width)
         k, v = (x.view(heads, -1, size * width) for x in (k_hbld, v_hbld))
-        out, saved = torch.empty_like(q), []
+        out, sums = torch.empty_like(q), []
+        attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         for head in range(heads):
             places, mask = gather(head)
             seen = (len(places), 1, -1, width)
             k_seen, v_seen = (x[head].index_select(0, places.flatten()).view(seen) for x in (k, v))
-            out[head], kept = _attention(q[head], k_seen, v_seen, mask)
-            saved.append(kept)
-        ctx.save_for_backward(q, k, v, out, *saved)
+            out[head], log_sum = attention(q[head], k_seen, v_seen, attn_mask=mask[:, None])
+            sums.append(log_sum)
+        ctx.save_for_backward(q, k, v, out, *sums)
         ctx.gather, ctx.rows, ctx.size = gather, rows, size
         return out.view(heads, rows, -1, width).transpose(0, 1)
 
     @staticmethod
     def backward(ctx: Any, grad_bhld: torch.Tensor) -> tuple[Any, ...]:
-        q, k, v, out, *saved = ctx.saved_tensors
+        q, k, v, out, *sums = ctx.saved_tensors
         heads, width = len(q), q.shape[-1]
         grad = grad_bhld.transpose(0, 1).reshape(out.shape)
         grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        attention_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
         for head in range(heads):
             places, mask = ctx.gather(head)
             index, seen = places.flatten(), (len(places), 1, -1, width)
             k_seen, v_seen = (x[head].index_select(0, index).view(seen) for x in (k, v))
-            grad_q[head], *grads = _attention_backward(
-                grad[head], q[head], k_seen, v_seen, out[head], saved[head], mask
+            grad_q[head], *grads = attention_backward(
+                grad[head], q[head], k_seen, v_seen, out[head], sums[head], 0.0, False, attn_mask=mask[:, None]
             )
             grad_k[head].index_add_(0, index, grads[0].reshape(len(index), -1))
             grad_v[head].index_add_(0, index, grads[1].reshape(len(index), -1))
         shape = (heads, ctx.rows, -1, width)
         grad_q = F.pad(grad_q.view(shape), (0, 0, ctx.size, ctx.size))
         return grad_q.transpose(0, 1), grad_k.view(shape), grad_v.view(shape), None, None
-
-
-def _attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """scaled_dot_product_attention, and what its backward pass needs beside its output: nothing where it would have
-    to be computed again."""
-    if _has_cpu_kernel(q):
-        out, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, attn_mask=mask)
-        return out, log_sum
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask), q.new_empty(0)
-
-
-def _attention_backward(
-    grad: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, kept: torch.Tensor,
-    mask: torch.Tensor,
-) -> tuple[torch.Tensor, ...]:  # fmt: skip
-    if _has_cpu_kernel(q):
-        backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-        return tuple(backward(grad, q, k, v, out, kept, 0.0, False, attn_mask=mask))
-    with torch.enable_grad():
-        q, k, v = (x.detach().requires_grad_() for x in (q, k, v))
-        again = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return torch.autograd.grad(again, (q, k, v), grad)
-
-
-def _has_cpu_kernel(q: torch.Tensor) -> bool:
-    return q.device.type == "cpu" and q.dtype != torch.float64
 
 
 # flex ---------------------------------------------------------------------------------------------------------------

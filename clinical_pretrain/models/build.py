@@ -268,6 +268,12 @@ def _obstacle(backend: str, model: Any, config: RunConfig, on_gpu: bool) -> str 
     return None if has_varlen() else f"torch {torch.__version__} has no varlen_attn with windows"
 
 
+def compiles(config: RunConfig, zero_stage: int) -> bool:
+    """Whether layers and head are compiled, and want micro-batches of one shape."""
+    wanted = config.compile == "on" or (config.compile == "auto" and uses_gpu() and zero_stage < 3)
+    return wanted and config.attention.backend != "hf"
+
+
 def install_encoder(model: Any, config: RunConfig, zero_stage: int) -> None:
     """Give a model its encode(): attention by the backend that the config asks for, recomputation and compilation."""
     backend = choose_backend(model, config, uses_gpu())
@@ -276,8 +282,7 @@ def install_encoder(model: Any, config: RunConfig, zero_stage: int) -> None:
         model.encode = HuggingFaceEncoder(model, **settings)
         return
     use_fused_gelu(model)
-    wanted = config.compile == "on" or (config.compile == "auto" and uses_gpu() and zero_stage < 3)
-    compiled = COMPILER if wanted else None
+    compiled = COMPILER if compiles(config, zero_stage) else None
     model.encode = Encoder(model, backend, **settings, random_blocks=config.validation.random_blocks,
                            compile_backend=compiled)  # fmt: skip
     if compiled:

@@ -45,7 +45,8 @@ class Encoder:
         self.backend, self.global_tokens, self.random_blocks = backend, global_tokens, random_blocks
         self.is_longformer = self.config.model_type == "longformer"
         if self.is_longformer:
-            self.windows = {layer.attention.self.one_sided_attn_window_size for layer in self.base.encoder.layer}
+            self.windows = [layer.attention.self.one_sided_attn_window_size for layer in self.base.encoder.layer]
+        self._asks = compile_backend is None
         self._plans: dict[tuple[int, bool], list[Plan]] = {}
         attend = (longformer_attention if self.is_longformer else bigbird_attention).self_attention
         attention = partial(_attention_part, attend)
@@ -93,16 +94,20 @@ class Encoder:
                 is_global, most_globals = first_tokens(documents), most_documents
             context: Any = LongformerContext(
                 documents, most_documents, is_global if most_globals else None, most_globals
-            ).prepare(longformer_attention.BACKENDS[self.backend], self.windows, hidden.dtype)
+            )
+            layouts = context.prepare(longformer_attention.BACKENDS[self.backend], self.windows, hidden.dtype)
         else:
-            # Asking this of a GPU would make it wait.
-            whole = documents.device.type == "cpu" and bool((documents == 1).all())
+            # Asking a GPU would make it wait, and code would be compiled for both answers.
+            whole = self._asks and documents.device.type == "cpu" and bool((documents == 1).all())
             context = BigBirdContext(
                 None if whole else documents, len(documents), self.config.block_size,
                 self.config.attention_probs_dropout_prob,
-            ).prepare(bigbird_attention.BACKENDS[self.backend], self._plans_for(documents), hidden.dtype)  # fmt: skip
-        for layer in self.base.encoder.layer:
-            hidden = self._layer(layer, hidden, context)
+            )  # fmt: skip
+            plans = self._plans_for(documents)
+            layouts = context.prepare(bigbird_attention.BACKENDS[self.backend], plans, hidden.dtype)
+            layouts = layouts or [None] * len(self.base.encoder.layer)
+        for layer, layout in zip(self.base.encoder.layer, layouts, strict=True):
+            hidden = self._layer(layer, hidden, context, layout)
         return hidden[:, :length]
 
     def _embed(
@@ -182,14 +187,14 @@ def _documents_apart(documents: torch.Tensor) -> tuple[torch.Tensor, torch.Tenso
     return rows, torch.where(step < lengths[:, None], starts[:, None] + step, -1)
 
 
-def _attention_part(attend: Any, layer: Any, hidden: torch.Tensor, context: Any) -> torch.Tensor:
+def _attention_part(attend: Any, layer: Any, hidden: torch.Tensor, *context: Any) -> torch.Tensor:
     attention = layer.attention
-    out: torch.Tensor = attention.output(attend(attention.self, hidden, context), hidden)
+    out: torch.Tensor = attention.output(attend(attention.self, hidden, *context), hidden)
     return out
 
 
-def _layer(attention: Any, layer: Any, hidden: torch.Tensor, context: Any) -> torch.Tensor:
-    hidden = attention(layer, hidden, context)
+def _layer(attention: Any, layer: Any, hidden: torch.Tensor, *context: Any) -> torch.Tensor:
+    hidden = attention(layer, hidden, *context)
     out: torch.Tensor = layer.output(layer.intermediate(hidden), hidden)
     return out
 

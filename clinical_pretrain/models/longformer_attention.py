@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -42,14 +42,17 @@ class LongformerContext:
     most_globals: int = 0
     """At least the global tokens of any row."""
     backend: Backend | None = None
-    masks: dict[int, Any] = field(default_factory=dict)
-    """For each window, what the backend's prepare() made of the batch."""
+    global_slots: tuple[torch.Tensor, torch.Tensor] | None = None
+    """Places of the global tokens, (batch, g) int64, and which of these slots are in use, (batch, g) bool."""
 
-    def prepare(self, backend: Backend, windows: set[int], dtype: torch.dtype) -> LongformerContext:
-        """Choose the backend, and make its masks for hidden states of `dtype`."""
+    def prepare(self, backend: Backend, windows: list[int], dtype: torch.dtype) -> list[Any]:
+        """Choose the backend. Returns the mask that it makes for each layer's window, for hidden states of `dtype`."""
         self.backend = backend
-        self.masks = {window: backend.prepare(self, window, dtype) for window in windows}
-        return self
+        if self.is_global is not None:
+            used, places = torch.topk(self.is_global.to(torch.int8), self.most_globals, dim=1)
+            self.global_slots = places, used.bool()
+        masks = {window: backend.prepare(self, window, dtype) for window in set(windows)}
+        return [masks[window] for window in windows]
 
     @cached_property
     def keys(self) -> torch.Tensor:
@@ -57,13 +60,6 @@ class LongformerContext:
         rows, length = self.documents.shape
         row = torch.arange(rows, device=self.documents.device)[:, None] * (length + 1)
         return (self.documents + row).flatten()
-
-    @cached_property
-    def global_slots(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Places of the global tokens, (batch, g) int64, and which of these slots are in use, (batch, g) bool."""
-        assert self.is_global is not None
-        valid, places = torch.topk(self.is_global.to(torch.int8), self.most_globals, dim=1)
-        return places, valid.bool()
 
 
 class Backend(NamedTuple):
@@ -75,14 +71,15 @@ class Backend(NamedTuple):
     """q_blhd, k_blhd, v_blhd, window, mask, context, dropout -> out_blhd."""
 
 
-def self_attention(module: Any, hidden: torch.Tensor, context: LongformerContext) -> torch.Tensor:
-    """A LongformerSelfAttention's output, (batch, length, width), for hidden states of the same shape."""
+def self_attention(module: Any, hidden: torch.Tensor, context: LongformerContext, mask: Any) -> torch.Tensor:
+    """A LongformerSelfAttention's output, (batch, length, width), for hidden states of the same shape and the mask that
+    `context` prepared for the layer."""
     shape = (*hidden.shape[:2], module.num_heads, module.head_dim)
     q, k, v = (linear(hidden).view(shape) for linear in (module.query, module.key, module.value))
     dropout = module.dropout if module.training else 0.0
     window = module.one_sided_attn_window_size
     assert context.backend is not None
-    out = context.backend.attend(q, k, v, window, context.masks[window], context, dropout).flatten(2)
+    out = context.backend.attend(q, k, v, window, mask, context, dropout).flatten(2)
     if context.is_global is None:
         return out
     return torch.where(context.is_global[..., None], _global_rows(module, hidden, context, dropout), out)
@@ -90,6 +87,7 @@ def self_attention(module: Any, hidden: torch.Tensor, context: LongformerContext
 
 def _global_rows(module: Any, hidden: torch.Tensor, context: LongformerContext, dropout: float) -> torch.Tensor:
     """(batch, length, width): what the global tokens see, at their places; zero elsewhere."""
+    assert context.global_slots is not None
     places, valid = context.global_slots
     index = places[..., None].expand(-1, -1, hidden.shape[-1])
     heads = (module.num_heads, module.head_dim)
@@ -124,7 +122,7 @@ def blocked(
     q, k, v = (F.pad(x, (0, 0, 0, 0, 0, padding)).flatten(0, 1) for x in (q_blhd, k_blhd, v_blhd))
     q_nhqd = q.unflatten(0, (-1, block)).transpose(1, 2)
     k_nhkd, v_nhkd = (_Windows.apply(x, block, window) for x in (k, v))
-    if context.is_global is not None:
+    if context.global_slots is not None:
         places, _ = context.global_slots
         index = places[..., None, None].expand(-1, -1, heads, width)
         blocks = (length + padding) // block
@@ -183,7 +181,7 @@ def window_mask(context: LongformerContext, window: int, dtype: torch.dtype) -> 
 
     queries = keys.view(-1, block)[:, :, None]
     seen = band & (queries == windows(keys, -2)) & windows(local, False)
-    if context.is_global is not None:
+    if context.global_slots is not None:
         places, valid = context.global_slots
         global_keys = torch.where(valid, context.keys.view(rows, length).gather(1, places), -3)
         columns = global_keys.repeat_interleave((length + padding) // block, 0)[:, None]

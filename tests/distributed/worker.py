@@ -11,9 +11,14 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from torch._dynamo.utils import counters
+
+from clinical_pretrain import train as training
 from clinical_pretrain.checkpoint import whole_steps
 from clinical_pretrain.config import (
     REPOSITORY,
@@ -67,6 +72,21 @@ def config(root: Path, shards: str, name: str, family: str = "longformer", stage
     return replace(base, **changes)
 
 
+@contextmanager
+def graphs_counted(run_dir: Path) -> Iterator[None]:
+    """Writes down, whenever a step is logged, how many graphs have been compiled so far."""
+    counts, log_step = [], training.log_step
+
+    def counting(*arguments) -> None:
+        counts.append(counters["stats"]["unique_graphs"])
+        log_step(*arguments)
+
+    training.log_step = counting
+    yield
+    training.log_step = log_step
+    (run_dir / f"graphs-{os.environ['RANK']}.json").write_text(json.dumps(counts))
+
+
 def stages(root: Path, shards: str) -> None:
     """Both models, stages 0 to 3 in fp32; then the other precisions, checkpointing and offload."""
     for family in ("longformer", "bigbird"):
@@ -79,9 +99,10 @@ def stages(root: Path, shards: str) -> None:
         no_dropout = AttentionConfig(dropout=0.0)
         train(config(root, shards, f"{family}-blocked", family, 2, attention=no_dropout))
         train(config(root, shards, f"{family}-hf", family, 1, attention=replace(no_dropout, backend="hf")))
-        for stage in (1, 2):
+        for stage, kind in ((1, "none"), (2, "full"), (3, "attention")):
             compiled = config(root, shards, f"{family}-compiled-{stage}", family, stage, attention=no_dropout)
-            train(replace(compiled, compile="on", checkpointing="full" if stage == 2 else "none"))
+            with graphs_counted(Path(compiled.run_dir)):
+                train(replace(compiled, compile="on", checkpointing=kind))
         data = DataConfig(shards, document_attention="isolate")
         train(config(root, shards, f"{family}-isolate", family, 2, data=data))
     train(config(root, shards, "global", stage=3, attention=AttentionConfig(global_tokens="first"), max_steps=6))

@@ -133,6 +133,19 @@ def test_the_default_sizes_and_checkpointing():
         assert_same_function(bigbird(256), *batch(2, 256, 9), checkpointing=kind)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_bigbird_where_there_is_no_flash_kernel_of_a_cpu(training):
+    """All heads at once, as on a GPU without flex_attention; here in fp64, with the exactness of fp64."""
+    model = bigbird(256, layers=2, heads=3).train(training).double()
+    (ids, mask), ours = batch(2, 256, 30), copy.deepcopy(model)
+    expected = model.base_model(ids, attention_mask=mask)[0]
+    got = Encoder(ours, "blocked")(ids, mask)
+    assert got.dtype == torch.float64 and (got - expected)[mask.bool()].abs().max() <= 1e-6
+    for out in (expected, got):
+        (out * mask[..., None]).pow(2).sum().backward()
+    assert_same_gradients(model, ours)
+
+
 def test_attention_to_everything():
     """A BigBird of that kind, and rows so short that transformers' model changes to it, here without staying there."""
     assert_same_function(bigbird(256, kind="original_full"), *batch(2, 256, 30))
@@ -241,9 +254,8 @@ def test_isolated_documents_in_a_bigbird(backend, training):
     context = bigbird_attention.BigBirdContext(documents, 2, 16, 0.0)
     plan = make_plan(attention, 256, training, torch.device("cpu"))
     with torch.no_grad():
-        got = bigbird_attention.self_attention(
-            attention, hidden, context.prepare(bigbird_attention.BACKENDS[backend], [plan], torch.float32)
-        )
+        (layout,) = context.prepare(bigbird_attention.BACKENDS[backend], [plan], torch.float32)
+        got = bigbird_attention.self_attention(attention, hidden, context, layout)
         q, k, v = (linear(hidden).view(2, 256, 2, 8).transpose(1, 2) for linear in
                    (attention.query, attention.key, attention.value))  # fmt: skip
         counts = plan.counts.repeat_interleave(16, 1).repeat_interleave(16, 2)

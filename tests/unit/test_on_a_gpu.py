@@ -1,0 +1,68 @@
+"""What a GPU will be asked to do, on torch's meta device: tensors with a shape and without values. Whatever asks for a
+value fails there; on a GPU it would make the CPU wait."""
+
+import pytest
+import torch
+import torch.nn.attention.flex_attention as flex_module
+from test_attention import ROWS, bigbird, longformer, packed
+from torch._dynamo.utils import counters
+
+from clinical_pretrain.models import mlm_head
+from clinical_pretrain.models.encoder import Encoder, use_fused_gelu
+from clinical_pretrain.models.mlm_head import BigBirdForMaskedPositions, LongformerForMaskedPositions, mean_loss
+
+WAYS = [
+    ("longformer", "varlen", "none"),
+    ("longformer", "flex", "none"),
+    ("longformer", "flex", "first"),
+    ("longformer", "blocked", "first"),
+    ("bigbird", "flex", "none"),
+    ("bigbird", "blocked", "none"),
+]
+
+
+@pytest.fixture(params=WAYS, ids="-".join)
+def step(request, monkeypatch):
+    """A function that makes a model on the meta device, and one that takes a training step of it."""
+    family, backend, global_tokens = request.param
+    monkeypatch.setattr(flex_module, "_validate_device", lambda *tensors: None)  # it doesn't know meta
+    if family == "longformer":
+        model, kind = longformer(256, [32, 32]), LongformerForMaskedPositions
+    else:
+        model, kind = bigbird(256, layers=2), BigBirdForMaskedPositions
+    model = kind(model.config).to("meta").bfloat16().train()
+    use_fused_gelu(model)
+    torch._dynamo.reset()
+    counters.clear()
+
+    def prepare(isolate=False, **settings):
+        model.encode = Encoder(model, backend, global_tokens=global_tokens, **settings)
+
+        def train():
+            documents, positions = packed(ROWS, 256) if isolate else packed([[256], [256], [200]], 256)
+            inputs = {"input_ids": documents, "documents": documents, "position_ids": positions if isolate else None}
+            inputs |= {"positions": torch.zeros(50, dtype=torch.long), "labels": torch.zeros(50, dtype=torch.long)}
+            inputs = {name: value if value is None else value.to("meta") for name, value in inputs.items()}
+            loss = mean_loss(model(**inputs, most_documents=4 if isolate else 1)[0], inputs["labels"])
+            loss.backward()
+            assert model.base_model.encoder.layer[0].attention.self.query.weight.grad is not None
+
+        return train
+
+    return prepare
+
+
+@pytest.mark.parametrize("isolate", [False, True])
+def test_a_step_never_waits_for_the_gpu(step, isolate, monkeypatch):
+    monkeypatch.setattr(mlm_head, "POSITIONS_PER_CHUNK", 20)
+    step(isolate)()
+
+
+@pytest.mark.parametrize("checkpointing", ["none", "attention", "full"])
+def test_a_layer_is_one_graph_and_compiled_once(step, checkpointing):
+    train = step(checkpointing=checkpointing, compile_backend="aot_eager")
+    train()
+    graphs = counters["stats"]["unique_graphs"]
+    for _ in range(2):
+        train()
+    assert graphs == 1 and counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
