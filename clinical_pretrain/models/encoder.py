@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from clinical_pretrain.models import bigbird_attention, longformer_attention
+from clinical_pretrain.models import bigbird_attention, flex, longformer_attention
 from clinical_pretrain.models.bigbird_attention import BigBirdContext, Plan
 from clinical_pretrain.models.longformer_attention import LongformerContext
 
@@ -55,7 +55,8 @@ class Encoder:
         run: Any = partial(_layer, attention)
         if compile_backend:
             _raise_recompile_limit()
-            run = torch.compile(run, backend=compile_backend, dynamic=False)
+            options = flex.COMPILE_OPTIONS if (backend, compile_backend) == ("flex", "inductor") else None
+            run = torch.compile(run, backend=compile_backend, dynamic=False, options=options)
         if checkpointing == "full":
             run = partial(_recomputed, run)
         self._layer = run

@@ -14,9 +14,15 @@ FLEX_BLOCK = 128
 """Tokens of a block of Longformer's mask; BigBird brings its own block size."""
 
 
+COMPILE_OPTIONS: dict[str, Any] = {"max_autotune": True, "max_autotune_gemm_backends": "ATEN"}
+"""The kernels that flex_attention takes by default on Ampere, Hopper and Blackwell work in tiles of 128, into which
+blocks of 64, BigBird's, can't be cut; among those that max_autotune tries are some that fit. Matrix products stay as
+they are."""
+
+
 @cache
 def _compiled() -> Callable[..., torch.Tensor]:
-    return torch.compile(flex_attention, dynamic=False)
+    return torch.compile(flex_attention, dynamic=False, options=COMPILE_OPTIONS)
 
 
 def compiled_flex_attention(q_bhld: torch.Tensor, *rest: torch.Tensor, **options: Any) -> torch.Tensor:

@@ -9,6 +9,7 @@ from torch._dynamo.utils import counters
 
 from clinical_pretrain.models import mlm_head
 from clinical_pretrain.models.encoder import Encoder, use_fused_gelu
+from clinical_pretrain.models.flex import COMPILE_OPTIONS
 from clinical_pretrain.models.mlm_head import BigBirdForMaskedPositions, LongformerForMaskedPositions, mean_loss
 
 WAYS = [
@@ -66,3 +67,22 @@ def test_a_layer_is_one_graph_and_compiled_once(step, checkpointing):
     for _ in range(2):
         train()
     assert graphs == 1 and counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (8, 6), (9, 0), (10, 0), (12, 0)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_torch_has_kernels_for_bigbirds_blocks(capability, dtype, monkeypatch):
+    """Without our options flex_attention refuses blocks of 64 on all of these GPUs."""
+    import torch._inductor.config
+    from torch._inductor.template_heuristics.triton import CUDAConfigHeuristic
+
+    def fits(*tiles):
+        return all(64 % tile == 0 for tile in tiles)
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *device: capability)
+    kernels = CUDAConfigHeuristic()
+    with torch._inductor.config.patch(COMPILE_OPTIONS):
+        forward, backward = (get(64, dtype) for get in (kernels.get_flex_attn_fwd_configs,
+                                                       kernels.get_flex_attn_bwd_configs))  # fmt: skip
+    assert any(fits(c.block_m, c.block_n) for c in forward)
+    assert any(fits(c.block_m1, c.block_n1, c.block_m2, c.block_n2) for c in backward)
