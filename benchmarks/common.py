@@ -21,7 +21,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from transformers import BigBirdConfig, BigBirdForMaskedLM, LongformerConfig, LongformerForMaskedLM
 
-from clinical_pretrain.run_folder import versions
+from clinical_pretrain.run_folder import git_commit, versions
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 M_MMAP_THRESHOLD = -3
@@ -80,6 +80,7 @@ def facts() -> dict[str, Any]:
         "command": "python " + " ".join([os.path.relpath(sys.argv[0], REPOSITORY), *sys.argv[1:]]),
         "hardware": hardware(),
         "versions": versions(),
+        "git_commit": git_commit(),
         "date": time.strftime("%Y-%m-%d"),
     }
 

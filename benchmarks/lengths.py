@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from common import DTYPES, device, facts, timed
-from train_step import Sides, peak_of_side, step_of
+from train_step import Pass, Sides, peak_of_side, step_of
 
 from tokenizer_tools.manifest import write_json
 
@@ -41,9 +41,9 @@ def seconds(args: argparse.Namespace, side: str, lengths: list[int]) -> dict[int
     for length in lengths:
         sides = Sides(settings(args, length, args.tokens // length))
         if side == "ours":
-            steps[length] = step_of(sides.ours(), sides.loss_of_ours, [])
+            steps[length] = step_of(Pass(sides.ours(), sides.loss_of_ours), [])
         else:
-            steps[length] = step_of(sides.theirs(), sides.loss_of_theirs, [])
+            steps[length] = step_of(Pass(sides.theirs(), sides.loss_of_theirs), [])
         steps[length]()
     times: dict[int, list[float]] = {length: [] for length in lengths}
     for _ in range(args.repeats):
@@ -80,8 +80,8 @@ def main() -> None:
     measured = {length: peak(args, "hugging_face", length) for length in LENGTHS[:3]}
     predict = np.polynomial.Polynomial.fit(list(measured), list(measured.values()), 2)
     fits = [length for length in LENGTHS if predict(length) < machine_memory() * 2 / 3]
-    # All rows of a step at once must fit, too.
-    together = [length for length in fits if predict(length) * (args.tokens // length) < machine_memory() * 2 / 3]
+    # All rows of a step at once must fit, too, beside the models of the other lengths.
+    together = [length for length in fits if predict(length) * (args.tokens // length) < machine_memory() / 2]
     ours = seconds(args, "ours", list(LENGTHS))
     theirs = seconds(args, "hugging_face", together)
     rows: dict[str, Any] = {}

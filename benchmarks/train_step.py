@@ -4,8 +4,8 @@
 
 A step is forward pass, backward pass and fused AdamW, at base size with random weights. Hugging Face's side is the
 masked-LM model as run_mlm.py uses it: its own attention, logits and loss at every position. Memory is the peak of
-forward and backward pass above the level before them (gradients count, weights and optimizer state don't), measured
-in a process of its own for each side.
+forward and backward pass above the level before them (gradients count, weights and optimizer state don't), on a CPU
+measured in a process of its own for each side.
 
 --part head or attention replaces only one of the two; --parts measures head, attention and all.
 """
@@ -18,6 +18,8 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,12 +97,27 @@ class Sides:
         return mean_loss(model(**inputs, positions=self.positions, labels=self.labels)[0], self.labels)
 
 
-def step_of(model: Any, loss_of: Callable[[Any], torch.Tensor], losses: list[float]) -> Step:
+@dataclass(frozen=True)
+class Pass:
+    """A model's forward pass."""
+
+    model: Any
+    loss_of: Callable[[Any], torch.Tensor]
+
+    def __call__(self) -> torch.Tensor:
+        return self.loss_of(self.model)
+
+    def backward(self) -> None:
+        """And its backward pass."""
+        self().backward()
+
+
+def step_of(forward: Pass, losses: list[float]) -> Step:
     """One optimizer step."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+    optimizer = torch.optim.AdamW(forward.model.parameters(), lr=1e-5, fused=True)
 
     def step() -> float:
-        loss = loss_of(model)
+        loss = forward()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -111,28 +128,41 @@ def step_of(model: Any, loss_of: Callable[[Any], torch.Tensor], losses: list[flo
 
 
 def compare(args: argparse.Namespace, part: str) -> dict[str, Any]:
-    """Times and losses of both sides, in turn."""
+    """Times, losses and, on a GPU, memory of both sides, in turn."""
     sides = Sides(args)
-    losses: tuple[list[float], list[float]] = ([], [])
-    ours = step_of(sides.ours(part), lambda model: sides.loss_of_ours(model, part), losses[1])
-    ours()  # warm-up
-    result: dict[str, Any]
-    if args.ours_only:
-        result = {"seconds_ours": statistics.median(timed(ours) for _ in range(args.repeats))}
+    passes = {"ours": Pass(sides.ours(part), partial(sides.loss_of_ours, part=part))}
+    if not args.ours_only:
+        passes["hugging_face"] = Pass(sides.theirs(), sides.loss_of_theirs)
+    losses: dict[str, list[float]] = {side: [] for side in passes}
+    steps = {side: step_of(passes[side], losses[side]) for side in passes}
+    result: dict[str, Any] = {}
+    steps["ours"]()  # warm-up
+    try:
+        if not args.ours_only:
+            steps["hugging_face"]()
+    except torch.OutOfMemoryError:
+        result["hugging_face"] = "out of memory"
+        del steps["hugging_face"], passes["hugging_face"]
+        torch.cuda.empty_cache()
+    if "hugging_face" in steps:
+        result |= pairs(steps["hugging_face"], steps["ours"], args.repeats)
+        differences = [abs(a - b) for a, b in zip(losses["hugging_face"], losses["ours"], strict=True)]
+        result["max_loss_difference"] = max(differences)
     else:
-        theirs = step_of(sides.theirs(), sides.loss_of_theirs, losses[0])
-        theirs()
-        result = pairs(theirs, ours, args.repeats)
-        result["max_loss_difference"] = max(abs(a - b) for a, b in zip(*losses, strict=True))
+        result["seconds_ours"] = statistics.median(timed(steps["ours"]) for _ in range(args.repeats))
     tokens = args.micro_batch * args.sequence_length
-    for side in ("ours",) if args.ours_only else ("hugging_face", "ours"):
+    for side in steps:
         result[f"tokens_per_second_{side}"] = tokens / result[f"seconds_{side}"]
     result["mega_flops_per_token"] = training_flops_per_token(sides.config, args.sequence_length) / 1e6
     peak = peak_flops(torch.cuda.get_device_name()) if sides.device.type == "cuda" else None
     if peak:
-        result["mfu_ours"] = result["tokens_per_second_ours"] * result["mega_flops_per_token"] * 1e6 / peak
+        for side in steps:
+            rate = result[f"tokens_per_second_{side}"]
+            result[f"mfu_{side}"] = rate * result["mega_flops_per_token"] * 1e6 / peak
+    if sides.device.type == "cuda":
+        result |= peaks({side: peak_memory(forward.backward) for side, forward in passes.items()})
     if args.profile:
-        profile(ours, args.profile)
+        profile(steps["ours"], args.profile)
     return result
 
 
@@ -147,9 +177,13 @@ def profile(step: Step, path: Path) -> None:
 def memory(args: argparse.Namespace) -> dict[str, Any]:
     """Peaks of both sides, each in a process of its own."""
     sides = ("ours",) if args.ours_only else ("hugging_face", "ours")
-    peaks = {side: peak_of_side(side, sys.argv[1:]) for side in sides}
-    found: dict[str, Any] = {f"peak_megabytes_{side}": peak and round(peak / 1e6) for side, peak in peaks.items()}
-    ours, theirs = peaks["ours"], peaks.get("hugging_face")
+    return peaks({side: peak_of_side(side, sys.argv[1:]) for side in sides})
+
+
+def peaks(bytes_of: dict[str, int | None]) -> dict[str, Any]:
+    """Of both sides, and their ratio."""
+    found: dict[str, Any] = {f"peak_megabytes_{side}": peak and round(peak / 1e6) for side, peak in bytes_of.items()}
+    ours, theirs = bytes_of["ours"], bytes_of.get("hugging_face")
     return found | {"memory_ratio": ours / theirs if ours and theirs else None}
 
 
@@ -166,9 +200,9 @@ def peak_of_side(side: str, options: list[str]) -> int | None:
 def memory_of(args: argparse.Namespace) -> int | None:
     """Peak of forward and backward pass of one side."""
     sides = Sides(args)
-    ours = args.memory_of == "ours"
-    model = sides.ours() if ours else sides.theirs()
-    return peak_memory(lambda: (sides.loss_of_ours if ours else sides.loss_of_theirs)(model).backward())
+    if args.memory_of == "ours":
+        return peak_memory(Pass(sides.ours(), sides.loss_of_ours).backward)
+    return peak_memory(Pass(sides.theirs(), sides.loss_of_theirs).backward)
 
 
 def main() -> None:
@@ -202,7 +236,9 @@ def main() -> None:
     if args.parts:
         shares = {part: compare(args, part)["time_ratio"] for part in ("head", "attention")}
         result["time_ratio_of_part"] = shares
-    result |= compare(args, args.part) | memory(args)
+    result |= compare(args, args.part)
+    if device().type == "cpu":
+        result |= memory(args)
     if args.json:
         write_json(args.json, result)
     print(json.dumps(result, indent=2))

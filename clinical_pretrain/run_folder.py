@@ -151,7 +151,7 @@ def _note_start(run_dir: Path, ranks: Ranks) -> None:
             "from_step": max(checkpoint.whole_steps(run_dir), default=0),
             "world_size": ranks.world_size,
             "device": torch.cuda.get_device_name() if ranks.device.type == "cuda" else "cpu",
-            "git_commit": _git_commit(),
+            "git_commit": git_commit(),
             "versions": versions(),
         }
     )
@@ -164,7 +164,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
     """The repository's commit, with '+changes' where files differ from it."""
 
     def git(*arguments: str) -> str:
