@@ -4,7 +4,8 @@
 
 Builds the shards, trains a 2-layer model with random weights on two CPU ranks under ZeRO 2 at 4,096 tokens, exports
 it, and writes the losses beside the entropy of the held-out notes' own token frequencies: what a model that knows
-those frequencies and nothing else would reach.
+those frequencies and nothing else would reach. A BigBird is also measured with the random blocks of its training
+instead of those of transformers' eval mode.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ import numpy as np
 from common import REPOSITORY, processor
 
 from clinical_pretrain.config import load_config
-from clinical_pretrain.data.masking import Vocabulary
+from clinical_pretrain.data.masking import Collator, Vocabulary
 from clinical_pretrain.data.shards import Split
-from clinical_pretrain.distributed import free_port
+from clinical_pretrain.distributed import free_port, initialise
 from clinical_pretrain.metrics import read_metrics
+from clinical_pretrain.models.build import build_model
+from clinical_pretrain.validation import Validation
 from tokenizer_tools.manifest import TOKENIZER_FOLDER, Manifest, write_json
 
 DATA = REPOSITORY.parent / "shared" / "data"
@@ -41,6 +44,17 @@ def unigram_entropy(shards: Path, split: str) -> float:
     counts = counts[ordinary & (counts > 0)]
     shares = counts / counts.sum()
     return float(-(shares * np.log(shares)).sum())
+
+
+def loss_with(random_blocks: str, options: list[str], shards: Path, model: Path) -> float:
+    """Of the exported model on the validation split, by one way to choose BigBird's random blocks."""
+    more = ["--model.init", "pretrained", "--model.name_or_path", str(model.resolve())]
+    config, _ = load_config([*options, *more, "--validation.random_blocks", random_blocks])
+    manifest = Manifest.load(shards)
+    vocabulary = Vocabulary.load(shards / TOKENIZER_FOLDER / "tokenizer.json", manifest.tokenizer)
+    collator = Collator(manifest.sequence_length, config.masking, vocabulary)
+    built = build_model(config, manifest)
+    return float(Validation(config, shards, manifest, collator, initialise()).run(built)["loss"])
 
 
 def run(*command: object) -> None:
@@ -72,7 +86,12 @@ def main() -> None:
     entry = REPOSITORY / "clinical_pretrain" / "run.py"
     run("deepspeed", "-q", "--num_gpus", 2, "--master_port", free_port(), entry, *options)
     run("clinical-pretrain", "export", run_dir, "--out", model)
-    write_json(report, result(options, shards, run_dir, model))
+    found = result(options, shards, run_dir, model)
+    if args.family == "bigbird":
+        found["validation_loss_after_with_random_blocks_of"] = {
+            kind: loss_with(kind, options, shards, model) for kind in ("evaluation", "training")
+        }
+    write_json(report, found)
 
 
 def result(options: list[str], shards: Path, run_dir: Path, model: Path) -> dict[str, Any]:

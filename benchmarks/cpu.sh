@@ -1,0 +1,35 @@
+#!/bin/bash
+# Every stored figure that needs no GPU: about two and a half hours on two cores, and 18 GB of memory.
+#   benchmarks/cpu.sh [longformer|bigbird ...]
+# MTSAMPLES: a folder with notes/mtsamples_all.jsonl.gz and tokenizers/{longformer,bigbird}; RESULTS: where figures go.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-.venv/bin/python}
+data=${MTSAMPLES:-../shared/data}
+results=${RESULTS:-benchmarks/results}
+mkdir -p "$results"
+
+bench() { # bench NAME SCRIPT [OPTION ...]: a figure, into results/NAME.json
+    echo "== $1"
+    "$python" "benchmarks/$2" "${@:3}" --json "$results/$1.json" >/dev/null
+}
+
+[ $# -gt 0 ] || set -- longformer bigbird
+for model in "$@"; do
+    for precision in fp32 bf16; do
+        bench "train_step_${model}_12_$precision" train_step.py --model "$model" --precision "$precision"
+        bench "train_step_${model}_2_$precision" train_step.py --model "$model" --precision "$precision" --layers 2 --parts
+        bench "attention_${model}_$precision" attention.py --model "$model" --precision "$precision"
+    done
+    for kind in attention full; do
+        bench "checkpointing_${model}_$kind" train_step.py --model "$model" --checkpointing "$kind" --repeats 3
+    done
+    bench "parity_$model" parity.py --model "$model"
+    bench "lengths_$model" lengths.py --model "$model" --layers 2 --repeats 3
+    bench "mtsamples_$model" mtsamples.py --family "$model" --notes "$data/notes/mtsamples_all.jsonl.gz" \
+        --tokenizer "$data/tokenizers/$model"
+    bench "run_mlm_baseline_$model" run_mlm_baseline.py --steps 1 --repeats 5 --config benchmarks/mtsamples.yaml \
+        --model.family "$model" --data.shards "runs/mtsamples/shards_$model" --model.size.hidden_size 768 \
+        --model.size.heads 12 --model.size.intermediate_size 3072 --model.size.attention_window 512
+done
+"$python" benchmarks/report.py
