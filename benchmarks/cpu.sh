@@ -17,9 +17,10 @@ bench() { # bench NAME SCRIPT [OPTION ...]: a figure, into results/NAME.json
 [ $# -gt 0 ] || set -- longformer bigbird
 for model in "$@"; do
     for precision in fp32 bf16; do
-        bench "train_step_${model}_12_$precision" train_step.py --model "$model" --precision "$precision"
-        bench "train_step_${model}_2_$precision" train_step.py --model "$model" --precision "$precision" --layers 2 --parts
-        bench "attention_${model}_$precision" attention.py --model "$model" --precision "$precision"
+        options=(--model "$model" --precision "$precision")
+        bench "train_step_${model}_12_$precision" train_step.py "${options[@]}"
+        bench "train_step_${model}_2_$precision" train_step.py "${options[@]}" --layers 2 --parts
+        bench "attention_${model}_$precision" attention.py "${options[@]}"
     done
     for kind in attention full; do
         bench "checkpointing_${model}_$kind" train_step.py --model "$model" --checkpointing "$kind" --repeats 3

@@ -136,7 +136,7 @@ def compare(args: argparse.Namespace, config: Any) -> dict[str, Any]:
     return {
         "what": "the stock recipe against ours: optimizer steps under DeepSpeed, data included",
         **facts(),
-        "config": config.to_dict(),
+        "config": config.to_dict() | {"run_dir": ""},
         "time_ratio": statistics.median(theirs / ours for theirs, ours in times),
         **speeds,
         "mfu_ours": speeds["tokens_per_second_ours"] * flops / peak / run.ranks.world_size if peak else None,

@@ -32,13 +32,15 @@ class Metrics:
         self._open_line = False
 
     def train(self, step: int, *, loss: float, learning_rate: float, gradient_norm: float, tokens_per_second: float,
-              samples_consumed: int, epoch: float) -> None:  # fmt: skip
-        """One training step's figures. Loss in nats per predicted token."""
+              mfu: float | None, samples_consumed: int, epoch: float) -> None:  # fmt: skip
+        """One training step's figures. Loss in nats per predicted token; mfu: model FLOPs utilisation, a share, where
+        the GPU's peak is known."""
         values = {
             "loss": loss,
             "learning_rate": learning_rate,
             "gradient_norm": gradient_norm,
             "tokens_per_second": round(tokens_per_second, 1),
+            **({} if mfu is None else {"mfu": round(mfu, 4)}),
             "samples_consumed": samples_consumed,
             "epoch": round(epoch, 4),
         }
@@ -47,7 +49,7 @@ class Metrics:
         left = (time.monotonic() - self.started) / done * (self.max_steps - step)
         self._progress(
             f"step {step:,}/{self.max_steps:,} · loss {loss:.4f} · lr {learning_rate:.2e} · "
-            f"{tokens_per_second:,.0f} tokens/s · {_duration(left)} left",
+            f"{tokens_per_second:,.0f} tokens/s{'' if mfu is None else f' ({mfu:.0%} MFU)'} · {_duration(left)} left",
             last=step == self.max_steps,
         )
 

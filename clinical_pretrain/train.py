@@ -34,6 +34,7 @@ from clinical_pretrain.distributed import (
 from clinical_pretrain.metrics import Metrics, read_metrics
 from clinical_pretrain.models.build import build_model, compiles
 from clinical_pretrain.models.encoder import first_tokens
+from clinical_pretrain.models.flops import peak_flops, training_flops_per_token
 from clinical_pretrain.models.mlm_head import IGNORED, mean_loss
 from clinical_pretrain.optim import learning_rate, make_optimizer
 from clinical_pretrain.run_folder import FORMAT_VERSION, prepare_run_folder
@@ -68,6 +69,8 @@ class Run:
     reports: Reports
     stop: StopFlag
     zero_stage: int
+    peak_seconds_per_token: float | None
+    """Seconds that a token would take all GPUs at their peak; None where that isn't known."""
     step: int
     """Steps done."""
 
@@ -163,6 +166,7 @@ def setup(config: RunConfig) -> Run:
         reports=Reports(ranks, engine),
         stop=StopFlag(),
         zero_stage=deepspeed_config.zero_stage(resolved),
+        peak_seconds_per_token=peak_seconds_per_token(config, model.config, manifest, ranks),
         step=step,
     )
     say(run, describe(run))
@@ -243,12 +247,14 @@ def log_step(run: Run, report: Report, steps_per_second: float) -> None:
     if run.metrics is None:
         return
     config, samples = run.config, report.step * run.config.batch.train_batch_size
+    tokens_per_second = steps_per_second * config.batch.train_batch_size * run.manifest.sequence_length
     run.metrics.train(
         report.step,
         loss=report.loss,
         learning_rate=learning_rate(report.step, config.optim, config.max_steps),
         gradient_norm=report.gradient_norm,
-        tokens_per_second=steps_per_second * config.batch.train_batch_size * run.manifest.sequence_length,
+        tokens_per_second=tokens_per_second,
+        mfu=tokens_per_second * run.peak_seconds_per_token if run.peak_seconds_per_token else None,
         samples_consumed=samples,
         epoch=samples / len(run.split),
     )
@@ -349,6 +355,15 @@ def check_hardware(config: RunConfig) -> None:
         raise UserError("precision fp16: needs a GPU, and none was found; use --precision fp32 or bf16 on a CPU")
     if config.precision == "bf16" and uses_gpu() and not torch.cuda.is_bf16_supported(False):
         raise UserError("precision bf16: this GPU has no bf16 (it came with Ampere); use --precision fp16")
+
+
+def peak_seconds_per_token(config: RunConfig, model_config: Any, manifest: Manifest, ranks: Ranks) -> float | None:
+    """For model FLOPs utilisation: a token's floating-point operations over those of all GPUs per second."""
+    peak = peak_flops(torch.cuda.get_device_name()) if ranks.device.type == "cuda" else None
+    if peak is None or config.precision == "fp32":
+        return None
+    flops = training_flops_per_token(model_config, manifest.sequence_length, config.masking.probability)
+    return flops / (peak * ranks.world_size)
 
 
 def make_engine(model: Any, config: RunConfig, resolved: dict[str, Any]) -> Any:

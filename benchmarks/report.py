@@ -1,0 +1,257 @@
+"""The stored results as tables, written into benchmarks/README.md, and as a picture, results/figures.png.
+
+python benchmarks/report.py
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).resolve().parent
+RESULTS = FOLDER / "results"
+BEGIN, END = "<!-- made by report.py: begin -->\n", "<!-- made by report.py: end -->\n"
+MODELS = {"longformer": "Longformer", "bigbird": "BigBird"}
+SIDES = {"hugging_face": "Hugging Face", "ours": "ours"}
+
+
+def main() -> None:
+    """See the module's docstring."""
+    readme = FOLDER / "README.md"
+    before, rest = readme.read_text().split(BEGIN)
+    _, after = rest.split(END)
+    readme.write_text(before + BEGIN + "\n".join(sections()) + END + after)
+    draw(RESULTS / "figures.png")
+
+
+def read(name: str) -> dict[str, Any] | None:
+    """A stored result, if it is there."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def matching(pattern: str) -> list[dict[str, Any]]:
+    """Stored results whose name fits, in order."""
+    names = [path.stem for path in RESULTS.glob("*.json") if re.fullmatch(pattern, path.stem)]
+    return [json.loads((RESULTS / f"{name}.json").read_text()) for name in sorted(names, key=_natural)]
+
+
+def _natural(name: str) -> list[Any]:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def table(head: list[str], rows: Iterable[list[Any]]) -> Iterator[str]:
+    """A Markdown table, and an empty line."""
+    yield "| " + " | ".join(head) + " |"
+    yield "| " + " | ".join(["---"] * len(head)) + " |"
+    for row in rows:
+        yield "| " + " | ".join(str(cell) for cell in row) + " |"
+    yield ""
+
+
+def sections() -> Iterator[str]:
+    """All tables, each with the machine that it was measured on."""
+    for title, pattern, head, row_of in (
+        ("A whole training step", r"train_step_.*", STEP_HEAD, step_row),
+        ("What is computed again in the backward pass", r"checkpointing_.*", STEP_HEAD, step_row),
+        ("One layer's attention", r"attention_.*", ATTENTION_HEAD, attention_rows),
+        ("By sequence length", r"lengths_.*", LENGTH_HEAD, length_rows),
+        ("The stock recipe under DeepSpeed", r"run_mlm_baseline_.*", BASELINE_HEAD, baseline_row),
+        ("The same function", r"parity_.*", PARITY_HEAD, parity_rows),
+        ("MTSamples", r"mtsamples_.*", MTSAMPLES_HEAD, mtsamples_row),
+    ):
+        for where, prefix in (("", ""), (", on a GPU", "gpu_")):
+            found = matching(prefix + pattern)
+            if found:
+                yield f"### {title}{where}\n"
+                yield f"{machines(found)}\n"
+                rows = [row for result in found for row in as_rows(row_of(result))]
+                yield from table(head, rows)
+    yield from training_runs()
+
+
+def as_rows(made: list[Any]) -> list[list[Any]]:
+    """One row or several."""
+    return made if made and isinstance(made[0], list) else [made]
+
+
+def machines(results: list[dict[str, Any]]) -> str:
+    """Hardware, versions and date of results, which ought to be one of each."""
+    said = []
+    for result in results:
+        versions = result["versions"]
+        text = f"{result['hardware']}; torch {versions['torch']}, transformers {versions['transformers']}"
+        if text not in said:
+            said.append(text)
+    return " / ".join(said) + "."
+
+
+STEP_HEAD = ["model", "layers", "precision", "rows", "computed again", "seconds, Hugging Face", "ours",
+             "ratio (lowest to highest)", "head only / attention only", "peak MB, Hugging Face", "ours", "ratio",
+             "losses differ by"]  # fmt: skip
+
+
+def step_row(result: dict[str, Any]) -> list[Any]:
+    """Of train_step.py."""
+    config, parts = result["config"], result.get("time_ratio_of_part")
+    ratio = memory = "-"
+    if "time_ratio" in result:
+        lowest, highest = result["time_ratio_lowest"], result["time_ratio_highest"]
+        ratio = f"**{result['time_ratio']:.2f}** ({lowest:.2f} to {highest:.2f})"
+    if result.get("memory_ratio"):
+        memory = f"**{result['memory_ratio']:.2f}**"
+    return [
+        MODELS[config["model"]], config["layers"], config["precision"], config["micro_batch"],
+        {"none": "nothing", "attention": "attention", "full": "layers"}[config["checkpointing"]],
+        number(result.get("seconds_hugging_face"), 2) if "time_ratio" in result else result.get("hugging_face", "-"),
+        number(result["seconds_ours"], 2), ratio,
+        f"{parts['head']:.2f} / {parts['attention']:.2f}" if parts else "-",
+        number(result.get("peak_megabytes_hugging_face")), number(result["peak_megabytes_ours"]), memory,
+        f"{result['max_loss_difference']:.0e}" if "max_loss_difference" in result else "-",
+    ]  # fmt: skip
+
+
+ATTENTION_HEAD = ["model", "precision", "backend", "ms", "ratio", "peak MB", "differs by"]
+
+
+def attention_rows(result: dict[str, Any]) -> list[list[Any]]:
+    """Of attention.py."""
+    config = result["config"]
+    return [
+        [MODELS[config["model"]], config["precision"], SIDES.get(name, name), number(row["milliseconds"]),
+         f"{row['time_ratio']:.2f}", number(row["peak_megabytes"]), f"{row['largest_difference']:.0e}"]
+        for name, row in result["backends"].items()
+    ]  # fmt: skip
+
+
+LENGTH_HEAD = ["model", "layers", "tokens per row", "tokens/s, Hugging Face", "ours", "peak MB of a row, Hugging Face",
+               "ours", "time per token, 4,096 to 16,384"]  # fmt: skip
+
+
+def length_rows(result: dict[str, Any]) -> list[list[Any]]:
+    """Of lengths.py."""
+    growth = f"{result['growth_of_time_per_token_from_4096_to_16384']:+.1%}"
+    return [
+        [MODELS[result["config"]["model"]], result["config"]["layers"], f"{int(length):,}",
+         number(row["tokens_per_second_hugging_face"]), number(row["tokens_per_second_ours"]),
+         number(row["peak_megabytes_of_a_row_hugging_face"]), number(row["peak_megabytes_of_a_row_ours"]),
+         growth if length == "16384" else ""]
+        for length, row in result["by_sequence_length"].items()
+    ]  # fmt: skip
+
+
+BASELINE_HEAD = ["model", "layers x width", "ZeRO file", "tokens/s, stock", "ours", "ratio"]
+
+
+def baseline_row(result: dict[str, Any]) -> list[Any]:
+    """Of run_mlm_baseline.py."""
+    model = result["config"]["model"]
+    return [
+        MODELS[model["family"]], f"{model['size']['layers']} x {model['size']['hidden_size']}",
+        result["config"]["deepspeed"], number(result["tokens_per_second_hugging_face"]),
+        number(result["tokens_per_second_ours"]), f"**{result['time_ratio']:.2f}**",
+    ]  # fmt: skip
+
+
+PARITY_HEAD = ["model", "precision", "backend", "loss differs by", "largest gradient difference",
+               "gradients' error over Hugging Face's", "waits for the GPU", "compiled later"]  # fmt: skip
+
+
+def parity_rows(result: dict[str, Any]) -> list[list[Any]]:
+    """Of parity.py."""
+    return [
+        [MODELS[result["config"]["model"]], precision, SIDES.get(name, name), f"{row['loss_difference']:.0e}",
+         f"{row['largest_gradient_difference']:.0e}" if precision == "fp32" else "-",
+         number(row.get("gradient_error_over_hugging_faces"), 3), number(row.get("waits_for_the_gpu")),
+         number(row.get("graphs_compiled_later"))]
+        for precision, rows in result["by_precision"].items()
+        for name, row in rows.items()
+    ]  # fmt: skip
+
+
+MTSAMPLES_HEAD = ["model", "steps", "loss before", "after", "unigram entropy", "accuracy",
+                  "loss with the random blocks of training", "logits of the export differ by"]  # fmt: skip
+
+
+def mtsamples_row(result: dict[str, Any]) -> list[Any]:
+    """Of mtsamples.py."""
+    family = result["config"]["model"]["family"]
+    by_blocks = result.get("validation_loss_after_with_random_blocks_of", {})
+    return [
+        MODELS[family], result["steps"], number(result["validation_loss_before"], 3),
+        f"**{result['validation_loss_after']:.3f}**", number(result["unigram_entropy_of_validation_split"], 3),
+        f"{result['validation_accuracy_after']:.1%}", number(by_blocks.get("training"), 3),
+        f"{result['max_logit_difference']:.0e}",
+    ]  # fmt: skip
+
+
+def training_runs() -> Iterator[str]:
+    """Of gpu.sh train: the metrics of a real run."""
+    rows = []
+    for model, name in MODELS.items():
+        path, export = RESULTS / f"gpu_train_{model}.jsonl", read(f"gpu_export_{model}")
+        if not path.exists() or export is None:
+            continue
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        train = [line for line in lines if line["kind"] == "train"]
+        speed = statistics.median(line["tokens_per_second"] for line in train[1:])
+        mfu = statistics.median(line["mfu"] for line in train[1:]) if "mfu" in train[-1] else None
+        rows.append([name, train[-1]["step"], number(speed), f"{mfu:.1%}" if mfu else "-", number(train[0]["loss"], 2),
+                     number(train[-1]["loss"], 2), f"{export['max_logit_difference']:.0e}"])  # fmt: skip
+    if rows:
+        yield "### A real training run, on a GPU\n"
+        yield from table(["model", "steps", "tokens/s (median)", "MFU", "first loss", "last", "logits differ by"], rows)
+
+
+def number(value: Any, digits: int = 0) -> str:
+    """With thousands separated; what is no number as it is."""
+    return "-" if value is None else f"{value:,.{digits}f}" if isinstance(value, (int, float)) else str(value)
+
+
+def draw(path: Path) -> None:
+    """Ratios of whole steps, and tokens per second by length."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.6))
+    labels, times, memories = [], [], []
+    for result in matching(r"(gpu_)?train_step_.*"):
+        if "time_ratio" in result:
+            config = result["config"]
+            labels.append(f"{MODELS[config['model']]}, {config['layers']} layers, {config['precision']}")
+            times.append(result["time_ratio"])
+            memories.append(1 / result["memory_ratio"] if result["memory_ratio"] else 0)
+    places = range(len(labels))
+    left.barh([place + 0.2 for place in places], times, 0.4, label="time")
+    left.barh([place - 0.2 for place in places], memories, 0.4, label="memory", color="lightsteelblue")
+    left.set_yticks(list(places), labels, fontsize=8)
+    left.axvline(1, color="grey", linewidth=0.8)
+    left.set_xlabel("a training step, Hugging Face over ours")
+    left.legend(fontsize=8)
+    for result in matching(r"lengths_.*"):
+        for side, style in (("ours", "-"), ("hugging_face", ":")):
+            points = {
+                int(length): row[f"tokens_per_second_{side}"]
+                for length, row in result["by_sequence_length"].items()
+                if not isinstance(row[f"tokens_per_second_{side}"], str)
+            }
+            name = MODELS[result["config"]["model"]]
+            right.plot(list(points), list(points.values()), style, marker="o", label=f"{name}, {SIDES[side]}")
+    right.set_xscale("log", base=2)
+    right.set_xticks([1024, 2048, 4096, 8192, 16384], ["1,024", "2,048", "4,096", "8,192", "16,384"], fontsize=8)
+    right.set_ylim(0)
+    right.set_xlabel("tokens per row")
+    right.set_ylabel("tokens/s")
+    right.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    main()

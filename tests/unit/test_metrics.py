@@ -1,0 +1,35 @@
+"""What a run says of its speed."""
+
+import json
+
+from transformers import BigBirdConfig, LongformerConfig
+
+from clinical_pretrain.metrics import Metrics, read_metrics
+from clinical_pretrain.models.flops import peak_flops, training_flops_per_token
+
+
+def test_arithmetic_of_a_token_at_base_size():
+    """Counted by hand, in millions: linear layers 169.9, attention 18.9, head 11.8; three times."""
+    longformer = LongformerConfig(vocab_size=50265, attention_window=512)
+    assert round(training_flops_per_token(longformer, 4096) / 1e6) == 602
+    windows = LongformerConfig(vocab_size=50265, attention_window=[512] * 12)
+    assert training_flops_per_token(windows, 4096) == training_flops_per_token(longformer, 4096)
+    assert training_flops_per_token(longformer, 256) < training_flops_per_token(longformer, 4096)
+    assert round(training_flops_per_token(BigBirdConfig(vocab_size=50358), 4096) / 1e6) == 616
+
+
+def test_peaks_by_name():
+    names = ["NVIDIA H200", "NVIDIA A100-SXM4-80GB", "Tesla V100-SXM2-32GB", "NVIDIA A10", "something else"]
+    assert [peak_flops(name) for name in names] == [989e12, 312e12, 125e12, 125e12, None]
+
+
+def test_mfu_is_written_where_it_is_known(tmp_path, capsys):
+    metrics = Metrics(tmp_path, 0, 2)
+    rest = {"loss": 1.0, "learning_rate": 1e-4, "gradient_norm": 1.0, "tokens_per_second": 1e5,
+            "samples_consumed": 1, "epoch": 0.1}  # fmt: skip
+    metrics.train(1, mfu=0.4123456, **rest)
+    metrics.train(2, mfu=None, **rest)
+    metrics.close()
+    first, second = read_metrics(tmp_path, "train")
+    assert first["mfu"] == 0.4123 and "mfu" not in second and json.dumps(first)
+    assert "100,000 tokens/s (41% MFU)" in capsys.readouterr().out
