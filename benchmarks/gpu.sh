@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-bring=.gpu
+bring=${PACKED:-.gpu}
 results=${RESULTS:-benchmarks/results}
 # Smaller ones are for a rehearsal on a CPU.
 layers=${LAYERS:-12} length=${LENGTH:-4096} precision=${PRECISION:-bf16} rows=${ROWS:-4 8 16 32 64}

@@ -1,0 +1,76 @@
+"""The benchmarks' scripts run and find what they claim of exactness; how fast they find it is not tested."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+BENCHMARKS = REPOSITORY / "benchmarks"
+SMALL = ("--layers", "1", "--sequence-length", "1024")
+
+
+@pytest.fixture
+def bench(tmp_path):
+    def run(script, *options):
+        report = tmp_path / "report.json"
+        call = [sys.executable, str(BENCHMARKS / script), *map(str, options), "--json", str(report)]
+        done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr[-3000:]
+        result = json.loads(report.read_text())
+        assert result["hardware"] and result["versions"]["torch"] and result["command"].startswith("python benchmarks/")
+        return result
+
+    return run
+
+
+@pytest.mark.parametrize("model", ["longformer", "bigbird"])
+def test_train_step(bench, model):
+    result = bench("train_step.py", "--model", model, *SMALL, "--precision", "fp32", "--repeats", 1)
+    assert result["max_loss_difference"] < 1e-4 and 0 < result["memory_ratio"] < 1 and result["time_ratio"] > 0
+    assert result["config"]["layers"] == 1 and result["config"]["sequence_length"] == 1024
+
+
+def test_parity(bench):
+    by_precision = bench("parity.py", "--model", "bigbird", *SMALL)["by_precision"]
+    exact, half = by_precision["fp32"]["blocked"], by_precision["bf16"]["blocked"]
+    assert exact["loss_difference"] < 1e-5 and exact["largest_gradient_difference"] < 1e-4
+    assert half["gradient_error_over_hugging_faces"] < 1.1 and half["loss_difference"] < 1e-2
+
+
+def test_attention(bench):
+    backends = bench("attention.py", "--model", "longformer", *SMALL[2:], "--repeats", 1)["backends"]
+    assert list(backends) == ["hugging_face", "blocked"] and backends["blocked"]["largest_difference"] < 1e-5
+
+
+def test_run_mlm_baseline(bench, shards):
+    tiny = {"layers": 1, "hidden_size": 32, "heads": 2, "intermediate_size": 32, "attention_window": 32}
+    options = {"model.init": "random", "precision": "fp32", "checkpointing": "none", "data.shards": shards,
+               "batch.train_batch_size": 4, "batch.micro_batch_size_per_gpu": 2, "optim.warmup_steps": 0,
+               "optim.learning_rate": 3e-3, "max_steps": 20}  # fmt: skip
+    options |= {f"model.size.{name}": value for name, value in tiny.items()}
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    result = bench("run_mlm_baseline.py", "--steps", 5, "--repeats", 2, "--stock-micro-batch", 4, *words)
+    for first, last in result["first_and_last_loss"].values():
+        assert last < first - 0.1
+    both = result["first_and_last_loss"]
+    assert both["ours"][1] == pytest.approx(both["hugging_face"][1], abs=0.3)
+
+
+def test_the_tables_are_those_of_the_stored_results():
+    sys.path.insert(0, str(BENCHMARKS))
+    import report
+
+    text = (BENCHMARKS / "README.md").read_text()
+    assert text.split(report.BEGIN)[1].split(report.END)[0] == "\n".join(report.sections())
+
+
+def test_gpu_script_says_how_it_is_used():
+    done = subprocess.run([str(BENCHMARKS / "gpu.sh")], capture_output=True, text=True)
+    assert done.returncode == 2 and "benchmarks/gpu.sh PART MODEL" in done.stdout
+    environment = os.environ | {"PYTHON": sys.executable, "PACKED": "nowhere"}
+    done = subprocess.run([str(BENCHMARKS / "gpu.sh"), "parity"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 2 and "run 'benchmarks/gpu.sh pack'" in done.stderr
