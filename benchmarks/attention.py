@@ -19,6 +19,7 @@ from common import DTYPES, base_config, device, facts, peak_memory, stock_model,
 
 from clinical_pretrain.models import bigbird_attention, longformer_attention
 from clinical_pretrain.models.bigbird_attention import BigBirdContext, make_plan
+from clinical_pretrain.models.flex import COMPILE_OPTIONS
 from clinical_pretrain.models.longformer_attention import LongformerContext, has_varlen
 from tokenizer_tools.manifest import write_json
 
@@ -59,11 +60,12 @@ def functions(args: argparse.Namespace, module: Any) -> dict[str, Callable[[torc
 
         plan = make_plan(module, args.sequence_length, True, where)
         for name in ["blocked", "flex"] if on_gpu else ["blocked"]:
-            plain = BigBirdContext(None, args.batch, size, 0.0)
+            plain = BigBirdContext(ones if on_gpu else None, args.batch, size, isolated=False, dropout=0.0)
             (layout,) = plain.prepare(bigbird_attention.BACKENDS[name], [plan], dtype)
             found[name] = partial(bigbird_attention.self_attention, module, context=plain, layout=layout)
-    if on_gpu:
-        found |= {f"{name}, compiled": torch.compile(function) for name, function in found.items()}
+    for name in list(found) if on_gpu else ():
+        options = COMPILE_OPTIONS if name == "flex" else None
+        found[f"{name}, compiled"] = torch.compile(found[name], dynamic=False, options=options)
     return {"hugging_face": theirs} | found
 
 

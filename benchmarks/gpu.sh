@@ -50,11 +50,14 @@ use_wheels() { # what the machine's own python lacks, into a folder of its own
     python=${PYTHON:-python3}
     local site=${TMPDIR:-/tmp}/clinical-pretrain-gpu-site wheels=$bring/wheels
     [ -d "$wheels" ] || { echo "error: no $wheels; run 'benchmarks/gpu.sh pack' where there is internet" >&2; exit 2; }
-    [ -d "$site" ] ||
-        "$python" -m pip install --quiet --no-index --no-deps --no-compile --target "$site" "$wheels"/*.whl
+    if [ ! -d "$site" ]; then
+        rm -rf "$site.tmp"
+        "$python" -m pip install --quiet --no-index --no-deps --no-compile --target "$site.tmp" "$wheels"/*.whl
+        mv "$site.tmp" "$site"
+    fi
     export PYTHONPATH=$PWD:$site PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
     "$python" -c "import deepspeed, jsonargparse, torch, transformers; print('torch', torch.__version__, 'transformers',
-        transformers.__version__, torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU')" 2>/dev/null
+        transformers.__version__, torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU')"
     mkdir -p "$results"
 }
 
@@ -129,7 +132,13 @@ run=(--config benchmarks/gpu.yaml --model.family "$model" --data.shards "$bring/
     --model.size.layers "$layers" "${@:3}")
 case $part in
     pack) pack ;;
-    parity | attention | step | lengths | baseline | profile | train) use_wheels && "$part" ;;
-    all) use_wheels && for part in parity attention step lengths baseline profile train; do "$part"; done ;;
+    parity | attention | step | lengths | baseline | profile | train)
+        use_wheels
+        "$part"
+        ;;
+    all)
+        use_wheels
+        for part in parity attention step lengths baseline profile train; do "$part"; done
+        ;;
     *) sed -n '2,9s/^# \{0,1\}//p' "$0" && exit 2 ;;
 esac

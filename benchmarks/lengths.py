@@ -82,15 +82,18 @@ def main() -> None:
     fits = [length for length in LENGTHS if predict(length) < machine_memory() * 2 / 3]
     # All rows of a step at once must fit, too, beside the models of the other lengths.
     together = [length for length in fits if predict(length) * (args.tokens // length) < machine_memory() / 2]
+    measured |= {length: peak(args, "hugging_face", length) for length in fits if length not in measured}
+    peaks = {length: peak(args, "ours", length) for length in LENGTHS}  # before this process takes memory itself
     ours = seconds(args, "ours", list(LENGTHS))
     theirs = seconds(args, "hugging_face", together)
     rows: dict[str, Any] = {}
     for length in LENGTHS:
         row: dict[str, Any] = {"tokens_per_second_ours": args.tokens / statistics.median(ours[length])}
-        row["peak_megabytes_of_a_row_ours"] = round(peak(args, "ours", length) / 1e6)
-        memory = measured.get(length) or (peak(args, "hugging_face", length) if length in fits else 0)
+        row["peak_megabytes_of_a_row_ours"] = round(peaks[length] / 1e6)
         row["peak_megabytes_of_a_row_hugging_face"] = (
-            round(memory / 1e6) if memory else f"{predict(length) / 1e6:.0f} (predicted, not tried)"
+            round(measured[length] / 1e6)
+            if length in measured
+            else f"{predict(length) / 1e6:,.0f} (predicted, not tried)"
         )
         row["tokens_per_second_hugging_face"] = (
             args.tokens / statistics.median(theirs[length]) if length in theirs else "predicted not to fit, not tried"

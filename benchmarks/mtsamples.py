@@ -54,15 +54,15 @@ def loss_with(random_blocks: str, options: list[str], shards: Path, model: Path)
     vocabulary = Vocabulary.load(shards / TOKENIZER_FOLDER / "tokenizer.json", manifest.tokenizer)
     collator = Collator(manifest.sequence_length, config.masking, vocabulary)
     built = build_model(config, manifest)
-    return float(Validation(config, shards, manifest, collator, initialise()).run(built)["loss"])
+    split = Split(shards, manifest, "validation")
+    return float(Validation(config, shards, split, collator, initialise()).run(built)["loss"])
 
 
 def run(*command: object) -> None:
     """Run a command as a user types it."""
     words = [str(word) for word in command]
     print("$", " ".join(words), flush=True)
-    environment = os.environ | {"DS_ACCELERATOR": "cpu"}
-    subprocess.run([str(Path(sys.executable).parent / words[0]), *words[1:]], check=True, env=environment)
+    subprocess.run([str(Path(sys.executable).parent / words[0]), *words[1:]], check=True)
 
 
 def main() -> None:
@@ -75,6 +75,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="default: benchmarks/results/mtsamples_FAMILY.json")
     parser.add_argument("overrides", nargs="*", help="after --: dotted options for the run config")
     args = parser.parse_args()
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
     tokenizer = args.tokenizer or DATA / "tokenizers" / args.family
     shards, run_dir, model = (args.out / f"{part}_{args.family}" for part in ("shards", "run", "model"))
     run("clinical-pretrain", "build-shards", "--notes", args.notes, "--tokenizer", tokenizer, "--out", shards,

@@ -98,17 +98,15 @@ def largest_difference(gradients: Gradients, reference: Gradients) -> float:
     """Relative, over parameters. A key's bias moves nothing and has a gradient of rounding alone, hence the floor."""
     floor = 1e-2 * max(gradient.norm().item() for gradient in reference.values())
     return max(
-        ((gradients[name] - gradient).norm() / gradient.norm().clamp(min=floor)).item()
+        ((gradients.get(name, 0) - gradient).norm() / gradient.norm().clamp(min=floor)).item()
         for name, gradient in reference.items()
-        if name in gradients  # Hugging Face fills those of unused parameters with zeros
     )
 
 
 def error(gradients: Gradients, reference: Gradients) -> float:
     """Root mean square over all parameters together, relative."""
-    names = [name for name in reference if name in gradients]
-    off = sum((gradients[name] - reference[name]).double().pow(2).sum().item() for name in names)
-    return float((off / sum(reference[name].double().pow(2).sum().item() for name in names)) ** 0.5)
+    off = sum((gradients.get(name, 0) - gradient).double().pow(2).sum().item() for name, gradient in reference.items())
+    return float((off / sum(gradient.double().pow(2).sum().item() for gradient in reference.values())) ** 0.5)
 
 
 def on_the_gpu(model: Any, sides: Sides) -> dict[str, int]:

@@ -231,6 +231,8 @@ class RunConfig:
             yield f"attention.dropout is {dropout}, must be at least 0 and below 1"
         if dropout and self.attention.backend in ("flex", "varlen"):
             yield f"attention.backend {self.attention.backend} takes no dropout; set attention.dropout to 0 or use auto"
+        if self.compile == "on" and self.attention.backend == "hf":
+            yield "compile is on, but attention.backend hf runs the model's own code as it is; use auto"
         if not optim.learning_rate > 0:
             yield f"optim.learning_rate is {optim.learning_rate}, must be above 0"
         if optim.warmup_steps > self.max_steps:

@@ -42,10 +42,6 @@ class Ranks:
         dist.broadcast_object_list(box, src=0, group=self.control)
         return box[0]
 
-    def any(self, flag: bool) -> bool:
-        """True on every rank if it is on one."""
-        return self.sum(torch.tensor([float(flag)], dtype=torch.float64)).item() > 0
-
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Element-wise sum of a CPU tensor over the ranks."""
         dist.all_reduce(values, group=self.control)
@@ -65,13 +61,11 @@ class Report:
     """Mean over the ranks."""
     gradient_norm: float
     """Before clipping; NaN where DeepSpeed doesn't say."""
-    stop: bool
-    """Whether a rank was asked to stop."""
 
 
 class Reports:
-    """What ranks tell each other of each step, over the CPU group and one step late: by then the GPU has got there,
-    and neither it nor the thread that feeds it waits.
+    """What ranks tell each other at the end of each step, over the CPU group: whether to stop, and the figures of the
+    step before, which the GPU has got to by then, so that reading them makes nobody wait for it.
 
     Args:
         ranks: all of them; every rank makes the same calls.
@@ -80,11 +74,10 @@ class Reports:
 
     def __init__(self, ranks: Ranks, engine: Any) -> None:
         self._ranks, self._engine = ranks, engine
-        self._waiting: tuple[int, torch.Tensor, Any, bool] | None = None
+        self._waiting: tuple[int, torch.Tensor, Any] | None = None
 
-    def exchange(self, step: int, loss: torch.Tensor, stop: bool) -> Report | None:
-        """Hand in a step's loss, on the device, and get the step before it."""
-        earlier = self.flush()
+    def exchange(self, step: int, loss: torch.Tensor, stop: bool) -> tuple[Report | None, bool]:
+        """Hand in a step's loss, on the device. Returns the step before it, and whether any rank was asked to stop."""
         norm = self._engine.get_global_grad_norm()
         if not isinstance(norm, torch.Tensor):
             norm = torch.full_like(loss, math.nan if norm is None else norm)
@@ -94,20 +87,21 @@ class Reports:
             figures = torch.empty(2, dtype=torch.float64, pin_memory=True).copy_(figures, non_blocking=True)
             event = torch.cuda.Event()
             event.record()
-        self._waiting = (step, figures, event, stop)
-        return earlier
+        before, self._waiting = self._waiting, (step, figures, event)
+        return self._read(before, stop)
 
     def flush(self) -> Report | None:
-        """What was handed in last, if it hasn't been read: this waits for the GPU."""
-        if self._waiting is None:
-            return None
-        step, figures, event, stop = self._waiting
-        self._waiting = None
+        """The step that was handed in last, if it hasn't been read: this waits for the GPU."""
+        before, self._waiting = self._waiting, None
+        return None if before is None else self._read(before, False)[0]
+
+    def _read(self, waiting: tuple[int, torch.Tensor, Any] | None, stop: bool) -> tuple[Report | None, bool]:
+        step, figures, event = waiting or (0, torch.zeros(2), None)
         if event is not None:
             event.synchronize()
         loss, norm = figures.tolist()
         total, stops = self._ranks.sum(torch.tensor([loss, float(stop)], dtype=torch.float64)).tolist()
-        return Report(step, total / self._ranks.world_size, norm, stops > 0)
+        return Report(step, total / self._ranks.world_size, norm) if waiting else None, stops > 0
 
 
 def read_environment() -> tuple[int, int]:

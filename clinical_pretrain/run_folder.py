@@ -53,7 +53,7 @@ def prepare_run_folder(
                 refuse_other_run(run_dir, config, resolved, manifest)
             else:
                 _new_run_folder(run_dir, config, resolved, manifest, model, shards)
-            _note_start(run_dir, ranks)
+            _note_start(run_dir, model, ranks)
         except UserError as caught:
             error = str(caught)
         except OSError as caught:
@@ -66,6 +66,7 @@ def prepare_run_folder(
 def refuse_other_run(run_dir: Path, config: RunConfig, resolved: dict[str, Any], manifest: Manifest) -> None:
     """Raise a UserError with the differences if the folder's run isn't this one. The shards may have moved."""
     old = yaml.safe_load((run_dir / "config.yaml").read_text())
+    old = _completed(old, RunConfig().to_dict())
     differences = _differences(_comparable(old), _comparable(config.to_dict()))
     old_resolved = json.loads((run_dir / "deepspeed.json").read_text())
     for settings in (old_resolved, resolved := dict(resolved)):
@@ -90,6 +91,16 @@ def _comparable(config: dict[str, Any]) -> dict[str, Any]:
     config["data"].pop("shards")
     config["attention"].pop("backend")
     return config
+
+
+def _completed(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """A config that was written before some keys existed, with their defaults."""
+    missing = {key: value for key, value in defaults.items() if key not in config}
+    known = {
+        key: _completed(value, defaults.get(key, {})) if isinstance(value, dict) else value
+        for key, value in config.items()
+    }
+    return known | missing
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
@@ -142,7 +153,7 @@ def _new_run_folder(
     )
 
 
-def _note_start(run_dir: Path, ranks: Ranks) -> None:
+def _note_start(run_dir: Path, model: Any, ranks: Ranks) -> None:
     """Add this start to run.json: when, where, with what."""
     facts = json.loads((run_dir / "run.json").read_text())
     facts["starts"].append(
@@ -151,6 +162,8 @@ def _note_start(run_dir: Path, ranks: Ranks) -> None:
             "from_step": max(checkpoint.whole_steps(run_dir), default=0),
             "world_size": ranks.world_size,
             "device": torch.cuda.get_device_name() if ranks.device.type == "cuda" else "cpu",
+            "attention_backend": model.encode.backend,
+            "compiled": model.encode.compiled,
             "git_commit": git_commit(),
             "versions": versions(),
         }

@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from clinical_pretrain import checkpoint, deepspeed_config
 from clinical_pretrain.config import NO_ZERO, RunConfig
-from clinical_pretrain.data.masking import Collator, MicroBatch, Vocabulary, capacity
+from clinical_pretrain.data.masking import Collator, MicroBatch, Vocabulary
 from clinical_pretrain.data.prefetch import ahead
 from clinical_pretrain.data.sampler import DROPOUT, MASKS, PROBE, Sampler, generator, micro_batch_of
 from clinical_pretrain.data.shards import Split
@@ -35,7 +34,7 @@ from clinical_pretrain.metrics import Metrics, read_metrics
 from clinical_pretrain.models.build import build_model, compiles
 from clinical_pretrain.models.encoder import first_tokens
 from clinical_pretrain.models.flops import peak_flops, training_flops_per_token
-from clinical_pretrain.models.mlm_head import IGNORED, mean_loss
+from clinical_pretrain.models.mlm_head import mean_loss
 from clinical_pretrain.optim import learning_rate, make_optimizer
 from clinical_pretrain.run_folder import FORMAT_VERSION, prepare_run_folder
 from clinical_pretrain.validation import Validation
@@ -98,13 +97,14 @@ def train(config: RunConfig) -> dict[str, Any]:
     while run.step < config.max_steps:
         loss = train_step(run, batches)
         run.step += 1
-        # What ranks tell each other of a step is read one step later: nobody waits for a GPU.
-        stop = log.add(run.reports.exchange(run.step, loss, run.stop.signal is not None))
+        # A step's figures are read one step later: for them nobody waits for a GPU.
+        before, stop = run.reports.exchange(run.step, loss, run.stop.signal is not None)
+        log.add(before)
         if run.step == config.max_steps:
             break
         save_now, validate_now = (_due(run.step, part.every_steps) for part in (config.checkpoint, config.validation))
         if save_now or validate_now or stop:
-            stop = log.add(run.reports.flush()) or stop
+            log.add(run.reports.flush())
         if stop:
             save(run)
             say(run, f"stopped at step {run.step:,}, saved; the same command goes on from here")
@@ -144,12 +144,13 @@ def setup(config: RunConfig) -> Run:
     if step:
         refuse_other_world(checkpoint.read_state(run_dir, step), ranks, run_dir)
         checkpoint.load(run_dir, engine, step)
-    split = Split(shards, manifest, "train")
+    split, held_out = Split(shards, manifest, "train"), Split(shards, manifest, "validation")
+    isolate = config.data.document_attention == "isolate"
     collator = Collator(
         manifest.sequence_length,
         config.masking,
         Vocabulary.load(shards / TOKENIZER_FOLDER / "tokenizer.json", manifest.tokenizer),
-        isolate=config.data.document_attention == "isolate",
+        most_documents=max(split.most_segments, held_out.most_segments) if isolate else 0,
         fill_up=compiles(config, deepspeed_config.zero_stage(resolved)),
     )
     run = Run(
@@ -161,7 +162,7 @@ def setup(config: RunConfig) -> Run:
         split=split,
         sampler=Sampler(len(split), config.seed),
         collator=collator,
-        validation=Validation(config, shards, manifest, collator, ranks),
+        validation=Validation(config, shards, held_out, collator, ranks),
         metrics=Metrics(run_dir, step, config.max_steps) if ranks.is_first else None,
         reports=Reports(ranks, engine),
         stop=StopFlag(),
@@ -221,14 +222,14 @@ class Log:
     def __init__(self, run: Run) -> None:
         self.run, self.at, self.step = run, time.monotonic(), run.step
 
-    def add(self, report: Report | None) -> bool:
-        """Check one step's loss and write its line. Returns whether a rank was asked to stop.
+    def add(self, report: Report | None) -> None:
+        """Check one step's loss and write its line, if it is due.
 
         Raises:
             UserError: the loss isn't a finite number.
         """
         if report is None:
-            return False
+            return
         if not math.isfinite(report.loss):
             raise UserError(
                 f"step {report.step}: the loss is {report.loss}; lower optim.learning_rate or use precision bf16, and "
@@ -239,7 +240,6 @@ class Log:
             now = time.monotonic()
             log_step(self.run, report, (report.step - self.step) / (now - self.at))
             self.at, self.step = now, report.step
-        return report.stop
 
 
 def log_step(run: Run, report: Report, steps_per_second: float) -> None:
@@ -282,24 +282,23 @@ def save(run: Run) -> None:
 
 def probe(run: Run) -> dict[str, torch.Tensor]:
     """The model's logits for a fixed row of random tokens (no note's), which the export must reproduce."""
-    config, rows = run.config, run.config.batch.micro_batch_size_per_gpu
-    rng = generator(config.seed, PROBE)
+    rng, rows = generator(run.config.seed, PROBE), run.config.batch.micro_batch_size_per_gpu
     ids = torch.from_numpy(rng.choice(run.collator.vocabulary.stand_ins, size=(1, run.manifest.sequence_length)))
     positions = torch.from_numpy(np.sort(rng.choice(ids.shape[1], size=PROBE_POSITIONS, replace=False)))
-    question = {"input_ids": ids}
-    if config.attention.global_tokens == "first":
-        question["global_attention_mask"] = first_tokens(torch.ones_like(ids)).long()
-    # Asked in the shapes of training, for which code has been compiled.
-    inputs = {name: value.repeat(rows, 1) for name, value in {**question, "documents": torch.ones_like(ids)}.items()}
-    missing = capacity(rows * ids.numel(), config.masking) - PROBE_POSITIONS
-    inputs["positions"] = F.pad(positions, (0, missing))
-    inputs["labels"] = F.pad(ids[0, positions], (0, missing), value=IGNORED)
+    question = {"input_ids": ids, "positions": positions}
+    # As many rows as in training: for these the layers are compiled.
+    inputs = {"input_ids": ids.repeat(rows, 1), "documents": torch.ones_like(ids).repeat(rows, 1)}
+    inputs |= {"positions": positions, "labels": ids[0, positions]}
+    if run.collator.most_documents:
+        inputs["position_ids"] = torch.arange(ids.shape[1]).repeat(rows, 1)
     inputs = {name: value.to(run.engine.device) for name, value in inputs.items()}
     run.engine.eval()
     with torch.no_grad():
-        _, logits = run.engine(**inputs, most_documents=1, return_logits=True)
+        _, logits = run.engine(**inputs, most_documents=run.collator.most_documents or 1, also="logits")
     run.engine.train()
-    return {**question, "positions": positions, "logits": logits[:PROBE_POSITIONS].cpu()}
+    if run.config.attention.global_tokens == "first":
+        question["global_attention_mask"] = first_tokens(torch.ones_like(ids)).long()
+    return {**question, "logits": logits.cpu()}
 
 
 def summarise(run: Run, seconds: float) -> None:
@@ -394,9 +393,11 @@ def describe(run: Run) -> str:
     trained = sum(p.ds_numel if hasattr(p, "ds_numel") else p.numel() for p in run.engine.module.parameters())
     zero = f"ZeRO {run.zero_stage}" if config.deepspeed != NO_ZERO else "no ZeRO"
     start = f"going on from step {run.step:,}" if run.step else "starting"
+    encode = run.engine.module.encode
+    attention = f"{encode.backend} attention{', compiled' if encode.compiled else ''}"
     return (
         f"{start}: {run.engine.module.config.model_type}, {trained / 1e6:.1f} M parameters, {ranks.world_size} x "
-        f"{ranks.device.type}, {zero}, {config.precision}; {len(run.split):,} rows of "
+        f"{ranks.device.type}, {zero}, {config.precision}, {attention}; {len(run.split):,} rows of "
         f"{run.manifest.sequence_length:,} tokens, {config.batch.train_batch_size} a step"
     )
 

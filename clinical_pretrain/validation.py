@@ -15,19 +15,18 @@ from clinical_pretrain.data.sampler import VALIDATION_MASKS, generator
 from clinical_pretrain.data.shards import Row, Split, note_categories
 from clinical_pretrain.distributed import Ranks
 from clinical_pretrain.models.mlm_head import IGNORED
-from tokenizer_tools.manifest import Manifest
 
 
 class Validation:
     """The held-out rows, and how to measure a model on them."""
 
-    def __init__(self, config: RunConfig, folder: Path, manifest: Manifest, collator: Collator, ranks: Ranks) -> None:
-        self.config, self.collator, self.ranks = config, collator, ranks
-        self.split = Split(folder, manifest, "validation")
+    def __init__(self, config: RunConfig, folder: Path, split: Split, collator: Collator, ranks: Ranks) -> None:
+        self.config, self.split, self.collator, self.ranks = config, split, collator, ranks
         rows = min(len(self.split), config.validation.max_rows or len(self.split))
         # Spread over the whole split: the first rows may all be of the first few patients.
         self.rows = np.arange(rows) * len(self.split) // max(1, rows)
         self.note_category, self.categories = note_categories(folder)
+        self._encoder_inputs = {"training_blocks": True} if config.validation.random_blocks == "training" else {}
 
     def run(self, engine: Any) -> dict[str, Any]:
         """Measure, on all ranks together.
@@ -74,10 +73,10 @@ class Validation:
         filled = numbers + [0] * (self.config.batch.micro_batch_size_per_gpu - len(numbers))
         rows = [self.split[number] for number in filled]
         batch = self.collator(rows, [generator(self.config.seed, VALIDATION_MASKS, number) for number in filled])
-        losses, logits = engine(**batch.to(engine.device), return_logits=True)
-        right = (logits.argmax(-1).cpu() == batch.labels).double()
+        losses, right = engine(**batch.to(engine.device), also="right", **self._encoder_inputs)
         counts = (batch.labels != IGNORED) & (batch.positions < len(numbers) * self.collator.length)
-        figures = torch.stack([losses.cpu().double(), right, torch.ones_like(right)], 1)[counts]
+        losses, right = losses.cpu().double(), right.cpu().double()
+        figures = torch.stack([losses, right, torch.ones_like(right)], 1)[counts]
         category = torch.from_numpy(self._categories_at(rows, batch.positions[counts].numpy())).long()
         sums.index_add_(0, category, figures)
 

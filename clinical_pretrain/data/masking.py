@@ -1,7 +1,8 @@
 """Dynamic masking for the masked-LM objective (Devlin et al. 2019, section 3.1), and micro-batches.
 
 A row's masks are a function of (seed, epoch, row), so that a resumed run, or one on another number of GPUs, draws the
-same. Held-out rows are masked by (seed, row) alone: every validation asks the same questions.
+same; but for one micro-batch in 10^9, see capacity(). Held-out rows are masked by (seed, row) alone: every validation
+asks the same questions.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ class MicroBatch:
     position_ids: torch.Tensor | None
     """(batch, length) int64, from 0 in each document; None where a row is one document."""
     most_documents: int
-    """At least the documents of any row: a power of 2, so that few shapes come of it."""
+    """At least the documents of any row; the same for all micro-batches, as shapes come of it."""
 
     def to(self, device: torch.device) -> dict[str, Any]:
         """As keyword arguments for the model, on its device."""
@@ -155,8 +156,8 @@ class Collator:
     """Tokens of a row."""
     config: MaskingConfig
     vocabulary: Vocabulary
-    isolate: bool = False
-    """Whether each note of a row is a document of its own."""
+    most_documents: int = 0
+    """0: a row is one document; else each of its notes is one, and no row has more than so many."""
     fill_up: bool = False
     """Whether all micro-batches have as many positions to predict, as compiled code wants it."""
 
@@ -172,7 +173,7 @@ class Collator:
             shown, chosen = mask_row(row.input_ids, self.config, self.vocabulary, rng)
             input_ids[number, : len(shown)], true_ids[number, : len(shown)] = shown, row.input_ids
             positions.append(chosen + number * self.length)
-            starts = row.segment_starts if self.isolate else row.segment_starts[:1]
+            starts = row.segment_starts if self.most_documents else row.segment_starts[:1]
             lengths = np.diff(starts, append=len(shown))
             documents[number, : len(shown)] = np.repeat(np.arange(1, len(starts) + 1), lengths)
             position_ids[number, : len(shown)] = np.arange(len(shown)) - np.repeat(starts, lengths)
@@ -192,6 +193,6 @@ class Collator:
             torch.from_numpy(documents),
             torch.from_numpy(predicted),
             torch.from_numpy(labels),
-            torch.from_numpy(position_ids) if self.isolate else None,
-            1 << int(documents.max() - 1).bit_length(),
+            torch.from_numpy(position_ids) if self.most_documents else None,
+            self.most_documents or 1,
         )

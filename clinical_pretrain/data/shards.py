@@ -44,6 +44,12 @@ class Split:
                 starts.append(starts[-1] + batch.num_rows)
         self._starts = np.array(starts)
 
+    @property
+    def most_segments(self) -> int:
+        """Notes, or parts of notes, of the row that has most; 0 without rows."""
+        lengths = [np.diff(batch["segment_starts"][0]).max() for batch in self._batches]
+        return int(max(lengths, default=0))
+
     def __len__(self) -> int:
         return int(self._starts[-1])
 

@@ -55,6 +55,8 @@ class BigBirdContext:
     each row is one document that fills it."""
     rows: int
     block_size: int
+    isolated: bool
+    """Whether a row may hold several documents. If not, 0 and 1 stand in `documents`, and only keys need a look."""
     dropout: float
     """On attention to everything, that of short rows; block-sparse attention has none."""
     bias: torch.Tensor | None = None
@@ -65,6 +67,13 @@ class BigBirdContext:
         """Choose the backend. Returns what it makes of each layer's plan, for hidden states of `dtype`."""
         self.backend = backend
         return [backend.prepare(plan, self, dtype) for plan in plans]
+
+    def seen(self, of_queries: torch.Tensor, of_keys: torch.Tensor) -> torch.Tensor:
+        """Whether keys, by their documents (…, k), are seen by queries, by theirs (…, q): (…, q or 1, k) bool. In rows
+        of one document the padding sees it, too: nobody looks at that, and all queries have one mask."""
+        if self.isolated:
+            return of_queries[..., :, None] == of_keys[..., None, :]
+        return (of_keys > 0)[..., None, :]
 
 
 class Backend(NamedTuple):
@@ -86,7 +95,7 @@ def self_attention(module: Any, hidden: torch.Tensor, context: BigBirdContext, l
         out = context.backend.attend(q, k, v, layout, context)
     else:
         documents = context.documents
-        mask = None if documents is None else (documents[:, :, None] == documents[:, None, :])[:, None]
+        mask = None if documents is None else context.seen(documents, documents)[:, None]
         dropout = context.dropout if module.training else 0.0
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
     return out.transpose(1, 2).flatten(2)
@@ -161,7 +170,7 @@ class Gather:
     """Which blocks the middle query blocks of all rows see, and the mask that goes with them."""
 
     def __init__(self, plan: Plan, context: BigBirdContext, dtype: torch.dtype) -> None:
-        self.plan, self.rows = plan, context.rows
+        self.plan, self.rows, self.context = plan, context.rows, context
         self.documents = None if context.documents is None else context.documents.unflatten(1, (-1, context.block_size))
         self._row = torch.arange(self.rows, device=plan.bias.device)[:, None, None] * (len(plan.bias) + 2)
         if context.bias is None:  # the same in all layers
@@ -171,13 +180,13 @@ class Gather:
 
     def __call__(self, heads: int | slice) -> tuple[torch.Tensor, torch.Tensor]:
         """For a head, or for several (then (h, …)): indices into the rows' blocks, (rows * (m - 2), blocks seen) int64,
-        and what is added to the scores, (rows * (m - 2), q, k)."""
+        and what is added to the scores, (rows * (m - 2), q or 1, k)."""
         places = (self._row + self.plan.blocks[heads].unsqueeze(-3)).flatten(-3, -2)
         if self.documents is None:
             return places, self._bias
         of_keys = self.documents.flatten(0, 1)[places].flatten(-2)
         of_queries = self.documents[:, 1:-1].flatten(0, 1)
-        return places, torch.where(of_queries[:, :, None] == of_keys[..., None, :], self._bias, -torch.inf)
+        return places, torch.where(self.context.seen(of_queries, of_keys), self._bias, -torch.inf)
 
 
 def blocked(
@@ -189,7 +198,7 @@ def blocked(
     ends = torch.cat([q_bhld[:, :, :size], q_bhld[:, :, -size:]], 2)
     if documents is not None:
         of_ends = torch.cat([documents[:, :size], documents[:, -size:]], 1)
-        mask = (of_ends[:, :, None] == documents[:, None, :])[:, None]
+        mask = context.seen(of_ends, documents)[:, None]
     ends = F.scaled_dot_product_attention(ends, k_hbld.transpose(0, 1), v_hbld.transpose(0, 1), attn_mask=mask)
     head_by_head = q_bhld.device.type == "cpu" and q_bhld.dtype != torch.float64
     middle = (_HeadByHead.apply if head_by_head else _at_once)(q_bhld, k_hbld, v_hbld, gather, size)
@@ -207,7 +216,7 @@ def _at_once(
     index = (places + torch.arange(heads, device=places.device)[:, None, None] * blocks).flatten()
     k, v = (x.view(-1, size, width)[index].view(*places.shape[:2], -1, width) for x in (k_hbld, v_hbld))
     out = F.scaled_dot_product_attention(q_hnqd, k, v, attn_mask=mask)
-    return out.view(heads, rows, -1, width).transpose(0, 1)
+    return out.reshape(heads, rows, -1, width).transpose(0, 1)  # a GPU's kernel may give it transposed
 
 
 class _HeadByHead(torch.autograd.Function):

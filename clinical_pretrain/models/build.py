@@ -222,11 +222,14 @@ def _set_attention_dropout(model: Any, dropout: float | None) -> None:
     """In the modules alone: the exported config stays the base model's."""
     if dropout is None:
         return
-    if model.config.model_type == "longformer":
-        for layer in model.base_model.encoder.layer:
-            layer.attention.self.dropout = dropout
-    elif dropout:
+    longformer = model.config.model_type == "longformer"
+    if dropout and not longformer:
         raise UserError("attention.dropout: BigBird's block-sparse attention has none; leave it out or set it to 0")
+    for layer in model.base_model.encoder.layer:
+        if longformer:
+            layer.attention.self.dropout = dropout
+        elif model.config.attention_type != "block_sparse":
+            layer.attention.self.dropout.p = dropout
 
 
 def choose_backend(model: Any, config: RunConfig, on_gpu: bool) -> str:
@@ -249,8 +252,11 @@ def _obstacle(backend: str, model: Any, config: RunConfig, on_gpu: bool) -> str 
     longformer = model.config.model_type == "longformer"
     if backend == "hf" and not longformer and config.data.document_attention == "isolate":
         return "transformers' BigBird can't keep documents apart (data.document_attention isolate)"
+    if backend == "hf" and not longformer and config.validation.random_blocks == "training":
+        return "transformers' BigBird has evaluation's random blocks alone there (validation.random_blocks training)"
     if backend not in ("flex", "varlen"):
         return None
+    width = model.config.hidden_size // model.config.num_attention_heads
     if not on_gpu:
         return "has no backward pass on a CPU" if backend == "flex" else "needs a GPU"
     if torch.cuda.get_device_capability() < (8, 0):
@@ -258,9 +264,15 @@ def _obstacle(backend: str, model: Any, config: RunConfig, on_gpu: bool) -> str 
     if longformer and any(layer.attention.self.dropout for layer in model.base_model.encoder.layer):
         return "takes no attention dropout, and this model has some (attention.dropout 0 switches it off)"
     if backend == "flex":
+        if width < 16:
+            return f"needs heads of width 16 or more, and this model's have {width}"
+        if not longformer and model.config.block_size % 64:
+            return f"needs blocks that are a multiple of 64, and this model's have {model.config.block_size} tokens"
         return None
     if not longformer:
         return "is for Longformer's windows"
+    if width % 8 or width > 256:
+        return f"needs heads whose width is a multiple of 8 up to 256, and this model's have {width}"
     if config.attention.global_tokens != "none":
         return "takes no global tokens"
     if config.precision == "fp32":
@@ -283,7 +295,6 @@ def install_encoder(model: Any, config: RunConfig, zero_stage: int) -> None:
         return
     use_fused_gelu(model)
     compiled = COMPILER if compiles(config, zero_stage) else None
-    model.encode = Encoder(model, backend, **settings, random_blocks=config.validation.random_blocks,
-                           compile_backend=compiled)  # fmt: skip
+    model.encode = Encoder(model, backend, **settings, dropout=config.attention.dropout, compile_backend=compiled)
     if compiled:
         model.predict = torch.compile(model.predict, backend=compiled, dynamic=False)

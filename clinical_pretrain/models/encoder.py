@@ -16,9 +16,6 @@ from clinical_pretrain.models import bigbird_attention, flex, longformer_attenti
 from clinical_pretrain.models.bigbird_attention import BigBirdContext, Plan
 from clinical_pretrain.models.longformer_attention import LongformerContext
 
-RECOMPILE_LIMIT = 64
-"""Layers of one model may need code of their own, such as one per window; torch gives up after 8 by default."""
-
 
 class Encoder:
     """Runs a model's embeddings and layers; the model itself stays as it was.
@@ -28,7 +25,7 @@ class Encoder:
         backend: blocked, flex or varlen.
         checkpointing: none, attention or full: what is computed again in the backward pass.
         global_tokens: none, or first: each document's first token is global.
-        random_blocks: BigBird: in evaluation mode, the random blocks of evaluation or of training.
+        dropout: BigBird: of attention to everything, that of short rows; None: the model's own.
         compile_backend: torch.compile's backend for the layers, or None: as they are.
     """
 
@@ -38,15 +35,16 @@ class Encoder:
         backend: str,
         checkpointing: str = "none",
         global_tokens: str = "none",
-        random_blocks: str = "evaluation",
+        dropout: float | None = None,
         compile_backend: str | None = None,
     ) -> None:
         self.base, self.config = model.base_model, model.config
-        self.backend, self.global_tokens, self.random_blocks = backend, global_tokens, random_blocks
+        self.backend, self.global_tokens = backend, global_tokens
+        self.dropout = self.config.attention_probs_dropout_prob if dropout is None else dropout
         self.is_longformer = self.config.model_type == "longformer"
         if self.is_longformer:
             self.windows = [layer.attention.self.one_sided_attn_window_size for layer in self.base.encoder.layer]
-        self._asks = compile_backend is None
+        self.compiled = compile_backend is not None
         self._plans: dict[tuple[int, bool], list[Plan]] = {}
         attend = (longformer_attention if self.is_longformer else bigbird_attention).self_attention
         attention = partial(_attention_part, attend)
@@ -54,7 +52,7 @@ class Encoder:
             attention = partial(_recomputed, attention)
         run: Any = partial(_layer, attention)
         if compile_backend:
-            _raise_recompile_limit()
+            flex.raise_recompile_limit()
             options = flex.COMPILE_OPTIONS if (backend, compile_backend) == ("flex", "inductor") else None
             run = torch.compile(run, backend=compile_backend, dynamic=False, options=options)
         if checkpointing == "full":
@@ -68,15 +66,18 @@ class Encoder:
         position_ids: torch.Tensor | None = None,
         most_documents: int | None = None,
         global_attention_mask: torch.Tensor | None = None,
+        training_blocks: bool = False,
     ) -> torch.Tensor:
         """Hidden states, (batch, length, width).
 
         Args:
             input_ids: (batch, length) int64.
             documents: (batch, length) int64: the document within its row that a token belongs to, from 1; 0: padding.
-            position_ids: (batch, length) int64, from 0 in each document; None: from 0 in each row.
+            position_ids: (batch, length) int64, from 0 in each document; None: from 0 in each row, which is then one
+                document.
             most_documents: at least the documents of any row; counted, at which a GPU waits, where it isn't said.
             global_attention_mask: (batch, length), not 0 on Longformer's global tokens; None: as `global_tokens` says.
+            training_blocks: BigBird: the random blocks of training in evaluation mode, too.
         """
         length = input_ids.shape[1]
         padding = 0 if self.is_longformer else -length % self.config.block_size
@@ -98,13 +99,14 @@ class Encoder:
             )
             layouts = context.prepare(longformer_attention.BACKENDS[self.backend], self.windows, hidden.dtype)
         else:
+            isolated = position_ids is not None
             # Asking a GPU would make it wait, and code would be compiled for both answers.
-            whole = self._asks and documents.device.type == "cpu" and bool((documents == 1).all())
+            asks = documents.device.type == "cpu" and not self.compiled
+            whole = asks and not isolated and bool((documents == 1).all())
             context = BigBirdContext(
-                None if whole else documents, len(documents), self.config.block_size,
-                self.config.attention_probs_dropout_prob,
-            )  # fmt: skip
-            plans = self._plans_for(documents)
+                None if whole else documents, len(documents), self.config.block_size, isolated, self.dropout
+            )
+            plans = self._plans_for(documents, self.base.training or training_blocks)
             layouts = context.prepare(bigbird_attention.BACKENDS[self.backend], plans, hidden.dtype)
             layouts = layouts or [None] * len(self.base.encoder.layer)
         for layer, layout in zip(self.base.encoder.layer, layouts, strict=True):
@@ -121,13 +123,12 @@ class Encoder:
         hidden: torch.Tensor = self.base.embeddings(input_ids=input_ids, position_ids=position_ids)
         return hidden
 
-    def _plans_for(self, documents: torch.Tensor) -> list[Plan]:
+    def _plans_for(self, documents: torch.Tensor, training: bool) -> list[Plan]:
         """Each layer's plan; none where Hugging Face's model would attend to everything."""
         length, config = documents.shape[1], self.config
         sparse = config.attention_type == "block_sparse"
         if not sparse or length <= bigbird_attention.shortest_sparse(config.block_size, config.num_random_blocks):
             return []
-        training = self.base.training or self.random_blocks == "training"
         if (length, training) not in self._plans:
             self._plans[length, training] = [
                 bigbird_attention.make_plan(layer.attention.self, length, training, documents.device)
@@ -137,7 +138,10 @@ class Encoder:
 
 
 class HuggingFaceEncoder:
-    """The reference: a model's own forward(). Arguments as those of Encoder; BigBird can't keep documents apart."""
+    """The reference: a model's own forward(). Arguments as those of Encoder; BigBird can't keep documents apart, and
+    takes evaluation's random blocks in evaluation mode."""
+
+    backend, compiled = "hf", False
 
     def __init__(self, model: Any, checkpointing: str = "none", global_tokens: str = "none") -> None:
         self.base, self.global_tokens = model.base_model, global_tokens
@@ -203,14 +207,6 @@ def _layer(attention: Any, layer: Any, hidden: torch.Tensor, *context: Any) -> t
 def _recomputed(forward: Any, *arguments: Any, **named: Any) -> Any:
     """Keeps the arguments alone, and runs again when the gradient is asked for."""
     return checkpoint(forward, *arguments, use_reentrant=False, **named)
-
-
-def _raise_recompile_limit() -> None:
-    import torch._dynamo
-
-    settings: Any = torch._dynamo.config
-    name = "recompile_limit" if hasattr(settings, "recompile_limit") else "cache_size_limit"
-    setattr(settings, name, max(RECOMPILE_LIMIT, getattr(settings, name)))
 
 
 def use_fused_gelu(model: Any) -> None:

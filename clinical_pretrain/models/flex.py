@@ -20,8 +20,22 @@ blocks of 64, BigBird's, can't be cut; among those that max_autotune tries are s
 they are."""
 
 
+RECOMPILE_LIMIT = 64
+"""Layers of one model may need code of their own, such as one per window; torch gives up after 8 by default."""
+
+
+def raise_recompile_limit() -> None:
+    """Before something is compiled that all layers share."""
+    import torch._dynamo
+
+    settings: Any = torch._dynamo.config
+    name = "recompile_limit" if hasattr(settings, "recompile_limit") else "cache_size_limit"
+    setattr(settings, name, max(RECOMPILE_LIMIT, getattr(settings, name)))
+
+
 @cache
 def _compiled() -> Callable[..., torch.Tensor]:
+    raise_recompile_limit()
     return torch.compile(flex_attention, dynamic=False, options=COMPILE_OPTIONS)
 
 

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-PEAK_FLOPS = {"V100": 125e12, "A100": 312e12, "H100": 989e12, "H200": 989e12, "L40S": 362e12, "A10": 125e12}
-"""Dense half-precision matrix products per second (the makers' data sheets), by a part of the device's name."""
+PEAK_FLOPS = {
+    r"V100-SXM": 125e12,
+    r"A100\b": 312e12,
+    r"H100\b(?!.*(PCIe|NVL))": 989e12,
+    r"H200\b(?!.*NVL)": 989e12,
+    r"L40S\b": 362e12,
+    r"A10\b": 125e12,
+}
+"""Floating-point operations per second of dense half-precision matrix products (the makers' data sheets), by what the
+device's name must hold. Of a model that runs slower on a card, such as the H100 PCIe, none is known here."""
 
 
 def training_flops_per_token(config: Any, length: int, predicted_share: float = 0.15) -> float:
@@ -34,4 +43,4 @@ def training_flops_per_token(config: Any, length: int, predicted_share: float = 
 
 def peak_flops(device_name: str) -> float | None:
     """Of a GPU by its name, as torch gives it; None where it isn't known."""
-    return next((peak for part, peak in PEAK_FLOPS.items() if part in device_name.replace(" ", "")), None)
+    return next((peak for name, peak in PEAK_FLOPS.items() if re.search(rf"\b{name}", device_name)), None)

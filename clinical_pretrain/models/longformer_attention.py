@@ -186,8 +186,6 @@ def window_mask(context: LongformerContext, window: int, dtype: torch.dtype) -> 
         global_keys = torch.where(valid, context.keys.view(rows, length).gather(1, places), -3)
         columns = global_keys.repeat_interleave((length + padding) // block, 0)[:, None]
         seen = torch.cat([queries == columns, seen], -1)
-    if padding:
-        seen[..., -1] |= (queries == -1)[..., 0]  # the filling sees something, so that no softmax is empty
     return torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, -torch.inf)[:, None]
 
 

@@ -5,7 +5,7 @@ Hugging Face's models compute logits for every position though only 15 % are ask
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,9 @@ from transformers import BigBirdForMaskedLM, LongformerForMaskedLM
 IGNORED = -100
 """The label of a position that is only there so that all batches have the same shape."""
 POSITIONS_PER_CHUNK = 16_384
-"""More logits than these positions' are never held at once in training: 50,265 words, bf16 and fp32: 5 GB."""
+"""More logits than these positions' are never held at once: 50,265 words, bf16 and fp32: 5 GB."""
+
+Also = Literal["right", "logits"] | None
 
 
 class _MaskedPositions:
@@ -30,39 +32,47 @@ class _MaskedPositions:
         documents: torch.Tensor,
         positions: torch.Tensor,
         labels: torch.Tensor,
-        return_logits: bool = False,
+        also: Also = None,
         **encoder_inputs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Losses and logits at some positions.
+        """Losses at some positions.
 
         Args:
             input_ids: (batch, length) int64.
             documents: (batch, length) int64: the document within its row that a token belongs to, from 1; 0: padding.
             positions: (predicted,) int64, into the flattened batch.
             labels: (predicted,) int64; -100 where nothing is asked.
-            return_logits: whether to keep them: they are large.
+            also: what else to return: `right`, whether the likeliest token is the label, (predicted,) bool; `logits`,
+                (predicted, vocabulary) fp32, for a few positions, as they are large.
             encoder_inputs: passed on, see Encoder.
 
         Returns:
-            Cross-entropy, (predicted,) fp32, in nats, 0 where nothing is asked; logits, (predicted, vocabulary) fp32.
+            Cross-entropy, (predicted,) fp32, in nats, 0 where nothing is asked; and what `also` asks for.
         """
         hidden = self.encode(input_ids, documents, **encoder_inputs).flatten(0, 1)[positions]
-        if return_logits or len(labels) <= POSITIONS_PER_CHUNK:
-            losses, logits = self.predict(hidden, labels)
-            return losses, logits if return_logits else None
+        if also == "logits":  # by the class's own code: theirs is a shape that nothing was compiled for
+            return _MaskedPositions.predict(self, hidden, labels, also)
+        if len(labels) <= POSITIONS_PER_CHUNK:
+            return self.predict(hidden, labels, also)
         chunks = zip(hidden.split(POSITIONS_PER_CHUNK), labels.split(POSITIONS_PER_CHUNK), strict=True)
-        return torch.cat([checkpoint(self._losses, *chunk, use_reentrant=False) for chunk in chunks]), None
+        losses, right = zip(
+            *(checkpoint(self.predict, *chunk, also, use_reentrant=False) for chunk in chunks), strict=True
+        )
+        return torch.cat(losses), torch.cat(right) if also else None
 
-    def predict(self, hidden: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Losses and logits for hidden states, (predicted, width)."""
+    def predict(
+        self, hidden: torch.Tensor, labels: torch.Tensor, also: Also = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """forward()'s result for hidden states, (predicted, width). Logits don't leave it unasked: as an output of
+        compiled code they would be kept, and be given a gradient of zeros."""
         model: Any = self
         head = model.lm_head if hasattr(model, "lm_head") else model.cls
         # In fp32: bf16 would move the loss in its second digit.
         logits = head(hidden).float()
-        return F.cross_entropy(logits, labels, reduction="none", ignore_index=IGNORED), logits
-
-    def _losses(self, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return self.predict(hidden, labels)[0]
+        losses = F.cross_entropy(logits, labels, reduction="none", ignore_index=IGNORED)
+        if also is None:
+            return losses, None
+        return losses, logits if also == "logits" else logits.argmax(-1) == labels
 
 
 class LongformerForMaskedPositions(_MaskedPositions, LongformerForMaskedLM):

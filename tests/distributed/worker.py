@@ -74,16 +74,18 @@ def config(root: Path, shards: str, name: str, family: str = "longformer", stage
 
 @contextmanager
 def graphs_counted(run_dir: Path) -> Iterator[None]:
-    """Writes down, whenever a step is logged, how many graphs have been compiled so far."""
-    counts, log_step = [], training.log_step
+    """Writes down after each step how many graphs have been compiled since the run began."""
+    counts, train_step = [], training.train_step
+    counters.clear()
 
-    def counting(*arguments) -> None:
+    def counting(*arguments):
+        loss = train_step(*arguments)
         counts.append(counters["stats"]["unique_graphs"])
-        log_step(*arguments)
+        return loss
 
-    training.log_step = counting
+    training.train_step = counting
     yield
-    training.log_step = log_step
+    training.train_step = train_step
     (run_dir / f"graphs-{os.environ['RANK']}.json").write_text(json.dumps(counts))
 
 

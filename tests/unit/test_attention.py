@@ -185,7 +185,7 @@ def test_training_and_evaluation_use_other_random_blocks():
     assert (in_training - in_evaluation).abs().max() > 1e-2
     got = Encoder(copy.deepcopy(model), "blocked")(ids, mask)
     assert torch.allclose(got, in_evaluation, atol=1e-5)
-    got = Encoder(copy.deepcopy(model), "blocked", random_blocks="training")(ids, mask)
+    got = Encoder(copy.deepcopy(model), "blocked")(ids, mask, training_blocks=True)
     assert torch.allclose(got, in_training, atol=1e-5)
 
 
@@ -251,7 +251,7 @@ def test_isolated_documents_in_a_bigbird(backend, training):
     attention = model.bert.encoder.layer[0].attention.self
     documents, _ = packed([[100, 3, 153], [200, 40]], 256)
     hidden = torch.randn(2, 256, 16)
-    context = bigbird_attention.BigBirdContext(documents, 2, 16, 0.0)
+    context = bigbird_attention.BigBirdContext(documents, 2, 16, isolated=True, dropout=0.0)
     plan = make_plan(attention, 256, training, torch.device("cpu"))
     with torch.no_grad():
         (layout,) = context.prepare(bigbird_attention.BACKENDS[backend], [plan], torch.float32)
@@ -328,6 +328,7 @@ def test_compiled_layers_compute_the_same_and_are_compiled_once(family, checkpoi
     from torch._dynamo.utils import counters
 
     torch._dynamo.reset()
+    counters.clear()
     model = longformer(256, [16, 16, 16]) if family == "longformer" else bigbird(256, layers=3)
     plain, compiled = copy.deepcopy(model), copy.deepcopy(model)
     first = Encoder(plain, "blocked", checkpointing)

@@ -19,8 +19,11 @@ def test_arithmetic_of_a_token_at_base_size():
 
 
 def test_peaks_by_name():
-    names = ["NVIDIA H200", "NVIDIA A100-SXM4-80GB", "Tesla V100-SXM2-32GB", "NVIDIA A10", "something else"]
-    assert [peak_flops(name) for name in names] == [989e12, 312e12, 125e12, 125e12, None]
+    known = {"NVIDIA H200": 989, "NVIDIA H100 80GB HBM3": 989, "NVIDIA A100-SXM4-80GB": 312, "NVIDIA A10": 125,
+             "Tesla V100-SXM2-32GB": 125}  # fmt: skip
+    assert {name: peak_flops(name) for name in known} == {name: peak * 1e12 for name, peak in known.items()}
+    slower = ["NVIDIA H100 PCIe", "NVIDIA H100 NVL", "NVIDIA A10G", "NVIDIA RTX A1000", "Tesla V100-PCIE-16GB"]
+    assert not any(peak_flops(name) for name in slower)
 
 
 def test_mfu_is_written_where_it_is_known(tmp_path, capsys):

@@ -16,6 +16,7 @@ WAYS = [
     ("longformer", "varlen", "none"),
     ("longformer", "flex", "none"),
     ("longformer", "flex", "first"),
+    ("longformer", "blocked", "none"),
     ("longformer", "blocked", "first"),
     ("bigbird", "flex", "none"),
     ("bigbird", "blocked", "none"),
