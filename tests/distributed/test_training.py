@@ -13,6 +13,7 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
+from clinical_pretrain.checkpoint import whole_steps
 from clinical_pretrain.distributed import free_port
 from clinical_pretrain.export import export
 from clinical_pretrain.metrics import read_metrics
@@ -122,6 +123,20 @@ def test_isolated_notes_train_otherwise(trained, family, tmp_path):
     assert losses(run)[0] != losses(trained / f"{family}-0")[0]
     before, after = validations(run)
     assert after < before - 0.3 and export(run, tmp_path / "model")["max_logit_difference"] < 1e-5
+
+
+def test_validation_with_the_random_blocks_of_training(trained, tmp_path):
+    """Other figures, and an export that is compared in evaluation mode all the same."""
+    run = trained / "bigbird-training-blocks"
+    assert losses(run)[0] == pytest.approx(losses(trained / "bigbird-1")[0], rel=1e-6)
+    assert validations(run)[0] != pytest.approx(validations(trained / "bigbird-1")[0], rel=1e-7)
+    assert export(run, tmp_path / "model")["max_logit_difference"] < 1e-5
+
+
+def test_a_loss_that_is_no_number_ends_all_ranks_alike(trained):
+    messages = {(trained / f"diverging-{rank}.txt").read_text() for rank in range(2)}
+    assert len(messages) == 1 and "the loss is nan; lower optim.learning_rate" in messages.pop()
+    assert not whole_steps(trained / "diverging") and not (trained / "diverging" / "summary.json").exists()
 
 
 @pytest.mark.parametrize("stage", [2, 3])

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch._dynamo.utils import counters
 
 from clinical_pretrain import train as training
@@ -34,6 +35,7 @@ from clinical_pretrain.config import (
 )
 from clinical_pretrain.models import build
 from clinical_pretrain.train import STOPPED, train
+from tokenizer_tools.manifest import UserError
 
 STEPS = 20
 build.COMPILER = "aot_eager"  # torch.compile without its code generator, which takes minutes
@@ -76,6 +78,7 @@ def config(root: Path, shards: str, name: str, family: str = "longformer", stage
 def graphs_counted(run_dir: Path) -> Iterator[None]:
     """Writes down after each step how many graphs have been compiled since the run began."""
     counts, train_step = [], training.train_step
+    torch._dynamo.reset()  # what an earlier run compiled would serve this one, too
     counters.clear()
 
     def counting(*arguments):
@@ -107,6 +110,12 @@ def stages(root: Path, shards: str) -> None:
                 train(replace(compiled, compile="on", checkpointing=kind))
         data = DataConfig(shards, document_attention="isolate")
         train(config(root, shards, f"{family}-isolate", family, 2, data=data))
+    blocks = ValidationConfig(0, 8, random_blocks="training")
+    train(config(root, shards, "bigbird-training-blocks", "bigbird", 1, validation=blocks, max_steps=6))
+    try:
+        train(config(root, shards, "diverging", optim=OptimConfig(learning_rate=1e30, warmup_steps=0)))
+    except UserError as error:
+        (root / f"diverging-{os.environ['RANK']}.txt").write_text(str(error))
     train(config(root, shards, "global", stage=3, attention=AttentionConfig(global_tokens="first"), max_steps=6))
     for stage in (2, 3):
         train(config(root, shards, f"offload-{stage}", deepspeed=zero_file(root, stage, offload=True)))

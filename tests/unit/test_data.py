@@ -1,5 +1,10 @@
+import gzip
+import json
+import threading
+
 import numpy as np
 import pytest
+from conftest import SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
@@ -11,6 +16,7 @@ from clinical_pretrain.data.prefetch import ahead
 from clinical_pretrain.data.sampler import MASKS, Sampler, generator, micro_batch_of
 from clinical_pretrain.data.shards import Row
 from clinical_pretrain.optim import learning_rate
+from tokenizer_tools.load_tokenizer import describe_tokenizer, encode, load_tokenizer
 from tokenizer_tools.manifest import TokenizerInfo
 
 TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "Ġdig", "oxin", "Ġ0", ".", "125", "Ġmg", ",", "Ċ", "<mask>"]
@@ -140,7 +146,7 @@ def generators(count):
 @pytest.mark.parametrize("isolate", [False, True])
 def test_a_micro_batch(vocabulary, isolate):
     rows = rows_of(vocabulary, 600, 500)
-    batch = Collator(600, MaskingConfig(), vocabulary, isolate)(rows, generators(2))
+    batch = Collator(600, MaskingConfig(), vocabulary, 5 if isolate else 0)(rows, generators(2))
     documents = batch.documents.numpy()
     assert (documents[1, 500:] == 0).all() and (documents[1, :500] > 0).all() and (documents[0] > 0).all()
     assert (batch.input_ids.numpy()[1, 500:] == vocabulary.pad_id).all()
@@ -151,7 +157,7 @@ def test_a_micro_batch(vocabulary, isolate):
     if not isolate:
         assert documents.max() == 1 and batch.position_ids is None and batch.most_documents == 1
         return
-    assert documents[0].tolist() == [1] * 200 + [2] * 100 + [3] * 300 and batch.most_documents == 4
+    assert documents[0].tolist() == [1] * 200 + [2] * 100 + [3] * 300 and batch.most_documents == 5
     assert batch.position_ids[1, :500].tolist() == [*range(166), *range(84), *range(250)]
 
 
@@ -175,6 +181,20 @@ def test_capacity_is_hardly_ever_reached(vocabulary, whole_words):
     most = capacity(4096, config)
     assert most % 64 == 0 and np.mean(counts) + 5 * np.std(counts) < most
     assert whole_words or most < np.mean(counts) + 8 * np.std(counts) + 64
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("family", ["longformer", "bigbird"])
+def test_whole_words_of_real_notes_vary_no_more_than_capacity_allows_for(family):
+    """A row's masked tokens have the variance p (1 - p) times the sum of squared lengths of its words."""
+    tokenizer = load_tokenizer(str(SHARED / "tokenizers" / family))
+    info = describe_tokenizer(tokenizer, family, None)
+    words = Vocabulary.load(SHARED / "tokenizers" / family / "tokenizer.json", info)
+    with gzip.open(SHARED / "notes" / "mtsamples_unique.jsonl.gz", "rt", encoding="utf-8") as file:
+        texts = [json.loads(line)["text"] for _, line in zip(range(200), file, strict=False)]
+    for ids in encode(tokenizer.backend_tokenizer, texts):
+        lengths = np.bincount(np.cumsum(word_starts(np.array(ids), words)) - 1)
+        assert (lengths**2).sum() / lengths.sum() < 3 or len(ids) < 200
 
 
 def test_what_exceeds_the_capacity_is_shown_again(vocabulary, monkeypatch):
@@ -216,3 +236,11 @@ def test_an_error_ahead_of_time_comes_out_in_its_turn():
     assert [next(values), next(values)] == [0, 1]
     with pytest.raises(ZeroDivisionError):
         next(values)
+
+
+def test_work_ahead_of_time_ends_with_its_reader():
+    made = []
+    values = ahead(made.append, iter(range(10)))
+    next(values)
+    values.close()
+    assert made == [0, 1, 2] and not [t for t in threading.enumerate() if t.name.startswith("prefetch")]

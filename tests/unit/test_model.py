@@ -65,7 +65,7 @@ def test_losses_and_logits_are_hugging_faces(bases, manifest, kind):
     labels = torch.tensor([7, 8, 9, 10, 11])
     everywhere = torch.full((512,), -100)
     everywhere[positions] = labels
-    losses, logits = model(ids, mask, positions, labels, return_logits=True)
+    losses, logits = model(ids, mask, positions, labels, also="logits")
     expected = theirs(ids, attention_mask=mask, labels=everywhere.view(2, 256))
     assert torch.allclose(losses.mean(), expected.loss, atol=1e-6)
     assert torch.allclose(logits, expected.logits.flatten(0, 1)[positions], atol=1e-6)
@@ -163,10 +163,15 @@ def test_chunks_of_logits_change_nothing(bases, manifest, monkeypatch):
     positions = torch.arange(0, 512, 5)
     labels = torch.where(positions % 3 > 0, ids.flatten()[positions], mlm_head.IGNORED)
     results = []
+    _, logits = model(ids, torch.ones_like(ids), positions, labels, also="logits")
+    expected = logits.argmax(-1) == labels
     for chunk in (1000, 7):
         monkeypatch.setattr(mlm_head, "POSITIONS_PER_CHUNK", chunk)
-        losses, logits = model(ids, torch.ones_like(ids), positions, labels)
-        assert logits is None and not losses[labels == -100].any()
+        losses, nothing_else = model(ids, torch.ones_like(ids), positions, labels)
+        assert nothing_else is None and not losses[labels == -100].any()
+        with torch.no_grad():
+            graded, right = model(ids, torch.ones_like(ids), positions, labels, also="right")
+        assert torch.equal(graded, losses.detach()) and torch.equal(right, expected)
         loss = mean_loss(losses, labels)
         results.append((loss, torch.autograd.grad(loss, model.lm_head.dense.weight)[0]))
     assert torch.allclose(results[0][0], results[1][0]) and torch.allclose(results[0][1], results[1][1], atol=1e-7)
@@ -204,7 +209,9 @@ def test_which_backend_on_a_gpu(bases, manifest, monkeypatch):
     """The choice alone, as none is at hand: by capability, dropout, global tokens and precision."""
     models = {kind: build_model(run_config(bases / kind), manifest) for kind in ("longformer", "bigbird")}
 
-    def backend(kind="longformer", dropout=0.0, precision="bf16", capability=(9, 0), **attention):
+    def backend(kind="longformer", dropout=0.0, precision="bf16", capability=(9, 0), heads=12, block=64, **attention):
+        size = models[kind].config
+        size.hidden_size, size.num_attention_heads, size.block_size = 768, heads, block
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
         if kind == "longformer":
             for layer in models[kind].longformer.encoder.layer:
@@ -214,6 +221,7 @@ def test_which_backend_on_a_gpu(bases, manifest, monkeypatch):
 
     assert backend() == ("varlen" if has_varlen() else "flex")
     assert backend(precision="fp32") == backend(global_tokens="first") == backend("bigbird") == "flex"
+    assert backend("bigbird", block=16) == backend("bigbird", heads=96) == "blocked"
     assert backend(dropout=0.1) == backend(capability=(7, 0)) == backend("bigbird", capability=(7, 0)) == "blocked"
     for message, settings in {
         "takes no attention dropout": {"dropout": 0.1, "backend": "flex"},
@@ -221,6 +229,13 @@ def test_which_backend_on_a_gpu(bases, manifest, monkeypatch):
         "takes no global tokens": {"backend": "varlen", "global_tokens": "first"},
         "bf16 and fp16 alone": {"backend": "varlen", "precision": "fp32"},
         "is for Longformer's windows": {"kind": "bigbird", "backend": "varlen"},
+        "blocks that are a multiple of 64, and this model's have 32": {
+            "kind": "bigbird",
+            "backend": "flex",
+            "block": 32,
+        },
+        "heads of width 16 or more, and this model's have 8": {"backend": "flex", "heads": 96},
+        "a multiple of 8 up to 256, and this model's have 384": {"backend": "varlen", "heads": 2},
     }.items():
         with pytest.raises(UserError, match=message):
             backend(**settings)
@@ -257,7 +272,7 @@ def test_longer_rows_than_the_model_has_positions(bases, manifest, kind, tmp_pat
     theirs = AutoModelForMaskedLM.from_pretrained(tmp_path / "long").eval()
     ids = torch.randint(5, 1000, (1, 700), generator=torch.Generator().manual_seed(0))
     positions = torch.tensor([0, 300, 699])
-    _, logits = model(ids, torch.ones_like(ids), positions, positions, return_logits=True)
+    _, logits = model(ids, torch.ones_like(ids), positions, positions, also="logits")
     assert torch.allclose(logits, theirs(ids, attention_mask=torch.ones_like(ids)).logits[0, positions], atol=1e-5)
 
 

@@ -60,9 +60,21 @@ def test_a_step_never_waits_for_the_gpu(step, isolate, monkeypatch):
     step(isolate)()
 
 
-@pytest.mark.parametrize("checkpointing", ["none", "attention", "full"])
-def test_a_layer_is_one_graph_and_compiled_once(step, checkpointing):
-    train = step(checkpointing=checkpointing, compile_backend="aot_eager")
+@pytest.mark.parametrize("isolate", [False, True])
+def test_attention_may_give_its_result_transposed(step, isolate, monkeypatch):
+    """As a GPU's memory-efficient kernel does."""
+
+    def attention(q, k, v, attn_mask=None, dropout_p=0.0):
+        mask = None if attn_mask is None else attn_mask.expand(*q.shape[:3], k.shape[2]).to(q.dtype)
+        return torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, mask, False, dropout_p)[0]
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attention)
+    step(isolate)()
+
+
+@pytest.mark.parametrize(("checkpointing", "isolate"), [("none", False), ("attention", True), ("full", False)])
+def test_a_layer_is_one_graph_and_compiled_once(step, checkpointing, isolate):
+    train = step(isolate, checkpointing=checkpointing, compile_backend="aot_eager")
     train()
     graphs = counters["stats"]["unique_graphs"]
     for _ in range(2):
