@@ -7,8 +7,9 @@ import os
 import signal
 import socket
 import sys
+import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
@@ -61,6 +62,8 @@ class Report:
     """Mean over the ranks."""
     gradient_norm: float
     """Before clipping; NaN where DeepSpeed doesn't say."""
+    at: float = field(compare=False, default=0.0)
+    """When it was handed in: time.monotonic()."""
 
 
 class Reports:
@@ -74,7 +77,7 @@ class Reports:
 
     def __init__(self, ranks: Ranks, engine: Any) -> None:
         self._ranks, self._engine = ranks, engine
-        self._waiting: tuple[int, torch.Tensor, Any] | None = None
+        self._waiting: tuple[int, float, torch.Tensor, Any] | None = None
 
     def exchange(self, step: int, loss: torch.Tensor, stop: bool) -> tuple[Report | None, bool]:
         """Hand in a step's loss, on the device. Returns the step before it, and whether any rank was asked to stop."""
@@ -87,7 +90,7 @@ class Reports:
             figures = torch.empty(2, dtype=torch.float64, pin_memory=True).copy_(figures, non_blocking=True)
             event = torch.cuda.Event()
             event.record()
-        before, self._waiting = self._waiting, (step, figures, event)
+        before, self._waiting = self._waiting, (step, time.monotonic(), figures, event)
         return self._read(before, stop)
 
     def flush(self) -> Report | None:
@@ -95,13 +98,13 @@ class Reports:
         before, self._waiting = self._waiting, None
         return None if before is None else self._read(before, False)[0]
 
-    def _read(self, waiting: tuple[int, torch.Tensor, Any] | None, stop: bool) -> tuple[Report | None, bool]:
-        step, figures, event = waiting or (0, torch.zeros(2), None)
+    def _read(self, waiting: tuple[int, float, torch.Tensor, Any] | None, stop: bool) -> tuple[Report | None, bool]:
+        step, at, figures, event = waiting or (0, 0.0, torch.zeros(2), None)
         if event is not None:
             event.synchronize()
         loss, norm = figures.tolist()
         total, stops = self._ranks.sum(torch.tensor([loss, float(stop)], dtype=torch.float64)).tolist()
-        return Report(step, total / self._ranks.world_size, norm) if waiting else None, stops > 0
+        return Report(step, total / self._ranks.world_size, norm, at) if waiting else None, stops > 0
 
 
 def read_environment() -> tuple[int, int]:

@@ -114,6 +114,8 @@ def train(config: RunConfig) -> dict[str, Any]:
             validate(run)
         if save_now:
             save(run)
+        if validate_now or save_now:
+            log.resume()
     log.add(run.reports.flush())
     batches.close()
     if not run.ranks.agree(run.step in checkpoint.whole_steps(run.run_dir)):
@@ -237,9 +239,12 @@ class Log:
             )
         config = self.run.config
         if _due(report.step, config.log_every_steps) or report.step == config.max_steps:
-            now = time.monotonic()
-            log_step(self.run, report, (report.step - self.step) / (now - self.at))
-            self.at, self.step = now, report.step
+            log_step(self.run, report, (report.step - self.step) / (report.at - self.at))
+            self.at, self.step = report.at, report.step
+
+    def resume(self) -> None:
+        """Leave out of the speed what has been done beside training."""
+        self.at, self.step = time.monotonic(), self.run.step
 
 
 def log_step(run: Run, report: Report, steps_per_second: float) -> None:
