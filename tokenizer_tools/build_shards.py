@@ -213,7 +213,8 @@ def _save_tokenizer(loaded: Any, settings: ShardSettings) -> None:
         return
     temporary = settings.work / TOKENIZER_FOLDER
     shutil.rmtree(temporary, ignore_errors=True)
-    if loaded.model_max_length > 1 << 24:  # transformers' way of saying "not set"
+    # A huge one is transformers' way of saying "not set".
+    if not settings.sequence_length <= loaded.model_max_length <= 1 << 24:
         loaded.model_max_length = settings.sequence_length
     loaded.backend_tokenizer.no_truncation()
     loaded.backend_tokenizer.no_padding()

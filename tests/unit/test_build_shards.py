@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from clinical_pretrain.data.shards import Split, note_categories
 from tokenizer_tools.build_shards import build_shards
 from tokenizer_tools.clean_notes import CleaningRules, clean
+from tokenizer_tools.load_tokenizer import load_tokenizer
 from tokenizer_tools.manifest import SPLITS, Manifest, UserError
 from tokenizer_tools.read_notes import Columns
 from tokenizer_tools.split_patients import SplitRule
@@ -147,6 +148,12 @@ def test_killed_at_any_moment_and_started_again(built, corpus, tmp_path):
     assert subprocess.run(call, capture_output=True).returncode == 0
     assert (out / "train/part-00000.arrow").stat().st_mtime_ns == survivor
     assert content(out) == content(built[0])
+
+
+@pytest.mark.parametrize(("length", "longest"), [(256, 4096), (5000, 5000)])
+def test_the_tokenizer_takes_texts_as_long_as_the_rows(corpus, tmp_path, length, longest):
+    build(corpus, tmp_path / "shards", sequence_length=length)
+    assert load_tokenizer(str(tmp_path / "shards" / "tokenizer")).model_max_length == longest
 
 
 def test_a_finished_folder_is_left_alone(built, corpus, shards):
