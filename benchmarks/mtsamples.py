@@ -109,7 +109,6 @@ def result(options: list[str], shards: Path, run_dir: Path, model: Path) -> dict
         "unigram_entropy_of_validation_split": unigram_entropy(shards, "validation"),
         "curve": [[line["step"], line["loss"]] for line in read_metrics(run_dir, "validation")],
         "steps": summary["steps"],
-        "seconds": summary["seconds"],
         "max_logit_difference": json.loads((model / "pretraining.json").read_text())["max_logit_difference"],
         "train_tokens": splits["train"].tokens,
         "validation_tokens": splits["validation"].tokens,

@@ -234,6 +234,7 @@ def draw(path: Path) -> None:
     left.axvline(1, color="grey", linewidth=0.8)
     left.set_xlabel("a training step, Hugging Face over ours")
     left.legend(fontsize=8)
+    highest = 0.0
     for result in matching(r"lengths_.*"):
         for side, style in (("ours", "-"), ("hugging_face", ":")):
             points = {
@@ -241,11 +242,13 @@ def draw(path: Path) -> None:
                 for length, row in result["by_sequence_length"].items()
                 if not isinstance(row[f"tokens_per_second_{side}"], str)
             }
-            name = MODELS[result["config"]["model"]]
-            right.plot(list(points), list(points.values()), style, marker="o", label=f"{name}, {SIDES[side]}")
+            if points:
+                name = MODELS[result["config"]["model"]]
+                right.plot(list(points), list(points.values()), style, marker="o", label=f"{name}, {SIDES[side]}")
+                highest = max([highest, *points.values()])
     right.set_xscale("log", base=2)
     right.set_xticks([1024, 2048, 4096, 8192, 16384], ["1,024", "2,048", "4,096", "8,192", "16,384"], fontsize=8)
-    right.set_ylim(0)
+    right.set_ylim(0, 1.1 * highest or 1)
     right.set_xlabel("tokens per row")
     right.set_ylabel("tokens/s")
     right.legend(fontsize=8)

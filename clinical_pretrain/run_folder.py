@@ -178,13 +178,13 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The repository's commit, with '+changes' where files differ from it."""
+    """The repository's commit, with '+changes' where files differ from it, other than stored results."""
 
     def git(*arguments: str) -> str:
         call = ["git", "-C", str(REPOSITORY), *arguments]
         return subprocess.run(call, capture_output=True, text=True, timeout=30, check=True).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno", "--", ".", ":!benchmarks/results") else "")
     except (OSError, subprocess.SubprocessError):
         return None
