@@ -185,6 +185,7 @@ def git_commit() -> str | None:
         return subprocess.run(call, capture_output=True, text=True, timeout=30, check=True).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno", "--", ".", ":!benchmarks/results") else "")
+        changed = git("status", "--porcelain", "-uno", "--", ".", ":!benchmarks/results")
+        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return None
