@@ -1,25 +1,34 @@
-"""What a run goes on from: DeepSpeed's files of weights and optimizer, and RunState, written last.
+"""What a run goes on from: DeepSpeed's files of weights and optimizer, RunState, and a manifest, written last.
 
-`checkpoints/step-N/` counts as whole once its `state.json` is there. Data order, masks and dropout are functions of
-the seed and of integers, so no random state needs to be saved.
+`checkpoints/step-N/` is written as `.step-N.tmp`, each file flushed to the disk, and renamed when all ranks are done:
+a folder of that name was whole once, and its `manifest.json` tells whether it still is. Data order, masks and dropout
+are functions of the seed and of integers, so no random state needs to be saved.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import stat
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from clinical_pretrain.config import CheckpointConfig
 from clinical_pretrain.distributed import Ranks
-from tokenizer_tools.manifest import UserError, write_json
+from tokenizer_tools.manifest import UserError, file_sha256, flush_folder, write_atomically, write_json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 STATE_NAME = "state.json"
 PROBE_NAME = "probe.safetensors"
+MANIFEST_NAME = "manifest.json"
+LATEST_NAME = "latest"
+"""Names the newest checkpoint's folder, as DeepSpeed's own file of that name does."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +41,24 @@ class RunState:
     zero_stage: int
     precision: str
     shard_fingerprint: str
+    samples_skipped: int = 0
+    """Stepped over for want of a finite loss."""
+    recent_losses: tuple[float, ...] = ()
+    """What a spike is measured by."""
+    bad_in_a_row: int = 0
+    """The last so many steps had no finite loss."""
+    skipped_updates: int = 0
+    """So many had none in all."""
     format_version: int = FORMAT_VERSION
+
+
+@dataclass(frozen=True)
+class Saved:
+    """How a save went."""
+
+    error: str | None
+    """Why there is no new checkpoint; the earlier ones are as they were."""
+    bytes: int = 0
 
 
 def folder_of(run_dir: Path, step: int) -> Path:
@@ -40,10 +66,10 @@ def folder_of(run_dir: Path, step: int) -> Path:
     return run_dir / "checkpoints" / f"step-{step}"
 
 
-def whole_steps(run_dir: Path) -> list[int]:
-    """Steps with a whole checkpoint, ascending."""
-    names = (path.parent.name for path in (run_dir / "checkpoints").glob(f"step-*/{STATE_NAME}"))
-    return sorted(int(name.removeprefix("step-")) for name in names)
+def saved_steps(run_dir: Path) -> list[int]:
+    """Steps that have a checkpoint, ascending. Whether their files are as they were written, `fault_of` tells."""
+    names = (path.name for path in (run_dir / "checkpoints").glob("step-*"))
+    return sorted(int(number) for name in names if (number := name.removeprefix("step-")).isdecimal())
 
 
 def read_state(run_dir: Path, step: int) -> RunState:
@@ -54,7 +80,7 @@ def read_state(run_dir: Path, step: int) -> RunState:
     """
     path = folder_of(run_dir, step) / STATE_NAME
     if not path.exists():
-        steps = ", ".join(map(str, whole_steps(run_dir))) or "none"
+        steps = ", ".join(map(str, saved_steps(run_dir))) or "none"
         raise UserError(f"{run_dir}: no checkpoint of step {step}; there are: {steps}")
     raw = json.loads(path.read_text())
     if raw.get("format_version") != FORMAT_VERSION:
@@ -62,51 +88,262 @@ def read_state(run_dir: Path, step: int) -> RunState:
     return RunState(**raw)
 
 
-def save(run_dir: Path, engine: Any, state: RunState, probe: dict[str, torch.Tensor], keep: int, ranks: Ranks) -> None:
-    """Save on all ranks, then delete the oldest beyond `keep`.
+# Save -------------------------------------------------------------------------------------------------------------
+
+
+def save(
+    run_dir: Path, engine: Any, state: RunState, probe: dict[str, torch.Tensor], config: CheckpointConfig, ranks: Ranks
+) -> Saved:
+    """Save on all ranks, then delete what need not be kept.
+
+    A disk that is full or fails leaves the earlier checkpoints whole, and raises nothing.
 
     Args:
         run_dir: the run folder.
         engine: DeepSpeed's.
         state: where the run stands.
         probe: the model's own answers to a fixed question, for the export to compare with.
-        keep: so many checkpoints stay; 0: all.
+        config: what to keep.
         ranks: all of them.
     """
-    folder = folder_of(run_dir, state.step)
-    if ranks.is_first and folder.exists():
-        shutil.rmtree(folder)  # left by a run that died while saving
-    ranks.barrier()
-    engine.save_checkpoint(str(folder.parent), tag=folder.name, save_latest=False)
-    ranks.barrier()
-    if ranks.is_first:
-        from safetensors.torch import save_file
+    from safetensors.torch import save as to_bytes
 
-        save_file({name: tensor.contiguous() for name, tensor in probe.items()}, folder / PROBE_NAME)
-        write_json(folder / STATE_NAME, asdict(state))
-        if keep:
-            for step in whole_steps(run_dir)[:-keep]:
-                old = folder_of(run_dir, step)
-                (old / STATE_NAME).unlink()  # first: half a checkpoint must not look whole
-                shutil.rmtree(old)
+    from clinical_pretrain.checkpoint_engine import QuietCheckpointEngine, write_hashed
+
+    folder = folder_of(run_dir, state.step)
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    error = None
+    if ranks.is_first:
+        try:
+            _clear_leftovers(folder.parent)
+            _check_room(run_dir, engine)
+            temporary.mkdir(parents=True)
+        except OSError as caught:
+            error = _reason(caught)
+    error = ranks.agree(error)
+    if error is None:
+        writer = engine.checkpoint_engine = QuietCheckpointEngine()
+        engine._copy_recovery_script = lambda folder: None  # scripts beside each checkpoint, which `export` replaces
+        engine.save_checkpoint(str(temporary.parent), tag=temporary.name, save_latest=False)
+        results = ranks.gather((writer.error, writer.files))
+        error = next((error for error, _ in results if error), None)
+    size = 0
+    if ranks.is_first and error is None:
+        files = {name: facts for _, written in results for name, facts in written.items()}
+        try:
+            probe = {name: tensor.contiguous() for name, tensor in probe.items()}
+            files[PROBE_NAME] = write_hashed(temporary / PROBE_NAME, lambda file: file.write(to_bytes(probe)))
+            write_json(temporary / STATE_NAME, asdict(state))
+            files[STATE_NAME] = _facts(temporary / STATE_NAME)
+            write_json(temporary / MANIFEST_NAME, {"format_version": FORMAT_VERSION, "files": files})
+            size = sum(entry["size"] for entry in files.values())
+            _put_in_place(temporary, folder)
+        except OSError as caught:
+            error = _reason(caught)
+    error, size = ranks.agree((error, size))
+    if ranks.is_first:
+        _tidy(run_dir, config, failed=error is not None)
     ranks.barrier()
+    return Saved(error, size)
+
+
+def _reason(error: OSError) -> str:
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+
+
+def _check_room(run_dir: Path, engine: Any) -> None:
+    """Raise an OSError where the disk has no room for what a checkpoint takes: weights and both of Adam's moments in
+    fp32, and the model's own weights."""
+    numbers = sum(p.ds_numel if hasattr(p, "ds_numel") else p.numel() for p in engine.module.parameters())
+    needed, free = 16 * numbers, shutil.disk_usage(run_dir).free
+    if free < needed:
+        raise OSError(f"{needed / 1e9:,.1f} GB are needed, {free / 1e9:,.1f} GB are free")
+
+
+def _put_in_place(temporary: Path, folder: Path) -> None:
+    flush_folder(temporary)
+    former = folder.with_name(f".{folder.name}.old")
+    if folder.exists():  # the same step, saved before by other ranks
+        folder.rename(former)
+    try:
+        temporary.rename(folder)
+    except OSError:
+        if former.exists():
+            former.rename(folder)
+        raise
+    flush_folder(folder.parent)
+    _point_to(folder)
+
+
+def _point_to(folder: Path) -> None:
+    with suppress(OSError):  # for DeepSpeed's own tools: nothing here reads it
+        write_atomically(folder.parent / LATEST_NAME, folder.name)
+
+
+def _tidy(run_dir: Path, config: CheckpointConfig, failed: bool) -> None:
+    """Delete what was left half-way; after a save, also what need not be kept, or was set aside and is there anew."""
+    checkpoints = run_dir / "checkpoints"
+    with suppress(OSError):  # the next save tries again
+        doomed: list[Path] = []
+        if not failed:
+            steps = saved_steps(run_dir)
+            doomed += [path for path in map(_aside, map(partial(folder_of, run_dir), steps)) if path.exists()]
+            for step in steps[: -config.keep] if config.keep else []:
+                if not (config.keep_every_steps and step % config.keep_every_steps == 0):
+                    doomed.append(folder_of(run_dir, step))
+        for folder in doomed:
+            folder.rename(folder.with_name(f".{folder.name}.old"))  # first, for half of one must not look whole
+        _clear_leftovers(checkpoints)
+
+
+def _clear_leftovers(checkpoints: Path) -> None:
+    for leftover in checkpoints.glob(".step-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+# Load -------------------------------------------------------------------------------------------------------------
 
 
 def load(run_dir: Path, engine: Any, step: int) -> None:
     """Put weights and optimizer state of a step's checkpoint into the engine, on all ranks."""
     folder = folder_of(run_dir, step)
-    decays = [group["weight_decay"] for group in engine.optimizer.param_groups]
+    settings = [{k: v for k, v in group.items() if k != "params"} for group in engine.optimizer.param_groups]
+    clip = getattr(engine.optimizer, "clip_grad", None)
     path, _ = engine.load_checkpoint(str(folder.parent), tag=folder.name)
     if path is None:
         raise UserError(f"{folder}: DeepSpeed found nothing to load; delete this folder to go on from an earlier step")
-    _mend_optimizer(engine, decays)
+    _mend_optimizer(engine, settings)
+    if clip is not None:
+        engine.optimizer.clip_grad = clip
 
 
-def _mend_optimizer(engine: Any, weight_decays: list[float]) -> None:
-    """Undo two faults of DeepSpeed's stage 3 load with several parameter groups (0.19.8): every group gets the first
-    one's settings, and all share one step counter, which then advances once per group."""
-    for group, decay in zip(engine.optimizer.param_groups, weight_decays, strict=True):
-        group["weight_decay"] = decay
+def newest_whole(run_dir: Path, ranks: Ranks, before: int | None = None) -> tuple[int, list[str]]:
+    """The newest step whose checkpoint is as it was written. Newer ones are renamed to `step-N.damaged`.
+
+    Args:
+        run_dir: the run folder.
+        ranks: all of them.
+        before: only checkpoints of earlier steps than this one.
+
+    Returns:
+        The step, 0 where there is no checkpoint at all, and what is wrong with those that were passed over.
+
+    Raises:
+        UserError: there are checkpoints, but no whole one; or somebody else could have written them.
+    """
+    error = None
+    if ranks.is_first:
+        try:
+            refuse_strangers(run_dir)
+        except (UserError, OSError) as caught:
+            error = str(caught)
+    error, steps = ranks.agree((error, saved_steps(run_dir)))  # a network disk may show others an older view
+    if error:
+        raise UserError(error)
+    faults: list[str] = []
+    for step in reversed([step for step in steps if before is None or step < before]):
+        fault, error = None, None
+        try:
+            fault = fault_of(folder_of(run_dir, step), ranks.rank, ranks.world_size)
+        except UserError as caught:
+            error = str(caught)
+        found = ranks.gather((fault, error))
+        fault, error = (next((text[i] for text in found if text[i]), None) for i in range(2))
+        if error:
+            raise UserError(error)
+        if fault is None:
+            if ranks.is_first:
+                for damaged in steps[steps.index(step) + 1 :]:
+                    _set_aside(folder_of(run_dir, damaged))
+                _point_to(folder_of(run_dir, step))
+            ranks.barrier()
+            return step, faults
+        faults.append(fault)
+    if faults:
+        raise UserError(
+            f"no checkpoint is whole: {'; '.join(faults)}; bring one back from a copy, or delete "
+            f"{run_dir / 'checkpoints'} to begin at step 0"
+        )
+    return 0, []
+
+
+def fault_of(folder: Path, part: int = 0, parts: int = 1) -> str | None:
+    """What is wrong with a checkpoint: a file that is missing, or isn't what was written. None: nothing.
+
+    Args:
+        folder: the checkpoint.
+        part: look at every `parts`-th file from this one on, so that ranks share the reading.
+        parts: how many share it.
+
+    Raises:
+        UserError: it can't be told, as the disk fails, or it's of another format.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST_NAME).read_text())
+        if manifest.get("format_version") != FORMAT_VERSION:
+            raise UserError(
+                f"{folder / MANIFEST_NAME}: format_version {manifest.get('format_version')}, but this reads "
+                f"{FORMAT_VERSION}; go on with the version of clinical-pretrain that wrote it"
+            )
+        for name, facts in sorted(manifest["files"].items())[part::parts]:
+            path = folder / name
+            if path.stat().st_size != facts["size"]:
+                return f"{path}: {path.stat().st_size:,} bytes instead of {facts['size']:,}"
+            if file_sha256(path) != facts["sha256"]:
+                return f"{path}: not the bytes that were written"
+    except FileNotFoundError as error:
+        return f"{error.filename}: missing"
+    except OSError as error:
+        raise UserError(f"{error.filename or folder}: cannot be read ({error.strerror}); try again") from None
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{folder / MANIFEST_NAME}: not the bytes that were written"
+    return None
+
+
+def refuse_strangers(run_dir: Path) -> None:
+    """DeepSpeed's files are pickles: reading one runs whatever its writer put there.
+
+    Raises:
+        UserError: something in the checkpoints belongs to another user, or others may write to it.
+    """
+    folders = [run_dir, run_dir / "checkpoints", *(run_dir / "checkpoints").glob("step-*")]
+    for path in [*folders, *(path for folder in folders[2:] for path in folder.iterdir())]:
+        try:
+            facts = path.stat()
+        except FileNotFoundError:
+            continue
+        if facts.st_uid not in (os.getuid(), 0):
+            raise UserError(
+                f"{path}: belongs to user {facts.st_uid}, and checkpoints can run code, so only your own are read; if "
+                f"you trust it: cp -r {run_dir} NEW_FOLDER"
+            )
+        if facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise UserError(
+                f"{path}: others may write to it, and checkpoints can run code; if nobody did: chmod -R go-w {run_dir}"
+            )
+
+
+def _set_aside(folder: Path) -> None:
+    shutil.rmtree(_aside(folder), ignore_errors=True)
+    folder.rename(_aside(folder))
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.damaged")
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    return {"size": path.stat().st_size, "sha256": file_sha256(path)}
+
+
+def _mend_optimizer(engine: Any, settings: list[dict[str, Any]]) -> None:
+    """Bring back the config's settings, which may have been changed since the checkpoint; and undo two faults of
+    DeepSpeed's stage 3 load with several parameter groups (0.19.8): every group gets the first one's settings, and all
+    share one step counter, which then advances once per group."""
+    for group, mine in zip(engine.optimizer.param_groups, settings, strict=True):
+        group.update(mine)
     inner = getattr(engine.optimizer, "optimizer", engine.optimizer)
     for state in inner.state.values():
         if isinstance(state.get("step"), torch.Tensor):

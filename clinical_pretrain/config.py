@@ -153,6 +153,36 @@ class CheckpointConfig:
     """Optimizer steps between two; 0: only at the end."""
     keep: int = 3
     """The newest so many stay; 0: all."""
+    keep_every_steps: int = 0
+    """Of the older ones, those at multiples of so many steps stay, too; 0: none."""
+    accept_changes: bool = False
+    """Go on although data or settings are others than those the run began with. Never another model or precision."""
+    max_failures: int = 3
+    """So many saves in a row may fail, say on a full disk, before the run ends; the earlier checkpoints stay whole."""
+
+
+@dataclass(frozen=True)
+class BadStepsConfig:
+    """What happens to steps whose loss or gradient is no finite number: all ranks skip the update together. Where that
+    doesn't end, the run goes back to the last checkpoint, and past the samples of those steps."""
+
+    max_in_a_row: int = 10
+    """So many skipped updates in a row, and the run goes back. (Of fp16, only those whose loss itself isn't finite: a
+    gradient that overflows there makes DeepSpeed lower the loss scale.)"""
+    spike_factor: float = 0.0
+    """A loss above so many times the median of the last 100 makes the run go back at once. 0: never."""
+    max_rollbacks: int = 3
+    """So often a run goes back; then it ends."""
+
+
+@dataclass(frozen=True)
+class WatchConfig:
+    """When a run that stands still is ended, so that it can be started again."""
+
+    silence_seconds: int = 60
+    """A rank that isn't heard of for so long is lost: its node, or the process was stopped."""
+    step_seconds: int = 1800
+    """A step that takes longer hangs: every rank's stack goes to the run folder, and the run ends. 0: none does."""
 
 
 @dataclass(frozen=True)
@@ -191,6 +221,10 @@ class RunConfig:
     """When to measure on held-out patients."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """When to save, and what to keep."""
+    bad_steps: BadStepsConfig = field(default_factory=BadStepsConfig)
+    """What happens to steps without a finite loss."""
+    watch: WatchConfig = field(default_factory=WatchConfig)
+    """When a run that stands still is ended."""
 
     def __post_init__(self) -> None:
         faults = list(self._faults())
@@ -205,6 +239,8 @@ class RunConfig:
             ("log_every_steps", self.log_every_steps),
             ("batch.train_batch_size", batch.train_batch_size),
             ("batch.micro_batch_size_per_gpu", batch.micro_batch_size_per_gpu),
+            ("watch.silence_seconds", self.watch.silence_seconds),
+            ("bad_steps.max_in_a_row", self.bad_steps.max_in_a_row),
         ):
             if value < 1:
                 yield f"{name} is {value}, must be at least 1"
@@ -217,6 +253,10 @@ class RunConfig:
             ("validation.max_rows", self.validation.max_rows),
             ("checkpoint.every_steps", self.checkpoint.every_steps),
             ("checkpoint.keep", self.checkpoint.keep),
+            ("checkpoint.keep_every_steps", self.checkpoint.keep_every_steps),
+            ("checkpoint.max_failures", self.checkpoint.max_failures),
+            ("watch.step_seconds", self.watch.step_seconds),
+            ("bad_steps.max_rollbacks", self.bad_steps.max_rollbacks),
             ("seed", self.seed),
         ):
             if value < 0:
@@ -235,6 +275,8 @@ class RunConfig:
             yield "compile is on, but attention.backend hf runs the model's own code as it is; use auto"
         if not optim.learning_rate > 0:
             yield f"optim.learning_rate is {optim.learning_rate}, must be above 0"
+        if self.bad_steps.spike_factor and self.bad_steps.spike_factor <= 1:
+            yield f"bad_steps.spike_factor is {self.bad_steps.spike_factor}, must be above 1, or 0 for none"
         if optim.warmup_steps > self.max_steps:
             yield f"optim.warmup_steps {optim.warmup_steps} is more than max_steps {self.max_steps}"
         if optim.schedule == "wsd" and optim.warmup_steps + optim.decay_steps > self.max_steps:

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-import signal
 import socket
-import sys
 import time
 import warnings
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 # Rank variables as torch and DeepSpeed read them, and what srun calls the same.
 _FROM_SLURM = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
 
@@ -43,6 +39,12 @@ class Ranks:
         dist.broadcast_object_list(box, src=0, group=self.control)
         return box[0]
 
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, in order of ranks, on every rank."""
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value, group=self.control)
+        return values
+
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Element-wise sum of a CPU tensor over the ranks."""
         dist.all_reduce(values, group=self.control)
@@ -61,7 +63,7 @@ class Report:
     loss: float
     """Mean over the ranks."""
     gradient_norm: float
-    """Before clipping; NaN where DeepSpeed doesn't say."""
+    """Before clipping; NaN where DeepSpeed doesn't say, infinite where it skipped the update."""
     at: float = field(compare=False, default=0.0)
     """When it was handed in: time.monotonic()."""
 
@@ -82,8 +84,13 @@ class Reports:
     def exchange(self, step: int, loss: torch.Tensor, stop: bool) -> tuple[Report | None, bool]:
         """Hand in a step's loss, on the device. Returns the step before it, and whether any rank was asked to stop."""
         norm = self._engine.get_global_grad_norm()
+        if getattr(self._engine.optimizer, "overflow", False):
+            norm = math.inf  # stage 3 still says the step before's
         if not isinstance(norm, torch.Tensor):
             norm = torch.full_like(loss, math.nan if norm is None else norm)
+        found = getattr(self._engine.optimizer, "found_inf", None)
+        if found is not None:
+            norm = torch.where(found > 0, math.inf, norm)
         figures = torch.stack([loss.double(), norm.double().to(loss.device)])
         event = None
         if figures.is_cuda:
@@ -158,24 +165,6 @@ def shut_down() -> None:
     """Leave the others in good order."""
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-class StopFlag:
-    """Set by SIGTERM, SIGINT, SIGUSR1 or SIGUSR2; the training loop reads it at the end of a step."""
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-        for number in STOP_SIGNALS:
-            signal.signal(number, self._set)
-
-    def _set(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is None:
-            print(
-                f"got {signal.Signals(number).name}: saving at the end of this step",
-                file=sys.stderr,
-                flush=True,
-            )
-        self.signal = number
 
 
 def free_port() -> int:

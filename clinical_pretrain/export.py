@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import yaml
 from safetensors.torch import load_file
 
 from clinical_pretrain import checkpoint
-from clinical_pretrain.optim import trained_parameters
+from clinical_pretrain.reshard import WEIGHT, Stored
 from clinical_pretrain.run_folder import FROZEN_NAME
 from tokenizer_tools.manifest import TOKENIZER_FOLDER, UserError, copy_files, write_json
 
@@ -48,12 +47,15 @@ def export(run_dir: Path, out: Path, step: int | None = None) -> dict[str, Any]:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     facts_of_run = _read_run(run_dir)
-    steps = checkpoint.whole_steps(run_dir)
+    steps = checkpoint.saved_steps(run_dir)
     if not steps:
-        raise UserError(f"{run_dir}: no whole checkpoint yet; train until checkpoint.every_steps or the end")
+        raise UserError(f"{run_dir}: no checkpoint yet; train until checkpoint.every_steps or the end")
     state = checkpoint.read_state(run_dir, steps[-1] if step is None else step)
     _check_out(out, run_dir)
     folder = checkpoint.folder_of(run_dir, state.step)
+    checkpoint.refuse_strangers(run_dir)
+    if fault := checkpoint.fault_of(folder):
+        raise UserError(f"{fault}; nothing was exported: try another --step ({', '.join(map(str, steps))} are there)")
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -70,28 +72,6 @@ def export(run_dir: Path, out: Path, step: int | None = None) -> dict[str, Any]:
     return {"model_dir": str(out), "step": state.step, **{k: v for k, v in facts.items() if k != "steps"}}
 
 
-def consolidate(folder: Path, state: checkpoint.RunState, model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """A checkpoint's trained weights in fp32, whole, by their Hugging Face names.
-
-    DeepSpeed's files are pickles: read only checkpoints that you made yourself.
-
-    Args:
-        folder: the checkpoint.
-        state: its RunState.
-        model: the model in plain transformers, with frozen what was frozen.
-    """
-    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
-
-    if state.zero_stage > 0:
-        with Path(os.devnull).open("w") as quiet, redirect_stdout(quiet), redirect_stderr(quiet):
-            return dict(get_fp32_state_dict_from_zero_checkpoint(str(folder.parent), tag=folder.name))
-    saved = torch.load(folder / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=False)
-    if state.precision == "fp32":
-        return dict(saved["module"])
-    groups = zip(trained_parameters(model), saved["optimizer"]["fp32_groups"], strict=True)
-    return {name: tensor for named, tensors in groups for name, tensor in zip(named, tensors, strict=True)}
-
-
 def _save_plain(run_dir: Path, folder: Path, state: checkpoint.RunState, out: Path) -> None:
     from transformers import AutoConfig, AutoModelForMaskedLM
 
@@ -99,7 +79,7 @@ def _save_plain(run_dir: Path, folder: Path, state: checkpoint.RunState, out: Pa
     frozen = load_file(run_dir / FROZEN_NAME)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in frozen)
-    report = model.load_state_dict(consolidate(folder, state, model) | frozen, strict=False)
+    report = model.load_state_dict(Stored(folder, state.zero_stage, model).tensors(WEIGHT) | frozen, strict=False)
     tied = set(model.all_tied_weights_keys)
     wrong = [name for name in report.missing_keys if name not in tied] + report.unexpected_keys
     if wrong:

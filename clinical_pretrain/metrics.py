@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
+
+from tokenizer_tools.manifest import write_atomically
 
 METRICS_NAME = "metrics.jsonl"
 FORMAT_VERSION = 1
@@ -27,22 +32,37 @@ class Metrics:
         self.max_steps, self.first_step, self.started = max_steps, step, time.monotonic()
         path = run_dir / METRICS_NAME
         _cut_back(path, step)
-        self._file: TextIO = path.open("a", encoding="utf-8")
+        self._file = path.open("ab", buffering=0)
+        self._torn = False
         self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=step + 1 if step else None)
         self._open_line = False
 
-    def train(self, step: int, *, loss: float, learning_rate: float, gradient_norm: float, tokens_per_second: float,
-              mfu: float | None, samples_consumed: int, epoch: float) -> None:  # fmt: skip
+    def train(
+        self,
+        step: int,
+        *,
+        loss: float,
+        learning_rate: float,
+        gradient_norm: float,
+        tokens_per_second: float,
+        seconds: float,
+        mfu: float | None,
+        samples_consumed: int,
+        epoch: float,
+        skipped_updates: int,
+    ) -> None:
         """One training step's figures. Loss in nats per predicted token; mfu: model FLOPs utilisation, a share, where
-        the GPU's peak is known."""
+        the GPU's peak is known; seconds: of training, since the line before."""
         values = {
             "loss": loss,
             "learning_rate": learning_rate,
             "gradient_norm": gradient_norm,
             "tokens_per_second": round(tokens_per_second, 1),
+            "seconds": round(seconds, 3),
             **({} if mfu is None else {"mfu": round(mfu, 4)}),
             "samples_consumed": samples_consumed,
             "epoch": round(epoch, 4),
+            "skipped_updates": skipped_updates,
         }
         self._write(step, "train", values)
         done = step - self.first_step
@@ -60,6 +80,22 @@ class Metrics:
             f"step {step:,} · validation loss {result['loss']:.4f} · accuracy {result['accuracy']:.2%} · "
             f"{result['predicted']:,} masked tokens"
         )
+
+    def save(self, step: int, seconds: float, size: int, error: str | None, failures: int) -> None:
+        """How long training stood still for a checkpoint, its size in bytes, or why there is none."""
+        if error is None:
+            self._write(step, "save", {"seconds": round(seconds, 3), "bytes": size})
+        else:
+            self._write(step, "save", {"seconds": round(seconds, 3), "failures": failures})
+            self.say(f"step {step:,} · not saved ({error}), {failures} in a row; earlier checkpoints are as they were")
+
+    def account(self, step: int, account: dict[str, Any]) -> None:
+        """What the run has lost and what it has spent so far."""
+        self._write(step, "account", account)
+
+    def rollback(self, step: int, first_sample: int, samples: int) -> None:
+        """The run went back to this step, and past these samples, numbered in the order of the data."""
+        self._write(step, "rollback", {"first_sample": first_sample, "samples": samples})
 
     def say(self, line: str) -> None:
         """Print a line that stays."""
@@ -83,43 +119,48 @@ class Metrics:
             "step": step,
             "kind": kind,
             "time": round(time.time(), 3),
-            **values,
-        }
-        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            if isinstance(value, dict):
-                for category, figures in value.items():
-                    self._board.add_scalar(f"{kind}_{name}/{category}", figures["loss"], step)
-            else:
-                self._board.add_scalar(f"{kind}/{name}", value, step)
+            **{name: None if isinstance(value, float) and not math.isfinite(value) else value
+               for name, value in values.items()},
+        }  # fmt: skip
+        text = (json.dumps(line, ensure_ascii=False) + "\n").encode()
+        try:
+            written = self._file.write(b"\n" + text if self._torn else text)
+            self._torn = written < len(text)
+        except OSError:  # a full disk costs the figures, not the run; saving says what is wrong
+            self._torn = True
+        with suppress(OSError):
+            for name, value in values.items():
+                if isinstance(value, dict):
+                    for category, figures in value.items():
+                        self._board.add_scalar(f"{kind}_{name}/{category}", figures["loss"], step)
+                else:
+                    self._board.add_scalar(f"{kind}/{name}", value, step)
 
     def close(self) -> None:
         """Flush and close."""
         self._file.close()
-        self._board.close()
+        with suppress(OSError):
+            self._board.close()
 
 
-def read_metrics(run_dir: Path, kind: str) -> list[dict[str, Any]]:
-    """The lines of one kind, `train` or `validation`, in order."""
+def read_metrics(run_dir: Path, kind: str | None = None) -> list[dict[str, Any]]:
+    """The lines of one kind, such as `train` or `validation`, or all, in order."""
     path = run_dir / METRICS_NAME
     if not path.exists():
         return []
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-    return [line for line in lines if line["kind"] == kind]
+    return [line for _, line in _whole_lines(path) if kind in (None, line["kind"])]
+
+
+def _whole_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Lines and what they say, without those that a full disk or a sudden end left in pieces."""
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(ValueError):
+            yield text, json.loads(text)
 
 
 def _cut_back(path: Path, step: int) -> None:
-    if not path.exists():
-        return
-    kept = [
-        line
-        for line in path.read_text(encoding="utf-8").splitlines()
-        if line.endswith("}") and json.loads(line)["step"] <= step
-    ]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-    temporary.replace(path)
+    if path.exists():
+        write_atomically(path, "".join(f"{text}\n" for text, line in _whole_lines(path) if line["step"] <= step))
 
 
 def _duration(seconds: float) -> str:

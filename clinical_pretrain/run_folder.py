@@ -7,11 +7,14 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import json
 import platform
 import subprocess
 import time
 import uuid
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +22,27 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from clinical_pretrain import checkpoint
+from clinical_pretrain.bad_steps import Jump
 from clinical_pretrain.config import REPOSITORY, RunConfig
+from clinical_pretrain.deepspeed_config import zero_stage
 from clinical_pretrain.distributed import Ranks
+from clinical_pretrain.metrics import read_metrics
 from tokenizer_tools.manifest import (
     TOKENIZER_FOLDER,
     Manifest,
     UserError,
     copy_files,
+    tokenizer_sha256,
     write_atomically,
     write_json,
 )
 
 FORMAT_VERSION = 1
+NOT_COMPARED = ("zero_optimization", "gradient_accumulation_steps", "train_batch_size",
+                "train_micro_batch_size_per_gpu", "gradient_clipping")  # fmt: skip
+"""Of the DeepSpeed config: how the same computation is spread over ranks, and what the run config says already."""
+FREE = ("run_dir", "deepspeed", "compile", "checkpointing", "log_every_steps", "checkpoint", "watch", "bad_steps")
+"""Settings that may change from one start to the next."""
 FROZEN_NAME = "frozen.safetensors"
 """The weights that training leaves alone, which the export takes over bit for bit."""
 
@@ -46,18 +57,107 @@ def prepare_run_folder(
     ranks: Ranks,
 ) -> None:
     """Make the run folder, or see that it holds this very run. Rank 0 does it; all learn of an error."""
+
+    def prepare() -> None:
+        if (run_dir / "run.json").exists():
+            refuse_other_run(run_dir, config, resolved, manifest)
+        else:
+            _new_run_folder(run_dir, config, resolved, manifest, model, shards)
+
+    on_first_rank(prepare, run_dir, ranks)
+
+
+def note_start(
+    run_dir: Path, step: int, config: RunConfig, resolved: dict[str, Any], manifest: Manifest, model: Any, ranks: Ranks
+) -> None:
+    """Add this start to run.json: when, where, with what, from which step, with which changed settings."""
+
+    def note() -> None:
+        soft, _ = differences(run_dir, config, resolved, manifest)
+        _write_settings(run_dir, config, resolved, manifest)
+        facts = json.loads((run_dir / "run.json").read_text())
+        facts["shard_fingerprint"] = manifest.fingerprint
+        if facts["starts"]:
+            facts["starts"][-1] |= _reached(run_dir, facts["starts"][-1].get("timestamp", 0.0))
+        facts["starts"].append(
+            {
+                "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                "timestamp": round(time.time(), 3),
+                "from_step": step,
+                "world_size": ranks.world_size,
+                "zero_stage": zero_stage(resolved),
+                "device": torch.cuda.get_device_name() if ranks.device.type == "cuda" else "cpu",
+                "attention_backend": model.encode.backend,
+                "compiled": model.encode.compiled,
+                "changes": soft,
+                "git_commit": git_commit(),
+                "versions": versions(),
+            }
+        )
+        write_json(run_dir / "run.json", facts)
+
+    on_first_rank(note, run_dir, ranks)
+
+
+def _reached(run_dir: Path, since: float) -> dict[str, Any]:
+    """How far the start before came, as far as the metrics say."""
+    lines = [line for line in read_metrics(run_dir) if line["time"] >= since]
+    return {"to_step": lines[-1]["step"], "until": lines[-1]["time"]} if lines else {}
+
+
+def account(run_dir: Path) -> dict[str, Any]:
+    """What a run has lost and spent, from its first start on.
+
+    Returns:
+        restarts; lost_steps, done again after a restart; seconds_in_save; seconds_in_training, of the steps that count;
+        seconds_running, of all processes so far; and effective_training_time, the share of training in them.
+    """
+    starts = json.loads((run_dir / "run.json").read_text())["starts"]
+    ends = [start.get("until", 0.0) for start in starts[:-1]] + [time.time()]
+    running = sum(max(0.0, end - start.get("timestamp", end)) for start, end in zip(starts, ends, strict=True))
+    spent = {"train": 0.0, "save": 0.0}
+    for line in read_metrics(run_dir):
+        if line["kind"] in spent:
+            spent[line["kind"]] += line.get("seconds", 0.0)
+    lost = sum(max(0, a.get("to_step", 0) - b["from_step"]) for a, b in itertools.pairwise(starts))
+    return {
+        "restarts": len(starts) - 1,
+        "lost_steps": lost,
+        "seconds_in_save": round(spent["save"], 1),
+        "seconds_in_training": round(spent["train"], 1),
+        "seconds_running": round(running, 1),
+        "effective_training_time": round(spent["train"] / running, 3) if running else 0.0,
+    }
+
+
+def read_jumps(run_dir: Path, ranks: Ranks) -> list[Jump]:
+    """Samples that the run steps over, on all ranks."""
+    facts = json.loads((run_dir / "run.json").read_text()) if ranks.is_first else {}
+    return [Jump(**jump) for jump in ranks.agree(facts.get("jumps", []))]
+
+
+def note_jumps(run_dir: Path, jumps: list[Jump], ranks: Ranks) -> None:
+    """Write down what the run steps over, before it does."""
+
+    def note() -> None:
+        facts = json.loads((run_dir / "run.json").read_text())
+        write_json(run_dir / "run.json", {**facts, "jumps": [asdict(jump) for jump in jumps]})
+
+    on_first_rank(note, run_dir, ranks)
+
+
+def on_first_rank(action: Callable[[], None], run_dir: Path, ranks: Ranks) -> None:
+    """Do something with the run folder on rank 0; all ranks raise its error, as a UserError."""
     error = None
     if ranks.is_first:
         try:
-            if (run_dir / "run.json").exists():
-                refuse_other_run(run_dir, config, resolved, manifest)
-            else:
-                _new_run_folder(run_dir, config, resolved, manifest, model, shards)
-            _note_start(run_dir, model, ranks)
+            action()
         except UserError as caught:
             error = str(caught)
         except OSError as caught:
-            error = f"{run_dir}: cannot write the run folder ({caught.strerror}); choose another --run_dir"
+            error = (
+                f"{run_dir}: cannot write the run folder ({caught.strerror}); make room, or choose another --run_dir"
+            )
     error = ranks.agree(error)
     if error is not None:
         raise UserError(error)
@@ -65,28 +165,52 @@ def prepare_run_folder(
 
 def refuse_other_run(run_dir: Path, config: RunConfig, resolved: dict[str, Any], manifest: Manifest) -> None:
     """Raise a UserError with the differences if the folder's run isn't this one. The shards may have moved."""
+    soft, hard = differences(run_dir, config, resolved, manifest)
+    if hard or (soft and not config.checkpoint.accept_changes):
+        remedy = "go back to these settings, or choose another --run_dir"
+        if not hard:
+            remedy += ", or go on with the new ones by --checkpoint.accept_changes true"
+        raise UserError(f"{run_dir}: holds another run: {'; '.join(hard + soft)}; {remedy}")
+
+
+def differences(
+    run_dir: Path, config: RunConfig, resolved: dict[str, Any], manifest: Manifest
+) -> tuple[list[str], list[str]]:
+    """Where a run differs from the one that a run folder holds: what can be accepted, and what can't, as the weights
+    wouldn't fit."""
     old = yaml.safe_load((run_dir / "config.yaml").read_text())
-    old = _completed(old, RunConfig().to_dict())
-    differences = _differences(_comparable(old), _comparable(config.to_dict()))
-    old_resolved = json.loads((run_dir / "deepspeed.json").read_text())
-    for settings in (old_resolved, resolved := dict(resolved)):
-        settings.pop("gradient_accumulation_steps", None)  # follows from the world size
-    differences += _differences(old_resolved, resolved, "deepspeed: ")
+    old, new = _comparable(_completed(old, RunConfig().to_dict())), _comparable(config.to_dict())
+    fixed = ("model", "precision")
+    hard = _differences({key: old.pop(key) for key in fixed}, {key: new.pop(key) for key in fixed})
+    # Decides which weights are frozen.
+    tokens = [{"attention.global_tokens": settings["attention"].pop("global_tokens")} for settings in (old, new)]
+    hard += _differences(tokens[0], tokens[1])
+    soft = _differences(old, new)
+    was, now = (
+        {key: value for key, value in settings.items() if key not in NOT_COMPARED}
+        for settings in (json.loads((run_dir / "deepspeed.json").read_text()), resolved)
+    )
+    soft += _differences(was, now, "deepspeed: ")
     fingerprint = json.loads((run_dir / "run.json").read_text())["shard_fingerprint"]
     if fingerprint != manifest.fingerprint:
-        differences.append(f"data.shards: other data (fingerprint {fingerprint[:12]}, now {manifest.fingerprint[:12]})")
-    if differences:
-        raise UserError(
-            f"{run_dir}: holds another run: {'; '.join(differences)}; go back to these settings, or choose another "
-            "--run_dir"
-        )
+        soft.append(f"data.shards: other data (fingerprint {fingerprint[:12]}, now {manifest.fingerprint[:12]})")
+        length = json.loads((run_dir / "data.json").read_text())["sequence_length"]
+        hard += _differences({"sequence_length": length}, {"sequence_length": manifest.sequence_length}, "data: ")
+        from tokenizers import Tokenizer
+
+        tokenizer = tokenizer_sha256(Tokenizer.from_file(str(run_dir / TOKENIZER_FOLDER / "tokenizer.json")))
+        if tokenizer != manifest.tokenizer.sha256:
+            hard.append(
+                f"data.shards: another tokenizer (sha256 {tokenizer[:12]}, now {manifest.tokenizer.sha256[:12]})"
+            )
+    return soft, hard
 
 
 def _comparable(config: dict[str, Any]) -> dict[str, Any]:
-    """Without what may change: where the folders are, and how the same function is computed. ZeRO's file is compared
-    by what is in it."""
+    """Without what may change: where folders are, what is saved, and how the same function is computed. ZeRO's file is
+    compared by what is in it."""
     config = json.loads(json.dumps(config))
-    for key in ("run_dir", "deepspeed", "compile", "checkpointing"):
+    for key in FREE:
         config.pop(key)
     config["data"].pop("shards")
     config["attention"].pop("backend")
@@ -119,12 +243,25 @@ def _new_run_folder(
     if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
         raise UserError(f"{run_dir}: not empty, and holds no run; choose another --run_dir")
     run_dir.mkdir(parents=True, exist_ok=True)
-    write_atomically(run_dir / "config.yaml", config.to_yaml())
-    write_json(run_dir / "deepspeed.json", resolved)
+    _write_settings(run_dir, config, resolved, manifest)
     model.config.save_pretrained(run_dir / "model_config")
     frozen = {name: tensor for name, tensor in model.named_parameters() if not tensor.requires_grad}
     save_file(frozen, run_dir / FROZEN_NAME)
     copy_files(shards / TOKENIZER_FOLDER, run_dir / TOKENIZER_FOLDER)
+    write_json(
+        run_dir / "run.json",
+        {
+            "format_version": FORMAT_VERSION,
+            "run_id": uuid.uuid4().hex,
+            "shard_fingerprint": manifest.fingerprint,
+            "starts": [],
+        },
+    )
+
+
+def _write_settings(run_dir: Path, config: RunConfig, resolved: dict[str, Any], manifest: Manifest) -> None:
+    write_atomically(run_dir / "config.yaml", config.to_yaml())
+    write_json(run_dir / "deepspeed.json", resolved)
     write_json(
         run_dir / "data.json",
         {
@@ -142,33 +279,6 @@ def _new_run_folder(
             },
         },
     )
-    write_json(
-        run_dir / "run.json",
-        {
-            "format_version": FORMAT_VERSION,
-            "run_id": uuid.uuid4().hex,
-            "shard_fingerprint": manifest.fingerprint,
-            "starts": [],
-        },
-    )
-
-
-def _note_start(run_dir: Path, model: Any, ranks: Ranks) -> None:
-    """Add this start to run.json: when, where, with what."""
-    facts = json.loads((run_dir / "run.json").read_text())
-    facts["starts"].append(
-        {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "from_step": max(checkpoint.whole_steps(run_dir), default=0),
-            "world_size": ranks.world_size,
-            "device": torch.cuda.get_device_name() if ranks.device.type == "cuda" else "cpu",
-            "attention_backend": model.encode.backend,
-            "compiled": model.encode.compiled,
-            "git_commit": git_commit(),
-            "versions": versions(),
-        }
-    )
-    write_json(run_dir / "run.json", facts)
 
 
 def versions() -> dict[str, str]:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
-import math
+import signal
 import sys
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 
 from clinical_pretrain import checkpoint, deepspeed_config
+from clinical_pretrain.bad_steps import BadStepsError, Judge, Jump, sample_index, skip_bad_updates
 from clinical_pretrain.config import NO_ZERO, RunConfig
 from clinical_pretrain.data.masking import Collator, MicroBatch, Vocabulary
 from clinical_pretrain.data.prefetch import ahead
@@ -25,7 +27,6 @@ from clinical_pretrain.distributed import (
     Ranks,
     Report,
     Reports,
-    StopFlag,
     initialise,
     read_environment,
     uses_gpu,
@@ -36,8 +37,18 @@ from clinical_pretrain.models.encoder import first_tokens
 from clinical_pretrain.models.flops import peak_flops, training_flops_per_token
 from clinical_pretrain.models.mlm_head import mean_loss
 from clinical_pretrain.optim import learning_rate, make_optimizer
-from clinical_pretrain.run_folder import FORMAT_VERSION, prepare_run_folder
+from clinical_pretrain.reshard import WEIGHT, Stored, put_into
+from clinical_pretrain.run_folder import (
+    FORMAT_VERSION,
+    account,
+    note_jumps,
+    note_start,
+    on_first_rank,
+    prepare_run_folder,
+    read_jumps,
+)
 from clinical_pretrain.validation import Validation
+from clinical_pretrain.watch import Watch, note_stop
 from tokenizer_tools.manifest import (
     TOKENIZER_FOLDER,
     Manifest,
@@ -66,17 +77,27 @@ class Run:
     validation: Validation
     metrics: Metrics | None
     reports: Reports
-    stop: StopFlag
+    watch: Watch
+    judge: Judge
+    jumps: list[Jump]
     zero_stage: int
     peak_seconds_per_token: float | None
     """Seconds that a token would take all GPUs at their peak; None where that isn't known."""
     step: int
     """Steps done."""
+    samples_before: int = 0
+    """Sequences consumed at step 0, were all steps as large as now: not 0 after a change of the batch size."""
+    failed_saves: int = 0
+    """The last so many saves failed."""
+
+    def samples_at(self, step: int) -> int:
+        """Sequences consumed when a step is done."""
+        return self.samples_before + step * self.config.batch.train_batch_size
 
     @property
     def samples_consumed(self) -> int:
-        """Sequences trained on."""
-        return self.step * self.config.batch.train_batch_size
+        """Sequences consumed so far."""
+        return self.samples_at(self.step)
 
 
 def train(config: RunConfig) -> dict[str, Any]:
@@ -89,48 +110,142 @@ def train(config: RunConfig) -> dict[str, Any]:
         UserError: something in the config or its files can't work; nothing has been written then.
         SystemExit: with code STOPPED after a stop signal, once the run is saved.
     """
-    run = setup(config)
+    with ExitStack() as stack:
+        run = setup(config, stack)
+        summary = steps(run)
+        if run.ranks.is_first:
+            note_stop(run.run_dir, "finished", 0, run.step)
+    return summary
+
+
+def steps(run: Run) -> dict[str, Any]:
+    """All steps that are left."""
     started = time.monotonic()
     if run.step == 0:
         validate(run)
-    batches, log = micro_batches(run), Log(run)
-    while run.step < config.max_steps:
-        loss = train_step(run, batches)
-        run.step += 1
-        # A step's figures are read one step later: for them nobody waits for a GPU.
-        before, stop = run.reports.exchange(run.step, loss, run.stop.signal is not None)
-        log.add(before)
-        if run.step == config.max_steps:
+    while True:
+        try:
+            steps_until_bad(run)
             break
-        save_now, validate_now = (_due(run.step, part.every_steps) for part in (config.checkpoint, config.validation))
-        if save_now or validate_now or stop:
-            log.add(run.reports.flush())
-        if stop:
-            save(run)
-            say(run, f"stopped at step {run.step:,}, saved; the same command goes on from here")
-            finish(run)
-            sys.exit(STOPPED)
-        if validate_now:
-            validate(run)
-        if save_now:
-            save(run)
-        if validate_now or save_now:
-            log.resume()
-    log.add(run.reports.flush())
-    batches.close()
-    if not run.ranks.agree(run.step in checkpoint.whole_steps(run.run_dir)):
+        except BadStepsError as bad:
+            roll_back(run, bad)
+    if not run.ranks.agree(run.step in checkpoint.saved_steps(run.run_dir)):
         validate(run)
-        save(run)
-    if not (run.run_dir / "summary.json").exists():
-        summarise(run, time.monotonic() - started)
+        if not save(run):
+            raise UserError(f"{run.run_dir}: trained to the end, but it can't be saved; make room and start it again")
+    summarise(run, time.monotonic() - started)
     say(run, f"done: {run.step:,} steps; next: clinical-pretrain export {run.run_dir} --out model/")
     finish(run)
     path = run.run_dir / "summary.json"
     return dict(run.ranks.agree(json.loads(path.read_text()) if run.ranks.is_first else None))
 
 
-def setup(config: RunConfig) -> Run:
-    """Check everything, then build the model and the DeepSpeed engine, and go on from the newest checkpoint."""
+def steps_until_bad(run: Run) -> None:
+    """To the last step.
+
+    Raises:
+        BadStepsError: too many in a row have no finite loss, or the loss has jumped.
+    """
+    config, log = run.config, Log(run)
+    with closing(micro_batches(run)) as batches:
+        while run.step < config.max_steps:
+            loss = train_step(run, batches)
+            run.step += 1
+            run.watch.progress(run.step)
+            # A step's figures are read one step later: for them nobody waits for a GPU.
+            before, stop = run.reports.exchange(run.step, loss, run.watch.signal is not None)
+            log.add(before)
+            if run.step == config.max_steps:
+                break
+            save_now, validate_now = (
+                _due(run.step, part.every_steps) for part in (config.checkpoint, config.validation)
+            )
+            if save_now or validate_now or stop:
+                log.add(run.reports.flush())
+            if stop:
+                end_early(run)
+            if validate_now:
+                validate(run)
+            if save_now and not save(run):
+                refuse_more_failures(run)
+            if validate_now or save_now:
+                log.resume()
+        log.add(run.reports.flush())
+
+
+def roll_back(run: Run, bad: BadStepsError) -> None:
+    """Go back to the last checkpoint before the bad steps, and past their samples.
+
+    Raises:
+        UserError: there is no such checkpoint, or this has happened too often.
+    """
+    remedy = "lower optim.learning_rate or use precision bf16"
+    if len(run.jumps) >= run.config.bad_steps.max_rollbacks:
+        raise UserError(f"{bad}, and the run has gone back {len(run.jumps)} times; {remedy}")
+    step, faults = checkpoint.newest_whole(run.run_dir, run.ranks, before=bad.first)
+    if not step:
+        raise UserError(f"{bad}, and there is no checkpoint of an earlier step to go back to; {remedy}")
+    at, end = run.samples_at(bad.first - 1), run.samples_at(bad.last)
+    first = sample_index(at, run.jumps)
+    run.jumps.append(Jump(at, end - at))
+    note_jumps(run.run_dir, run.jumps, run.ranks)
+    for fault in faults:
+        say(run, f"damaged checkpoint passed over: {fault}")
+    line = f"{bad}; back to step {step:,}, and past the {end - at} samples from number {first:,} on"
+    state = checkpoint.read_state(run.run_dir, step)
+    if (state.zero_stage, state.world_size) != (run.zero_stage, run.ranks.world_size):
+        leave(run, f"{line}: start the same command again, for that checkpoint is of other ranks")
+    checkpoint.load(run.run_dir, run.engine, step)
+    run.step, run.judge = step, make_judge(run.config, state)
+    run.samples_before = samples_before(run.config, state)
+    run.reports = Reports(run.ranks, run.engine)
+    if run.metrics is not None:
+        run.metrics.close()
+    run.metrics = make_metrics(run.run_dir, step, run.config, run.ranks)
+    if run.metrics is not None:
+        run.metrics.rollback(step, first_sample=first, samples=end - at)
+    say(run, line)
+
+
+def make_judge(config: RunConfig, state: checkpoint.RunState | None) -> Judge:
+    """As it was when the checkpoint was saved."""
+    before = (state.recent_losses, state.bad_in_a_row, state.skipped_updates) if state else ()
+    return Judge(config.bad_steps, config.precision == "fp16", *before)
+
+
+def end_early(run: Run) -> NoReturn:
+    """Save, and leave with the exit code of a run that was asked to stop."""
+    signals = [signal.Signals(number).name for number in run.ranks.gather(run.watch.signal) if number]
+    step = run.step if save(run) else max(checkpoint.saved_steps(run.run_dir), default=0)
+    leave(run, f"stopped by {signals[0]} at step {run.step:,}; the same command goes on from step {step:,}")
+
+
+def leave(run: Run, reason: str) -> NoReturn:
+    """End with the exit code of a run that goes on when it is started again."""
+    say(run, reason)
+    if run.ranks.is_first:
+        note_stop(run.run_dir, reason, STOPPED, run.step)
+    finish(run)
+    sys.exit(STOPPED)
+
+
+def samples_before(config: RunConfig, state: checkpoint.RunState) -> int:
+    """See Run.samples_before."""
+    return state.samples_consumed - state.step * config.batch.train_batch_size
+
+
+def make_metrics(run_dir: Path, step: int, config: RunConfig, ranks: Ranks) -> Metrics | None:
+    """On rank 0; all learn of an error."""
+    made: list[Metrics] = []
+    on_first_rank(lambda: made.append(Metrics(run_dir, step, config.max_steps)), run_dir, ranks)
+    return made[0] if made else None
+
+
+def setup(config: RunConfig, stack: ExitStack) -> Run:
+    """Check everything, then build the model and the DeepSpeed engine, and go on from the newest checkpoint.
+
+    The watch over the other ranks goes onto `stack`: it begins as soon as they meet.
+    """
     _, world_size = read_environment()
     shards = Path(config.data.shards)
     manifest = load_shards(shards)
@@ -140,12 +255,16 @@ def setup(config: RunConfig) -> Run:
     ranks = initialise()
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     run_dir = Path(config.run_dir)
+    watch = stack.enter_context(Watch(ranks, run_dir, config.watch.silence_seconds, config.watch.step_seconds))
     prepare_run_folder(run_dir, config, resolved, manifest, model, shards, ranks)
-    step = ranks.agree(max(checkpoint.whole_steps(run_dir), default=0))  # a network disk may show others an older view
-    engine = make_engine(model, config, resolved)
-    if step:
-        refuse_other_world(checkpoint.read_state(run_dir, step), ranks, run_dir)
-        checkpoint.load(run_dir, engine, step)
+    watch.run_is_there = True
+    step, faults = checkpoint.newest_whole(run_dir, ranks)
+    state = checkpoint.read_state(run_dir, step) if step else None
+    if state:
+        engine = restore_engine(model, config, resolved, run_dir, state, ranks)
+    else:
+        engine = make_engine(model, config, resolved)
+    note_start(run_dir, step, config, resolved, manifest, model, ranks)
     split, held_out = Split(shards, manifest, "train"), Split(shards, manifest, "validation")
     isolate = config.data.document_attention == "isolate"
     collator = Collator(
@@ -165,13 +284,18 @@ def setup(config: RunConfig) -> Run:
         sampler=Sampler(len(split), config.seed),
         collator=collator,
         validation=Validation(config, shards, held_out, collator, ranks),
-        metrics=Metrics(run_dir, step, config.max_steps) if ranks.is_first else None,
+        metrics=make_metrics(run_dir, step, config, ranks),
         reports=Reports(ranks, engine),
-        stop=StopFlag(),
+        watch=watch,
+        judge=make_judge(config, state),
+        jumps=read_jumps(run_dir, ranks),
         zero_stage=deepspeed_config.zero_stage(resolved),
         peak_seconds_per_token=peak_seconds_per_token(config, model.config, manifest, ranks),
         step=step,
+        samples_before=samples_before(config, state) if state else 0,
     )
+    for fault in faults:
+        say(run, f"damaged checkpoint passed over: {fault}")
     say(run, describe(run))
     if not len(run.validation.rows):
         say(run, "no held-out rows in these shards: there will be no validation loss")
@@ -211,7 +335,7 @@ def micro_batches(run: Run) -> Generator[MicroBatch]:
         return batch.pinned() if ranks.device.type == "cuda" else batch
 
     numbers = (
-        step * run.config.batch.train_batch_size + micro_batch_of(ranks.rank, ranks.world_size, turn) * size
+        sample_index(run.samples_at(step), run.jumps) + micro_batch_of(ranks.rank, ranks.world_size, turn) * size
         for step in range(run.step, run.config.max_steps)
         for turn in range(turns)
     )
@@ -225,21 +349,17 @@ class Log:
         self.run, self.at, self.step = run, time.monotonic(), run.step
 
     def add(self, report: Report | None) -> None:
-        """Check one step's loss and write its line, if it is due.
+        """Look at one step's loss and write its line, if it is due.
 
         Raises:
-            UserError: the loss isn't a finite number.
+            BadStepsError: too many in a row have no finite loss, or the loss has jumped.
         """
         if report is None:
             return
-        if not math.isfinite(report.loss):
-            raise UserError(
-                f"step {report.step}: the loss is {report.loss}; lower optim.learning_rate or use precision bf16, and "
-                "start the same command again to go on from the last checkpoint"
-            )
+        self.run.judge.look(report)
         config = self.run.config
         if _due(report.step, config.log_every_steps) or report.step == config.max_steps:
-            log_step(self.run, report, (report.step - self.step) / (report.at - self.at))
+            log_step(self.run, report, report.step - self.step, report.at - self.at)
             self.at, self.step = report.at, report.step
 
     def resume(self) -> None:
@@ -247,33 +367,35 @@ class Log:
         self.at, self.step = time.monotonic(), self.run.step
 
 
-def log_step(run: Run, report: Report, steps_per_second: float) -> None:
-    """Write a step's figures, on rank 0."""
+def log_step(run: Run, report: Report, steps: int, seconds: float) -> None:
+    """Write a step's figures, on rank 0, and the speed of the last so many."""
     if run.metrics is None:
         return
-    config, samples = run.config, report.step * run.config.batch.train_batch_size
-    tokens_per_second = steps_per_second * config.batch.train_batch_size * run.manifest.sequence_length
+    config, samples = run.config, run.samples_at(report.step)
+    tokens_per_second = steps * config.batch.train_batch_size * run.manifest.sequence_length / seconds
     run.metrics.train(
         report.step,
         loss=report.loss,
         learning_rate=learning_rate(report.step, config.optim, config.max_steps),
         gradient_norm=report.gradient_norm,
         tokens_per_second=tokens_per_second,
+        seconds=seconds,
         mfu=tokens_per_second * run.peak_seconds_per_token if run.peak_seconds_per_token else None,
         samples_consumed=samples,
         epoch=samples / len(run.split),
+        skipped_updates=run.judge.skipped,
     )
 
 
 def validate(run: Run) -> None:
     """Measure on held-out patients and write it down."""
-    result = run.validation.run(run.engine)
+    result = run.validation.run(run.engine, run.watch.progress)
     if run.metrics is not None and result:
         run.metrics.validation(run.step, result)
 
 
-def save(run: Run) -> None:
-    """Write a checkpoint."""
+def save(run: Run) -> bool:
+    """Write a checkpoint. False where that failed, which has been said then."""
     state = checkpoint.RunState(
         step=run.step,
         samples_consumed=run.samples_consumed,
@@ -281,8 +403,33 @@ def save(run: Run) -> None:
         zero_stage=run.zero_stage,
         precision=run.config.precision,
         shard_fingerprint=run.manifest.fingerprint,
+        samples_skipped=sample_index(run.samples_consumed, run.jumps) - run.samples_consumed,
+        recent_losses=tuple(run.judge.recent_losses),
+        bad_in_a_row=run.judge.in_a_row,
+        skipped_updates=run.judge.skipped,
     )
-    checkpoint.save(run.run_dir, run.engine, state, probe(run), run.config.checkpoint.keep, run.ranks)
+    # While steps are bad, what lies before them is needed.
+    keep = 0 if run.judge.in_a_row else run.config.checkpoint.keep
+    settings = replace(run.config.checkpoint, keep=keep)
+    started, run.watch.saving = time.monotonic(), True
+    saved = checkpoint.save(run.run_dir, run.engine, state, probe(run), settings, run.ranks)
+    run.watch.saving = False
+    run.watch.progress()
+    run.failed_saves = run.failed_saves + 1 if saved.error else 0
+    if run.metrics is not None:
+        run.metrics.save(run.step, time.monotonic() - started, saved.bytes, saved.error, run.failed_saves)
+        with suppress(OSError):
+            run.metrics.account(run.step, account(run.run_dir))
+    return saved.error is None
+
+
+def refuse_more_failures(run: Run) -> None:
+    """End a run whose saves keep failing: what it does more would be lost."""
+    if run.failed_saves > run.config.checkpoint.max_failures:
+        raise UserError(
+            f"{run.run_dir}: {run.failed_saves} saves in a row failed; make room, and start the same command again to "
+            f"go on from step {max(checkpoint.saved_steps(run.run_dir), default=0):,}"
+        )
 
 
 def probe(run: Run) -> dict[str, torch.Tensor]:
@@ -307,13 +454,14 @@ def probe(run: Run) -> dict[str, torch.Tensor]:
 
 
 def summarise(run: Run, seconds: float) -> None:
-    """Write `summary.json`, on rank 0: the run in figures, flat."""
-    if not run.ranks.is_first:
+    """Write `summary.json`, on rank 0, unless it is there: the run in figures, flat."""
+    path = run.run_dir / "summary.json"
+    if not run.ranks.is_first or (path.exists() and json.loads(path.read_text())["steps"] == run.step):
         return
     validations = read_metrics(run.run_dir, "validation")
     before, after = (validations[0], validations[-1]) if validations else ({}, {})
     write_json(
-        run.run_dir / "summary.json",
+        path,
         {
             "format_version": FORMAT_VERSION,
             "steps": run.step,
@@ -324,6 +472,7 @@ def summarise(run: Run, seconds: float) -> None:
             "validation_accuracy_before": before.get("accuracy"),
             "validation_accuracy_after": after.get("accuracy"),
             "seconds": round(seconds, 1),
+            **account(run.run_dir),
         },
     )
 
@@ -377,19 +526,29 @@ def make_engine(model: Any, config: RunConfig, resolved: dict[str, Any]) -> Any:
     if uses_gpu() and "offload_optimizer" not in resolved.get("zero_optimization", {}):
         model.cuda()
     engine, *_ = deepspeed.initialize(model=model, optimizer=make_optimizer(model, config.optim), config=resolved)
-    if deepspeed_config.zero_stage(resolved) == 0 and config.precision != "fp32":
-        # DeepSpeed's wrapper has already taken a step, with gradients of zero: Adam's bias correction must not see it.
-        engine.optimizer.optimizer.state.clear()
+    if deepspeed_config.zero_stage(resolved) == 0:
+        if config.precision == "fp32":
+            skip_bad_updates(engine.optimizer)
+        else:
+            # DeepSpeed's wrapper has taken a step, with gradients of zero: Adam's bias correction must not see it.
+            engine.optimizer.optimizer.state.clear()
     return engine
 
 
-def refuse_other_world(state: checkpoint.RunState, ranks: Ranks, run_dir: Path) -> None:
-    """A checkpoint's optimizer state is split over the ranks that wrote it."""
-    if state.world_size != ranks.world_size:
-        raise UserError(
-            f"{run_dir}: the checkpoint of step {state.step} was written by {state.world_size} ranks, and this run has "
-            f"{ranks.world_size}; start {state.world_size}"
-        )
+def restore_engine(
+    model: Any, config: RunConfig, resolved: dict[str, Any], run_dir: Path, state: checkpoint.RunState, ranks: Ranks
+) -> Any:
+    """The engine as a checkpoint holds it, which may be of another number of ranks or ZeRO stage."""
+    stage = deepspeed_config.zero_stage(resolved)
+    if (state.zero_stage, state.world_size) == (stage, ranks.world_size):
+        engine = make_engine(model, config, resolved)
+        checkpoint.load(run_dir, engine, state.step)
+        return engine
+    stored = Stored(checkpoint.folder_of(run_dir, state.step), state.zero_stage, model)
+    model.load_state_dict(stored.tensors(WEIGHT), strict=False)  # tied and frozen weights aren't among them
+    engine = make_engine(model, config, resolved)
+    put_into(engine, stored, ranks.rank, stage)
+    return engine
 
 
 def describe(run: Run) -> str:

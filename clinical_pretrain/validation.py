@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,8 @@ class Validation:
         self.note_category, self.categories = note_categories(folder)
         self._encoder_inputs = {"training_blocks": True} if config.validation.random_blocks == "training" else {}
 
-    def run(self, engine: Any) -> dict[str, Any]:
-        """Measure, on all ranks together.
+    def run(self, engine: Any, progress: Callable[[], None] = lambda: None) -> dict[str, Any]:
+        """Measure, on all ranks together. Calls `progress` after each micro-batch.
 
         Returns:
             loss (nats per masked token), accuracy, predicted (masked tokens), and by_category: the same for each
@@ -42,6 +42,7 @@ class Validation:
         with torch.no_grad():
             for numbers in self._turns():
                 self._add(engine, numbers, sums)
+                progress()
         engine.train()
         loss, right, predicted = self.ranks.sum(sums).T
         by_category = {

@@ -5,47 +5,20 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from runs import REPOSITORY, WORKER, launch, losses, validations
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from clinical_pretrain.checkpoint import whole_steps
-from clinical_pretrain.distributed import free_port
+from clinical_pretrain.checkpoint import saved_steps
 from clinical_pretrain.export import export
 from clinical_pretrain.metrics import read_metrics
-from tokenizer_tools.manifest import UserError
+from tokenizer_tools.manifest import UserError, file_sha256, write_json
 
-WORKER = Path(__file__).with_name("worker.py")
-REPOSITORY = WORKER.parent.parent.parent
 STAGES = range(4)
-
-
-def launch(script, *arguments, ranks=2, timeout=600, **variables):
-    """The deepspeed launcher, as a user starts it."""
-    call = [str(Path(sys.executable).parent / "deepspeed"), "--num_gpus", str(ranks), "--master_port", str(free_port()),
-            str(script), *map(str, arguments)]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)} | variables
-    return subprocess.run(call, capture_output=True, text=True, timeout=timeout, env=environment)
-
-
-@pytest.fixture(scope="module")
-def trained(shards, tmp_path_factory):
-    root = tmp_path_factory.mktemp("stages")
-    done = launch(WORKER, "stages", shards, root)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return root
-
-
-def losses(run_dir):
-    return [line["loss"] for line in read_metrics(run_dir, "train")]
-
-
-def validations(run_dir):
-    return [line["loss"] for line in read_metrics(run_dir, "validation")]
 
 
 @pytest.mark.parametrize("family", ["longformer", "bigbird"])
@@ -135,8 +108,11 @@ def test_validation_with_the_random_blocks_of_training(trained, tmp_path):
 
 def test_a_loss_that_is_no_number_ends_all_ranks_alike(trained):
     messages = {(trained / f"diverging-{rank}.txt").read_text() for rank in range(2)}
-    assert len(messages) == 1 and "the loss is nan; lower optim.learning_rate" in messages.pop()
-    assert not whole_steps(trained / "diverging") and not (trained / "diverging" / "summary.json").exists()
+    assert (
+        len(messages) == 1
+        and "and there is no checkpoint of an earlier step to go back to; lower optim" in messages.pop()
+    )
+    assert not saved_steps(trained / "diverging") and not (trained / "diverging" / "summary.json").exists()
 
 
 @pytest.mark.parametrize("stage", [2, 3])
@@ -169,6 +145,11 @@ def test_an_export_whose_logits_differ_is_refused(trained, tmp_path):
     probe = load_file(path)
     probe["logits"][0, 7] += 0.1
     save_file(probe, path)
+    with pytest.raises(UserError, match=r"probe.safetensors: not the bytes that were written; nothing was exported"):
+        export(run, tmp_path / "model")
+    manifest = json.loads((path.parent / "manifest.json").read_text())
+    manifest["files"][path.name]["sha256"] = file_sha256(path)
+    write_json(path.parent / "manifest.json", manifest)
     with pytest.raises(UserError, match="logits differ"):
         export(run, tmp_path / "model")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["run"]

@@ -6,7 +6,10 @@ deepspeed --num_gpus 2 worker.py JOB SHARDS ROOT
 from __future__ import annotations
 
 import json
+import math
 import os
+import resource
+import shutil
 import signal
 import sys
 import threading
@@ -15,15 +18,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch._dynamo.utils import counters
 
 from clinical_pretrain import train as training
-from clinical_pretrain.checkpoint import whole_steps
+from clinical_pretrain.checkpoint import folder_of, saved_steps
 from clinical_pretrain.config import (
     REPOSITORY,
     AttentionConfig,
+    BadStepsConfig,
     BatchConfig,
     CheckpointConfig,
     DataConfig,
@@ -38,6 +44,7 @@ from clinical_pretrain.train import STOPPED, train
 from tokenizer_tools.manifest import UserError
 
 STEPS = 20
+BF16 = {"precision": "bf16", "max_steps": 6, "checkpoint": CheckpointConfig(4)}
 build.COMPILER = "aot_eager"  # torch.compile without its code generator, which takes minutes
 
 
@@ -97,8 +104,8 @@ def stages(root: Path, shards: str) -> None:
     for family in ("longformer", "bigbird"):
         for stage in range(4):
             train(config(root, shards, f"{family}-{stage}", family, stage))
-        train(config(root, shards, f"{family}-bf16-0", family, 0, precision="bf16", max_steps=6))
-        train(config(root, shards, f"{family}-bf16-2", family, 2, precision="bf16", max_steps=6))
+        train(config(root, shards, f"{family}-bf16-0", family, 0, **BF16))
+        train(config(root, shards, f"{family}-bf16-2", family, 2, **BF16))
         train(config(root, shards, f"{family}-full", family, 3, checkpointing="full"))
         train(config(root, shards, f"{family}-attention", family, 2, checkpointing="attention"))
         no_dropout = AttentionConfig(dropout=0.0)
@@ -133,8 +140,177 @@ def resume(root: Path, shards: str) -> None:
             raise AssertionError("the signal didn't stop the run")
         except SystemExit as caught:
             assert caught.code == STOPPED
-        assert 5 <= whole_steps(Path(stopped.run_dir))[-1] < STEPS
+        assert 5 <= saved_steps(Path(stopped.run_dir))[-1] < STEPS
         train(stopped)
+
+
+class Poison:
+    """Makes the loss of chosen micro-batches no number, on rank 1 alone. They are known by the sum of their labels."""
+
+    def __init__(self) -> None:
+        self.mean_loss, self.seen, self.chosen, self.factor = training.mean_loss, [], set(), math.nan
+        training.mean_loss = self
+
+    def __call__(self, losses: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        loss, label_sum = self.mean_loss(losses, labels), int(labels.sum())
+        self.seen.append(label_sum)
+        return loss * self.factor if label_sum in self.chosen and os.environ["RANK"] == "1" else loss
+
+    def train(self, run: RunConfig, steps: range = range(0), factor: float = math.nan) -> None:
+        """Train with the micro-batches of these steps, counted from 1, of the first run poisoned."""
+        start = 2 * (steps.start - 1)
+        self.chosen, self.factor = set(self.first[start : start + 2 * len(steps)]) if steps else set(), factor
+        self.seen = []
+        train(run)
+        (Path(run.run_dir) / f"seen-{os.environ['RANK']}.json").write_text(json.dumps(self.seen))
+
+    def first_run(self, run: RunConfig) -> None:
+        """A run without poison."""
+        self.train(run)
+        self.first = self.seen
+
+
+def bad(root: Path, shards: str) -> None:
+    """Losses that are no numbers, for a step or for long, and one that jumps."""
+    poison = Poison()
+    poison.first_run(config(root, shards, "well", stage=2, checkpoint=CheckpointConfig(5, keep=0)))
+    for stage in range(4):
+        common = {"stage": stage, "checkpoint": CheckpointConfig(5, keep=0), "bad_steps": BadStepsConfig(3)}
+        poison.train(config(root, shards, f"once-{stage}", **common), range(8, 9))
+        poison.train(config(root, shards, f"thrice-{stage}", **common), range(8, 11))
+    for stage in (0, 2):
+        half = {"stage": stage, "precision": "bf16", "checkpoint": CheckpointConfig(5, keep=0)}
+        poison.train(config(root, shards, f"once-bf16-{stage}", **half), range(8, 9))
+    moved = config(root, shards, "moved", stage=1, checkpoint=CheckpointConfig(5, keep=0), bad_steps=BadStepsConfig(3))
+    if os.environ["RANK"] == "0":
+        shutil.copytree(root / "well", moved.run_dir)
+        (Path(moved.run_dir) / "summary.json").unlink()
+        for later in (10, 15, 20):
+            shutil.rmtree(folder_of(Path(moved.run_dir), later))
+    dist.barrier()
+    try:
+        poison.train(moved, range(8, 11))
+        raise AssertionError("a checkpoint of another stage was read as if it were of this one")
+    except SystemExit as caught:
+        assert caught.code == STOPPED
+    poison.train(moved)
+    jumps = BadStepsConfig(spike_factor=3.0)
+    longer = {"max_steps": 40, "stage": 2, "checkpoint": CheckpointConfig(10), "bad_steps": jumps}
+    poison.first_run(config(root, shards, "longer", **longer))
+    poison.train(config(root, shards, "spike", **longer), range(30, 31), factor=50.0)
+    again(config(root, shards, "spike-again", **longer), root / "spike", 30)
+    for name, steps in (("early", range(2, 6)), ("often", range(12, 41))):
+        try:
+            poison.train(config(root, shards, name, stage=2, checkpoint=CheckpointConfig(5),
+                                bad_steps=BadStepsConfig(2, max_rollbacks=2), max_steps=40), steps)  # fmt: skip
+        except UserError as error:
+            (root / f"{name}-{os.environ['RANK']}.txt").write_text(str(error))
+
+
+def fewer(root: Path, shards: str) -> None:
+    """Alone: second halves of runs of two ranks; then whole runs, which two ranks will go on with."""
+    for family in ("longformer", "bigbird"):
+        for stage in range(1, 4):
+            again(config(root, shards, f"{family}-{stage}-by-1", family, stage), root / f"{family}-{stage}")
+            train(config(root, shards, f"{family}-{stage}-of-1", family, stage))
+    bf16 = config(root, shards, "bf16-2-by-1", "longformer", 2, **BF16)
+    again(replace(bf16, deepspeed=zero_file(root, 3)), root / "longformer-bf16-2", 4)
+
+
+def more(root: Path, shards: str) -> None:
+    """By two ranks: second halves of runs of one, and of runs of two under another ZeRO stage; with other settings."""
+    for family in ("longformer", "bigbird"):
+        for stage in range(1, 4):
+            again(config(root, shards, f"{family}-{stage}-by-2", family, stage), root / f"{family}-{stage}-of-1")
+            other = {1: 3, 2: 1, 3: 2}[stage]
+            again(config(root, shards, f"{family}-{stage}-then-{other}", family, other), root / f"{family}-{stage}")
+    for stage, other in ((0, 2), (3, 0), (1, 0), (0, 3)):
+        again(config(root, shards, f"longformer-{stage}-then-{other}", stage=other), root / f"longformer-{stage}")
+    for stage, other in ((0, 2), (2, 0)):
+        bf16 = config(root, shards, f"bf16-{stage}-then-{other}", stage=other, **BF16)
+        again(bf16, root / f"longformer-bf16-{stage}", 4)
+    optim = replace(config(root, shards, "").optim, beta2=0.99)
+    smaller = {"batch": BatchConfig(4, 2), "optim": optim, "checkpoint": CheckpointConfig(10, accept_changes=True)}
+    again(config(root, shards, "smaller-batch", stage=2, **smaller), root / "longformer-2")
+
+
+def again(second: RunConfig, first: Path, step: int = 10) -> None:
+    """Go on from the middle of a run that has been done."""
+    if os.environ.get("RANK", "0") == "0":
+        shutil.copytree(first, second.run_dir)
+        (Path(second.run_dir) / "summary.json").unlink()
+        for later in (later for later in saved_steps(Path(second.run_dir)) if later > step):
+            shutil.rmtree(folder_of(Path(second.run_dir), later))
+    if dist.is_initialized():
+        dist.barrier()
+    # What has been put together is saved at once, to be compared with what it was put together of.
+    steps_of = training.steps
+
+    def saved_first(run: training.Run) -> Any:
+        assert training.save(run)
+        betas = {tuple(group["betas"]) for group in run.engine.optimizer.param_groups}
+        assert betas == {(second.optim.beta1, second.optim.beta2)}
+        return steps_of(run)
+
+    training.steps = saved_first
+    try:
+        train(second)
+    finally:
+        training.steps = steps_of
+
+
+def faults(root: Path, shards: str) -> None:
+    """Runs whose checkpoints are spoilt and that go on from an earlier one; a disk that is full for one rank."""
+    whole = config(root, shards, "whole", stage=2, checkpoint=CheckpointConfig(5, keep=0))
+    train(whole)
+    for name, spoil in SPOILERS.items():
+        spoilt = replace(whole, run_dir=str(root / name))
+        if os.environ["RANK"] == "0":
+            shutil.copytree(whole.run_dir, spoilt.run_dir)
+            spoil(sorted((Path(spoilt.run_dir) / "checkpoints" / "step-20").glob("*_states.pt"))[-1])
+        dist.barrier()
+        train(spoilt)
+    full = config(root, shards, "full-disk", stage=2, checkpoint=CheckpointConfig(2, keep=2))
+    with disk_full_between(4, 8):
+        train(full)
+    try:
+        with disk_full_between(4, 30):
+            train(replace(full, run_dir=str(root / "always-full")))
+    except UserError as error:
+        (root / f"always-full-{os.environ['RANK']}.txt").write_text(str(error))
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+SPOILERS = {"truncated": truncate, "bit-flipped": flip_a_bit, "missing": Path.unlink}
+
+
+@contextmanager
+def disk_full_between(first: int, last: int) -> Iterator[None]:
+    """Rank 1 can't write large files while these steps are saved: the system's limit on a file's size."""
+    save, before = training.save, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limited(run: training.Run) -> bool:
+        if run.ranks.rank == 1 and first <= run.step <= last:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+        try:
+            return save(run)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    training.save = limited
+    try:
+        yield
+    finally:
+        training.save = save
 
 
 def _signal_after(run_dir: Path, step: int) -> None:
@@ -147,4 +323,6 @@ def _signal_after(run_dir: Path, step: int) -> None:
 if __name__ == "__main__":
     os.umask(0o077)
     job, shards_folder, root_folder = [a for a in sys.argv[1:] if not a.startswith("--local_rank")]
-    {"stages": stages, "resume": resume}[job](Path(root_folder), shards_folder)
+    {"stages": stages, "resume": resume, "faults": faults, "fewer": fewer, "more": more, "bad": bad}[job](
+        Path(root_folder), shards_folder
+    )

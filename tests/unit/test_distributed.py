@@ -19,7 +19,7 @@ def alone(tmp_path):
 
 def test_a_steps_figures_are_read_one_step_later_and_a_stop_at_once(alone):
     norms = iter([torch.tensor(0.5), 0.25, None])
-    reports = Reports(alone, SimpleNamespace(get_global_grad_norm=lambda: next(norms)))
+    reports = Reports(alone, SimpleNamespace(get_global_grad_norm=lambda: next(norms), optimizer=None))
     assert reports.flush() is None
     assert reports.exchange(1, torch.tensor(3.0), False) == (None, False)
     assert reports.exchange(2, torch.tensor(2.0), True) == (Report(1, 3.0, 0.5), True)
@@ -32,7 +32,7 @@ def test_a_steps_figures_are_read_one_step_later_and_a_stop_at_once(alone):
 def test_figures_are_those_of_their_own_step(alone):
     """Whatever happens to the tensors afterwards."""
     norm = torch.tensor(0.5)
-    reports = Reports(alone, SimpleNamespace(get_global_grad_norm=lambda: norm))
+    reports = Reports(alone, SimpleNamespace(get_global_grad_norm=lambda: norm, optimizer=None))
     loss = torch.tensor(3.0)
     reports.exchange(1, loss, False)
     loss.fill_(0), norm.fill_(0)

@@ -1,6 +1,7 @@
 """What a run says of its speed."""
 
 import json
+import resource
 
 from transformers import BigBirdConfig, LongformerConfig
 
@@ -29,10 +30,30 @@ def test_peaks_by_name():
 def test_mfu_is_written_where_it_is_known(tmp_path, capsys):
     metrics = Metrics(tmp_path, 0, 2)
     rest = {"loss": 1.0, "learning_rate": 1e-4, "gradient_norm": 1.0, "tokens_per_second": 1e5,
-            "samples_consumed": 1, "epoch": 0.1}  # fmt: skip
+            "samples_consumed": 1, "epoch": 0.1, "skipped_updates": 0, "seconds": 2.0}  # fmt: skip
     metrics.train(1, mfu=0.4123456, **rest)
     metrics.train(2, mfu=None, **rest)
     metrics.close()
     first, second = read_metrics(tmp_path, "train")
     assert first["mfu"] == 0.4123 and "mfu" not in second and json.dumps(first)
     assert "100,000 tokens/s (41% MFU)" in capsys.readouterr().out
+
+
+def test_a_full_disk_costs_lines_and_no_more(tmp_path):
+    """What is cut off in the middle is left out; what comes later stands in lines of its own."""
+    metrics, before = Metrics(tmp_path, 0, 9), resource.getrlimit(resource.RLIMIT_FSIZE)
+    metrics.save(1, 0.5, 1000, None, 0)
+    size = (tmp_path / "metrics.jsonl").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, before[1]))
+    try:
+        metrics.save(2, 0.5, 1000, None, 0)
+        metrics.save(3, 0.5, 1000, None, 0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    metrics.save(4, 0.5, 1000, None, 0)
+    metrics.save(5, 0.5, 0, "No space left on device", 1)
+    metrics.close()
+    assert [line["step"] for line in read_metrics(tmp_path, "save")] == [1, 4, 5]
+    Metrics(tmp_path, 4, 9).close()
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 4]

@@ -1,12 +1,13 @@
 """Whether a run folder holds this very run."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
 import yaml
 
-from clinical_pretrain.config import OptimConfig, RunConfig
+from clinical_pretrain.config import AttentionConfig, BatchConfig, CheckpointConfig, OptimConfig, RunConfig
 from clinical_pretrain.run_folder import refuse_other_run
 from tokenizer_tools.manifest import Manifest, UserError
 
@@ -22,3 +23,35 @@ def test_a_run_from_before_some_settings_existed_goes_on(shards, tmp_path):
     refuse_other_run(tmp_path, replace(config, compile="off", checkpointing="none"), {}, manifest)
     with pytest.raises(UserError, match=r"optim.learning_rate was 3e-05, now 0.1; go back"):
         refuse_other_run(tmp_path, replace(config, optim=OptimConfig(learning_rate=0.1)), {}, manifest)
+
+
+def test_what_differs_is_named_and_can_be_accepted(shards, tmp_path):
+    """But not what the weights wouldn't fit."""
+    config, manifest = RunConfig(), Manifest.load(shards)
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    (tmp_path / "deepspeed.json").write_text('{"train_batch_size": 18, "zero_optimization": {"stage": 2}, "a": 1}')
+    (tmp_path / "run.json").write_text(json.dumps({"shard_fingerprint": "0" * 64}))
+    (tmp_path / "data.json").write_text(json.dumps({"sequence_length": 256}))
+    shutil.copytree(shards / "tokenizer", tmp_path / "tokenizer")
+    resolved = {"train_batch_size": 36, "zero_optimization": {"stage": 3}, "a": 1}
+    larger = replace(config, batch=BatchConfig(36))
+    with pytest.raises(UserError, match=r"by --checkpoint.accept_changes true") as caught:
+        refuse_other_run(tmp_path, larger, resolved, manifest)
+    for part in ("batch.train_batch_size was 18, now 36", "other data (fingerprint 000000000000, now"):
+        assert part in str(caught.value)
+    assert "stage" not in str(caught.value) and "deepspeed" not in str(caught.value)
+    accepting = replace(larger, checkpoint=CheckpointConfig(accept_changes=True))
+    refuse_other_run(tmp_path, accepting, resolved, manifest)
+    with pytest.raises(UserError, match=r"precision was \"bf16\", now \"fp32\".*another --run_dir$"):
+        refuse_other_run(tmp_path, replace(accepting, precision="fp32"), resolved, manifest)
+    with_global = replace(accepting, attention=AttentionConfig(global_tokens="first"))
+    with pytest.raises(UserError, match=r"attention.global_tokens was"):
+        refuse_other_run(tmp_path, with_global, resolved, manifest)
+    (tmp_path / "data.json").write_text(json.dumps({"sequence_length": 512}))
+    with pytest.raises(UserError, match=r"data: sequence_length was 512, now 256.*another --run_dir$"):
+        refuse_other_run(tmp_path, accepting, resolved, manifest)
+    other = json.loads((tmp_path / "tokenizer" / "tokenizer.json").read_text())
+    other["normalizer"] = {"type": "Lowercase"}
+    (tmp_path / "tokenizer" / "tokenizer.json").write_text(json.dumps(other))
+    with pytest.raises(UserError, match="another tokenizer"):
+        refuse_other_run(tmp_path, accepting, resolved, manifest)

@@ -1,0 +1,356 @@
+"""A thread in each rank that sees what a training loop can't: signals while it hangs, other ranks' deaths, a launcher
+that is gone, and steps that don't end.
+
+Ranks are joined to rank 0 by TCP, and each sends a line every second. A process that dies closes its connection, so
+that the others know at once; a lost node or a stopped rank falls silent. Those who remain then end, with one message,
+rather than wait in a collective until its timeout.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import secrets
+import selectors
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+from clinical_pretrain.distributed import Ranks
+from tokenizer_tools.manifest import UserError, write_json
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+LOST = 76
+"""Exit code of a run that lost a rank or hung; the same command goes on from the last checkpoint."""
+INTERRUPTED = 130
+STOP_NAME = "stop.json"
+"""Why the run last ended."""
+BEAT_SECONDS = 1.0
+GRACE_SECONDS = 3.0
+"""For this long after another rank's death, this one may still end by itself, with its own exit code."""
+BYE = "bye"
+"""The last word of a rank that ends as it should."""
+
+
+class Watch:
+    """Of one rank; a context manager around all that it does together with the others.
+
+    Args:
+        ranks: all of them; every rank makes one.
+        run_dir: for `stop.json`, and `stacks/` where steps hang.
+        silence_seconds: a rank that isn't heard of for so long is lost.
+        step_seconds: a step that takes longer hangs; 0: none does.
+    """
+
+    def __init__(self, ranks: Ranks, run_dir: Path, silence_seconds: float, step_seconds: float) -> None:
+        self.ranks, self.run_dir = ranks, run_dir
+        self.silence_seconds, self.step_seconds = silence_seconds, step_seconds
+        self.signal: int | None = None
+        """The first stop signal that came."""
+        self.step = 0
+        """Steps done, for the messages."""
+        self.run_is_there = False
+        """Set once the run folder is known to be this run's: before, nothing is written to it."""
+        self.saving = False
+        """A save may take its time, also after a stop signal."""
+        self._last, self._longest, self._signal_at, self._interrupted_at = time.monotonic(), 0.0, 0.0, 0.0
+        self._lost, self._told, self._first_is_gone, self._beat_at = threading.Event(), "", False, 0.0
+        self._looked = time.monotonic()
+        self._launchers = launchers()
+        self._selector = selectors.DefaultSelector()
+        self._heard: dict[socket.socket, float] = {}
+        self._names: dict[socket.socket, str] = {}
+        self._ended: set[socket.socket] = set()
+        self._closing = threading.Event()
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        self._selector.register(self._wake_read, selectors.EVENT_READ)
+        self._handlers = {number: signal.signal(number, _leave_to_thread) for number in STOP_SIGNALS}
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        self._connect()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Tell the others that this rank has ended, and how."""
+        if kind is not None and not issubclass(kind, SystemExit):
+            # An error that isn't the user's may come of another rank's death, which is about to be heard of.
+            if not issubclass(kind, UserError) and self.ranks.world_size > 1 and self._lost.wait(GRACE_SECONDS / 2):
+                self._give_up()
+            cause = f"{error}" if issubclass(kind, UserError) else f"{kind.__name__}: {error}"
+            self._send_all({"died": self._own_name(), "cause": cause.split("\n")[0]})
+            if self.ranks.is_first or not issubclass(kind, UserError):
+                self._note(cause.split("\n")[0], 2 if issubclass(kind, UserError) else 1)
+        self._send_all({BYE: True})
+        self._closing.set()
+        os.write(self._wake_write, b"\0")
+        self._thread.join(timeout=2 * GRACE_SECONDS)
+        signal.set_wakeup_fd(-1)
+        for number, handler in self._handlers.items():
+            # A run that has been asked to stop mustn't lose its exit code to the same question put twice.
+            signal.signal(number, signal.SIG_IGN if kind is SystemExit else handler)
+        self._selector.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    def progress(self, step: int | None = None) -> None:
+        """Something has come to its end: a step, a validation's batch, a save."""
+        now = time.monotonic()
+        self._longest, self._last = max(self._longest, now - self._last), now
+        self.step = self.step if step is None else step
+
+    # Everything below runs in the thread, but for _connect, which goes before it.
+
+    def _connect(self) -> None:
+        if self.ranks.world_size == 1:
+            return
+        token = secrets.token_hex(16)
+        listener = None
+        if self.ranks.is_first:
+            listener = socket.create_server(("", 0), backlog=self.ranks.world_size)
+        mine = (listener.getsockname()[1] if listener else 0, token, self._own_name())
+        port, token, first = self.ranks.agree(mine)
+        if listener is None:
+            hub = socket.create_connection((os.environ.get("MASTER_ADDR", "127.0.0.1"), port), timeout=60)
+            hub.sendall(_line({"token": token, "name": self._own_name()}))
+            self._add(hub, first)
+        else:
+            listener.settimeout(60)
+            while len(self._heard) < self.ranks.world_size - 1:
+                peer, _ = listener.accept()
+                peer.settimeout(5)
+                try:
+                    hello = json.loads(_read_line(peer))
+                    if secrets.compare_digest(hello["token"], token):
+                        self._add(peer, hello["name"])
+                        continue
+                except (OSError, ValueError, KeyError, TypeError):
+                    pass  # not one of ours
+                peer.close()
+            listener.close()
+        self.ranks.barrier()
+
+    def _add(self, peer: socket.socket, name: str) -> None:
+        peer.setblocking(False)
+        self._heard[peer], self._names[peer] = time.monotonic(), name
+        self._selector.register(peer, selectors.EVENT_READ)
+
+    def _own_name(self) -> str:
+        return f"rank {self.ranks.rank} on {socket.gethostname()} (pid {os.getpid()})"
+
+    def _run(self) -> None:
+        try:
+            self._watch()
+        except Exception as error:
+            self._say(
+                f"the watch over ranks has failed, and the run goes on without it: {type(error).__name__}: {error}"
+            )
+
+    def _watch(self) -> None:
+        buffers: dict[socket.socket, bytes] = {}
+        while not self._closing.is_set():
+            for key, _ in self._selector.select(BEAT_SECONDS):
+                if key.fileobj == self._wake_read:
+                    self._take_signals()
+                else:
+                    self._hear(key.fileobj, buffers)  # type: ignore[arg-type]
+            if time.monotonic() - self._beat_at >= BEAT_SECONDS:
+                self._beat_at = time.monotonic()
+                self._send_all({"beat": self.step})
+                self._look_around()
+        self._part()
+
+    def _part(self) -> None:
+        """Hang up so that all has been heard: a connection closed with something unread in it loses what was sent."""
+        until = time.monotonic() + GRACE_SECONDS
+        for peer in self._heard:
+            try:
+                peer.shutdown(socket.SHUT_WR)
+                peer.settimeout(max(0.1, until - time.monotonic()))
+                while peer.recv(4096):
+                    pass
+            except OSError:
+                pass
+            peer.close()
+
+    def _take_signals(self) -> None:
+        for number in os.read(self._wake_read, 4096):
+            if number not in STOP_SIGNALS:
+                continue
+            now = time.monotonic()
+            if self.signal is None:
+                self.signal, self._signal_at = number, now
+                if self.ranks.is_first:
+                    self._say(f"got {signal.Signals(number).name}: saving at the end of this step")
+            elif number == signal.SIGINT and self._interrupted_at and now - self._interrupted_at >= 1:
+                self._note(f"interrupted twice, not saved, at step {self.step}", INTERRUPTED)
+                os._exit(INTERRUPTED)
+            if number == signal.SIGINT:
+                self._interrupted_at = self._interrupted_at or now
+
+    def _hear(self, peer: socket.socket, buffers: dict[socket.socket, bytes]) -> None:
+        try:
+            data = peer.recv(4096)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._selector.unregister(peer)
+            if peer not in self._ended:
+                self._lose(self._names[peer], "its process ended without a word, as by SIGKILL")
+            return
+        self._heard[peer] = time.monotonic()
+        *lines, buffers[peer] = (buffers.get(peer, b"") + data).split(b"\n")
+        for line in lines:
+            message = json.loads(line)
+            if BYE in message:
+                self._ended.add(peer)
+            elif "died" in message:
+                self._lose(message["died"], message["cause"], bool(message.get("hangs")))
+
+    def _lose(self, name: str, cause: str, hangs: bool = False) -> None:
+        """A rank is gone: pass it on, and end if the main thread doesn't by itself."""
+        if self._lost.is_set():
+            return
+        self._told, self._first_is_gone = f"{name} is gone: {cause}", name.startswith("rank 0 ") and not hangs
+        self._lost.set()
+        self._send_all({"died": name, "cause": cause, "hangs": hangs})
+        if hangs:
+            _briefly(self._dump_stacks)
+        if not self._closing.wait(GRACE_SECONDS):
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """End this rank at once; the lowest one that is left says why."""
+        # Where rank 0 is gone, nobody knows who is left: rank 1 says so, and the first rank of each other node.
+        if (self.ranks.rank == 1 or self.ranks.local_rank == 0) if self._first_is_gone else self.ranks.is_first:
+            self._say(f"error: {self._told}; all ranks end, and the same command goes on from the last checkpoint")
+            self._note(self._told, LOST)
+        os._exit(LOST)
+
+    def _look_around(self) -> None:
+        now = time.monotonic()
+        if now - self._looked > 5 * BEAT_SECONDS:  # this process itself stood still: it can't judge the others
+            self._last = now
+            self._heard = dict.fromkeys(self._heard, now)
+        self._looked = now
+        for peer, heard in self._heard.items():
+            if peer not in self._ended and now - heard > self.silence_seconds:
+                self._lose(self._names[peer], f"not heard of for {self.silence_seconds:.0f} s")
+        hangs = self.step_seconds and now - self._last > self.step_seconds
+        if self.signal is not None and not self.saving:
+            patience = max(self.silence_seconds, 3 * self._longest)
+            hangs = hangs or now - max(self._last, self._signal_at) > patience
+        if hangs and not self._lost.is_set():
+            asked = f", though asked to stop by {signal.Signals(self.signal).name}" if self.signal else ""
+            cause = f"no end of a step for {now - self._last:,.0f} s{asked}; see {self.run_dir}/stacks"
+            self._lose(self._own_name(), cause, hangs=True)
+        if self.signal is None and any(not _alive(process) for process in self._launchers):
+            self._say("the launcher is gone")
+            os.kill(os.getpid(), signal.SIGTERM)
+            self._launchers = []
+
+    def _dump_stacks(self) -> None:
+        folder = self.run_dir / "stacks"
+        with suppress(OSError):
+            folder.mkdir(exist_ok=True)
+            with (folder / f"rank-{self.ranks.rank}.txt").open("w") as stream:
+                faulthandler.dump_traceback(stream, all_threads=True)
+
+    def _send_all(self, message: dict[str, Any]) -> None:
+        for peer in list(self._heard):
+            with suppress(OSError):  # gone, or about to be heard of as gone
+                peer.sendall(_line(message))
+
+    def _note(self, reason: str, code: int) -> None:
+        if self.run_is_there:
+            _briefly(lambda: note_stop(self.run_dir, reason, code, self.step))
+
+    def _say(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+
+def note_stop(run_dir: Path, reason: str, code: int, step: int) -> None:
+    """Write down why a run ended."""
+    facts = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "reason": reason, "exit_code": code, "step": step}
+    with suppress(OSError):  # no run folder yet, or a full disk
+        write_json(run_dir / STOP_NAME, facts)
+
+
+def launchers() -> list[tuple[int, str]]:
+    """Processes that started this one and that it shouldn't outlive, with their start times: torchrun, or both of the
+    deepspeed launcher's. (SIGTERM ends the outer one alone, and its ranks would run on.)"""
+    found, process = [], os.getppid()
+    for _ in range(2):
+        try:
+            command = Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            break
+        if not any(name in command for name in ("deepspeed", "torchrun", "torch.distributed")):
+            break
+        found.append((process, _start_time(process)))
+        process = _parent(process)
+    return found
+
+
+def _briefly(write: Callable[[], None]) -> None:
+    """Do something with the disk, but don't wait long for it: it may be the disk that hangs."""
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    thread.join(timeout=5)
+
+
+def _alive(process: tuple[int, str]) -> bool:
+    return _start_time(process[0]) == process[1]
+
+
+def _status(process: int) -> list[str]:
+    """/proc/PID/stat from the state on."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return ["X"] * 20
+
+
+def _start_time(process: int) -> str:
+    """Empty for a process that has ended."""
+    status = _status(process)
+    return "" if status[0] in "XZ" else status[19]
+
+
+def _parent(process: int) -> int:
+    status = _status(process)
+    return int(status[1]) if status[0] != "X" else 0
+
+
+def _leave_to_thread(number: int, frame: FrameType | None) -> None:
+    """The thread hears of signals by the wake-up pipe, also while the main thread is in a collective."""
+
+
+def _line(message: dict[str, Any]) -> bytes:
+    return json.dumps(message).encode() + b"\n"
+
+
+def _read_line(peer: socket.socket) -> bytes:
+    data = b""
+    while not data.endswith(b"\n") and len(data) < 4096:
+        piece = peer.recv(1)
+        if not piece:
+            break
+        data += piece
+    return data

@@ -1,0 +1,127 @@
+"""Every file operation of a save fails, one after the other; then the run is killed at each.
+
+python faulty_disk.py SHARDS ROOT: one rank; writes ROOT/faults.json.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from worker import config
+
+from clinical_pretrain import checkpoint, checkpoint_engine
+from clinical_pretrain import train as training
+from clinical_pretrain.config import CheckpointConfig
+from clinical_pretrain.distributed import shut_down
+
+OPERATIONS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.scandir", "os.listdir", "shutil.rmtree")
+
+
+class Killed(BaseException):
+    """Nobody catches it, as nobody catches SIGKILL."""
+
+
+class Disk:
+    """Counts file operations, and lets one of them fail, or all from one on."""
+
+    def __init__(self) -> None:
+        self.active, self.count, self.fail_at, self.dead_from = False, 0, -1, -1
+        self.names: list[str] = []
+        sys.addaudithook(self._audit)
+        fsync, stream_of = os.fsync, checkpoint_engine.HashedFile.__init__
+
+        def watched_fsync(descriptor: int) -> None:
+            self.operation("fsync")
+            fsync(descriptor)
+
+        def watched_init(file: Any, stream: Any) -> None:
+            stream_of(file, WatchedStream(stream, self))
+
+        os.fsync = watched_fsync
+        checkpoint_engine.HashedFile.__init__ = watched_init
+
+    def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self.active and event in OPERATIONS:
+            self.operation(event)
+
+    def operation(self, name: str) -> None:
+        """One more."""
+        if not self.active or threading.current_thread() is not threading.main_thread():
+            return  # TensorBoard has a thread of its own
+        self.names.append(name)
+        self.count += 1
+        if 0 <= self.dead_from < self.count:
+            raise Killed
+        if self.count - 1 == self.fail_at:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    @contextmanager
+    def watched(self, fail_at: int = -1, dead_from: int = -1) -> Iterator[None]:
+        """Within, operation `fail_at` fails, or all from `dead_from` on do."""
+        self.active, self.count, self.fail_at, self.dead_from, self.names = True, 0, fail_at, dead_from, []
+        try:
+            yield
+        finally:
+            self.active = False
+
+
+class WatchedStream:
+    """A stream whose writes count."""
+
+    def __init__(self, stream: Any, disk: Disk) -> None:
+        self._stream, self._disk = stream, disk
+
+    def write(self, data: Any) -> int:
+        self._disk.operation("write")
+        return int(self._stream.write(data))
+
+
+def main(shards: str, root: Path) -> None:
+    """Save at one step after the other, each time with another fault."""
+    disk, found = Disk(), []
+    keeps_one = CheckpointConfig(0, keep=1)
+    with ExitStack() as stack:
+        run = training.setup(replace(config(root, shards, "run", stage=2), checkpoint=keeps_one), stack)
+        run.step = 1
+        assert training.save(run)
+        run.step = 2
+        with disk.watched():
+            assert training.save(run)
+        operations = disk.names
+        for kind in ("fail_at", "dead_from"):
+            for number, name in enumerate(operations):
+                run.step += 1
+                before = checkpoint.saved_steps(run.run_dir)
+                try:
+                    with disk.watched(**{kind: number}):
+                        saved = training.save(run)
+                except (Killed, RuntimeError):  # torch.save makes its own error of what it meets
+                    assert kind == "dead_from"
+                    saved = None
+                steps = checkpoint.saved_steps(run.run_dir)
+                newest, faults = checkpoint.newest_whole(run.run_dir, run.ranks)
+                if kind == "dead_from":
+                    checkpoint.load(run.run_dir, run.engine, newest)
+                found.append({"kind": kind, "operation": name, "step": run.step, "saved": saved, "before": before,
+                              "steps": steps, "newest": newest, "faults": faults})  # fmt: skip
+            run.step += 1
+            assert training.save(run), kind  # and the next one works
+            left = sorted(path.name for path in (run.run_dir / "checkpoints").iterdir())
+            assert left == ["latest", f"step-{run.step}"], left
+        (root / "faults.json").write_text(json.dumps(found))
+        training.finish(run)
+    shut_down()
+
+
+if __name__ == "__main__":
+    os.umask(0o077)
+    main(sys.argv[1], Path(sys.argv[2]))

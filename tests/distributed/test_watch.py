@@ -1,0 +1,116 @@
+"""Nobody waits for ever: deaths, silence, hangs and lost launchers end all ranks within seconds, and say why."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from runs import ENVIRONMENT, WORKER, losses
+
+from clinical_pretrain.checkpoint import saved_steps
+from clinical_pretrain.distributed import free_port
+from clinical_pretrain.train import STOPPED
+from clinical_pretrain.watch import INTERRUPTED, LOST
+
+WATCHED = WORKER.with_name("watched.py")
+
+
+def start(fault, shards, root, ranks=2):
+    """Ranks without a launcher, so that nobody but they themselves ends them."""
+    port, processes = str(free_port()), []
+    for rank in range(ranks):
+        names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        variables = os.environ | ENVIRONMENT | {name: str(value) for name, value in names.items()}
+        call = [sys.executable, str(WATCHED), fault, str(shards), str(root)]
+        processes.append(subprocess.Popen(call, env=variables, text=True, stdout=subprocess.DEVNULL,
+                                          stderr=(root / f"rank-{rank}.err").open("w")))  # fmt: skip
+    return processes
+
+
+def wait_for(condition, seconds=120):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "waited too long"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("fault", "codes", "cause"),
+    [
+        ("kill-1", [LOST, -signal.SIGKILL], "its process ended without a word, as by SIGKILL"),
+        ("kill-0", [-signal.SIGKILL, LOST], "its process ended without a word, as by SIGKILL"),
+        ("raise-1", [LOST, 1], "RuntimeError: no luck"),
+        ("stop-1", [LOST, None], "not heard of for 4 s"),
+        ("hang-1", [LOST, LOST], "no end of a step for"),
+    ],
+)
+def test_one_message_names_the_rank_its_host_and_its_cause(fault, codes, cause, shards, tmp_path):
+    processes = start(fault, shards, tmp_path)
+    run_dir, rank = tmp_path / fault, int(fault[-1])
+    wait_for(lambda: 5 in saved_steps(run_dir) or processes[1 - rank].poll() is not None)
+    began = time.monotonic()
+    try:
+        ended = [code and process.wait(timeout=40) for process, code in zip(processes, codes, strict=True)]
+    finally:
+        for process in processes:
+            process.kill()
+    assert time.monotonic() - began < 30 and ended == codes
+    said = "".join((tmp_path / f"rank-{r}.err").read_text() for r in range(2))
+    errors = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, said
+    host = re.escape(socket.gethostname())
+    gone = r"rank \d" if fault.startswith("hang") else f"rank {rank}"
+    assert re.match(rf"error: {gone} on {host} \(pid \d+\) is gone: {re.escape(cause)}", errors[0]), errors
+    assert said.count("Traceback") == (1 if fault.startswith("raise") else 0)
+    stop = json.loads((run_dir / "stop.json").read_text())
+    assert cause in stop["reason"] and stop["exit_code"] in (LOST, 1)
+    assert saved_steps(run_dir) == [5]
+    stacks = {path.name for path in (run_dir / "stacks").glob("*")}
+    assert stacks == ({"rank-0.txt", "rank-1.txt"} if fault.startswith("hang") else set())
+    if stacks:
+        assert "meet_fate" in (run_dir / "stacks" / "rank-1.txt").read_text()
+
+
+def test_a_second_interrupt_means_now(shards, tmp_path):
+    """Also while the main thread hangs; two signals at once are one Ctrl-C."""
+    process = start("hang-0", shards, tmp_path, ranks=1)[0]
+    try:
+        wait_for(lambda: losses(tmp_path / "hang-0")[5:])
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGINT)
+        time.sleep(1.2)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=10) == INTERRUPTED
+    finally:
+        process.kill()
+    assert "interrupted twice" in json.loads((tmp_path / "hang-0" / "stop.json").read_text())["reason"]
+
+
+@pytest.mark.parametrize("how", ["SIGTERM to the outer process", "Ctrl-C"])
+def test_under_the_deepspeed_launcher(how, shards, tmp_path):
+    """SIGTERM ends the outer of its processes alone; Ctrl-C reaches all of them, and ranks by INT and TERM."""
+    run_dir = tmp_path / "none-0"
+    call = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", "2", "--master_port",
+            str(free_port()), str(WATCHED), "none-0", str(shards), str(tmp_path)]  # fmt: skip
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
+    launcher = subprocess.Popen(call, env=os.environ | ENVIRONMENT, **quiet)
+    wait_for(lambda: 5 in saved_steps(run_dir))
+    if how == "Ctrl-C":
+        os.killpg(launcher.pid, signal.SIGINT)
+        assert launcher.wait(timeout=40) != 0
+    else:
+        launcher.send_signal(signal.SIGTERM)
+        assert launcher.wait(timeout=10) == -signal.SIGTERM
+    wait_for(lambda: (run_dir / "stop.json").exists(), 30)
+    stop = json.loads((run_dir / "stop.json").read_text())
+    assert stop["exit_code"] == STOPPED and re.match(r"stopped by SIG(TERM|INT) at step", stop["reason"])
+    assert saved_steps(run_dir)[-1] == stop["step"]
