@@ -187,12 +187,34 @@ def demo(argv: Sequence[str]) -> dict[str, Any]:
     return _report(args, run_demo(Path(args.out), notes, parser.instantiate(args).columns))
 
 
+def chaos(argv: Sequence[str]) -> dict[str, Any]:
+    """Train under random faults, resume after each, and compare with the same run left alone."""
+    parser = _parser("chaos", chaos.__doc__)
+    parser.add_argument("--config", default="configs/demo_cpu.yaml", help="a run that is small enough for a CPU")
+    parser.add_argument("--out", default="chaos", help="folder for everything that is made")
+    parser.add_argument("--faults", type=int, default=50, help="how many faults")
+    parser.add_argument("--seed", type=int, default=0, help="another seed gives other faults")
+    parser.add_argument("--ranks", type=int, default=2, help="processes of a run")
+    parser.add_argument("--elastic", action="store_true", help="other numbers of ranks and ZeRO stages at each start")
+    args = _parse(parser, argv)
+    from clinical_pretrain import chaos as harm
+    from clinical_pretrain.config import find_file
+
+    result = harm.chaos(find_file(args.config), Path(args.out), args.faults, args.seed, args.ranks, args.elastic)
+    print("\n".join(["", *harm.table(result)]))
+    _report(args, result)
+    if result["survived"] < result["faults"] or not result["agrees"]:
+        raise UserError(f"the run didn't come through as it should; see {args.out}/log.txt")
+    return result
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], dict[str, Any]]] = {
     "build-shards": build_shards,
     "export": export,
     "push": push,
     "plot": plot,
     "demo": demo,
+    "chaos": chaos,
     "make-notes": make_notes,
     "train-tokenizer": train_tokenizer,
 }
