@@ -63,6 +63,8 @@ def sections() -> Iterator[str]:
         ("The stock recipe under DeepSpeed", r"run_mlm_baseline_.*", BASELINE_HEAD, baseline_row),
         ("The same function", r"parity_.*", PARITY_HEAD, parity_rows),
         ("MTSamples", r"mtsamples_.*", MTSAMPLES_HEAD, mtsamples_row),
+        ("Saving and loading a checkpoint", r"saving_.*", SAVING_HEAD, saving_row),
+        ("Under faults", r"chaos.*", CHAOS_HEAD, chaos_rows),
     ):
         for where, prefix in (("", ""), (", on a GPU", "gpu_")):
             found = matching(prefix + pattern)
@@ -187,6 +189,41 @@ def mtsamples_row(result: dict[str, Any]) -> list[Any]:
         f"{result['validation_accuracy_after']:.1%}", number(by_blocks.get("training"), 3),
         f"{result['max_logit_difference']:.0e}",
     ]  # fmt: skip
+
+
+SAVING_HEAD = ["model", "layers", "ZeRO", "ranks", "precision", "MB", "s to save, DeepSpeed", "and flushed", "ours",
+               "s to load, DeepSpeed", "ours"]  # fmt: skip
+
+
+def saving_row(result: dict[str, Any]) -> list[Any]:
+    """Of checkpointing.py."""
+    config = result["config"]
+    return [
+        MODELS[config["model"]], config["layers"], config["zero_stage"], config["ranks"], config["precision"],
+        number(result["megabytes_ours"]), number(result["save_seconds_plain"], 2),
+        number(result["save_seconds_plain_flushed"], 2), number(result["save_seconds_ours"], 2),
+        number(result["load_seconds_plain"], 2), number(result["load_seconds_ours"], 2),
+    ]  # fmt: skip
+
+
+CHAOS_HEAD = ["run", "fault", "times", "survived", "steps done again", "s to go on, median"]
+
+
+def chaos_rows(result: dict[str, Any]) -> list[list[Any]]:
+    """Of `clinical-pretrain chaos`: a line per kind of fault, and the whole."""
+    run = "other ranks and stages" if result["elastic"] else "the same ranks"
+    rows = []
+    for kind in sorted({fault["kind"] for fault in result["each"]}):
+        mine = [fault for fault in result["each"] if fault["kind"] == kind]
+        rows.append([run, kind, len(mine), sum(fault["survived"] for fault in mine),
+                     sum(fault["lost_steps"] for fault in mine),
+                     number(statistics.median(fault["seconds_to_go_on"] for fault in mine), 1)])  # fmt: skip
+    outcome = "identical weights" if result["identical"] else (
+        f"losses within {result['largest_relative_loss_difference']:.0e}")  # fmt: skip
+    whole = f"**all: {outcome}**, training {result['effective_training_time']:.0%} of the time"
+    rows.append([run, whole, result["faults"], result["survived"], result["lost_steps"],
+                 number(result["median_seconds_to_go_on"], 1)])  # fmt: skip
+    return rows
 
 
 def training_runs() -> Iterator[str]:

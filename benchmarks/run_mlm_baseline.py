@@ -15,6 +15,7 @@ import json
 import statistics
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ import torch
 from common import facts, stock_model, timed
 from transformers import AutoModelForMaskedLM, AutoTokenizer, DataCollatorForLanguageModeling
 
-from clinical_pretrain.config import load_config
+from clinical_pretrain.config import WatchConfig, load_config
 from clinical_pretrain.data.sampler import Sampler
 from clinical_pretrain.models.flops import peak_flops, training_flops_per_token
 from clinical_pretrain.optim import learning_rate
@@ -105,7 +106,13 @@ def main() -> None:
 
 def compare(args: argparse.Namespace, config: Any) -> dict[str, Any]:
     """Train both in turn."""
-    run = setup(config)
+    with ExitStack() as stack:
+        return compare_in(setup(replace(config, watch=WatchConfig(step_seconds=0)), stack), args)
+
+
+def compare_in(run: Run, args: argparse.Namespace) -> dict[str, Any]:
+    """The same, with a run that has been set up."""
+    config = run.config
     stock = Stock(run, args.stock_micro_batch or config.batch.micro_batch_size_per_gpu, args.stock_checkpointing)
     batches = micro_batches(run)
     losses: dict[str, list[float]] = {"hugging_face": [], "ours": []}

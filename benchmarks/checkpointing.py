@@ -1,0 +1,147 @@
+"""Saving and loading a checkpoint: ours beside DeepSpeed's plain save_checkpoint, in turn, on the same engine.
+
+    python benchmarks/checkpointing.py --model longformer --zero-stage 2 --json FILE
+    deepspeed --num_gpus 2 benchmarks/checkpointing.py …
+
+Base size, Adam's moments included. Seconds of a save are those for which training stands still. DeepSpeed's leaves
+files in the page cache, where a power cut finds them; "flushed" is the same with every file brought to the disk, as
+ours are before a checkpoint counts. Ours also hashes what it writes, and looks at the hashes before it loads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from operator import truediv
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import base_config, facts, stock_model, timed
+
+from clinical_pretrain import checkpoint
+from clinical_pretrain.config import CheckpointConfig, RunConfig
+from clinical_pretrain.deepspeed_config import resolve
+from clinical_pretrain.distributed import Ranks, initialise, shut_down
+from clinical_pretrain.train import make_engine
+from tokenizer_tools.manifest import write_json
+
+LENGTH = 512
+
+
+def main() -> None:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=["longformer", "bigbird"], default="longformer")
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--zero-stage", type=int, choices=[1, 2, 3], default=2)
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--folder", type=Path, help="on the disk to measure (default: a temporary one)")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    os.umask(0o077)
+    ranks = initialise()
+    engine = engine_of(args, ranks)
+    made = tempfile.mkdtemp(dir=args.folder) if ranks.is_first else ""
+    folder = Path(ranks.agree(made))
+    (folder / "ours").mkdir(exist_ok=True)
+    try:
+        result = compare(args, engine, folder, ranks)
+    finally:
+        ranks.barrier()
+        if ranks.is_first:
+            shutil.rmtree(folder)
+        shut_down()
+    if ranks.is_first:
+        if args.json:
+            write_json(args.json, result)
+        print(json.dumps(result, indent=2))
+
+
+def engine_of(args: argparse.Namespace, ranks: Ranks) -> Any:
+    """After one step, so that Adam's moments are there."""
+    config = RunConfig(precision=args.precision, deepspeed=f"ds_configs/zero{args.zero_stage}.json")
+    batch = replace(config.batch, train_batch_size=ranks.world_size, micro_batch_size_per_gpu=1)
+    config = replace(config, batch=batch)
+    model = stock_model(base_config(args.model, args.layers, LENGTH))
+    engine = make_engine(model, config, resolve(config, ranks.world_size))
+    ids = torch.randint(110, 50000, (1, LENGTH), device=engine.device)
+    engine.backward(engine(ids, labels=ids).loss)
+    engine.step()
+    return engine
+
+
+def compare(args: argparse.Namespace, engine: Any, folder: Path, ranks: Ranks) -> dict[str, Any]:
+    """Save by each, in turn; then load by each, in turn."""
+    plain_engine = engine.checkpoint_engine
+    step = 0
+
+    def plain() -> None:
+        engine.checkpoint_engine = plain_engine
+        engine.save_checkpoint(str(folder / "plain"), tag="step")
+
+    def flushed() -> None:
+        plain()
+        if ranks.is_first:
+            for path in (folder / "plain" / "step").iterdir():
+                with path.open("rb") as stream:
+                    os.fsync(stream.fileno())
+        ranks.barrier()
+
+    def ours() -> None:
+        nonlocal step
+        step += 1
+        state = checkpoint.RunState(step, step, ranks.world_size, args.zero_stage, args.precision, "")
+        saved = checkpoint.save(folder / "ours", engine, state, {}, CheckpointConfig(keep=1), ranks)
+        assert saved.error is None, saved.error
+
+    def load_plain() -> None:
+        engine.load_checkpoint(str(folder / "plain"), tag="step")
+
+    def load_ours() -> None:
+        newest, _ = checkpoint.newest_whole(folder / "ours", ranks)
+        checkpoint.load(folder / "ours", engine, newest)
+
+    saves = in_turn({"plain": plain, "plain_flushed": flushed, "ours": ours}, args.repeats)
+    loads = in_turn({"plain": load_plain, "ours": load_ours}, args.repeats)
+    sizes = {
+        "plain": sum(path.stat().st_size for path in (folder / "plain").rglob("*") if path.is_file()),
+        "ours": sum(path.stat().st_size for path in (folder / "ours").rglob("*") if path.is_file()),
+    }
+    return {
+        "what": "seconds of a save and of a load: DeepSpeed's save_checkpoint and ours",
+        **facts(),
+        "config": {"model": args.model, "layers": args.layers, "zero_stage": args.zero_stage, "ranks": ranks.world_size,
+                   "precision": args.precision, "parameters": sum(_numel(p) for p in engine.module.parameters())},
+        **{f"save_seconds_{name}": statistics.median(seconds) for name, seconds in saves.items()},
+        **{f"load_seconds_{name}": statistics.median(seconds) for name, seconds in loads.items()},
+        "save_ratio": statistics.median(map(truediv, saves["ours"], saves["plain_flushed"])),
+        **{f"megabytes_{name}": round(size / 1e6, 1) for name, size in sizes.items()},
+    }  # fmt: skip
+
+
+def in_turn(actions: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each, after one round that doesn't count."""
+    for action in actions.values():
+        action()
+    seconds: dict[str, list[float]] = {name: [] for name in actions}
+    for _ in range(repeats):
+        for name, action in actions.items():
+            seconds[name].append(timed(action))
+    return seconds
+
+
+def _numel(parameter: Any) -> int:
+    return int(parameter.ds_numel if hasattr(parameter, "ds_numel") else parameter.numel())
+
+
+if __name__ == "__main__":
+    main()
