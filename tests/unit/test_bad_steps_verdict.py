@@ -1,0 +1,69 @@
+"""When a run must go back, and what a plain AdamW does with a gradient that is no number."""
+
+import math
+
+import pytest
+import torch
+
+from clinical_pretrain.bad_steps import BadStepsError, Judge, Jump, sample_index, skip_bad_updates
+from clinical_pretrain.config import BadStepsConfig
+from clinical_pretrain.distributed import Report
+
+
+def test_an_infinite_gradient_is_as_bad_as_a_loss_that_is_no_number():
+    judge = Judge(BadStepsConfig(max_in_a_row=3), fp16=False)
+    judge.look(Report(1, 2.0, math.inf))
+    judge.look(Report(2, math.nan, 1.0))
+    judge.look(Report(3, 2.0, math.nan))  # DeepSpeed doesn't say: that is no fault
+    assert (judge.in_a_row, judge.skipped) == (0, 2)
+    judge.look(Report(4, math.inf, 1.0))
+    judge.look(Report(5, 2.0, math.inf))
+    with pytest.raises(BadStepsError, match="steps 4 to 6: the loss is nan") as caught:
+        judge.look(Report(6, math.nan, math.nan))
+    assert (caught.value.first, caught.value.last) == (4, 6)
+
+
+def test_fp16_may_overflow_until_the_loss_scale_is_found():
+    judge = Judge(BadStepsConfig(max_in_a_row=2), fp16=True)
+    for step in range(1, 20):
+        judge.look(Report(step, 2.0, math.inf))
+    assert judge.skipped == 0
+    judge.look(Report(20, math.nan, math.inf))
+    with pytest.raises(BadStepsError):
+        judge.look(Report(21, math.nan, math.inf))
+
+
+def test_a_spike_is_measured_by_the_median_of_enough_losses():
+    off, on = (Judge(BadStepsConfig(spike_factor=factor), fp16=False) for factor in (0.0, 2.0))
+    for judge in (off, on):
+        for step in range(1, 20):
+            judge.look(Report(step, 3.0, 1.0))
+        judge.look(Report(20, 7.0, 1.0))  # too early to tell
+    off.look(Report(21, 70.0, 1.0))
+    on.look(Report(21, 5.9, 1.0))
+    with pytest.raises(BadStepsError, match=r"step 22: the loss jumped to 6.10 from about 3.00"):
+        on.look(Report(22, 6.1, 1.0))
+    assert Judge(BadStepsConfig(spike_factor=2.0), False, on.recent_losses).recent_losses == on.recent_losses
+
+
+def test_samples_that_are_stepped_over():
+    jumps = [Jump(at=56, count=24), Jump(at=80, count=8)]
+    assert [sample_index(consumed, jumps) for consumed in (0, 48, 56, 72, 80, 88)] == [0, 48, 80, 96, 112, 120]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_adamw_passes_over_a_bad_gradient(value):
+    """Weights, moments and its count of steps."""
+    weight = torch.nn.Parameter(torch.ones(4))
+    optimizer = torch.optim.AdamW([weight], lr=0.1, fused=True)
+    skip_bad_updates(optimizer)
+    weight.grad = torch.ones(4)
+    optimizer.step()
+    before = weight.detach().clone(), {k: v.clone() for k, v in optimizer.state[weight].items()}
+    weight.grad = torch.tensor([1.0, value, 1.0, 1.0])
+    optimizer.step()
+    assert torch.equal(weight, before[0]) and optimizer.found_inf == 1
+    assert all(torch.equal(optimizer.state[weight][name], tensor) for name, tensor in before[1].items())
+    weight.grad = torch.ones(4)
+    optimizer.step()
+    assert not torch.equal(weight, before[0]) and optimizer.state[weight]["step"] == 2
