@@ -202,7 +202,9 @@ def chaos(
             flush=True,
         )
     seconds = time.monotonic() - began
-    return report(done, alone, course, seconds_alone, seconds, elastic)
+    words = ["clinical-pretrain chaos --config", f"configs/{config_file.name}", f"--faults {faults} --seed {seed}"]
+    command = " ".join([*words, f"--ranks {ranks}", *(["--elastic"] if elastic else [])])
+    return {"command": command} | report(done, alone, course, seconds_alone, seconds, elastic)
 
 
 def report(

@@ -1,7 +1,7 @@
 """Runs that several files look at."""
 
 import pytest
-from runs import WORKER, launch
+from launching import WORKER, launch
 
 
 @pytest.fixture(scope="session")

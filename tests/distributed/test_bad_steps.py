@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-from runs import WORKER, launch, losses
+from launching import WORKER, launch, losses
 
 from clinical_pretrain.checkpoint import read_state, saved_steps
 from clinical_pretrain.metrics import read_metrics

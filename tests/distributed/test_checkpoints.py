@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import WORKER, alone, launch, losses
+from launching import WORKER, alone, launch, losses
 from safetensors.torch import load_file
 
 from clinical_pretrain.checkpoint import fault_of, folder_of, refuse_strangers, saved_steps

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from runs import WORKER, alone, launch, losses, validations
+from launching import WORKER, alone, launch, losses, validations
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForMaskedLM
 

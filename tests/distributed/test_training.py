@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 import yaml
-from runs import REPOSITORY, WORKER, launch, losses, validations
+from launching import REPOSITORY, WORKER, launch, losses, validations
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from runs import ENVIRONMENT, WORKER, losses
+from launching import ENVIRONMENT, WORKER, losses
 
 from clinical_pretrain.checkpoint import saved_steps
 from clinical_pretrain.distributed import free_port
