@@ -151,8 +151,8 @@ class Course:
         return model
 
     def losses(self) -> list[float]:
-        """Of all steps."""
-        return [line["loss"] for line in read_metrics(self.run_dir, "train")]
+        """Of all steps, then of all validations."""
+        return [line["loss"] for kind in ("train", "validation") for line in read_metrics(self.run_dir, kind)]
 
 
 def chaos(

@@ -121,7 +121,7 @@ def train(config: RunConfig) -> dict[str, Any]:
 def steps(run: Run) -> dict[str, Any]:
     """All steps that are left."""
     started = time.monotonic()
-    if run.step == 0:
+    if validation_is_missing(run):
         validate(run)
     while True:
         try:
@@ -385,6 +385,14 @@ def log_step(run: Run, report: Report, steps: int, seconds: float) -> None:
         epoch=samples / len(run.split),
         skipped_updates=run.judge.skipped,
     )
+
+
+def validation_is_missing(run: Run) -> bool:
+    """At the start, or where the run was stopped before a validation that was due."""
+    if run.step and not _due(run.step, run.config.validation.every_steps):
+        return False
+    steps = [line["step"] for line in read_metrics(run.run_dir, "validation")] if run.ranks.is_first else []
+    return bool(run.ranks.agree(run.step not in steps))
 
 
 def validate(run: Run) -> None:

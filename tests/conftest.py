@@ -59,3 +59,14 @@ def shards(corpus: Path) -> Path:
         split=SplitRule(validation=0.1, test=0.1),
     )
     return corpus / "shards"
+
+
+@pytest.fixture(scope="session")
+def trained(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of both models under every ZeRO stage, and more: see distributed/worker.py."""
+    from launching import WORKER, launch  # beside the tests that use this
+
+    root = tmp_path_factory.mktemp("stages")
+    done = launch(WORKER, "stages", shards, root)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return root

@@ -182,6 +182,11 @@ def test_a_stopped_run_goes_on_bit_for_bit(resumed, stage, tmp_path):
         for name in ("whole", "stopped")
     )
     assert whole == stopped
+    measured = [
+        [(line["step"], line["loss"]) for line in read_metrics(resumed / f"{name}-{stage}", "validation")]
+        for name in ("whole", "stopped")
+    ]
+    assert measured[0] == measured[1] and len(measured[0]) == (21 if stage == 1 else 2)
     weights = []
     for name in ("whole", "stopped"):
         export(resumed / f"{name}-{stage}", tmp_path / name)

@@ -131,8 +131,9 @@ def stages(root: Path, shards: str) -> None:
 def resume(root: Path, shards: str) -> None:
     """For each stage: a run that is stopped by a signal and started again, beside one that isn't."""
     for stage in range(4):
-        train(config(root, shards, f"whole-{stage}", stage=stage))
-        stopped = config(root, shards, f"stopped-{stage}", stage=stage)
+        often = ValidationConfig(int(stage == 1), 8)  # there the stop comes before a validation that is due
+        train(config(root, shards, f"whole-{stage}", stage=stage, validation=often))
+        stopped = config(root, shards, f"stopped-{stage}", stage=stage, validation=often)
         if os.environ["RANK"] == "1":  # not the rank that writes: the others must learn of it
             threading.Thread(target=_signal_after, args=(Path(stopped.run_dir), 5), daemon=True).start()
         try:
