@@ -166,7 +166,8 @@ def steps_until_bad(run: Run) -> None:
                 end_early(run)
             if validate_now:
                 validate(run)
-            if save_now and not save(run):
+            # Amid bad steps the weights may be spoilt: those of the checkpoint before are what will be needed.
+            if save_now and not run.judge.in_a_row and not save(run):
                 refuse_more_failures(run)
             if validate_now or save_now:
                 log.resume()
