@@ -5,7 +5,8 @@
 
 Base size, Adam's moments included. Seconds of a save are those for which training stands still. DeepSpeed's leaves
 files in the page cache, where a power cut finds them; "flushed" is the same with every file brought to the disk, as
-ours are before a checkpoint counts. Ours also hashes what it writes, and looks at the hashes before it loads.
+ours are before a checkpoint counts. Ours also hashes what it writes, and looks at the hashes before it loads. All keep
+one checkpoint, and delete the one before.
 """
 
 from __future__ import annotations
@@ -85,13 +86,20 @@ def compare(args: argparse.Namespace, engine: Any, folder: Path, ranks: Ranks) -
     step = 0
 
     def plain() -> None:
+        nonlocal step
+        step += 1
         engine.checkpoint_engine = plain_engine
-        engine.save_checkpoint(str(folder / "plain"), tag="step")
+        engine.save_checkpoint(str(folder / "plain"), tag=f"step-{step}")
+        if ranks.is_first:
+            for old in (folder / "plain").glob("step-*"):
+                if old.name != f"step-{step}":
+                    shutil.rmtree(old)
+        ranks.barrier()
 
     def flushed() -> None:
         plain()
         if ranks.is_first:
-            for path in (folder / "plain" / "step").iterdir():
+            for path in (folder / "plain" / f"step-{step}").iterdir():
                 with path.open("rb") as stream:
                     os.fsync(stream.fileno())
         ranks.barrier()
@@ -104,7 +112,7 @@ def compare(args: argparse.Namespace, engine: Any, folder: Path, ranks: Ranks) -
         assert saved.error is None, saved.error
 
     def load_plain() -> None:
-        engine.load_checkpoint(str(folder / "plain"), tag="step")
+        engine.load_checkpoint(str(folder / "plain"))
 
     def load_ours() -> None:
         newest, _ = checkpoint.newest_whole(folder / "ours", ranks)
