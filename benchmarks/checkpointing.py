@@ -30,6 +30,7 @@ from clinical_pretrain import checkpoint
 from clinical_pretrain.config import CheckpointConfig, RunConfig
 from clinical_pretrain.deepspeed_config import resolve
 from clinical_pretrain.distributed import Ranks, initialise, shut_down
+from clinical_pretrain.optim import parameter_count
 from clinical_pretrain.train import make_engine
 from tokenizer_tools.manifest import write_json
 
@@ -128,7 +129,7 @@ def compare(args: argparse.Namespace, engine: Any, folder: Path, ranks: Ranks) -
         "what": "seconds of a save and of a load: DeepSpeed's save_checkpoint and ours",
         **facts(),
         "config": {"model": args.model, "layers": args.layers, "zero_stage": args.zero_stage, "ranks": ranks.world_size,
-                   "precision": args.precision, "parameters": sum(_numel(p) for p in engine.module.parameters())},
+                   "precision": args.precision, "parameters": parameter_count(engine.module)},
         **{f"save_seconds_{name}": statistics.median(seconds) for name, seconds in saves.items()},
         **{f"load_seconds_{name}": statistics.median(seconds) for name, seconds in loads.items()},
         "save_ratio": statistics.median(map(truediv, saves["ours"], saves["plain_flushed"])),
@@ -145,10 +146,6 @@ def in_turn(actions: dict[str, Callable[[], None]], repeats: int) -> dict[str, l
         for name, action in actions.items():
             seconds[name].append(timed(action))
     return seconds
-
-
-def _numel(parameter: Any) -> int:
-    return int(parameter.ds_numel if hasattr(parameter, "ds_numel") else parameter.numel())
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from clinical_pretrain import checkpoint
 from clinical_pretrain.config import REPOSITORY, load_config
 from clinical_pretrain.distributed import free_port
 from clinical_pretrain.metrics import METRICS_NAME, read_metrics
-from clinical_pretrain.run_folder import git_commit, versions
+from clinical_pretrain.run_folder import git_commit, plain_model, versions
 from clinical_pretrain.train import STOPPED
 from clinical_pretrain.watch import LOST
 from tokenizer_tools.manifest import Manifest, UserError
@@ -130,25 +130,13 @@ class Course:
 
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
         state = checkpoint.read_state(self.run_dir, self.max_steps)
-        stored = Stored(checkpoint.folder_of(self.run_dir, state.step), state.zero_stage, self._model())
+        stored = Stored(checkpoint.folder_of(self.run_dir, state.step), state.zero_stage, plain_model(self.run_dir)[0])
         digest = hashlib.sha256()
         for kind in (WEIGHT, *ADAM):
             for name, tensor in sorted(stored.tensors(kind).items()):
                 digest.update(f"{kind} {name}".encode())
                 digest.update(tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()
-
-    def _model(self) -> Any:
-        from safetensors.torch import load_file
-        from transformers import AutoConfig, AutoModelForMaskedLM
-
-        from clinical_pretrain.run_folder import FROZEN_NAME
-
-        model = AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(self.run_dir / "model_config"))
-        frozen = load_file(self.run_dir / FROZEN_NAME)
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name not in frozen)
-        return model
 
     def losses(self) -> list[float]:
         """Of all steps, then of all validations."""

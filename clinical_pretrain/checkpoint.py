@@ -21,6 +21,7 @@ import torch
 
 from clinical_pretrain.config import CheckpointConfig
 from clinical_pretrain.distributed import Ranks
+from clinical_pretrain.optim import parameter_count, torch_optimizer
 from tokenizer_tools.manifest import UserError, file_sha256, flush_folder, write_atomically, write_json
 
 FORMAT_VERSION = 2
@@ -50,6 +51,11 @@ class RunState:
     skipped_updates: int = 0
     """So many had none in all."""
     format_version: int = FORMAT_VERSION
+
+    @property
+    def layout(self) -> tuple[int, int]:
+        """What decides how DeepSpeed cuts its files: ZeRO stage and number of ranks."""
+        return self.zero_stage, self.world_size
 
 
 @dataclass(frozen=True)
@@ -154,8 +160,7 @@ def _reason(error: OSError) -> str:
 def _check_room(run_dir: Path, engine: Any) -> None:
     """Raise an OSError where the disk has no room for what a checkpoint takes: weights and both of Adam's moments in
     fp32, and the model's own weights."""
-    numbers = sum(p.ds_numel if hasattr(p, "ds_numel") else p.numel() for p in engine.module.parameters())
-    needed, free = 16 * numbers, shutil.disk_usage(run_dir).free
+    needed, free = 16 * parameter_count(engine.module), shutil.disk_usage(run_dir).free
     if free < needed:
         raise OSError(f"{needed / 1e9:,.1f} GB are needed, {free / 1e9:,.1f} GB are free")
 
@@ -344,7 +349,6 @@ def _mend_optimizer(engine: Any, settings: list[dict[str, Any]]) -> None:
     share one step counter, which then advances once per group."""
     for group, mine in zip(engine.optimizer.param_groups, settings, strict=True):
         group.update(mine)
-    inner = getattr(engine.optimizer, "optimizer", engine.optimizer)
-    for state in inner.state.values():
+    for state in torch_optimizer(engine).state.values():
         if isinstance(state.get("step"), torch.Tensor):
             state["step"] = state["step"].clone()

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from clinical_pretrain import checkpoint
 from clinical_pretrain.reshard import WEIGHT, Stored
-from clinical_pretrain.run_folder import FROZEN_NAME
+from clinical_pretrain.run_folder import plain_model
 from tokenizer_tools.manifest import TOKENIZER_FOLDER, UserError, copy_files, write_json
 
 FORMAT_VERSION = 1
@@ -73,12 +73,7 @@ def export(run_dir: Path, out: Path, step: int | None = None) -> dict[str, Any]:
 
 
 def _save_plain(run_dir: Path, folder: Path, state: checkpoint.RunState, out: Path) -> None:
-    from transformers import AutoConfig, AutoModelForMaskedLM
-
-    model = AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(run_dir / "model_config"))
-    frozen = load_file(run_dir / FROZEN_NAME)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name not in frozen)
+    model, frozen = plain_model(run_dir)
     report = model.load_state_dict(Stored(folder, state.zero_stage, model).tensors(WEIGHT) | frozen, strict=False)
     tied = set(model.all_tied_weights_keys)
     wrong = [name for name in report.missing_keys if name not in tied] + report.unexpected_keys

@@ -16,6 +16,16 @@ def trained_parameters(model: torch.nn.Module) -> list[dict[str, Any]]:
     return [dict(entry for entry in trained if (entry[1].ndim >= 2) is decayed) for decayed in (True, False)]
 
 
+def parameter_count(model: torch.nn.Module) -> int:
+    """Numbers in a model's parameters, whole ones where ZeRO 3 holds pieces."""
+    return sum(p.ds_numel if hasattr(p, "ds_numel") else p.numel() for p in model.parameters())
+
+
+def torch_optimizer(engine: Any) -> Any:
+    """The AdamW within DeepSpeed's optimizer, which at stage 0 in fp32 is that AdamW itself."""
+    return getattr(engine.optimizer, "optimizer", engine.optimizer)
+
+
 def make_optimizer(model: torch.nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     """AdamW; biases and layer norms without weight decay, as in BERT and RoBERTa. The rate is set at each step."""
     decayed, others = trained_parameters(model)

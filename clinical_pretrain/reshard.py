@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from clinical_pretrain.optim import trained_parameters
+from clinical_pretrain.optim import torch_optimizer, trained_parameters
 
 WEIGHT = "weight"
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -128,8 +128,7 @@ class Piece:
 def pieces(engine: Any, rank: int, zero_stage: int) -> Iterator[Piece]:
     """What of each trained parameter this rank's optimizer holds, from what DeepSpeed's optimizers know of it."""
     optimizer = engine.optimizer
-    groups = getattr(optimizer, "optimizer", optimizer).param_groups
-    for names, group in zip(trained_parameters(engine.module), groups, strict=True):
+    for names, group in zip(trained_parameters(engine.module), torch_optimizer(engine).param_groups, strict=True):
         if zero_stage == 0:
             for name, tensor in zip(names, group["params"], strict=True):
                 yield Piece(name, 0, tensor.numel(), tensor, 0)
@@ -154,7 +153,7 @@ def put_into(engine: Any, stored: Stored, rank: int, zero_stage: int) -> None:
         rank: this one.
         zero_stage: of the engine.
     """
-    optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
+    optimizer = torch_optimizer(engine)
     with torch.no_grad():
         mine = list(pieces(engine, rank, zero_stage))
         for tensor in {id(piece.tensor): piece.tensor for piece in mine}.values():

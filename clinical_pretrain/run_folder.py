@@ -16,11 +16,11 @@ import uuid
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from clinical_pretrain.bad_steps import Jump
 from clinical_pretrain.config import REPOSITORY, RunConfig
@@ -37,6 +37,7 @@ from tokenizer_tools.manifest import (
     write_json,
 )
 
+T = TypeVar("T")
 FORMAT_VERSION = 1
 NOT_COMPARED = ("zero_optimization", "gradient_accumulation_steps", "train_batch_size",
                 "train_micro_batch_size_per_gpu", "gradient_clipping")  # fmt: skip
@@ -55,25 +56,35 @@ def prepare_run_folder(
     model: Any,
     shards: Path,
     ranks: Ranks,
-) -> None:
-    """Make the run folder, or see that it holds this very run. Rank 0 does it; all learn of an error."""
+) -> list[str]:
+    """Make the run folder, or see that it holds this very run. Rank 0 does it; all learn of an error.
 
-    def prepare() -> None:
+    Returns:
+        On rank 0, the differences from that run that were accepted.
+    """
+
+    def prepare() -> list[str]:
         if (run_dir / "run.json").exists():
-            refuse_other_run(run_dir, config, resolved, manifest)
-        else:
-            _new_run_folder(run_dir, config, resolved, manifest, model, shards)
+            return refuse_other_run(run_dir, config, resolved, manifest)
+        _new_run_folder(run_dir, config, resolved, manifest, model, shards)
+        return []
 
-    on_first_rank(prepare, run_dir, ranks)
+    return on_first_rank(prepare, run_dir, ranks) or []
 
 
 def note_start(
-    run_dir: Path, step: int, config: RunConfig, resolved: dict[str, Any], manifest: Manifest, model: Any, ranks: Ranks
+    run_dir: Path,
+    step: int,
+    changes: list[str],
+    config: RunConfig,
+    resolved: dict[str, Any],
+    manifest: Manifest,
+    model: Any,
+    ranks: Ranks,
 ) -> None:
     """Add this start to run.json: when, where, with what, from which step, with which changed settings."""
 
     def note() -> None:
-        soft, _ = differences(run_dir, config, resolved, manifest)
         _write_settings(run_dir, config, resolved, manifest)
         facts = json.loads((run_dir / "run.json").read_text())
         facts["shard_fingerprint"] = manifest.fingerprint
@@ -89,7 +100,7 @@ def note_start(
                 "device": torch.cuda.get_device_name() if ranks.device.type == "cuda" else "cpu",
                 "attention_backend": model.encode.backend,
                 "compiled": model.encode.compiled,
-                "changes": soft,
+                "changes": changes,
                 "git_commit": git_commit(),
                 "versions": versions(),
             }
@@ -146,12 +157,13 @@ def note_jumps(run_dir: Path, jumps: list[Jump], ranks: Ranks) -> None:
     on_first_rank(note, run_dir, ranks)
 
 
-def on_first_rank(action: Callable[[], None], run_dir: Path, ranks: Ranks) -> None:
-    """Do something with the run folder on rank 0; all ranks raise its error, as a UserError."""
-    error = None
+def on_first_rank(action: Callable[[], T], run_dir: Path, ranks: Ranks) -> T | None:
+    """Do something with the run folder on rank 0, and return there what it gives; all ranks raise its error, as a
+    UserError."""
+    result = error = None
     if ranks.is_first:
         try:
-            action()
+            result = action()
         except UserError as caught:
             error = str(caught)
         except OSError as caught:
@@ -161,16 +173,22 @@ def on_first_rank(action: Callable[[], None], run_dir: Path, ranks: Ranks) -> No
     error = ranks.agree(error)
     if error is not None:
         raise UserError(error)
+    return result
 
 
-def refuse_other_run(run_dir: Path, config: RunConfig, resolved: dict[str, Any], manifest: Manifest) -> None:
-    """Raise a UserError with the differences if the folder's run isn't this one. The shards may have moved."""
+def refuse_other_run(run_dir: Path, config: RunConfig, resolved: dict[str, Any], manifest: Manifest) -> list[str]:
+    """Raise a UserError with the differences if the folder's run isn't this one. The shards may have moved.
+
+    Returns:
+        The differences that were accepted.
+    """
     soft, hard = differences(run_dir, config, resolved, manifest)
     if hard or (soft and not config.checkpoint.accept_changes):
         remedy = "go back to these settings, or choose another --run_dir"
         if not hard:
             remedy += ", or go on with the new ones by --checkpoint.accept_changes true"
         raise UserError(f"{run_dir}: holds another run: {'; '.join(hard + soft)}; {remedy}")
+    return soft
 
 
 def differences(
@@ -279,6 +297,17 @@ def _write_settings(run_dir: Path, config: RunConfig, resolved: dict[str, Any], 
             },
         },
     )
+
+
+def plain_model(run_dir: Path) -> tuple[Any, dict[str, torch.Tensor]]:
+    """The run's model in plain transformers, with frozen what training left alone, and the weights of that."""
+    from transformers import AutoConfig, AutoModelForMaskedLM
+
+    model = AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(run_dir / "model_config"))
+    frozen = load_file(run_dir / FROZEN_NAME)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    return model, frozen
 
 
 def versions() -> dict[str, str]:

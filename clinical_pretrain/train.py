@@ -36,7 +36,7 @@ from clinical_pretrain.models.build import build_model, compiles
 from clinical_pretrain.models.encoder import first_tokens
 from clinical_pretrain.models.flops import peak_flops, training_flops_per_token
 from clinical_pretrain.models.mlm_head import mean_loss
-from clinical_pretrain.optim import learning_rate, make_optimizer
+from clinical_pretrain.optim import learning_rate, make_optimizer, parameter_count
 from clinical_pretrain.reshard import WEIGHT, Stored, put_into
 from clinical_pretrain.run_folder import (
     FORMAT_VERSION,
@@ -194,7 +194,7 @@ def roll_back(run: Run, bad: BadStepsError) -> None:
         say(run, f"damaged checkpoint passed over: {fault}")
     line = f"{bad}; back to step {step:,}, and past the {end - at} samples from number {first:,} on"
     state = checkpoint.read_state(run.run_dir, step)
-    if (state.zero_stage, state.world_size) != (run.zero_stage, run.ranks.world_size):
+    if state.layout != (run.zero_stage, run.ranks.world_size):
         leave(run, f"{line}: start the same command again, for that checkpoint is of other ranks")
     checkpoint.load(run.run_dir, run.engine, step)
     run.step, run.judge = step, make_judge(run.config, state)
@@ -237,9 +237,7 @@ def samples_before(config: RunConfig, state: checkpoint.RunState) -> int:
 
 def make_metrics(run_dir: Path, step: int, config: RunConfig, ranks: Ranks) -> Metrics | None:
     """On rank 0; all learn of an error."""
-    made: list[Metrics] = []
-    on_first_rank(lambda: made.append(Metrics(run_dir, step, config.max_steps)), run_dir, ranks)
-    return made[0] if made else None
+    return on_first_rank(lambda: Metrics(run_dir, step, config.max_steps), run_dir, ranks)
 
 
 def setup(config: RunConfig, stack: ExitStack) -> Run:
@@ -257,7 +255,7 @@ def setup(config: RunConfig, stack: ExitStack) -> Run:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     run_dir = Path(config.run_dir)
     watch = stack.enter_context(Watch(ranks, run_dir, config.watch.silence_seconds, config.watch.step_seconds))
-    prepare_run_folder(run_dir, config, resolved, manifest, model, shards, ranks)
+    changes = prepare_run_folder(run_dir, config, resolved, manifest, model, shards, ranks)
     watch.run_is_there = True
     step, faults = checkpoint.newest_whole(run_dir, ranks)
     state = checkpoint.read_state(run_dir, step) if step else None
@@ -265,7 +263,7 @@ def setup(config: RunConfig, stack: ExitStack) -> Run:
         engine = restore_engine(model, config, resolved, run_dir, state, ranks)
     else:
         engine = make_engine(model, config, resolved)
-    note_start(run_dir, step, config, resolved, manifest, model, ranks)
+    note_start(run_dir, step, changes, config, resolved, manifest, model, ranks)
     split, held_out = Split(shards, manifest, "train"), Split(shards, manifest, "validation")
     isolate = config.data.document_attention == "isolate"
     collator = Collator(
@@ -549,7 +547,7 @@ def restore_engine(
 ) -> Any:
     """The engine as a checkpoint holds it, which may be of another number of ranks or ZeRO stage."""
     stage = deepspeed_config.zero_stage(resolved)
-    if (state.zero_stage, state.world_size) == (stage, ranks.world_size):
+    if state.layout == (stage, ranks.world_size):
         engine = make_engine(model, config, resolved)
         checkpoint.load(run_dir, engine, state.step)
         return engine
@@ -563,7 +561,7 @@ def restore_engine(
 def describe(run: Run) -> str:
     """What is about to happen, in a line."""
     config, ranks = run.config, run.ranks
-    trained = sum(p.ds_numel if hasattr(p, "ds_numel") else p.numel() for p in run.engine.module.parameters())
+    trained = parameter_count(run.engine.module)
     zero = f"ZeRO {run.zero_stage}" if config.deepspeed != NO_ZERO else "no ZeRO"
     start = f"going on from step {run.step:,}" if run.step else "starting"
     encode = run.engine.module.encode

@@ -6,12 +6,12 @@ import pytest
 import torch
 from launching import WORKER, alone, launch, losses, validations
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForMaskedLM
 
 from clinical_pretrain.checkpoint import folder_of, read_state
 from clinical_pretrain.export import export
 from clinical_pretrain.metrics import read_metrics
 from clinical_pretrain.reshard import MOMENTS, WEIGHT, Stored
+from clinical_pretrain.run_folder import plain_model
 
 FAMILIES = pytest.mark.parametrize("family", ["longformer", "bigbird"])
 
@@ -80,10 +80,7 @@ def test_not_a_bit_is_lost_on_the_way(root, name, source, step):
     """fp32 weights, those behind bf16 too, and both of Adam's moments, before and after."""
     first, second = (read_state(root / run, step) for run in (source, name))
     assert (first.world_size, first.zero_stage) != (second.world_size, second.zero_stage)
-    model = AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(root / name / "model_config"))
-    frozen = load_file(root / name / "frozen.safetensors")
-    for parameter_name, parameter in model.named_parameters():
-        parameter.requires_grad_(parameter_name not in frozen)
+    model, _ = plain_model(root / name)
     before, after = (
         Stored(folder_of(root / run, step), state.zero_stage, model) for run, state in ((source, first), (name, second))
     )
