@@ -3,10 +3,13 @@
     python benchmarks/checkpointing.py --model longformer --zero-stage 2 --json FILE
     deepspeed --num_gpus 2 benchmarks/checkpointing.py …
 
-Base size, Adam's moments included. Seconds of a save are those for which training stands still. DeepSpeed's leaves
-files in the page cache, where a power cut finds them; "flushed" is the same with every file brought to the disk, as
-ours are before a checkpoint counts. Ours also hashes what it writes, and looks at the hashes before it loads. All keep
-one checkpoint, and delete the one before.
+Base size, Adam's moments included. DeepSpeed's leaves files in the page cache, where a power cut finds them; "flushed"
+is the same with every file brought to the disk, as ours are before a checkpoint counts. Ours also hashes what it
+writes, and looks at the hashes before it loads. All keep one checkpoint, and delete the one before.
+
+While ours is written by a thread, training goes on: `stall_seconds_ours` is for how long it stands still. What the
+thread costs the steps beside it is seen from a step with a save in the background, and one with a save that is waited
+for.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import os
 import shutil
 import statistics
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from operator import truediv
@@ -30,11 +34,11 @@ from clinical_pretrain import checkpoint
 from clinical_pretrain.config import CheckpointConfig, RunConfig
 from clinical_pretrain.deepspeed_config import resolve
 from clinical_pretrain.distributed import Ranks, initialise, shut_down
+from clinical_pretrain.engine import make_engine
 from clinical_pretrain.optim import parameter_count
-from clinical_pretrain.train import make_engine
 from tokenizer_tools.manifest import write_json
 
-LENGTH = 512
+LENGTH, STEPS = 512, 5
 
 
 def main() -> None:
@@ -75,10 +79,18 @@ def engine_of(args: argparse.Namespace, ranks: Ranks) -> Any:
     config = replace(config, batch=batch)
     model = stock_model(base_config(args.model, args.layers, LENGTH))
     engine = make_engine(model, config, resolve(config, ranks.world_size))
-    ids = torch.randint(110, 50000, (1, LENGTH), device=engine.device)
-    engine.backward(engine(ids, labels=ids).loss)
-    engine.step()
+    train(engine)
     return engine
+
+
+def train(engine: Any) -> None:
+    """A few steps, on a CPU longer than it takes to write a checkpoint."""
+    for _ in range(STEPS):
+        ids = torch.randint(110, 50000, (1, LENGTH), device=engine.device)
+        engine.backward(engine(ids, labels=ids).loss)
+        engine.step()
+    if engine.device.type == "cuda":
+        torch.cuda.synchronize()
 
 
 def compare(args: argparse.Namespace, engine: Any, folder: Path, ranks: Ranks) -> dict[str, Any]:
@@ -105,12 +117,36 @@ def compare(args: argparse.Namespace, engine: Any, folder: Path, ranks: Ranks) -
                     os.fsync(stream.fileno())
         ranks.barrier()
 
-    def ours() -> None:
+    def begin() -> checkpoint.Save:
         nonlocal step
         step += 1
         state = checkpoint.RunState(step, step, ranks.world_size, args.zero_stage, args.precision, "")
-        saved = checkpoint.save(folder / "ours", engine, state, {}, CheckpointConfig(keep=1), ranks)
+        return checkpoint.Save(folder / "ours", engine, state, {}, ranks)
+
+    def finish(save: checkpoint.Save) -> None:
+        saved = save.finish(CheckpointConfig(keep=1))
         assert saved.error is None, saved.error
+
+    stalls: list[float] = []
+
+    def ours() -> None:
+        began = time.monotonic()
+        save = begin()
+        begun = time.monotonic()
+        while any(ranks.gather(not save.is_written)):
+            time.sleep(0.01)
+        written = time.monotonic()
+        finish(save)
+        stalls.append(time.monotonic() - written + begun - began)
+
+    def in_background() -> None:
+        save = begin()
+        train(engine)
+        finish(save)
+
+    def waited_for() -> None:
+        finish(begin())
+        train(engine)
 
     def load_plain() -> None:
         engine.load_checkpoint(str(folder / "plain"))
@@ -121,6 +157,8 @@ def compare(args: argparse.Namespace, engine: Any, folder: Path, ranks: Ranks) -
 
     saves = in_turn({"plain": plain, "plain_flushed": flushed, "ours": ours}, args.repeats)
     loads = in_turn({"plain": load_plain, "ours": load_ours}, args.repeats)
+    steps = in_turn({"in_background": in_background, "waited_for": waited_for, "without_save": lambda: train(engine)},
+                    args.repeats)  # fmt: skip
     sizes = {
         "plain": sum(path.stat().st_size for path in (folder / "plain").rglob("*") if path.is_file()),
         "ours": sum(path.stat().st_size for path in (folder / "ours").rglob("*") if path.is_file()),
@@ -131,6 +169,9 @@ def compare(args: argparse.Namespace, engine: Any, folder: Path, ranks: Ranks) -
         "config": {"model": args.model, "layers": args.layers, "zero_stage": args.zero_stage, "ranks": ranks.world_size,
                    "precision": args.precision, "parameters": parameter_count(engine.module)},
         **{f"save_seconds_{name}": statistics.median(seconds) for name, seconds in saves.items()},
+        "stall_seconds_ours": statistics.median(stalls[1:]),
+        "stall_ratio": statistics.median(map(truediv, stalls[1:], saves["plain_flushed"])),
+        **{f"seconds_of_{STEPS}_steps_{name}": statistics.median(seconds) for name, seconds in steps.items()},
         **{f"load_seconds_{name}": statistics.median(seconds) for name, seconds in loads.items()},
         "save_ratio": statistics.median(map(truediv, saves["ours"], saves["plain_flushed"])),
         **{f"megabytes_{name}": round(size / 1e6, 1) for name, size in sizes.items()},

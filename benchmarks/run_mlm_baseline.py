@@ -27,9 +27,10 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, DataCollatorForLan
 
 from clinical_pretrain.config import WatchConfig, load_config
 from clinical_pretrain.data.sampler import Sampler
+from clinical_pretrain.engine import make_engine
 from clinical_pretrain.models.flops import peak_flops, training_flops_per_token
 from clinical_pretrain.optim import learning_rate
-from clinical_pretrain.train import Run, finish, make_engine, micro_batches, setup, train_step
+from clinical_pretrain.train import Run, finish, micro_batches, setup, train_step
 from tokenizer_tools.manifest import TOKENIZER_FOLDER, write_json
 
 

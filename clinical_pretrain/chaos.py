@@ -98,7 +98,7 @@ class Course:
         return any(process.poll() is None for process in self.processes)
 
     def last(self) -> dict[str, Any]:
-        """The newest line of the metrics."""
+        """The newest line of the metrics, but for those on saves, which come late."""
         try:
             with (self.run_dir / METRICS_NAME).open("rb") as stream:
                 stream.seek(max(0, stream.seek(0, os.SEEK_END) - 8192))
@@ -106,10 +106,10 @@ class Course:
         except OSError:
             return {"step": 0, "kind": ""}
         for line in reversed(lines):
-            try:
-                return dict(json.loads(line))
-            except ValueError:
-                continue
+            with suppress(ValueError):
+                facts = dict(json.loads(line))
+                if facts["kind"] not in ("save", "account"):
+                    return facts
         return {"step": 0, "kind": ""}
 
     def end(self, patience: float = math.inf) -> set[int | None]:

@@ -11,6 +11,8 @@ import json
 import os
 import shutil
 import stat
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -97,10 +99,9 @@ def read_state(run_dir: Path, step: int) -> RunState:
 # Save -------------------------------------------------------------------------------------------------------------
 
 
-def save(
-    run_dir: Path, engine: Any, state: RunState, probe: dict[str, torch.Tensor], config: CheckpointConfig, ranks: Ranks
-) -> Saved:
-    """Save on all ranks, then delete what need not be kept.
+class Save:
+    """A save under way, on all ranks: once this is made, what is to be written lies in memory, and a thread writes it
+    while training goes on.
 
     A disk that is full or fails leaves the earlier checkpoints whole, and raises nothing.
 
@@ -109,48 +110,77 @@ def save(
         engine: DeepSpeed's.
         state: where the run stands.
         probe: the model's own answers to a fixed question, for the export to compare with.
-        config: what to keep.
         ranks: all of them.
     """
-    from safetensors.torch import save as to_bytes
 
-    from clinical_pretrain.checkpoint_engine import QuietCheckpointEngine, write_hashed
+    def __init__(
+        self, run_dir: Path, engine: Any, state: RunState, probe: dict[str, torch.Tensor], ranks: Ranks
+    ) -> None:
+        from safetensors.torch import save as to_bytes
 
-    folder = folder_of(run_dir, state.step)
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    error = None
-    if ranks.is_first:
-        try:
-            _clear_leftovers(folder.parent)
-            _check_room(run_dir, engine)
-            temporary.mkdir(parents=True)
-        except OSError as caught:
-            error = _reason(caught)
-    error = ranks.agree(error)
-    if error is None:
-        writer = engine.checkpoint_engine = QuietCheckpointEngine()
-        engine._copy_recovery_script = lambda folder: None  # scripts beside each checkpoint, which `export` replaces
-        engine.save_checkpoint(str(temporary.parent), tag=temporary.name, save_latest=False)
-        results = ranks.gather((writer.error, writer.files))
-        error = next((error for error, _ in results if error), None)
-    size = 0
-    if ranks.is_first and error is None:
-        files = {name: facts for _, written in results for name, facts in written.items()}
-        try:
-            probe = {name: tensor.contiguous() for name, tensor in probe.items()}
-            files[PROBE_NAME] = write_hashed(temporary / PROBE_NAME, lambda file: file.write(to_bytes(probe)))
-            write_json(temporary / STATE_NAME, asdict(state))
-            files[STATE_NAME] = _facts(temporary / STATE_NAME)
-            write_json(temporary / MANIFEST_NAME, {"format_version": FORMAT_VERSION, "files": files})
-            size = sum(entry["size"] for entry in files.values())
-            _put_in_place(temporary, folder)
-        except OSError as caught:
-            error = _reason(caught)
-    error, size = ranks.agree((error, size))
-    if ranks.is_first:
-        _tidy(run_dir, config, failed=error is not None)
-    ranks.barrier()
-    return Saved(error, size)
+        from clinical_pretrain.checkpoint_engine import MemoryCheckpointEngine
+
+        self.step, self.began = state.step, time.monotonic()
+        self._run_dir, self._ranks = run_dir, ranks
+        self._folder = folder_of(run_dir, state.step)
+        self._temporary = self._folder.with_name(f".{self._folder.name}.tmp")
+        error = None
+        if ranks.is_first:
+            try:
+                _clear_leftovers(self._folder.parent)
+                _check_room(run_dir, engine)
+                self._temporary.mkdir(parents=True)
+            except OSError as caught:
+                error = _reason(caught)
+        self._error = ranks.agree(error)
+        files: dict[str, list[bytes]] = {}
+        if self._error is None:
+            memory = engine.checkpoint_engine = MemoryCheckpointEngine()
+            engine._copy_recovery_script = lambda folder: None  # scripts beside each checkpoint: `export` replaces them
+            engine.save_checkpoint(str(self._temporary.parent), tag=self._temporary.name, save_latest=False)
+            files, self._error = memory.files, memory.error
+        if ranks.is_first:
+            files[PROBE_NAME] = [to_bytes({name: tensor.contiguous() for name, tensor in probe.items()})]
+            files[STATE_NAME] = [json.dumps(asdict(state), indent=2).encode()]
+        executor = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._written = executor.submit(self._write, files)
+        executor.shutdown(wait=False)
+
+    @property
+    def is_written(self) -> bool:
+        """Whether this rank's files are on the disk, or can't be written."""
+        return self._written.done()
+
+    def finish(self, config: CheckpointConfig) -> Saved:
+        """Wait for all ranks' files, make them a checkpoint, and delete what need not be kept."""
+        results = self._ranks.gather(self._written.result())
+        error, size = next((error for error, _ in results if error), None), 0
+        if self._ranks.is_first and error is None:
+            files = {name: facts for _, written in results for name, facts in written.items()}
+            try:
+                write_json(self._temporary / MANIFEST_NAME, {"format_version": FORMAT_VERSION, "files": files})
+                size = sum(entry["size"] for entry in files.values())
+                _put_in_place(self._temporary, self._folder)
+            except OSError as caught:
+                error = _reason(caught)
+        error, size = self._ranks.agree((error, size))
+        if self._ranks.is_first:
+            _tidy(self._run_dir, config, failed=error is not None)
+        self._ranks.barrier()
+        return Saved(error, size)
+
+    def _write(self, files: dict[str, list[bytes]]) -> tuple[str | None, dict[str, dict[str, Any]]]:
+        """In the thread: what went wrong, and each file's size and hash."""
+        from clinical_pretrain.checkpoint_engine import write_hashed
+
+        written: dict[str, dict[str, Any]] = {}
+        if self._error is None:
+            try:
+                for name, pieces in files.items():
+                    written[name] = write_hashed(self._temporary / name, pieces)
+            except OSError as caught:
+                self._error = _reason(caught)
+        return self._error, written
 
 
 def _reason(error: OSError) -> str:
@@ -286,6 +316,8 @@ def fault_of(folder: Path, part: int = 0, parts: int = 1) -> str | None:
     try:
         manifest = json.loads((folder / MANIFEST_NAME).read_text())
         if manifest.get("format_version") != FORMAT_VERSION:
+            if json.loads((folder / STATE_NAME).read_text())["format_version"] == FORMAT_VERSION:
+                raise ValueError  # both are of one version
             raise UserError(
                 f"{folder / MANIFEST_NAME}: format_version {manifest.get('format_version')}, but this reads "
                 f"{FORMAT_VERSION}; go on with the version of clinical-pretrain that wrote it"
@@ -337,10 +369,6 @@ def _set_aside(folder: Path) -> None:
 
 def _aside(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.damaged")
-
-
-def _facts(path: Path) -> dict[str, Any]:
-    return {"size": path.stat().st_size, "sha256": file_sha256(path)}
 
 
 def _mend_optimizer(engine: Any, settings: list[dict[str, Any]]) -> None:

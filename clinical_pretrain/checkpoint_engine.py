@@ -1,83 +1,80 @@
-"""How DeepSpeed's files get to the disk: hashed as they are written, flushed, and without an error that leaves ranks
-waiting for each other."""
+"""How DeepSpeed's files get to the disk: by way of memory, so that training waits for a copy, not for the disk; and
+without an error that leaves ranks waiting for each other."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 import torch
 from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 
 
-class HashedFile:
-    """A file that torch.save and safetensors can write to, which knows its size and sha256 in the end."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream, self._sha256, self.size = stream, hashlib.sha256(), 0
-        self.error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        """Write all of it."""
-        try:
-            self._stream.write(data)
-        except OSError as error:
-            self.error = error  # torch.save's own says nothing of the cause
-            raise
-        self._sha256.update(data)
-        self.size += memoryview(data).nbytes
-        return memoryview(data).nbytes
-
-    def flush(self) -> None:
-        """Nothing to do: it is flushed once, to the disk, in the end."""
-
-    def facts(self) -> dict[str, Any]:
-        """For the manifest."""
-        return {"size": self.size, "sha256": self._sha256.hexdigest()}
-
-
-def write_hashed(path: Path, write: Callable[[HashedFile], object]) -> dict[str, Any]:
-    """Write a file and flush it to the disk.
-
-    Returns:
-        Its size in bytes and its sha256.
-
-    Raises:
-        OSError: it can't be written.
-    """
-    with path.open("wb") as stream:
-        file = HashedFile(stream)
-        try:
-            write(file)
-        except RuntimeError:
-            if file.error is None:
-                raise
-            raise file.error from None
-        stream.flush()
-        os.fsync(stream.fileno())
-    return file.facts()
-
-
-class QuietCheckpointEngine(TorchCheckpointEngine):
-    """DeepSpeed's plug point. Writes this rank's files, and remembers the first error instead of raising it:
-    `save_checkpoint` meets at a barrier in the end, where the other ranks would wait for ever."""
+class Memory:
+    """A file in memory that torch.save can write to."""
 
     def __init__(self) -> None:
-        self.files: dict[str, dict[str, Any]] = {}
+        self.pieces: list[bytes] = []
+
+    def write(self, data: Any) -> int:
+        """Keep a copy."""
+        self.pieces.append(bytes(data))
+        return len(self.pieces[-1])
+
+    def flush(self) -> None:
+        """Nothing to do."""
+
+
+class MemoryCheckpointEngine(TorchCheckpointEngine):
+    """DeepSpeed's plug point. Keeps this rank's files in memory, by name, and remembers the first error instead of
+    raising it: `save_checkpoint` meets at a barrier in the end, where the other ranks would wait for ever."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, list[bytes]] = {}
         self.error: str | None = None
 
     def makedirs(self, path: str, exist_ok: bool = False) -> None:
         """Nothing to do: the folder is there."""
 
     def save(self, state_dict: Any, path: str) -> None:
-        """Write one of DeepSpeed's files."""
+        """Take one of DeepSpeed's files."""
         if self.error is None:
             try:
-                self.files[Path(path).name] = write_hashed(
-                    Path(path), lambda file: torch.save(state_dict, cast(Any, file))
-                )
-            except OSError as error:
-                self.error = error.strerror or str(error)
+                self.files[Path(path).name] = in_memory(state_dict)
+            except (MemoryError, RuntimeError) as error:  # of CUDA's, too
+                self.error = f"{Path(path).name}: {type(error).__name__}: {error}".split("\n")[0]
+
+
+def in_memory(content: Any) -> list[bytes]:
+    """What torch.save would write, without the archive's own checksums: the manifest has better ones."""
+    file, checksums = Memory(), torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(content, cast(Any, file))
+    finally:
+        torch.serialization.set_crc32_options(checksums)
+    return file.pieces
+
+
+def write_hashed(path: Path, pieces: list[bytes]) -> dict[str, Any]:
+    """Write a file, flush it to the disk, and let go of its pieces.
+
+    Returns:
+        Its size in bytes and its sha256, for the manifest.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    digest, size = hashlib.sha256(), 0
+    pieces.reverse()
+    with path.open("wb") as stream:
+        while pieces:
+            piece = pieces.pop()
+            stream.write(piece)
+            digest.update(piece)
+            size += len(piece)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return {"size": size, "sha256": digest.hexdigest()}

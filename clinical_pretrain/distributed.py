@@ -81,8 +81,8 @@ class Reports:
         self._ranks, self._engine = ranks, engine
         self._waiting: tuple[int, float, torch.Tensor, Any] | None = None
 
-    def exchange(self, step: int, loss: torch.Tensor, stop: bool) -> tuple[Report | None, bool]:
-        """Hand in a step's loss, on the device. Returns the step before it, and whether any rank was asked to stop."""
+    def exchange(self, step: int, loss: torch.Tensor, *flags: bool) -> tuple[Report | None, list[bool]]:
+        """Hand in a step's loss, on the device. Returns the step before it, and of each flag if a rank has set it."""
         norm = self._engine.get_global_grad_norm()
         if getattr(self._engine.optimizer, "overflow", False):
             norm = math.inf  # stage 3 still says the step before's
@@ -98,20 +98,23 @@ class Reports:
             event = torch.cuda.Event()
             event.record()
         before, self._waiting = self._waiting, (step, time.monotonic(), figures, event)
-        return self._read(before, stop)
+        return self._read(before, flags)
 
     def flush(self) -> Report | None:
         """The step that was handed in last, if it hasn't been read: this waits for the GPU."""
         before, self._waiting = self._waiting, None
-        return None if before is None else self._read(before, False)[0]
+        return None if before is None else self._read(before)[0]
 
-    def _read(self, waiting: tuple[int, float, torch.Tensor, Any] | None, stop: bool) -> tuple[Report | None, bool]:
+    def _read(
+        self, waiting: tuple[int, float, torch.Tensor, Any] | None, flags: tuple[bool, ...] = ()
+    ) -> tuple[Report | None, list[bool]]:
         step, at, figures, event = waiting or (0, 0.0, torch.zeros(2), None)
         if event is not None:
             event.synchronize()
         loss, norm = figures.tolist()
-        total, stops = self._ranks.sum(torch.tensor([loss, float(stop)], dtype=torch.float64)).tolist()
-        return Report(step, total / self._ranks.world_size, norm, at) if waiting else None, stops > 0
+        total, *counts = self._ranks.sum(torch.tensor([loss, *map(float, flags)], dtype=torch.float64)).tolist()
+        report = Report(step, total / self._ranks.world_size, norm, at) if waiting else None
+        return report, [count > 0 for count in counts]
 
 
 def read_environment() -> tuple[int, int]:

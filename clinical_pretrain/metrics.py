@@ -81,12 +81,16 @@ class Metrics:
             f"{result['predicted']:,} masked tokens"
         )
 
-    def save(self, step: int, seconds: float, size: int, error: str | None, failures: int) -> None:
-        """How long training stood still for a checkpoint, its size in bytes, or why there is none."""
+    def save(
+        self, step: int, *, seconds: float, seconds_until_whole: float, size: int, error: str | None, failures: int
+    ) -> None:
+        """How long training stood still for a step's checkpoint, and how long it took in all; its size in bytes, or why
+        there is none. Written when that is known, some steps later."""
+        values = {"seconds": round(seconds, 3), "seconds_until_whole": round(seconds_until_whole, 3)}
         if error is None:
-            self._write(step, "save", {"seconds": round(seconds, 3), "bytes": size})
+            self._write(step, "save", {**values, "bytes": size})
         else:
-            self._write(step, "save", {"seconds": round(seconds, 3), "failures": failures})
+            self._write(step, "save", {**values, "failures": failures})
             self.say(f"step {step:,} · not saved ({error}), {failures} in a row; earlier checkpoints are as they were")
 
     def account(self, step: int, account: dict[str, Any]) -> None:

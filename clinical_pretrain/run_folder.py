@@ -113,7 +113,7 @@ def note_start(
 def _reached(run_dir: Path, since: float) -> dict[str, Any]:
     """How far the start before came, as far as the metrics say."""
     lines = [line for line in read_metrics(run_dir) if line["time"] >= since]
-    return {"to_step": lines[-1]["step"], "until": lines[-1]["time"]} if lines else {}
+    return {"to_step": max(line["step"] for line in lines), "until": lines[-1]["time"]} if lines else {}
 
 
 def account(run_dir: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from clinical_pretrain import checkpoint, deepspeed_config
-from clinical_pretrain.bad_steps import BadStepsError, Judge, Jump, sample_index, skip_bad_updates
+from clinical_pretrain.bad_steps import BadStepsError, Judge, Jump, sample_index
 from clinical_pretrain.config import NO_ZERO, RunConfig
 from clinical_pretrain.data.masking import Collator, MicroBatch, Vocabulary
 from clinical_pretrain.data.prefetch import ahead
@@ -31,13 +31,13 @@ from clinical_pretrain.distributed import (
     read_environment,
     uses_gpu,
 )
+from clinical_pretrain.engine import make_engine, restore_engine
 from clinical_pretrain.metrics import Metrics, read_metrics
 from clinical_pretrain.models.build import build_model, compiles
 from clinical_pretrain.models.encoder import first_tokens
 from clinical_pretrain.models.flops import peak_flops, training_flops_per_token
 from clinical_pretrain.models.mlm_head import mean_loss
-from clinical_pretrain.optim import learning_rate, make_optimizer, parameter_count
-from clinical_pretrain.reshard import WEIGHT, Stored, put_into
+from clinical_pretrain.optim import learning_rate, parameter_count
 from clinical_pretrain.run_folder import (
     FORMAT_VERSION,
     account,
@@ -87,6 +87,10 @@ class Run:
     """Steps done."""
     samples_before: int = 0
     """Sequences consumed at step 0, were all steps as large as now: not 0 after a change of the batch size."""
+    saving: checkpoint.Save | None = None
+    """A save under way."""
+    seconds_saving: float = 0.0
+    """Training has stood still for it so long."""
     failed_saves: int = 0
     """The last so many saves failed."""
 
@@ -153,13 +157,16 @@ def steps_until_bad(run: Run) -> None:
             run.step += 1
             run.watch.progress(run.step)
             # A step's figures are read one step later: for them nobody waits for a GPU.
-            before, stop = run.reports.exchange(run.step, loss, run.watch.signal is not None)
+            asked = run.watch.signal is not None
+            before, (stop, writing) = run.reports.exchange(run.step, loss, asked, is_writing(run))
             log.add(before)
             if run.step == config.max_steps:
                 break
             save_now, validate_now = (
                 _due(run.step, part.every_steps) for part in (config.checkpoint, config.validation)
             )
+            if run.saving and (save_now or not writing) and not end_save(run):
+                refuse_more_failures(run)
             if save_now or validate_now or stop:
                 log.add(run.reports.flush())
             if stop:
@@ -167,8 +174,8 @@ def steps_until_bad(run: Run) -> None:
             if validate_now:
                 validate(run)
             # Amid bad steps the weights may be spoilt: those of the checkpoint before are what will be needed.
-            if save_now and not run.judge.in_a_row and not save(run):
-                refuse_more_failures(run)
+            if save_now and not run.judge.in_a_row:
+                begin_save(run)
             if validate_now or save_now:
                 log.resume()
         log.add(run.reports.flush())
@@ -183,6 +190,8 @@ def roll_back(run: Run, bad: BadStepsError) -> None:
     remedy = "lower optim.learning_rate or use precision bf16"
     if len(run.jumps) >= run.config.bad_steps.max_rollbacks:
         raise UserError(f"{bad}, and the run has gone back {len(run.jumps)} times; {remedy}")
+    if run.saving:
+        end_save(run)
     step, faults = checkpoint.newest_whole(run.run_dir, run.ranks, before=bad.first)
     if not step:
         raise UserError(f"{bad}, and there is no checkpoint of an earlier step to go back to; {remedy}")
@@ -402,7 +411,15 @@ def validate(run: Run) -> None:
 
 
 def save(run: Run) -> bool:
-    """Write a checkpoint. False where that failed, which has been said then."""
+    """Write a checkpoint, and wait for it. False where that failed, which has been said then."""
+    begin_save(run)
+    return end_save(run)
+
+
+def begin_save(run: Run) -> None:
+    """Take what a checkpoint holds; a thread writes it. One that is still being written comes to its end first."""
+    if run.saving:
+        end_save(run)
     state = checkpoint.RunState(
         step=run.step,
         samples_consumed=run.samples_consumed,
@@ -415,19 +432,47 @@ def save(run: Run) -> bool:
         bad_in_a_row=run.judge.in_a_row,
         skipped_updates=run.judge.skipped,
     )
+    with standing_still(run):
+        run.saving = checkpoint.Save(run.run_dir, run.engine, state, probe(run), run.ranks)
+
+
+def is_writing(run: Run) -> bool:
+    """Whether this rank's part of a checkpoint isn't on the disk yet."""
+    return run.saving is not None and not run.saving.is_written
+
+
+def end_save(run: Run) -> bool:
+    """Wait for what is being written. False where that failed, which has been said then."""
+    saving, run.saving = run.saving, None
+    assert saving is not None
     # While steps are bad, what lies before them is needed.
     keep = 0 if run.judge.in_a_row else run.config.checkpoint.keep
-    settings = replace(run.config.checkpoint, keep=keep)
-    started, run.watch.saving = time.monotonic(), True
-    saved = checkpoint.save(run.run_dir, run.engine, state, probe(run), settings, run.ranks)
-    run.watch.saving = False
-    run.watch.progress()
+    with standing_still(run):
+        saved = saving.finish(replace(run.config.checkpoint, keep=keep))
     run.failed_saves = run.failed_saves + 1 if saved.error else 0
     if run.metrics is not None:
-        run.metrics.save(run.step, time.monotonic() - started, saved.bytes, saved.error, run.failed_saves)
+        run.metrics.save(
+            saving.step,
+            seconds=run.seconds_saving,
+            seconds_until_whole=time.monotonic() - saving.began,
+            size=saved.bytes,
+            error=saved.error,
+            failures=run.failed_saves,
+        )
         with suppress(OSError):
-            run.metrics.account(run.step, account(run.run_dir))
+            run.metrics.account(saving.step, account(run.run_dir))
+    run.seconds_saving = 0.0
     return saved.error is None
+
+
+@contextmanager
+def standing_still(run: Run) -> Iterator[None]:
+    """Training waits for a checkpoint."""
+    began, run.watch.saving = time.monotonic(), True
+    yield
+    run.watch.saving = False
+    run.watch.progress()
+    run.seconds_saving += time.monotonic() - began
 
 
 def refuse_more_failures(run: Run) -> None:
@@ -524,38 +569,6 @@ def peak_seconds_per_token(config: RunConfig, model_config: Any, manifest: Manif
         return None
     flops = training_flops_per_token(model_config, manifest.sequence_length, config.masking.probability)
     return flops / (peak * ranks.world_size)
-
-
-def make_engine(model: Any, config: RunConfig, resolved: dict[str, Any]) -> Any:
-    """DeepSpeed's engine around the model."""
-    import deepspeed
-
-    if uses_gpu() and "offload_optimizer" not in resolved.get("zero_optimization", {}):
-        model.cuda()
-    engine, *_ = deepspeed.initialize(model=model, optimizer=make_optimizer(model, config.optim), config=resolved)
-    if deepspeed_config.zero_stage(resolved) == 0:
-        if config.precision == "fp32":
-            skip_bad_updates(engine.optimizer)
-        else:
-            # DeepSpeed's wrapper has taken a step, with gradients of zero: Adam's bias correction must not see it.
-            engine.optimizer.optimizer.state.clear()
-    return engine
-
-
-def restore_engine(
-    model: Any, config: RunConfig, resolved: dict[str, Any], run_dir: Path, state: checkpoint.RunState, ranks: Ranks
-) -> Any:
-    """The engine as a checkpoint holds it, which may be of another number of ranks or ZeRO stage."""
-    stage = deepspeed_config.zero_stage(resolved)
-    if state.layout == (stage, ranks.world_size):
-        engine = make_engine(model, config, resolved)
-        checkpoint.load(run_dir, engine, state.step)
-        return engine
-    stored = Stored(checkpoint.folder_of(run_dir, state.step), state.zero_stage, model)
-    model.load_state_dict(stored.tensors(WEIGHT), strict=False)  # tied and frozen weights aren't among them
-    engine = make_engine(model, config, resolved)
-    put_into(engine, stored, ranks.rank, stage)
-    return engine
 
 
 def describe(run: Run) -> str:

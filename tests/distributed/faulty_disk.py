@@ -18,7 +18,7 @@ from typing import Any
 
 from worker import config
 
-from clinical_pretrain import checkpoint, checkpoint_engine
+from clinical_pretrain import checkpoint
 from clinical_pretrain import train as training
 from clinical_pretrain.config import CheckpointConfig
 from clinical_pretrain.distributed import shut_down
@@ -37,17 +37,18 @@ class Disk:
         self.active, self.count, self.fail_at, self.dead_from = False, 0, -1, -1
         self.names: list[str] = []
         sys.addaudithook(self._audit)
-        fsync, stream_of = os.fsync, checkpoint_engine.HashedFile.__init__
+        fsync, path_open = os.fsync, Path.open
 
         def watched_fsync(descriptor: int) -> None:
             self.operation("fsync")
             fsync(descriptor)
 
-        def watched_init(file: Any, stream: Any) -> None:
-            stream_of(file, WatchedStream(stream, self))
+        def watched_open(path: Path, mode: str = "r", **how: Any) -> Any:
+            stream = path_open(path, mode, **how)
+            return WatchedStream(stream, self) if self.active and mode == "wb" else stream
 
         os.fsync = watched_fsync
-        checkpoint_engine.HashedFile.__init__ = watched_init
+        Path.open = watched_open
 
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         if self.active and event in OPERATIONS:
@@ -55,7 +56,8 @@ class Disk:
 
     def operation(self, name: str) -> None:
         """One more."""
-        if not self.active or threading.current_thread() is not threading.main_thread():
+        thread = threading.current_thread()
+        if not self.active or not (thread is threading.main_thread() or thread.name.startswith("checkpoint")):
             return  # TensorBoard has a thread of its own
         self.names.append(name)
         self.count += 1
@@ -79,6 +81,13 @@ class WatchedStream:
 
     def __init__(self, stream: Any, disk: Disk) -> None:
         self._stream, self._disk = stream, disk
+        self.flush, self.fileno = stream.flush, stream.fileno
+
+    def __enter__(self) -> WatchedStream:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stream.close()
 
     def write(self, data: Any) -> int:
         self._disk.operation("write")
@@ -104,9 +113,9 @@ def main(shards: str, root: Path) -> None:
                 try:
                     with disk.watched(**{kind: number}):
                         saved = training.save(run)
-                except (Killed, RuntimeError):  # torch.save makes its own error of what it meets
+                except Killed:
                     assert kind == "dead_from"
-                    saved = None
+                    saved = run.saving = None
                 steps = checkpoint.saved_steps(run.run_dir)
                 newest, faults = checkpoint.newest_whole(run.run_dir, run.ranks)
                 if kind == "dead_from":

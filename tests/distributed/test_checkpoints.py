@@ -67,6 +67,19 @@ def test_a_spoilt_checkpoint_is_passed_over(runs, name, said, tmp_path):
     assert all(torch.equal(tensor, weights[1][key]) for key, tensor in weights[0].items())
 
 
+def test_training_goes_on_while_a_checkpoint_is_written(runs):
+    """And the checkpoint is of the step at which it was begun."""
+    root, _ = runs
+    assert losses(root / "slow-disk") == losses(root / "whole") == losses(root / "after-slow-disk")
+    came = [
+        (line["kind"], line["step"]) for line in read_metrics(root / "slow-disk") if line["kind"] in ("train", "save")
+    ]
+    assert came.index(("save", 5)) > came.index(("train", 7)), came
+    assert saved_steps(root / "slow-disk") == [5, 10, 15, 20]
+    line = read_metrics(root / "slow-disk", "save")[0]
+    assert 0 < line["seconds"] < line["seconds_until_whole"]
+
+
 def test_a_disk_that_is_full_for_a_while_costs_checkpoints_alone(runs):
     root, output = runs
     assert losses(root / "full-disk") == losses(root / "whole")

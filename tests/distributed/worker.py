@@ -24,6 +24,7 @@ import torch
 import torch.distributed as dist
 from torch._dynamo.utils import counters
 
+from clinical_pretrain import checkpoint_engine
 from clinical_pretrain import train as training
 from clinical_pretrain.checkpoint import folder_of, saved_steps
 from clinical_pretrain.config import (
@@ -271,6 +272,10 @@ def faults(root: Path, shards: str) -> None:
             spoil(sorted((Path(spoilt.run_dir) / "checkpoints" / "step-20").glob("*_states.pt"))[-1])
         dist.barrier()
         train(spoilt)
+    slow = config(root, shards, "slow-disk", stage=2, checkpoint=CheckpointConfig(5, keep=0))
+    with disk_slow_for(3):
+        train(slow)
+    again(replace(whole, run_dir=str(root / "after-slow-disk")), root / "slow-disk", 5)
     full = config(root, shards, "full-disk", stage=2, checkpoint=CheckpointConfig(2, keep=2))
     with disk_full_between(4, 8):
         train(full)
@@ -297,21 +302,54 @@ SPOILERS = {"truncated": truncate, "bit-flipped": flip_a_bit, "missing": Path.un
 @contextmanager
 def disk_full_between(first: int, last: int) -> Iterator[None]:
     """Rank 1 can't write large files while these steps are saved: the system's limit on a file's size."""
-    save, before = training.save, resource.getrlimit(resource.RLIMIT_FSIZE)
+    begin, end, before = training.begin_save, training.end_save, resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def limited(run: training.Run) -> bool:
+    def limited(run: training.Run) -> None:
         if run.ranks.rank == 1 and first <= run.step <= last:
             resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+        begin(run)
+
+    def unlimited(run: training.Run) -> bool:
         try:
-            return save(run)
+            return end(run)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-    training.save = limited
+    training.begin_save, training.end_save = limited, unlimited
     try:
         yield
     finally:
-        training.save = save
+        training.begin_save, training.end_save = begin, end
+
+
+@contextmanager
+def disk_slow_for(steps: int) -> Iterator[None]:
+    """A checkpoint is on rank 1's disk only after so many steps more, or when it's waited for."""
+    write, end, train_step = checkpoint_engine.write_hashed, training.end_save, training.train_step
+    done, waited_for = 0, threading.Event()
+
+    def slow(path: Path, pieces: list[bytes]) -> dict[str, Any]:
+        begun = done
+        while os.environ["RANK"] == "1" and done < begun + steps and not waited_for.wait(0.01):
+            pass
+        return write(path, pieces)
+
+    def ended(run: training.Run) -> bool:
+        waited_for.set()
+        saved = end(run)
+        waited_for.clear()
+        return saved
+
+    def counted(*arguments: Any) -> torch.Tensor:
+        nonlocal done
+        done += 1
+        return train_step(*arguments)
+
+    checkpoint_engine.write_hashed, training.end_save, training.train_step = slow, ended, counted
+    try:
+        yield
+    finally:
+        checkpoint_engine.write_hashed, training.end_save, training.train_step = write, end, train_step
 
 
 def _signal_after(run_dir: Path, step: int) -> None:

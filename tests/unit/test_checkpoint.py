@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from clinical_pretrain.checkpoint import _check_room, saved_steps
+from clinical_pretrain.checkpoint import FORMAT_VERSION, _check_room, fault_of, saved_steps
+from tokenizer_tools.manifest import UserError, write_json
 
 
 def test_a_disk_without_room_is_seen_before_anything_is_written(tmp_path):
@@ -20,3 +21,17 @@ def test_only_checkpoints_of_steps_count(tmp_path):
     for name in ("step-20", "step-3", "step-5.damaged", ".step-7.tmp", ".step-8.old", "step-x"):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
     assert saved_steps(tmp_path) == [3, 20]
+
+
+def test_another_format_is_told_from_a_damaged_manifest(tmp_path):
+    """The state beside it is of the same version, when both are whole."""
+    for version in (FORMAT_VERSION, FORMAT_VERSION + 1):
+        write_json(tmp_path / "state.json", {"format_version": version})
+        write_json(tmp_path / "manifest.json", {"format_version": FORMAT_VERSION, "files": {}})
+        assert fault_of(tmp_path) is None
+        write_json(tmp_path / "manifest.json", {"format_version": FORMAT_VERSION + 1, "files": {}})
+        if version == FORMAT_VERSION:
+            assert fault_of(tmp_path).endswith("manifest.json: not the bytes that were written")
+        else:
+            with pytest.raises(UserError, match="go on with the version of clinical-pretrain that wrote it"):
+                fault_of(tmp_path)

@@ -21,10 +21,10 @@ def test_a_steps_figures_are_read_one_step_later_and_a_stop_at_once(alone):
     norms = iter([torch.tensor(0.5), 0.25, None])
     reports = Reports(alone, SimpleNamespace(get_global_grad_norm=lambda: next(norms), optimizer=None))
     assert reports.flush() is None
-    assert reports.exchange(1, torch.tensor(3.0), False) == (None, False)
-    assert reports.exchange(2, torch.tensor(2.0), True) == (Report(1, 3.0, 0.5), True)
+    assert reports.exchange(1, torch.tensor(3.0), False, True) == (None, [False, True])
+    assert reports.exchange(2, torch.tensor(2.0), True) == (Report(1, 3.0, 0.5), [True])
     assert reports.flush() == Report(2, 2.0, 0.25) and reports.flush() is None
-    assert reports.exchange(3, torch.tensor(math.nan), False) == (None, False)
+    assert reports.exchange(3, torch.tensor(math.nan)) == (None, [])
     last = reports.flush()
     assert last.step == 3 and math.isnan(last.loss) and math.isnan(last.gradient_norm)
 

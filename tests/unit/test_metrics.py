@@ -42,16 +42,20 @@ def test_mfu_is_written_where_it_is_known(tmp_path, capsys):
 def test_a_full_disk_costs_lines_and_no_more(tmp_path):
     """What is cut off in the middle is left out; what comes later stands in lines of its own."""
     metrics, before = Metrics(tmp_path, 0, 9), resource.getrlimit(resource.RLIMIT_FSIZE)
-    metrics.save(1, 0.5, 1000, None, 0)
+
+    def saved(step, size, error, failures):
+        metrics.save(step, seconds=0.5, seconds_until_whole=0.7, size=size, error=error, failures=failures)
+
+    saved(1, 1000, None, 0)
     size = (tmp_path / "metrics.jsonl").stat().st_size
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, before[1]))
     try:
-        metrics.save(2, 0.5, 1000, None, 0)
-        metrics.save(3, 0.5, 1000, None, 0)
+        saved(2, 1000, None, 0)
+        saved(3, 1000, None, 0)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    metrics.save(4, 0.5, 1000, None, 0)
-    metrics.save(5, 0.5, 0, "No space left on device", 1)
+    saved(4, 1000, None, 0)
+    saved(5, 0, "No space left on device", 1)
     metrics.close()
     assert [line["step"] for line in read_metrics(tmp_path, "save")] == [1, 4, 5]
     Metrics(tmp_path, 4, 9).close()

@@ -1,0 +1,46 @@
+"""DeepSpeed's engine around the model: new, or as a checkpoint holds it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from clinical_pretrain import checkpoint
+from clinical_pretrain.bad_steps import skip_bad_updates
+from clinical_pretrain.config import RunConfig
+from clinical_pretrain.deepspeed_config import zero_stage
+from clinical_pretrain.distributed import Ranks, uses_gpu
+from clinical_pretrain.optim import make_optimizer
+from clinical_pretrain.reshard import WEIGHT, Stored, put_into
+
+
+def make_engine(model: Any, config: RunConfig, resolved: dict[str, Any]) -> Any:
+    """DeepSpeed's engine around the model."""
+    import deepspeed
+
+    if uses_gpu() and "offload_optimizer" not in resolved.get("zero_optimization", {}):
+        model.cuda()
+    engine, *_ = deepspeed.initialize(model=model, optimizer=make_optimizer(model, config.optim), config=resolved)
+    if zero_stage(resolved) == 0:
+        if config.precision == "fp32":
+            skip_bad_updates(engine.optimizer)
+        else:
+            # DeepSpeed's wrapper has taken a step, with gradients of zero: Adam's bias correction must not see it.
+            engine.optimizer.optimizer.state.clear()
+    return engine
+
+
+def restore_engine(
+    model: Any, config: RunConfig, resolved: dict[str, Any], run_dir: Path, state: checkpoint.RunState, ranks: Ranks
+) -> Any:
+    """The engine as a checkpoint holds it, which may be of another number of ranks or ZeRO stage."""
+    stage = zero_stage(resolved)
+    if state.layout == (stage, ranks.world_size):
+        engine = make_engine(model, config, resolved)
+        checkpoint.load(run_dir, engine, state.step)
+        return engine
+    stored = Stored(checkpoint.folder_of(run_dir, state.step), state.zero_stage, model)
+    model.load_state_dict(stored.tensors(WEIGHT), strict=False)  # tied and frozen weights aren't among them
+    engine = make_engine(model, config, resolved)
+    put_into(engine, stored, ranks.rank, stage)
+    return engine
