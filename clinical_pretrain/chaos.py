@@ -32,8 +32,7 @@ from clinical_pretrain.config import REPOSITORY, load_config
 from clinical_pretrain.distributed import free_port
 from clinical_pretrain.metrics import METRICS_NAME, read_metrics
 from clinical_pretrain.run_folder import git_commit, plain_model, versions
-from clinical_pretrain.train import STOPPED
-from clinical_pretrain.watch import LOST
+from clinical_pretrain.watch import ENDED, LOST
 from tokenizer_tools.manifest import Manifest, UserError
 
 STEPS_PER_FAULT = 14
@@ -401,7 +400,7 @@ def hurt(course: Course, fault: Fault, rng: random.Random) -> bool:
     elif fault.kind == "SIGTERM":
         for process in alive:
             process.terminate()
-        expected = {0, STOPPED}
+        expected = {0, ENDED}
     else:
         for process in alive:
             process.kill()

@@ -12,14 +12,12 @@ from clinical_pretrain.config import one_line, refuse_unknown
 from tokenizer_tools.manifest import UserError, write_report
 
 
-def build_shards(argv: Sequence[str]) -> dict[str, Any]:
-    """Turn clinical notes into tokenised shards for pretraining."""
-    from tokenizer_tools import build_shards as shards
+def _shards_parser(command: str, description: str | None) -> Any:
     from tokenizer_tools.clean_notes import CleaningRules
     from tokenizer_tools.read_notes import Columns
     from tokenizer_tools.split_patients import SplitRule
 
-    parser = _parser("build-shards", build_shards.__doc__)
+    parser = _parser(command, description)
     parser.add_argument(
         "--notes", nargs="+", required=True, help="CSV(.gz), JSONL(.gz) or Parquet files, or folders of .txt"
     )
@@ -46,10 +44,28 @@ def build_shards(argv: Sequence[str]) -> dict[str, Any]:
     parser.add_class_arguments(Columns, "columns")
     parser.add_class_arguments(CleaningRules, "cleaning")
     parser.add_class_arguments(SplitRule, "split")
+    return parser
+
+
+def build_shards(argv: Sequence[str]) -> dict[str, Any]:
+    """Turn clinical notes into tokenised shards for pretraining."""
+    from tokenizer_tools import build_shards as shards
+
+    parser = _shards_parser("build-shards", build_shards.__doc__)
+    parser.add_argument(
+        "--stage",
+        choices=["all", "scan", "pack"],
+        default="all",
+        help="for machines that share the work: first scan on one, then pack on each with its --share, then all on one",
+    )
+    parser.add_argument("--share", default="0/1", help="K/N: of stage pack, the K-th (from 0) of N shares")
     args = _parse(parser, argv)
     ready = parser.instantiate(args)
     out = Path(args.out)
     was_there = (out / "manifest.json").exists()
+    index, _, count = args.share.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise UserError(f"--share {args.share}: must be K/N with K from 0 to N - 1")
     manifest = shards.build_shards(
         [Path(path) for path in args.notes],
         args.tokenizer,
@@ -63,7 +79,12 @@ def build_shards(argv: Sequence[str]) -> dict[str, Any]:
         on_invalid_utf8=args.on_invalid_utf8,
         notes_per_part=args.notes_per_part,
         workers=args.workers,
+        stage=args.stage,
+        share=(int(index), int(count)),
     )
+    if manifest is None:
+        print(f"{out}: {args.stage} {args.share if args.stage == 'pack' else ''} is done")
+        return _report(args, {"stage": args.stage})
     counts = manifest.counts
     dropped = [f"{n:,} {name.removeprefix('dropped_').replace('_', ' ')}" for name, n in counts.items() if n]
     print(
@@ -208,11 +229,73 @@ def chaos(argv: Sequence[str]) -> dict[str, Any]:
     return result
 
 
+def submit(argv: Sequence[str]) -> dict[str, Any]:
+    """Submit a training to SLURM, or a sweep of them; the words are those of run.py."""
+    parser = _slurm_parser("submit", submit.__doc__)
+    parser.add_argument("--sweep", nargs="+", default=[], metavar="KEY=A,B,C", help="a run for each value, as an array")
+    parser.add_argument(
+        "--export", metavar="FOLDER", help="once it has ended well, export the model, in a job of its own"
+    )
+    mine, slurm_words, words = _divide(argv, parser)
+    args = _parse(parser, mine)
+    from clinical_pretrain import launch
+
+    slurm = launch.site_config(args.site, slurm_words)
+    runs = launch.trainings(words, args.sweep)
+    jobs = launch.submit(runs, slurm, Path(args.export) if args.export else None, args.dry_run)
+    if args.dry_run:
+        print(jobs[0]["script"])
+        return _report(args, jobs[0])
+    ranks = f"{slurm.nodes} x {slurm.ranks_per_node} ranks, up to {slurm.time} each"
+    for job in jobs:
+        export_job = f"; then job {job['export_job']} exports it" if "export_job" in job else ""
+        print(f"job {job['job']}: {job['run_dir']}, {ranks}{export_job}; log: {job['log']}")
+    print(f"next: clinical-pretrain status {jobs[0]['run_dir'] if len(jobs) == 1 else Path(jobs[0]['run_dir']).parent}")
+    return _report(args, {"jobs": jobs})
+
+
+def submit_shards(argv: Sequence[str]) -> dict[str, Any]:
+    """Build shards on SLURM: a job reads, an array packs, a job finishes; the words are those of build-shards."""
+    parser = _slurm_parser("submit-shards", submit_shards.__doc__)
+    mine, slurm_words, words = _divide(argv, parser)
+    args = _parse(parser, mine)
+    from clinical_pretrain import launch
+    from tokenizer_tools.read_notes import check_inputs
+
+    slurm = launch.site_config(args.site, slurm_words)
+    building = _parse(_shards_parser("submit-shards", None), words)
+    check_inputs([Path(path) for path in building.notes])
+    result = launch.submit_shards(words, Path(building.out), slurm, args.dry_run)
+    if args.dry_run:
+        print(result["script"])
+    else:
+        print(
+            f"jobs {result['scan']} (reads), {result['pack']} (array of {slurm.tasks}, packs), {result['finish']} "
+            f"(finishes) build {building.out}; logs: {result['logs']}"
+        )
+    return _report(args, result)
+
+
+def status(argv: Sequence[str]) -> dict[str, Any]:
+    """Say how runs stand: state, step, loss, time left, restarts, why they last stopped."""
+    parser = _parser("status", status.__doc__)
+    parser.add_argument("runs", nargs="*", default=["runs"], help="run folders, or folders of them (default: runs)")
+    args = _parse(parser, argv)
+    from clinical_pretrain import status as standing
+
+    found = [standing.status(run) for run in standing.runs_in([Path(path) for path in args.runs])]
+    print("\n".join(standing.table(found)))
+    return _report(args, {"runs": found})
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], dict[str, Any]]] = {
     "build-shards": build_shards,
     "export": export,
     "push": push,
     "plot": plot,
+    "submit": submit,
+    "submit-shards": submit_shards,
+    "status": status,
     "demo": demo,
     "chaos": chaos,
     "make-notes": make_notes,
@@ -276,6 +359,32 @@ def _parser(command: str, description: str | None) -> Any:
     )
     parser.add_argument("--json", help="also write what is reported to this JSON file")
     return parser
+
+
+def _slurm_parser(command: str, description: str | None) -> Any:
+    from clinical_pretrain.config import SlurmConfig
+    from clinical_pretrain.launch import SITE
+
+    parser = _parser(command, description)
+    parser.add_argument("--site", default=SITE, help="YAML with what is particular to the cluster")
+    parser.add_argument("--dry-run", action="store_true", help="print the sbatch script, and submit nothing")
+    parser.add_class_arguments(SlurmConfig, "slurm")
+    return parser
+
+
+def _divide(argv: Sequence[str], parser: Any) -> tuple[list[str], list[str], list[str]]:
+    """The parser's own words, those of --slurm, and all others, which are another command's."""
+    own = [option for action in parser._actions for option in action.option_strings]
+    mine: list[str] = []
+    slurm: list[str] = []
+    others: list[str] = []
+    target = others
+    for word in argv:
+        if word.startswith("-"):
+            name = word.split("=")[0]
+            target = slurm if name.startswith("--slurm.") else mine if name in own else others
+        target.append(word)
+    return mine, slurm, others
 
 
 def _parse(parser: Any, argv: Sequence[str]) -> Any:

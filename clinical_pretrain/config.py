@@ -320,6 +320,58 @@ class RunConfig:
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
 
 
+@dataclass(frozen=True)
+class SlurmConfig:
+    """A job on a SLURM cluster. What is the same for all jobs of a cluster stands in slurm/site.yaml."""
+
+    nodes: int = 1
+    """Nodes of a training."""
+    gpus_per_node: int = 4
+    """GPUs on each; 0: trains on CPUs."""
+    tasks_per_node: int = 0
+    """Ranks on each; 0: one per GPU, or one."""
+    cpus_per_task: int = 4
+    """CPU cores of each rank."""
+    tasks: int = 32
+    """submit-shards: jobs that share the packing."""
+    time: str = "24:00:00"
+    """Time limit, as SLURM writes it; ahead of it a training saves, and is queued again."""
+    warning_seconds: int = 300
+    """So long before the time limit a training is told. More than a step and a save take."""
+    memory: str = ""
+    """Memory of each node, such as 200G; empty: the cluster's default."""
+    partition: str = ""
+    """Empty: the cluster's default."""
+    account: str = ""
+    """Who pays."""
+    qos: str = ""
+    """Quality of service."""
+    constraint: str = ""
+    """Features of the nodes, such as a100."""
+    python: str = ""
+    """Interpreter on the nodes; empty: the one that submits."""
+    container: str = ""
+    """Apptainer image that holds the interpreter."""
+    container_options: str = ""
+    """For `apptainer exec`, such as --bind /data."""
+    setup: str = ""
+    """Shell lines that each job runs first."""
+    options: dict[str, str] = field(default_factory=dict)
+    """More options of sbatch, such as {"exclude": "node7"}."""
+
+    def __post_init__(self) -> None:
+        limits = (("nodes", 1), ("gpus_per_node", 0), ("tasks_per_node", 0), ("cpus_per_task", 1), ("tasks", 1),
+                  ("warning_seconds", 0))  # fmt: skip
+        faults = [f"{key} must be at least {least}" for key, least in limits if getattr(self, key) < least]
+        if faults:
+            raise UserError("slurm: " + "; ".join(faults))
+
+    @property
+    def ranks_per_node(self) -> int:
+        """Ranks on each node of a training."""
+        return self.tasks_per_node or self.gpus_per_node or 1
+
+
 def keys_of(cls: type, prefix: str = "") -> list[str]:
     """Every dotted key of a config class: `optim.learning_rate`, and groups such as `optim`."""
     keys = []
@@ -358,7 +410,7 @@ def load_config(argv: Sequence[str]) -> tuple[RunConfig, str | None]:
     options = [*valid, "config", "print_config", "help", "json"]
     refuse_unknown([a[2:].split("=")[0] for a in argv if a.startswith("--")], options, "--")
     for path in _config_files(argv):
-        refuse_unknown(_flatten(_read_yaml(path)), valid, f"{path}: ")
+        refuse_unknown(flatten(read_yaml(path)), valid, f"{path}: ")
     parser = config_parser()
     try:
         parsed = parser.parse_args([a.replace("--print_config", "--show") for a in argv])
@@ -396,7 +448,12 @@ def _config_files(argv: Sequence[str]) -> list[str]:
     return files + [value for option, value in itertools.pairwise(argv) if option == "--config"]
 
 
-def _read_yaml(path: str) -> dict[str, Any]:
+def read_yaml(path: str) -> dict[str, Any]:
+    """Keys and values of a YAML file.
+
+    Raises:
+        UserError: it isn't there, or holds something else.
+    """
     try:
         raw = yaml.safe_load(Path(path).read_text())
     except FileNotFoundError:
@@ -413,10 +470,11 @@ def _read_yaml(path: str) -> dict[str, Any]:
     return raw
 
 
-def _flatten(value: dict[str, Any], prefix: str = "") -> list[str]:
+def flatten(value: dict[str, Any], prefix: str = "") -> list[str]:
+    """The dotted keys of nested values."""
     keys = []
     for key, inner in value.items():
-        keys += _flatten(inner, f"{prefix}{key}.") if isinstance(inner, dict) else [f"{prefix}{key}"]
+        keys += flatten(inner, f"{prefix}{key}.") if isinstance(inner, dict) else [f"{prefix}{key}"]
     return keys
 
 

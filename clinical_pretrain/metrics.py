@@ -69,7 +69,7 @@ class Metrics:
         left = (time.monotonic() - self.started) / done * (self.max_steps - step)
         self._progress(
             f"step {step:,}/{self.max_steps:,} · loss {loss:.4f} · lr {learning_rate:.2e} · "
-            f"{tokens_per_second:,.0f} tokens/s{'' if mfu is None else f' ({mfu:.0%} MFU)'} · {_duration(left)} left",
+            f"{tokens_per_second:,.0f} tokens/s{'' if mfu is None else f' ({mfu:.0%} MFU)'} · {duration(left)} left",
             last=step == self.max_steps,
         )
 
@@ -167,6 +167,7 @@ def _cut_back(path: Path, step: int) -> None:
         write_atomically(path, "".join(f"{text}\n" for text, line in _whole_lines(path) if line["step"] <= step))
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds."""
     hours, rest = divmod(int(seconds), 3600)
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"

@@ -9,6 +9,10 @@ from pathlib import Path
 # Launchers put this file's folder first on the path; the packages are one above.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from clinical_pretrain.watch import hold_signals
+
+hold_signals()
+
 from clinical_pretrain.config import load_config
 from tokenizer_tools.manifest import UserError, write_report
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import importlib.metadata
 import itertools
 import json
+import os
 import platform
+import socket
 import subprocess
 import time
 import uuid
@@ -27,6 +29,7 @@ from clinical_pretrain.config import REPOSITORY, RunConfig
 from clinical_pretrain.deepspeed_config import zero_stage
 from clinical_pretrain.distributed import Ranks
 from clinical_pretrain.metrics import read_metrics
+from clinical_pretrain.watch import LOST, STOP_NAME
 from tokenizer_tools.manifest import (
     TOKENIZER_FOLDER,
     Manifest,
@@ -44,6 +47,10 @@ NOT_COMPARED = ("zero_optimization", "gradient_accumulation_steps", "train_batch
 """Of the DeepSpeed config: how the same computation is spread over ranks, and what the run config says already."""
 FREE = ("run_dir", "deepspeed", "compile", "checkpointing", "log_every_steps", "checkpoint", "watch", "bad_steps")
 """Settings that may change from one start to the next."""
+JOBS_FOLDER = "slurm"
+"""Scripts and logs of submitted jobs: there before the run is."""
+MOST_LOSSES = 3
+"""A job that has lost ranks so often in a row, and come no further meanwhile, isn't started by SLURM once more."""
 FROZEN_NAME = "frozen.safetensors"
 """The weights that training leaves alone, which the export takes over bit for bit."""
 
@@ -90,11 +97,15 @@ def note_start(
         facts["shard_fingerprint"] = manifest.fingerprint
         if facts["starts"]:
             facts["starts"][-1] |= _reached(run_dir, facts["starts"][-1].get("timestamp", 0.0))
+        _refuse_standstill(run_dir, step, facts["starts"])
         facts["starts"].append(
             {
                 "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
                 "timestamp": round(time.time(), 3),
                 "from_step": step,
+                "slurm_job": slurm_job(),
+                "host": socket.gethostname(),
+                "process": os.getpid(),
                 "world_size": ranks.world_size,
                 "zero_stage": zero_stage(resolved),
                 "device": torch.cuda.get_device_name() if ranks.device.type == "cuda" else "cpu",
@@ -111,9 +122,30 @@ def note_start(
 
 
 def _reached(run_dir: Path, since: float) -> dict[str, Any]:
-    """How far the start before came, as far as the metrics say."""
+    """How far the start before came, as far as the metrics say, and its exit code, where it left one."""
     lines = [line for line in read_metrics(run_dir) if line["time"] >= since]
-    return {"to_step": max(line["step"] for line in lines), "until": lines[-1]["time"]} if lines else {}
+    found = {"to_step": max(line["step"] for line in lines), "until": lines[-1]["time"]} if lines else {}
+    path = run_dir / STOP_NAME
+    if path.exists() and path.stat().st_mtime >= since:
+        found["exit_code"] = json.loads(path.read_text())["exit_code"]
+    return found
+
+
+def _refuse_standstill(run_dir: Path, step: int, starts: list[dict[str, Any]]) -> None:
+    """SLURM would start for ever a job that loses a rank each time before it has saved."""
+    recent = starts[-MOST_LOSSES:]
+    lost = [start for start in recent if start.get("exit_code") in (1, LOST) and start["from_step"] == step]
+    if int(os.environ.get("SLURM_RESTART_COUNT", "0")) and len(lost) == MOST_LOSSES:
+        raise UserError(
+            f"{run_dir}: lost ranks {MOST_LOSSES} times without getting beyond step {step:,} ({STOP_NAME} and the log "
+            "say why); once that is mended, submit it again"
+        )
+
+
+def slurm_job() -> str | None:
+    """The job that this process is part of, as SLURM's commands take it."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
 
 def account(run_dir: Path) -> dict[str, Any]:
@@ -258,7 +290,7 @@ def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
 def _new_run_folder(
     run_dir: Path, config: RunConfig, resolved: dict[str, Any], manifest: Manifest, model: Any, shards: Path
 ) -> None:
-    if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+    if run_dir.exists() and (not run_dir.is_dir() or any(path.name != JOBS_FOLDER for path in run_dir.iterdir())):
         raise UserError(f"{run_dir}: not empty, and holds no run; choose another --run_dir")
     run_dir.mkdir(parents=True, exist_ok=True)
     _write_settings(run_dir, config, resolved, manifest)

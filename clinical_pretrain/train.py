@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import sys
 import time
@@ -48,7 +49,7 @@ from clinical_pretrain.run_folder import (
     read_jumps,
 )
 from clinical_pretrain.validation import Validation
-from clinical_pretrain.watch import Watch, note_stop
+from clinical_pretrain.watch import ENDED, ENDING, STOPPED, Watch, note_stop
 from tokenizer_tools.manifest import (
     TOKENIZER_FOLDER,
     Manifest,
@@ -57,8 +58,6 @@ from tokenizer_tools.manifest import (
     write_json,
 )
 
-STOPPED = 75
-"""Exit code of a run that was asked to stop, saved, and can go on (EX_TEMPFAIL)."""
 PROBE_POSITIONS = 8
 
 
@@ -112,7 +111,7 @@ def train(config: RunConfig) -> dict[str, Any]:
 
     Raises:
         UserError: something in the config or its files can't work; nothing has been written then.
-        SystemExit: with code STOPPED after a stop signal, once the run is saved.
+        SystemExit: with code STOPPED or ENDED after a stop signal, once the run is saved.
     """
     with ExitStack() as stack:
         run = setup(config, stack)
@@ -225,18 +224,20 @@ def make_judge(config: RunConfig, state: checkpoint.RunState | None) -> Judge:
 
 def end_early(run: Run) -> NoReturn:
     """Save, and leave with the exit code of a run that was asked to stop."""
-    signals = [signal.Signals(number).name for number in run.ranks.gather(run.watch.signal) if number]
+    signals = [number for number in run.ranks.gather(run.watch.signal) if number]
+    number = next((number for number in signals if number in ENDING), signals[0])
     step = run.step if save(run) else max(checkpoint.saved_steps(run.run_dir), default=0)
-    leave(run, f"stopped by {signals[0]} at step {run.step:,}; the same command goes on from step {step:,}")
+    name, code = signal.Signals(number).name, ENDED if number in ENDING else STOPPED
+    leave(run, f"stopped by {name} at step {run.step:,}; the same command goes on from step {step:,}", code)
 
 
-def leave(run: Run, reason: str) -> NoReturn:
+def leave(run: Run, reason: str, code: int = STOPPED) -> NoReturn:
     """End with the exit code of a run that goes on when it is started again."""
     say(run, reason)
     if run.ranks.is_first:
-        note_stop(run.run_dir, reason, STOPPED, run.step)
+        note_stop(run.run_dir, reason, code, run.step)
     finish(run)
-    sys.exit(STOPPED)
+    sys.exit(code)
 
 
 def samples_before(config: RunConfig, state: checkpoint.RunState) -> int:
@@ -462,7 +463,18 @@ def end_save(run: Run) -> bool:
         with suppress(OSError):
             run.metrics.account(saving.step, account(run.run_dir))
     run.seconds_saving = 0.0
+    warn_of_short_warning(run, time.monotonic() - saving.began)
     return saved.error is None
+
+
+def warn_of_short_warning(run: Run, seconds_of_save: float) -> None:
+    """Say once, under SLURM, if a step and a save take longer than the time between the signal and the end."""
+    warning = int(os.environ.get("WARNING_SECONDS") or 0)
+    needed = run.watch.longest + seconds_of_save
+    if 0 < warning < needed:
+        say(run, f"warning: the longest step and a save took {needed:,.0f} s, but the time limit is announced only "
+                 f"{warning} s ahead: raise --signal of slurm/pretrain.sh, or --slurm.warning_seconds")  # fmt: skip
+        os.environ["WARNING_SECONDS"] = ""
 
 
 @contextmanager

@@ -22,14 +22,23 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from clinical_pretrain.distributed import Ranks
 from tokenizer_tools.manifest import UserError, write_json
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+if TYPE_CHECKING:  # the import takes seconds, and signals are to be held before
+    from clinical_pretrain.distributed import Ranks
+
+ENDING = (signal.SIGTERM, signal.SIGINT)
+"""Somebody wants the run to end: from Ctrl-C, `scancel` and a launcher that is gone. SLURM's pre-emption sends it, too,
+and requeues the job by itself."""
+STOP_SIGNALS = (*ENDING, signal.SIGUSR1, signal.SIGUSR2)
+STOPPED = 75
+"""Exit code of a run that SIGUSR1 or SIGUSR2 told of a time limit: it has saved, and wants to be started again."""
 LOST = 76
 """Exit code of a run that lost a rank or hung; the same command goes on from the last checkpoint."""
+ENDED = 77
+"""Exit code of a run that SIGTERM or SIGINT has ended: it has saved, and can go on."""
 INTERRUPTED = 130
 STOP_NAME = "stop.json"
 """Why the run last ended."""
@@ -38,6 +47,13 @@ GRACE_SECONDS = 3.0
 """For this long after another rank's death, this one may still end by itself, with its own exit code."""
 BYE = "bye"
 """The last word of a rank that ends as it should."""
+_held: list[int] = []
+
+
+def hold_signals() -> None:
+    """From now on, keep SIGUSR1 and SIGUSR2 for the Watch: a time limit may come near while a run is still set up."""
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, lambda number, frame: _held.append(number))
 
 
 class Watch:
@@ -54,14 +70,16 @@ class Watch:
         self.ranks, self.run_dir = ranks, run_dir
         self.silence_seconds, self.step_seconds = silence_seconds, step_seconds
         self.signal: int | None = None
-        """The first stop signal that came."""
+        """The first stop signal that came, or the first that ends the run for good."""
         self.step = 0
         """Steps done, for the messages."""
         self.run_is_there = False
         """Set once the run folder is known to be this run's: before, nothing is written to it."""
         self.saving = False
         """A save may take its time, also after a stop signal."""
-        self._last, self._longest, self._signal_at, self._interrupted_at = time.monotonic(), 0.0, 0.0, 0.0
+        self.longest = 0.0
+        """Seconds of the longest step, or batch of a validation."""
+        self._last, self._signal_at, self._interrupted_at = time.monotonic(), 0.0, 0.0
         self._lost, self._told, self._first_is_gone, self._beat_at = threading.Event(), "", False, 0.0
         self._looked = time.monotonic()
         self._launchers = launchers()
@@ -76,6 +94,8 @@ class Watch:
         self._selector.register(self._wake_read, selectors.EVENT_READ)
         self._handlers = {number: signal.signal(number, _leave_to_thread) for number in STOP_SIGNALS}
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        os.write(self._wake_write, bytes(_held))
+        _held.clear()
         self._connect()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
@@ -110,7 +130,7 @@ class Watch:
     def progress(self, step: int | None = None) -> None:
         """Something has come to its end: a step, a validation's batch, a save."""
         now = time.monotonic()
-        self._longest, self._last = max(self._longest, now - self._last), now
+        self.longest, self._last = max(self.longest, now - self._last), now
         self.step = self.step if step is None else step
 
     # Everything below runs in the thread, but for _connect, which goes before it.
@@ -196,6 +216,8 @@ class Watch:
                 self.signal, self._signal_at = number, now
                 if self.ranks.is_first:
                     self._say(f"got {signal.Signals(number).name}: saving at the end of this step")
+            elif number in ENDING and self.signal not in ENDING:
+                self.signal = number
             elif number == signal.SIGINT and self._interrupted_at and now - self._interrupted_at >= 1:
                 self._note(f"interrupted twice, not saved, at step {self.step}", INTERRUPTED)
                 os._exit(INTERRUPTED)
@@ -254,7 +276,7 @@ class Watch:
                 self._lose(self._names[peer], f"not heard of for {self.silence_seconds:.0f} s")
         hangs = self.step_seconds and now - self._last > self.step_seconds
         if self.signal is not None and not self.saving:
-            patience = max(self.silence_seconds, 3 * self._longest)
+            patience = max(self.silence_seconds, 3 * self.longest)
             hangs = hangs or now - max(self._last, self._signal_at) > patience
         if hangs and not self._lost.is_set():
             asked = f", though asked to stop by {signal.Signals(self.signal).name}" if self.signal else ""

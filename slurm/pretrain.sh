@@ -1,10 +1,10 @@
 #!/bin/bash
 # Pretraining on SLURM: sbatch slurm/pretrain.sh configs/clinical_longformer.yaml [--any.key value]
-# Edit the next four lines for your cluster; everything else is found from the job.
+# Edit the next three lines; what is particular to your cluster stands in slurm/site.yaml.
 #SBATCH --nodes=1
 #SBATCH --gpus-per-node=4
-#SBATCH --cpus-per-gpu=4
 #SBATCH --time=24:00:00
+#SBATCH --cpus-per-gpu=4
 #SBATCH --job-name=clinical-pretrain
 #SBATCH --output=slurm-%x-%j.log
 #SBATCH --open-mode=append
@@ -12,33 +12,46 @@
 #SBATCH --requeue
 set -euo pipefail
 
-usage="usage: sbatch slurm/pretrain.sh CONFIG.yaml [--any.key value]"
-config=${1:?$usage}
-shift
-[ -f "$config" ] || { echo "error: $config: no such config file; $usage" >&2; exit 2; }
+fail() { echo "error: $*" >&2; exit 2; }
+[ -n "${SLURM_JOB_ID:-}" ] || fail "this is a SLURM job; type: sbatch $0 CONFIG.yaml (without SLURM: deepspeed clinical_pretrain/run.py --config CONFIG.yaml)"
+[ $# -ge 1 ] || fail "no config; type: sbatch slurm/pretrain.sh CONFIG.yaml [--any.key value]"
+config=$1; shift
+[ -f "$config" ] || fail "$config: no such config file; there are $(echo configs/*.yaml)"
 
 # sbatch runs a copy of this file: the repository is where sbatch was called.
 repository=${CLINICAL_PRETRAIN_HOME:-${SLURM_SUBMIT_DIR:-$PWD}}
 entry=$repository/clinical_pretrain/run.py
-[ -f "$entry" ] || { echo "error: $entry: not found; call sbatch in the repository, or set CLINICAL_PRETRAIN_HOME" >&2; exit 2; }
-python=${PYTHON:-$repository/.venv/bin/python}
-[ -x "$python" ] || { echo "error: $python: not found; run 'make setup', or set PYTHON" >&2; exit 2; }
+[ -f "$entry" ] || fail "$entry: not found; call sbatch in the repository, or set CLINICAL_PRETRAIN_HOME"
+site=${SITE:-$repository/slurm/site.yaml}
+[ -f "$site" ] || fail "$site: no such file; set SITE to one like slurm/site.yaml"
+# shellcheck source=slurm/site.sh
+. "$repository/slurm/site.sh" "$site"
 
-# One task per GPU (one per node without GPUs), no ssh between nodes.
+# One task per GPU (one per node without GPUs); they find each other at the first node, without ssh.
 tasks_per_node=${TASKS_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}
+cpus_per_task=$((SLURM_CPUS_ON_NODE / tasks_per_node))
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
-export MASTER_ADDR MASTER_PORT
-export HF_HUB_OFFLINE=1  # compute nodes seldom have internet: fetch models on the login node
-unset SLURM_CPUS_PER_GPU  # the tasks share the node's CPUs: --overcommit asks for no more than the job has
+WARNING_SECONDS=$(sed -n 's/^#SBATCH --signal=.*@//p' "$0")
+export MASTER_ADDR MASTER_PORT WARNING_SECONDS
+export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1  # compute nodes seldom have internet: fetch models on the login node
+unset SLURM_CPUS_PER_GPU                        # says the same as --cpus-per-task, which srun doesn't take beside it
 
+logs=slurm-$SLURM_JOB_NAME-$SLURM_JOB_ID
+mkdir -p "$logs"
+touch "$logs/rank-0.log"
+shown=$(stat -c %s "$logs/rank-0.log")
+echo "$(date '+%F %T') start ${SLURM_RESTART_COUNT:-0} on $SLURM_JOB_NODELIST, $tasks_per_node per node; each rank's log: $logs/"
+srun --ntasks-per-node="$tasks_per_node" --ntasks=$((SLURM_JOB_NUM_NODES * tasks_per_node)) \
+    --cpus-per-task=$((cpus_per_task > 0 ? cpus_per_task : 1)) --kill-on-bad-exit=1 \
+    --output="$logs/rank-%t.log" --open-mode=append \
+    "${python[@]}" -u "$entry" --config "$config" "$@" &
+ranks=$!
+tail --pid=$ranks -c +$((shown + 1)) -F "$logs/rank-0.log" 2>/dev/null &
+trap 'true' TERM  # of scancel: the ranks have got it, too, and save
 code=0
-srun --overcommit --ntasks-per-node="$tasks_per_node" --ntasks=$((SLURM_JOB_NUM_NODES * tasks_per_node)) --kill-on-bad-exit=1 \
-    "$python" -u "$entry" --config "$config" "$@" || code=$?
-
-# 75: stopped by a signal and saved. Ahead of the time limit SLURM sends USR1, and the job goes back into the queue.
-if [ "$code" -eq 75 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 100 ]; then
-    echo "saved ahead of the time limit; going back into the queue"
-    scontrol requeue "$SLURM_JOB_ID"
-fi
-exit "$code"
+wait $ranks || code=$?
+while kill -0 $ranks 2>/dev/null; do code=0; wait $ranks || code=$?; done
+wait
+[ $code -eq 0 ] || tail -q -n 3 "$logs"/rank-[1-9]*.log 2>/dev/null | grep '^error:' | sort -u || true
+exec "$repository/slurm/end.sh" $code $SECONDS

@@ -103,7 +103,9 @@ def build_shards(
     on_invalid_utf8: Literal["fail", "skip"] = "fail",
     notes_per_part: int = 10_000,
     workers: int | None = None,
-) -> Manifest:
+    stage: Literal["all", "scan", "pack"] = "all",
+    share: tuple[int, int] = (0, 1),
+) -> Manifest | None:
     """Turn clinical notes into shards of token ids for pretraining.
 
     Started again after a crash, the same command does only what is missing. No note's text is written anywhere.
@@ -123,6 +125,12 @@ def build_shards(
         on_invalid_utf8: stop at a note that isn't UTF-8, or skip and count it.
         notes_per_part: notes per file and unit of work; part of what the bytes depend on.
         workers: processes; default all cores.
+        stage: scan stops before anything is packed, pack does only that: for machines that share the work. After them
+            all, which does what is missing, finishes.
+        share: (k, n): pack only parts k, k + n, k + 2n, …
+
+    Returns:
+        The manifest; None after the stages scan and pack.
 
     Raises:
         UserError: bad input, a folder that holds something else, or a full disk.
@@ -157,7 +165,9 @@ def build_shards(
         finished = _prepare_folder(settings, plan)
         if finished is not None:
             return finished
-        with _lock(settings.work):
+        if stage == "pack" and not (settings.work / "outcome.npy").exists():
+            raise UserError(f"{out}: nothing to pack yet; first the same command with --stage scan")
+        with _lock(settings.work, shared=stage == "pack"):
             _save_tokenizer(loaded, settings)
 
             def read() -> Iterator[tuple[int, list[Note]]]:
@@ -165,7 +175,11 @@ def build_shards(
 
             parts = _scan(read, settings, workers)
             keep = _keep_list(parts, settings)
-            files = _pack(read, keep, settings, workers)
+            if stage == "scan":
+                return None
+            files = _pack(read, keep, settings, workers, share)
+            if stage == "pack":
+                return None
             return _finish(files, keep, plan, settings)
 
 
@@ -374,11 +388,13 @@ def _pack(
     keep: KeepList,
     settings: ShardSettings,
     workers: int | None,
+    share: tuple[int, int],
 ) -> list[dict[str, Any]]:
-    """Tokenise and write every part that isn't there yet. Returns each part's account of itself."""
+    """Tokenise and write every part of a share that isn't there yet. Returns each part's account of itself."""
     (settings.work / "packed").mkdir(exist_ok=True, mode=0o700)
     parts = len(keep.begins) - 1
-    missing = [number for number in range(parts) if not _packed_file(settings, number).exists()]
+    mine = range(share[0], parts, share[1])
+    missing = [number for number in mine if not _packed_file(settings, number).exists()]
     kept_before = [
         0,
         *itertools.accumulate(int((keep.outcome[keep.of_part(n)] == KEPT).sum()) for n in range(parts)),
@@ -392,10 +408,13 @@ def _pack(
                 texts = [note.text for note, stays in zip(part, kept, strict=True) if stays]
                 yield pack_part, number, texts, kept, kept_before[number], settings
 
-    with Progress("tokenising and packing", total=keep.begins[-1]) as progress:
-        progress.advance(keep.begins[-1] - sum(keep.begins[n + 1] - keep.begins[n] for n in missing))
+    def notes_of(numbers: Iterable[int]) -> int:
+        return sum(keep.begins[n + 1] - keep.begins[n] for n in numbers)
+
+    with Progress("tokenising and packing", total=notes_of(mine)) as progress:
+        progress.advance(notes_of(mine) - notes_of(missing))
         _run(jobs(), workers, settings, lambda count: progress.advance(count))
-    return [json.loads(_packed_file(settings, number).read_text()) for number in range(parts)]
+    return [json.loads(_packed_file(settings, number).read_text()) for number in mine]
 
 
 def pack_part(
@@ -654,10 +673,10 @@ def _disk_errors(out: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _lock(work: Path) -> Iterator[None]:
-    with (work / "lock").open("w") as stream:
+def _lock(work: Path, shared: bool) -> Iterator[None]:
+    with (work / "lock").open("w+") as stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
                 f"{work.parent}: another build is writing here; wait for it, or choose another --out"

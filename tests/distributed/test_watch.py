@@ -15,8 +15,7 @@ from launching import ENVIRONMENT, WORKER, losses
 
 from clinical_pretrain.checkpoint import saved_steps
 from clinical_pretrain.distributed import free_port
-from clinical_pretrain.train import STOPPED
-from clinical_pretrain.watch import INTERRUPTED, LOST
+from clinical_pretrain.watch import ENDED, INTERRUPTED, LOST
 
 WATCHED = WORKER.with_name("watched.py")
 
@@ -112,5 +111,5 @@ def test_under_the_deepspeed_launcher(how, shards, tmp_path):
         assert launcher.wait(timeout=10) == -signal.SIGTERM
     wait_for(lambda: (run_dir / "stop.json").exists(), 30)
     stop = json.loads((run_dir / "stop.json").read_text())
-    assert stop["exit_code"] == STOPPED and re.match(r"stopped by SIG(TERM|INT) at step", stop["reason"])
+    assert stop["exit_code"] == ENDED and re.match(r"stopped by SIG(TERM|INT) at step", stop["reason"])
     assert saved_steps(run_dir)[-1] == stop["step"]

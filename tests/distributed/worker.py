@@ -41,7 +41,8 @@ from clinical_pretrain.config import (
     ValidationConfig,
 )
 from clinical_pretrain.models import build
-from clinical_pretrain.train import STOPPED, train
+from clinical_pretrain.train import train
+from clinical_pretrain.watch import STOPPED
 from tokenizer_tools.manifest import UserError
 
 STEPS = 20

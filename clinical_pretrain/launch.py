@@ -1,0 +1,277 @@
+"""Jobs on a SLURM cluster, through submitit: a training, a sweep of them, and the building of shards.
+
+Each task of a job becomes the command that a launcher would start: submitit's own handling of signals and its
+checkpoint() are left behind, for they know one rank alone. The ranks agree to stop and save together (see watch.py), and
+slurm/end.sh queues the job again, or not, by their exit code, for these jobs as for slurm/pretrain.sh.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from clinical_pretrain.config import (
+    REPOSITORY,
+    RunConfig,
+    SlurmConfig,
+    flatten,
+    keys_of,
+    load_config,
+    read_yaml,
+    refuse_unknown,
+)
+from clinical_pretrain.deepspeed_config import resolve
+from tokenizer_tools.manifest import Manifest, UserError, write_json
+
+SITE = "slurm/site.yaml"
+JOB_NAME = "slurm/job.json"
+"""In a run folder: the job that was submitted for it."""
+OFFLINE = ("export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1",)
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a task of a job becomes."""
+
+    words: tuple[str, ...]
+    """Arguments of the Python interpreter."""
+    is_rank: bool = False
+    """Whether it is one of many ranks, and needs to know which."""
+
+    def __call__(self) -> None:
+        """Replaces the process, and so never returns."""
+        from submitit.helpers import TorchDistributedEnvironment
+
+        if self.is_rank:
+            TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+        os.execv(sys.executable, [sys.executable, *self.words])
+
+
+@dataclass(frozen=True)
+class Training:
+    """One run of a submission."""
+
+    config: RunConfig
+    words: tuple[str, ...]
+    """What `run.py` is started with."""
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.config.run_dir)
+
+
+def site_config(path: str, overrides: Sequence[str]) -> SlurmConfig:
+    """A site's file and `--slurm.key value` on top of it.
+
+    Raises:
+        UserError: a key or value can't be.
+    """
+    import jsonargparse
+
+    file = Path(path) if Path(path).exists() or path != SITE else REPOSITORY / SITE
+    site = read_yaml(str(file))
+    names = [entry.name for entry in fields(SlurmConfig)]
+    refuse_unknown(flatten(site), names, f"{file}: ")
+    parser = jsonargparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
+    parser.add_class_arguments(SlurmConfig, "slurm")
+    refuse_unknown([a[2:].split("=")[0] for a in overrides if a.startswith("--")], keys_of(SlurmConfig, "slurm."), "--")
+    try:
+        given = parser.instantiate(parser.parse_args([*(f"--slurm.{k}={v}" for k, v in site.items()), *overrides]))
+    except jsonargparse.ArgumentError as error:
+        raise UserError(f"{file} or --slurm: {' '.join(str(error).split())}") from None
+    return SlurmConfig(**{name: getattr(given.slurm, name) for name in names})
+
+
+def trainings(words: Sequence[str], sweep: Sequence[str]) -> list[Training]:
+    """The run of these words; with a sweep, one for each combination of its values, each in a run folder of its own.
+
+    Args:
+        words: what `run.py` would be started with.
+        sweep: such as `optim.learning_rate=1e-5,3e-5`.
+
+    Raises:
+        UserError: a config can't work.
+    """
+    config, _ = load_config(words)
+    axes = []
+    for axis in sweep:
+        key, _, values = axis.partition("=")
+        if not values:
+            raise UserError(f"--sweep {axis}: say a key and its values, as in optim.learning_rate=1e-5,3e-5")
+        axes.append([(key, value) for value in values.split(",")])
+    found = []
+    for point in itertools.product(*axes):
+        mine = [*words, *(word for key, value in point for word in (f"--{key}", value))]
+        run_dir = config.run_dir
+        if point:
+            run_dir += "/" + "-".join(f"{key.split('.')[-1]}={value}" for key, value in point)
+            mine += ["--run_dir", run_dir]
+        found.append(Training(load_config(mine)[0], tuple(mine)))
+    return found
+
+
+def submit(
+    runs: list[Training], slurm: SlurmConfig, export_to: Path | None = None, dry_run: bool = False
+) -> list[dict[str, Any]]:
+    """Submit trainings, several as an array, and the export of each as a job that waits for it.
+
+    Returns:
+        For each run: job, run_dir, log, and export_job where asked for. With dry_run, the sbatch script alone.
+
+    Raises:
+        UserError: something can't work on the nodes, or SLURM refuses the job.
+    """
+    for run in runs:
+        check(run.config, slurm)
+    first = runs[0].folder
+    common = first if len(runs) == 1 else first.parent
+    setup = [*OFFLINE, f"export WARNING_SECONDS={slurm.warning_seconds}"]
+    entry = str(REPOSITORY / "clinical_pretrain" / "run.py")
+    commands = [Command(("-u", entry, *run.words), is_rank=True) for run in runs]
+    parameters = of_job(slurm, f"train-{common.name}", setup, srun=["--kill-on-bad-exit=1"])
+    if slurm.gpus_per_node:
+        parameters["gpus_per_node"] = slurm.gpus_per_node
+    parameters |= {"nodes": slurm.nodes, "ntasks_per_node": slurm.ranks_per_node}
+    if dry_run:
+        return [{"script": script(common / "slurm", parameters, slurm, len(runs))}]
+    jobs = send(common / "slurm", parameters, slurm, commands)
+    found = []
+    for run, job in zip(runs, jobs, strict=True):
+        entry_of_run = {"job": job, "run_dir": str(run.folder), "log": str(common / "slurm" / f"{job}_0_log.out")}
+        (run.folder / "slurm").mkdir(parents=True, exist_ok=True)
+        write_json(run.folder / JOB_NAME, entry_of_run)
+        if export_to is not None:
+            out = export_to if len(runs) == 1 else export_to / run.folder.name
+            words = ("-m", "clinical_pretrain.cli", "export", str(run.folder), "--out", str(out))
+            after = of_job(slurm, f"export-{run.folder.name}", OFFLINE, after=job)
+            entry_of_run["export_job"] = send(run.folder / "slurm", after, slurm, [Command(words)])[0]
+        found.append(entry_of_run)
+    return found
+
+
+def submit_shards(words: Sequence[str], out: Path, slurm: SlurmConfig, dry_run: bool = False) -> dict[str, Any]:
+    """Build shards by three jobs: one reads and hashes all notes, an array packs its shares of them, one finishes.
+
+    Args:
+        words: arguments of `build-shards`.
+        out: the shard folder, as they say it.
+        slurm: of the jobs; `tasks` is the size of the array.
+        dry_run: print the array's script, and submit nothing.
+
+    Returns:
+        The jobs' numbers; with dry_run the array's script.
+    """
+    logs = out.with_name(f"{out.name}-slurm")
+    build = ("-m", "clinical_pretrain.cli", "build-shards", *words)
+
+    def parameters(stage: str, **more: Any) -> dict[str, Any]:
+        return of_job(slurm, f"shards-{stage}", [*OFFLINE, "export RETRY=1 MIN_SECONDS=0 MAX_RESTARTS=3"], **more)
+
+    shares = [Command((*build, "--stage", "pack", "--share", f"{n}/{slurm.tasks}")) for n in range(slurm.tasks)]
+    if dry_run:
+        return {"script": script(logs, parameters("pack"), slurm, len(shares))}
+    scan = send(logs, parameters("scan"), slurm, [Command((*build, "--stage", "scan"))])[0]
+    pack = send(logs, parameters("pack", after=scan), slurm, shares)[0].split("_")[0]
+    finish = send(logs, parameters("finish", after=pack), slurm, [Command((*build, "--stage", "finish"))])[0]
+    return {"scan": scan, "pack": pack, "finish": finish, "logs": str(logs)}
+
+
+def check(config: RunConfig, slurm: SlurmConfig) -> None:
+    """See on the login node what would fail on the nodes.
+
+    Raises:
+        UserError: it would.
+    """
+    Manifest.load(Path(config.data.shards))
+    resolve(config, slurm.nodes * slurm.ranks_per_node)
+    name = config.model.name_or_path
+    if config.model.init == "pretrained" and not Path(name).exists():
+        from huggingface_hub import try_to_load_from_cache
+
+        if not isinstance(try_to_load_from_cache(name, "config.json"), str):
+            raise UserError(f"{name}: not on this machine, and nodes don't go online; here, first: hf download {name}")
+
+
+def of_job(
+    slurm: SlurmConfig, name: str, setup: Sequence[str], after: str | None = None, srun: Sequence[str] = ()
+) -> dict[str, Any]:
+    """submitit's parameters that all jobs have."""
+    end = REPOSITORY / "slurm" / "end.sh"
+    more = {"time": slurm.time, "requeue": True, **slurm.options}
+    more |= {key: value for key in ("partition", "account", "qos", "constraint") if (value := getattr(slurm, key))}
+    if slurm.memory:
+        more["mem"] = slurm.memory
+    if after is not None:
+        more |= {"dependency": f"afterok:{after}", "kill-on-invalid-dep": "yes"}
+    return {
+        "job_name": name,
+        "nodes": 1,
+        "ntasks_per_node": 1,
+        "cpus_per_task": slurm.cpus_per_task,
+        "signal_delay_s": slurm.warning_seconds,
+        "stderr_to_stdout": True,
+        # srun doesn't take this over from sbatch by itself.
+        "setup": [
+            "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK",
+            *setup,
+            *slurm.setup.splitlines(),
+            "trap true TERM",
+        ],
+        "teardown": [f"{shlex.quote(str(end))} $? $SECONDS"],
+        "srun_args": ["--open-mode=append", *srun],
+        "additional_parameters": more,
+    }
+
+
+def script(folder: Path, parameters: dict[str, Any], slurm: SlurmConfig, count: int) -> str:
+    """The sbatch script that would be submitted; this machine needs no SLURM for it."""
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    command = f"{python(slurm)} -u -m submitit.core._submit {shlex.quote(str(folder.absolute()))}"
+    many = {"map_count": count} if count > 1 else {}
+    return str(_make_sbatch_string(command, folder.absolute(), **parameters, **many))
+
+
+def send(folder: Path, parameters: dict[str, Any], slurm: SlurmConfig, commands: list[Command]) -> list[str]:
+    """Submit a job, several commands as an array. Returns the jobs' numbers, such as 123, or 123_0, 123_1.
+
+    Raises:
+        UserError: there is no SLURM here, the folder can't be written, or SLURM refuses the job.
+    """
+    from submitit import SlurmExecutor
+    from submitit.core.utils import FailedJobError
+
+    if shutil.which("sbatch") is None or shutil.which("srun") is None:
+        raise UserError("sbatch: not found; type this on a login node of the cluster, or add --dry-run")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        executor = SlurmExecutor(folder.absolute(), python=python(slurm))
+        executor.update_parameters(**parameters)
+        if len(commands) == 1:
+            return [executor.submit(commands[0]).job_id]
+        with executor.batch():
+            jobs = [executor.submit(command) for command in commands]
+        return [job.job_id for job in jobs]
+    except FailedJobError as error:
+        said = [line for line in str(error).splitlines() if "error: " in line]
+        reason = said[-1].split("error: ")[-1] if said else " ".join(str(error).split())[-300:]
+        raise UserError(f"SLURM refuses the job: {reason}") from None
+    except OSError as error:
+        raise UserError(f"{error.filename or folder}: cannot be written ({error.strerror})") from None
+
+
+def python(slurm: SlurmConfig) -> str:
+    """The interpreter on the nodes, as shell words."""
+    if slurm.container:
+        return (
+            f"apptainer exec --nv {slurm.container_options} {shlex.quote(slurm.container)} {slurm.python or 'python3'}"
+        )
+    return shlex.quote(slurm.python or sys.executable)

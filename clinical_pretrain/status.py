@@ -1,0 +1,121 @@
+"""How runs stand: their state, step, loss, the time that is left, restarts, and why they last stopped."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from clinical_pretrain.launch import JOB_NAME
+from clinical_pretrain.metrics import duration, read_metrics
+from clinical_pretrain.watch import STOP_NAME
+from tokenizer_tools.manifest import UserError
+
+LINES = 10
+"""So many of the newest lines of metrics tell the speed."""
+
+
+def runs_in(paths: list[Path]) -> list[Path]:
+    """Run folders among these folders and below them, in order.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = set()
+    for path in paths:
+        for name in ("run.json", JOB_NAME):
+            for pattern in (name, f"*/{name}", f"*/*/{name}"):
+                found |= {hit.parents[len(Path(name).parts) - 1] for hit in path.glob(pattern)}
+    if not found:
+        raise UserError(f"{', '.join(map(str, paths))}: no run here; give the --run_dir of a training run")
+    return sorted(found)
+
+
+def status(run_dir: Path) -> dict[str, Any]:
+    """A run's state.
+
+    Returns:
+        run_dir, job, state, step, max_steps, loss, validation_loss, seconds_left, restarts and last_stop; None for what
+        isn't known.
+    """
+    starts = (_read(run_dir / "run.json") or {}).get("starts", [])
+    last = starts[-1] if starts else {}
+    job = last.get("slurm_job") or (_read(run_dir / JOB_NAME) or {}).get("job")
+    train, validation = read_metrics(run_dir, "train"), read_metrics(run_dir, "validation")
+    max_steps = None
+    with suppress(OSError, yaml.YAMLError):
+        max_steps = yaml.safe_load((run_dir / "config.yaml").read_text())["max_steps"]
+    stop = _read(run_dir / STOP_NAME) or {}
+    state = _state(run_dir, job, last, stop)
+    step = train[-1]["step"] if train else 0
+    return {
+        "run_dir": str(run_dir),
+        "job": job,
+        "state": state,
+        "step": step,
+        "max_steps": max_steps,
+        "loss": train[-1]["loss"] if train else None,
+        "validation_loss": validation[-1]["loss"] if validation else None,
+        "seconds_left": _seconds_left(train, max_steps) if state == "running" else None,
+        "restarts": max(0, len(starts) - 1),
+        "last_stop": stop.get("reason"),
+    }
+
+
+def table(found: list[dict[str, Any]]) -> list[str]:
+    """For a reader, a line per run."""
+    rows = [("run", "state", "step", "loss", "validation", "left", "restarts", "last stop")]
+    for run in found:
+        losses = [f"{run[name]:.4f}" if run[name] is not None else "" for name in ("loss", "validation_loss")]
+        left = "" if run["seconds_left"] is None else duration(run["seconds_left"])
+        steps = f"{run['step']:,}" + (f"/{run['max_steps']:,}" if run["max_steps"] else "")
+        state = run["state"] + (f" (job {run['job']})" if run["job"] and run["state"] in ("running", "pending") else "")
+        stop = run["last_stop"] if run["last_stop"] not in (None, "finished") else ""
+        rows.append((run["run_dir"], state, steps, *losses, left, str(run["restarts"]), stop))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _state(run_dir: Path, job: str | None, last: dict[str, Any], stop: dict[str, Any]) -> str:
+    if stop.get("reason") == "finished":
+        return "finished"
+    queued = _queued(job) if job else None
+    if queued:
+        return queued
+    process = last.get("process")
+    if process and last.get("host") == socket.gethostname() and Path(f"/proc/{process}").exists():
+        return "running"
+    if not last:
+        return "gone" if job else "not started"
+    return "stopped" if stop else "lost"
+
+
+def _queued(job: str) -> str | None:
+    """SLURM's word for a job that waits or runs; None where it does neither, or there is no SLURM here."""
+    if shutil.which("squeue") is None:
+        return None
+    call = ["squeue", "--noheader", "--format=%T", "--jobs", job]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=60)
+    return done.stdout.split()[0].lower() if done.stdout.split() else None
+
+
+def _seconds_left(train: list[dict[str, Any]], max_steps: int | None) -> float | None:
+    recent = train[-LINES:]
+    if max_steps is None or len(recent) < 2:
+        return None
+    steps = recent[-1]["step"] - recent[0]["step"]
+    seconds = sum(line["seconds"] for line in recent[1:])
+    return seconds / steps * (max_steps - recent[-1]["step"]) if steps else None
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError):
+        return None
