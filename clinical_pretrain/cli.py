@@ -232,7 +232,7 @@ def chaos(argv: Sequence[str]) -> dict[str, Any]:
 def submit(argv: Sequence[str]) -> dict[str, Any]:
     """Submit a training to SLURM, or a sweep of them; the words are those of run.py."""
     parser = _slurm_parser("submit", submit.__doc__)
-    parser.add_argument("--sweep", nargs="+", default=[], metavar="KEY=A,B,C", help="a run for each value, as an array")
+    parser.add_argument("--sweep", nargs="+", default=[], metavar="KEY=A,B,C", help="a run for each value: an array")
     parser.add_argument(
         "--export", metavar="FOLDER", help="once it has ended well, export the model, in a job of its own"
     )

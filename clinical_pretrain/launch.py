@@ -1,8 +1,8 @@
 """Jobs on a SLURM cluster, through submitit: a training, a sweep of them, and the building of shards.
 
 Each task of a job becomes the command that a launcher would start: submitit's own handling of signals and its
-checkpoint() are left behind, for they know one rank alone. The ranks agree to stop and save together (see watch.py), and
-slurm/end.sh queues the job again, or not, by their exit code, for these jobs as for slurm/pretrain.sh.
+checkpoint() are left behind, for they know one rank alone. The ranks agree to stop and save together (see watch.py),
+and slurm/end.sh queues the job again, or not, by their exit code, for these jobs as for slurm/pretrain.sh.
 """
 
 from __future__ import annotations
@@ -205,6 +205,8 @@ def of_job(
 ) -> dict[str, Any]:
     """submitit's parameters that all jobs have."""
     end = REPOSITORY / "slurm" / "end.sh"
+    # srun doesn't take the first over from sbatch by itself. TERM is scancel's: the ranks get it, too, and save.
+    own = ["export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK", "trap true TERM"]
     more = {"time": slurm.time, "requeue": True, **slurm.options}
     more |= {key: value for key in ("partition", "account", "qos", "constraint") if (value := getattr(slurm, key))}
     if slurm.memory:
@@ -219,12 +221,7 @@ def of_job(
         "signal_delay_s": slurm.warning_seconds,
         "stderr_to_stdout": True,
         # srun doesn't take this over from sbatch by itself.
-        "setup": [
-            "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK",
-            *setup,
-            *slurm.setup.splitlines(),
-            "trap true TERM",
-        ],
+        "setup": [*own, *setup, *slurm.setup.splitlines()],
         "teardown": [f"{shlex.quote(str(end))} $? $SECONDS"],
         "srun_args": ["--open-mode=append", *srun],
         "additional_parameters": more,
