@@ -162,6 +162,8 @@ def chaos(
     Raises:
         UserError: `out` isn't empty, or the run doesn't even work when it's left alone.
     """
+    if faults < 1 or ranks < 1:
+        raise UserError(f"--faults {faults} --ranks {ranks}: must be at least 1")
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out}: not empty; choose another --out, or delete it")
     out.mkdir(parents=True, exist_ok=True)
@@ -170,6 +172,10 @@ def chaos(
     in_building = max(1, faults // 10)
     done = [Fault("kill a shard building", "shard building") for _ in range(in_building)]
     shards = build_under_faults(out, done, rng, log)
+    for number, fault in enumerate(done, 1):
+        print(
+            f"fault {number:>3}/{faults} · {fault.kind} · {'the same bytes' if fault.survived else 'LOST'}", flush=True
+        )
     max_steps = max((faults - in_building) * STEPS_PER_FAULT + 2 * SAVE_EVERY, config.optim.warmup_steps)
     alone = Course(config_file, shards, out / "alone", max_steps, log)
     print(f"{max_steps} steps, left alone", flush=True)
@@ -286,12 +292,11 @@ def build_under_faults(out: Path, faults: list[Fault], rng: random.Random, log: 
     if build(out / "shards").wait():
         raise UserError(f"building shards fails without any fault; see {log}")
     seconds = time.monotonic() - began
-    for fault in faults:
+    for _ in faults:
         process = build(out / "shards_under_faults")
         time.sleep(rng.uniform(0.2, 1.0) * seconds)
         process.kill()
         process.wait()
-        print(f"fault · {fault.kind}", flush=True)
     began = time.monotonic()
     ended = build(out / "shards_under_faults").wait()
     same = not ended and _fingerprint(out / "shards") == _fingerprint(out / "shards_under_faults")

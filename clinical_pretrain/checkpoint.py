@@ -192,7 +192,8 @@ def _check_room(run_dir: Path, engine: Any) -> None:
     fp32, and the model's own weights."""
     needed, free = 16 * parameter_count(engine.module), shutil.disk_usage(run_dir).free
     if free < needed:
-        raise OSError(f"{needed / 1e9:,.1f} GB are needed, {free / 1e9:,.1f} GB are free")
+        unit, name = (1e9, "GB") if needed > 1e9 else (1e6, "MB")
+        raise OSError(f"{needed / unit:,.1f} {name} are needed, {free / unit:,.1f} {name} are free")
 
 
 def _put_in_place(temporary: Path, folder: Path) -> None:

@@ -209,11 +209,11 @@ def demo(argv: Sequence[str]) -> dict[str, Any]:
 
 
 def chaos(argv: Sequence[str]) -> dict[str, Any]:
-    """Train under random faults, resume after each, and compare with the same run left alone."""
+    """Train under random faults, resume after each, and compare with the same run left alone (on notes of its own)."""
     parser = _parser("chaos", chaos.__doc__)
     parser.add_argument("--config", default="configs/demo_cpu.yaml", help="a run that is small enough for a CPU")
-    parser.add_argument("--out", default="chaos", help="folder for everything that is made")
-    parser.add_argument("--faults", type=int, default=50, help="how many faults")
+    parser.add_argument("--out", default="chaos", help="new folder for everything that is made")
+    parser.add_argument("--faults", type=int, default=50, help="how many faults; each takes about 15 s")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other faults")
     parser.add_argument("--ranks", type=int, default=2, help="processes of a run")
     parser.add_argument("--elastic", action="store_true", help="other numbers of ranks and ZeRO stages at each start")

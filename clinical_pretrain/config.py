@@ -489,4 +489,5 @@ def find_file(name: str) -> Path:
     for path in (Path(name), REPOSITORY / name):
         if path.exists():
             return path
-    raise UserError(f"{name}: no such file (looked here, {Path.cwd()}, and in {REPOSITORY})")
+    places = dict.fromkeys(map(str, (Path.cwd(), REPOSITORY)))
+    raise UserError(f"{name}: no such file (looked in {' and in '.join(places)})")

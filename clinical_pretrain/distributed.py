@@ -13,6 +13,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from tokenizer_tools.manifest import UserError
+
 # Rank variables as torch and DeepSpeed read them, and what srun calls the same.
 _FROM_SLURM = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
 
@@ -160,7 +162,15 @@ def initialise() -> Ranks:
     if on_gpu:
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        deepspeed.init_distributed("nccl" if on_gpu else "gloo", verbose=False)
+        try:
+            deepspeed.init_distributed("nccl" if on_gpu else "gloo", verbose=False)
+        except dist.DistNetworkError as error:
+            if "EADDRINUSE" not in str(error):
+                raise
+            raise UserError(
+                f"port {os.environ['MASTER_PORT']} of this machine is taken, perhaps by another training; wait for its "
+                "end, or take another: deepspeed --master_port N"
+            ) from None
     return Ranks(rank, world_size, local_rank, device, dist.new_group(backend="gloo"))
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from clinical_pretrain import checkpoint
 from clinical_pretrain.reshard import WEIGHT, Stored
-from clinical_pretrain.run_folder import plain_model
+from clinical_pretrain.run_folder import plain_model, read_run
 from tokenizer_tools.manifest import TOKENIZER_FOLDER, UserError, copy_files, write_json
 
 FORMAT_VERSION = 1
@@ -116,9 +116,9 @@ def compare(model_dir: Path, probe_file: Path, precision: str) -> float:
 def _read_run(run_dir: Path) -> dict[str, Any]:
     try:
         return {
+            "run": read_run(run_dir),
             "config": yaml.safe_load((run_dir / "config.yaml").read_text()),
             "data": json.loads((run_dir / "data.json").read_text()),
-            "run": json.loads((run_dir / "run.json").read_text()),
         }
     except FileNotFoundError:
         raise UserError(
@@ -138,7 +138,7 @@ def _check_out(out: Path, run_dir: Path) -> None:
 
 
 def _run_id(run_dir: Path) -> str:
-    return str(json.loads((run_dir / "run.json").read_text())["run_id"])
+    return str(read_run(run_dir)["run_id"])
 
 
 def _facts(run_dir: Path, state: checkpoint.RunState, run: dict[str, Any], difference: float) -> dict[str, Any]:

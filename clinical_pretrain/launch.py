@@ -13,7 +13,9 @@ import shlex
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass, fields
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +138,7 @@ def submit(
     setup = [*OFFLINE, f"export WARNING_SECONDS={slurm.warning_seconds}"]
     entry = str(REPOSITORY / "clinical_pretrain" / "run.py")
     commands = [Command(("-u", entry, *run.words), is_rank=True) for run in runs]
-    parameters = of_job(slurm, f"train-{common.name}", setup, srun=["--kill-on-bad-exit=1"])
+    parameters = of_job(slurm, f"train-{common.name}", setup, srun=["--kill-on-bad-exit=0", "--wait=60"])
     if slurm.gpus_per_node:
         parameters["gpus_per_node"] = slurm.gpus_per_node
     parameters |= {"nodes": slurm.nodes, "ntasks_per_node": slurm.ranks_per_node}
@@ -180,7 +182,7 @@ def submit_shards(words: Sequence[str], out: Path, slurm: SlurmConfig, dry_run: 
         return {"script": script(logs, parameters("pack"), slurm, len(shares))}
     scan = send(logs, parameters("scan"), slurm, [Command((*build, "--stage", "scan"))])[0]
     pack = send(logs, parameters("pack", after=scan), slurm, shares)[0].split("_")[0]
-    finish = send(logs, parameters("finish", after=pack), slurm, [Command((*build, "--stage", "finish"))])[0]
+    finish = send(logs, parameters("finish", after=pack), slurm, [Command(build)])[0]
     return {"scan": scan, "pack": pack, "finish": finish, "logs": str(logs)}
 
 
@@ -252,9 +254,7 @@ def send(folder: Path, parameters: dict[str, Any], slurm: SlurmConfig, commands:
         folder.mkdir(parents=True, exist_ok=True)
         executor = SlurmExecutor(folder.absolute(), python=python(slurm))
         executor.update_parameters(**parameters)
-        if len(commands) == 1:
-            return [executor.submit(commands[0]).job_id]
-        with executor.batch():
+        with redirect_stderr(StringIO()), executor.batch():  # what sbatch says is in the error, too
             jobs = [executor.submit(command) for command in commands]
         return [job.job_id for job in jobs]
     except FailedJobError as error:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.metadata
 import itertools
 import json
@@ -15,10 +16,11 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import torch
 import yaml
@@ -49,10 +51,29 @@ FREE = ("run_dir", "deepspeed", "compile", "checkpointing", "log_every_steps", "
 """Settings that may change from one start to the next."""
 JOBS_FOLDER = "slurm"
 """Scripts and logs of submitted jobs: there before the run is."""
+LOCK_SECONDS = 120
+"""For so long a run waits for another in its folder to end; a lost node's lock on a network disk lasts as long."""
 MOST_LOSSES = 3
 """A job that has lost ranks so often in a row, and come no further meanwhile, isn't started by SLURM once more."""
 FROZEN_NAME = "frozen.safetensors"
 """The weights that training leaves alone, which the export takes over bit for bit."""
+
+
+def read_run(run_dir: Path) -> dict[str, Any]:
+    """What run.json says.
+
+    Raises:
+        UserError: it isn't there, or is damaged.
+    """
+    path = run_dir / "run.json"
+    try:
+        return dict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        raise UserError(
+            f"{run_dir}: not a run folder; give the --run_dir of a training run, such as runs/NAME"
+        ) from None
+    except ValueError:
+        raise UserError(f"{path}: damaged; bring it back from a copy, or choose another --run_dir") from None
 
 
 def prepare_run_folder(
@@ -79,6 +100,40 @@ def prepare_run_folder(
     return on_first_rank(prepare, run_dir, ranks) or []
 
 
+@contextmanager
+def alone_in(run_dir: Path, ranks: Ranks) -> Iterator[None]:
+    """No other run writes to the folder meanwhile. One that is still there, say to save after its launcher's end, is
+    waited for.
+
+    Raises:
+        UserError: it doesn't end.
+    """
+    stream = on_first_rank(lambda: _locked(run_dir), run_dir, ranks)
+    try:
+        yield
+    finally:
+        if stream:
+            stream.close()
+
+
+def _locked(run_dir: Path) -> TextIO:
+    stream, until = (run_dir / "lock").open("w"), time.monotonic() + LOCK_SECONDS
+    told = False
+    while True:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return stream
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise UserError(f"{run_dir}: another process still trains here; stop it first") from None
+            if not told:
+                print(f"{run_dir}: another process trains here; waiting for its end", flush=True)
+                told = True
+            time.sleep(0.2)
+        except OSError:  # a network disk that knows no locks
+            return stream
+
+
 def note_start(
     run_dir: Path,
     step: int,
@@ -93,7 +148,7 @@ def note_start(
 
     def note() -> None:
         _write_settings(run_dir, config, resolved, manifest)
-        facts = json.loads((run_dir / "run.json").read_text())
+        facts = read_run(run_dir)
         facts["shard_fingerprint"] = manifest.fingerprint
         if facts["starts"]:
             facts["starts"][-1] |= _reached(run_dir, facts["starts"][-1].get("timestamp", 0.0))
@@ -155,7 +210,7 @@ def account(run_dir: Path) -> dict[str, Any]:
         restarts; lost_steps, done again after a restart; seconds_in_save; seconds_in_training, of the steps that count;
         seconds_running, of all processes so far; and effective_training_time, the share of training in them.
     """
-    starts = json.loads((run_dir / "run.json").read_text())["starts"]
+    starts = read_run(run_dir)["starts"]
     ends = [start.get("until", 0.0) for start in starts[:-1]] + [time.time()]
     running = sum(max(0.0, end - start.get("timestamp", end)) for start, end in zip(starts, ends, strict=True))
     spent = {"train": 0.0, "save": 0.0}
@@ -175,7 +230,7 @@ def account(run_dir: Path) -> dict[str, Any]:
 
 def read_jumps(run_dir: Path, ranks: Ranks) -> list[Jump]:
     """Samples that the run steps over, on all ranks."""
-    facts = json.loads((run_dir / "run.json").read_text()) if ranks.is_first else {}
+    facts = read_run(run_dir) if ranks.is_first else {}
     return [Jump(**jump) for jump in ranks.agree(facts.get("jumps", []))]
 
 
@@ -183,7 +238,7 @@ def note_jumps(run_dir: Path, jumps: list[Jump], ranks: Ranks) -> None:
     """Write down what the run steps over, before it does."""
 
     def note() -> None:
-        facts = json.loads((run_dir / "run.json").read_text())
+        facts = read_run(run_dir)
         write_json(run_dir / "run.json", {**facts, "jumps": [asdict(jump) for jump in jumps]})
 
     on_first_rank(note, run_dir, ranks)
@@ -241,7 +296,7 @@ def differences(
         for settings in (json.loads((run_dir / "deepspeed.json").read_text()), resolved)
     )
     soft += _differences(was, now, "deepspeed: ")
-    fingerprint = json.loads((run_dir / "run.json").read_text())["shard_fingerprint"]
+    fingerprint = read_run(run_dir)["shard_fingerprint"]
     if fingerprint != manifest.fingerprint:
         soft.append(f"data.shards: other data (fingerprint {fingerprint[:12]}, now {manifest.fingerprint[:12]})")
         length = json.loads((run_dir / "data.json").read_text())["sequence_length"]
@@ -291,7 +346,10 @@ def _new_run_folder(
     run_dir: Path, config: RunConfig, resolved: dict[str, Any], manifest: Manifest, model: Any, shards: Path
 ) -> None:
     if run_dir.exists() and (not run_dir.is_dir() or any(path.name != JOBS_FOLDER for path in run_dir.iterdir())):
-        raise UserError(f"{run_dir}: not empty, and holds no run; choose another --run_dir")
+        what = "not a folder" if not run_dir.is_dir() else "not empty, and holds no run"
+        if (run_dir / "checkpoints").is_dir():
+            what = "holds checkpoints, but run.json is missing; bring it back from a copy"
+        raise UserError(f"{run_dir}: {what}{', or' if 'copy' in what else ';'} choose another --run_dir")
     run_dir.mkdir(parents=True, exist_ok=True)
     _write_settings(run_dir, config, resolved, manifest)
     model.config.save_pretrained(run_dir / "model_config")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Generator, Iterator
@@ -42,6 +41,7 @@ from clinical_pretrain.optim import learning_rate, parameter_count
 from clinical_pretrain.run_folder import (
     FORMAT_VERSION,
     account,
+    alone_in,
     note_jumps,
     note_start,
     on_first_rank,
@@ -186,7 +186,7 @@ def roll_back(run: Run, bad: BadStepsError) -> None:
     Raises:
         UserError: there is no such checkpoint, or this has happened too often.
     """
-    remedy = "lower optim.learning_rate or use precision bf16"
+    remedy = "lower optim.learning_rate" + (", or use precision bf16" if run.config.precision == "fp16" else "")
     if len(run.jumps) >= run.config.bad_steps.max_rollbacks:
         raise UserError(f"{bad}, and the run has gone back {len(run.jumps)} times; {remedy}")
     if run.saving:
@@ -224,11 +224,11 @@ def make_judge(config: RunConfig, state: checkpoint.RunState | None) -> Judge:
 
 def end_early(run: Run) -> NoReturn:
     """Save, and leave with the exit code of a run that was asked to stop."""
-    signals = [number for number in run.ranks.gather(run.watch.signal) if number]
-    number = next((number for number in signals if number in ENDING), signals[0])
+    asked = [(number, by) for number, by in run.ranks.gather((run.watch.signal, run.watch.asked_by)) if number]
+    number, by = next(((number, by) for number, by in asked if number in ENDING), asked[0])
     step = run.step if save(run) else max(checkpoint.saved_steps(run.run_dir), default=0)
-    name, code = signal.Signals(number).name, ENDED if number in ENDING else STOPPED
-    leave(run, f"stopped by {name} at step {run.step:,}; the same command goes on from step {step:,}", code)
+    code = ENDED if number in ENDING else STOPPED
+    leave(run, f"stopped at step {run.step:,} ({by}); the same command goes on from step {step:,}", code)
 
 
 def leave(run: Run, reason: str, code: int = STOPPED) -> NoReturn:
@@ -266,6 +266,7 @@ def setup(config: RunConfig, stack: ExitStack) -> Run:
     run_dir = Path(config.run_dir)
     watch = stack.enter_context(Watch(ranks, run_dir, config.watch.silence_seconds, config.watch.step_seconds))
     changes = prepare_run_folder(run_dir, config, resolved, manifest, model, shards, ranks)
+    stack.enter_context(alone_in(run_dir, ranks))
     watch.run_is_there = True
     step, faults = checkpoint.newest_whole(run_dir, ranks)
     state = checkpoint.read_state(run_dir, step) if step else None
@@ -305,6 +306,8 @@ def setup(config: RunConfig, stack: ExitStack) -> Run:
     )
     for fault in faults:
         say(run, f"damaged checkpoint passed over: {fault}")
+    if changes:
+        say(run, f"changed settings: {'; '.join(changes)}")
     say(run, describe(run))
     if not len(run.validation.rows):
         say(run, "no held-out rows in these shards: there will be no validation loss")

@@ -71,6 +71,8 @@ class Watch:
         self.silence_seconds, self.step_seconds = silence_seconds, step_seconds
         self.signal: int | None = None
         """The first stop signal that came, or the first that ends the run for good."""
+        self.asked_by = ""
+        """Who asked for it, for the messages."""
         self.step = 0
         """Steps done, for the messages."""
         self.run_is_there = False
@@ -213,16 +215,21 @@ class Watch:
                 continue
             now = time.monotonic()
             if self.signal is None:
-                self.signal, self._signal_at = number, now
-                if self.ranks.is_first:
-                    self._say(f"got {signal.Signals(number).name}: saving at the end of this step")
+                self._ask(number, signal.Signals(number).name)
             elif number in ENDING and self.signal not in ENDING:
-                self.signal = number
+                self.signal, self.asked_by = number, signal.Signals(number).name
             elif number == signal.SIGINT and self._interrupted_at and now - self._interrupted_at >= 1:
+                if self.ranks.is_first:
+                    self._say("interrupted twice: ending at once, without saving")
                 self._note(f"interrupted twice, not saved, at step {self.step}", INTERRUPTED)
                 os._exit(INTERRUPTED)
             if number == signal.SIGINT:
                 self._interrupted_at = self._interrupted_at or now
+
+    def _ask(self, number: int, by: str) -> None:
+        self.signal, self.asked_by, self._signal_at = number, by, time.monotonic()
+        if self.ranks.is_first:
+            self._say(f"{by}: saving at the end of this step")
 
     def _hear(self, peer: socket.socket, buffers: dict[socket.socket, bytes]) -> None:
         try:
@@ -249,7 +256,8 @@ class Watch:
         """A rank is gone: pass it on, and end if the main thread doesn't by itself."""
         if self._lost.is_set():
             return
-        self._told, self._first_is_gone = f"{name} is gone: {cause}", name.startswith("rank 0 ") and not hangs
+        self._told = cause if hangs else f"{name} is gone: {cause}"
+        self._first_is_gone = name.startswith("rank 0 ") and not hangs
         self._lost.set()
         self._send_all({"died": name, "cause": cause, "hangs": hangs})
         if hangs:
@@ -279,12 +287,13 @@ class Watch:
             patience = max(self.silence_seconds, 3 * self.longest)
             hangs = hangs or now - max(self._last, self._signal_at) > patience
         if hangs and not self._lost.is_set():
-            asked = f", though asked to stop by {signal.Signals(self.signal).name}" if self.signal else ""
-            cause = f"no end of a step for {now - self._last:,.0f} s{asked}; see {self.run_dir}/stacks"
+            asked = f", though asked to stop by {self.asked_by}" if self.signal else ""
+            silent = [self._names[peer] for peer, heard in self._heard.items() if now - heard > 3 * BEAT_SECONDS]
+            still = f"; not heard of meanwhile: {', '.join(silent)}" if silent else ""
+            cause = f"no end of a step for {now - self._last:,.0f} s{asked}{still}; see {self.run_dir}/stacks"
             self._lose(self._own_name(), cause, hangs=True)
         if self.signal is None and any(not _alive(process) for process in self._launchers):
-            self._say("the launcher is gone")
-            os.kill(os.getpid(), signal.SIGTERM)
+            self._ask(signal.SIGTERM, "the launcher is gone")
             self._launchers = []
 
     def _dump_stacks(self) -> None:

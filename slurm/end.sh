@@ -11,6 +11,10 @@ case $code in
         fi
         why="a rank was lost"
         ;;
+    77) # SIGTERM: of scancel, or of pre-emption, which requeues only jobs that are still there when the grace time ends
+        scontrol show job "$SLURM_JOB_ID" | grep -q 'PreemptTime=[0-9]' || exit "$code"
+        why="pre-empted, and saved"
+        ;;
     *) exit "$code" ;;
 esac
 if [ "${SLURM_RESTART_COUNT:-0}" -ge "${MAX_RESTARTS:-500}" ]; then

@@ -16,12 +16,12 @@ fail() { echo "error: $*" >&2; exit 2; }
 [ -n "${SLURM_JOB_ID:-}" ] || fail "this is a SLURM job; type: sbatch $0 CONFIG.yaml (without SLURM: deepspeed clinical_pretrain/run.py --config CONFIG.yaml)"
 [ $# -ge 1 ] || fail "no config; type: sbatch slurm/pretrain.sh CONFIG.yaml [--any.key value]"
 config=$1; shift
-[ -f "$config" ] || fail "$config: no such config file; there are $(echo configs/*.yaml)"
 
 # sbatch runs a copy of this file: the repository is where sbatch was called.
 repository=${CLINICAL_PRETRAIN_HOME:-${SLURM_SUBMIT_DIR:-$PWD}}
 entry=$repository/clinical_pretrain/run.py
 [ -f "$entry" ] || fail "$entry: not found; call sbatch in the repository, or set CLINICAL_PRETRAIN_HOME"
+[ -f "$config" ] || fail "$config: no such config file; there are $(cd "$repository" && echo configs/*.yaml)"
 site=${SITE:-$repository/slurm/site.yaml}
 [ -f "$site" ] || fail "$site: no such file; set SITE to one like slurm/site.yaml"
 # shellcheck source=slurm/site.sh
@@ -43,7 +43,7 @@ touch "$logs/rank-0.log"
 shown=$(stat -c %s "$logs/rank-0.log")
 echo "$(date '+%F %T') start ${SLURM_RESTART_COUNT:-0} on $SLURM_JOB_NODELIST, $tasks_per_node per node; each rank's log: $logs/"
 srun --ntasks-per-node="$tasks_per_node" --ntasks=$((SLURM_JOB_NUM_NODES * tasks_per_node)) \
-    --cpus-per-task=$((cpus_per_task > 0 ? cpus_per_task : 1)) --kill-on-bad-exit=1 \
+    --cpus-per-task=$((cpus_per_task > 0 ? cpus_per_task : 1)) --kill-on-bad-exit=0 --wait=60 \
     --output="$logs/rank-%t.log" --open-mode=append \
     "${python[@]}" -u "$entry" --config "$config" "$@" &
 ranks=$!
@@ -53,5 +53,7 @@ code=0
 wait $ranks || code=$?
 while kill -0 $ranks 2>/dev/null; do code=0; wait $ranks || code=$?; done
 wait
-[ $code -eq 0 ] || tail -q -n 3 "$logs"/rank-[1-9]*.log 2>/dev/null | grep '^error:' | sort -u || true
+# What another rank has said, and the first hasn't.
+[ $code -eq 0 ] || tail -q -n 3 "$logs"/rank-[1-9]*.log 2>/dev/null | grep '^error:' | sort -u |
+    grep -vxF -f <(tail -n 9 "$logs/rank-0.log") || true
 exec "$repository/slurm/end.sh" $code $SECONDS

@@ -64,8 +64,8 @@ def test_one_message_names_the_rank_its_host_and_its_cause(fault, codes, cause, 
     errors = [line for line in said.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1, said
     host = re.escape(socket.gethostname())
-    gone = r"rank \d" if fault.startswith("hang") else f"rank {rank}"
-    assert re.match(rf"error: {gone} on {host} \(pid \d+\) is gone: {re.escape(cause)}", errors[0]), errors
+    who = "" if fault.startswith("hang") else rf"rank {rank} on {host} \(pid \d+\) is gone: "
+    assert re.match(rf"error: {who}{re.escape(cause)}", errors[0]), errors
     assert said.count("Traceback") == (1 if fault.startswith("raise") else 0)
     stop = json.loads((run_dir / "stop.json").read_text())
     assert cause in stop["reason"] and stop["exit_code"] in (LOST, 1)
@@ -94,6 +94,27 @@ def test_a_second_interrupt_means_now(shards, tmp_path):
     assert "interrupted twice" in json.loads((tmp_path / "hang-0" / "stop.json").read_text())["reason"]
 
 
+def test_a_second_run_in_a_folder_waits_for_the_first(shards, tmp_path):
+    """And goes on where that one has stopped."""
+    first = start("none-0", shards, tmp_path, ranks=1)[0]
+    try:
+        wait_for(lambda: 5 in saved_steps(tmp_path / "none-0"))
+        port = str(free_port())
+        names = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        call = [sys.executable, "-u", str(WATCHED), "none-0", str(shards), str(tmp_path)]
+        second = subprocess.Popen(call, env=os.environ | ENVIRONMENT | names, text=True, stdout=subprocess.PIPE)
+        assert "another process trains here; waiting for its end" in second.stdout.readline()
+        assert first.poll() is None
+        first.terminate()
+        assert first.wait(timeout=30) == ENDED
+        stopped = json.loads((tmp_path / "none-0" / "stop.json").read_text())["step"]
+        assert f"going on from step {stopped:,}:" in second.stdout.readline()
+    finally:
+        first.kill()
+        second.kill()
+        second.wait()
+
+
 @pytest.mark.parametrize("how", ["SIGTERM to the outer process", "Ctrl-C"])
 def test_under_the_deepspeed_launcher(how, shards, tmp_path):
     """SIGTERM ends the outer of its processes alone; Ctrl-C reaches all of them, and ranks by INT and TERM."""
@@ -111,5 +132,7 @@ def test_under_the_deepspeed_launcher(how, shards, tmp_path):
         assert launcher.wait(timeout=10) == -signal.SIGTERM
     wait_for(lambda: (run_dir / "stop.json").exists(), 30)
     stop = json.loads((run_dir / "stop.json").read_text())
-    assert stop["exit_code"] == ENDED and re.match(r"stopped by SIG(TERM|INT) at step", stop["reason"])
+    assert stop["exit_code"] == ENDED and re.match(
+        r"stopped at step \d+ \((SIGTERM|SIGINT|the launcher is gone)\)", stop["reason"]
+    )
     assert saved_steps(run_dir)[-1] == stop["step"]

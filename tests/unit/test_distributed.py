@@ -1,6 +1,11 @@
 """What ranks tell each other, on one rank; several are in tests/distributed."""
 
 import math
+import os
+import re
+import socket
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -37,3 +42,14 @@ def test_figures_are_those_of_their_own_step(alone):
     reports.exchange(1, loss, False)
     loss.fill_(0), norm.fill_(0)
     assert reports.flush() == Report(1, 3.0, 0.5)
+
+
+def test_a_port_that_is_taken_is_said_in_one_line():
+    """By another training, say."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        names = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(taken.getsockname()[1])}
+        code = "from clinical_pretrain.distributed import initialise; initialise()"
+        done = subprocess.run([sys.executable, "-c", code], env=os.environ | names, capture_output=True, text=True)
+    assert re.search(r"UserError: port \d+ of this machine is taken, .* deepspeed --master_port N\n$", done.stderr)

@@ -1,0 +1,233 @@
+"""Jobs on a real SLURM of two nodes: every way in which one can end, and what becomes of the run."""
+
+import datetime
+import json
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from two_nodes import REPOSITORY, STEPS, Run, wait_for
+
+from tokenizer_tools.manifest import file_sha256
+
+SCRIPT = REPOSITORY / "slurm" / "pretrain.sh"
+ONE_NODE = ("--nodes=1", "--gpus-per-node=2", "--cpus-per-gpu=2")
+TWO_NODES = ("--nodes=2", "--gpus-per-node=2", "--cpus-per-gpu=2")
+SUBMIT = ("clinical-pretrain", "submit", "--slurm.gpus_per_node", "0", "--slurm.tasks_per_node", "2",
+          "--slurm.cpus_per_task", "2")  # fmt: skip
+
+
+def log_of(cluster, job):
+    return (cluster.folder / f"slurm-clinical-pretrain-{job}.log").read_text()
+
+
+def near_time_limit(cluster, job):
+    """SLURM looks at limits every 30 s; the signal comes 20 s before the end."""
+    end = (datetime.datetime.now() + datetime.timedelta(seconds=40)).strftime("%Y-%m-%dT%H:%M:%S")
+    cluster.ok("scontrol", "update", f"jobid={job}", f"EndTime={end}")
+
+
+@pytest.fixture(scope="module")
+def alone(cluster, config):
+    """An uninterrupted run of four ranks on one node, which all others are compared with."""
+    job = cluster.sbatch(*ONE_NODE, SCRIPT, config, "--run_dir", "runs/alone", TASKS_PER_NODE="4")
+    assert cluster.wait(job, "COMPLETED", "FAILED") == "COMPLETED", log_of(cluster, job)
+    return Run(cluster.folder / "runs" / "alone")
+
+
+def same(run, alone):
+    assert run.losses() == pytest.approx(alone.losses(), rel=1e-6) and len(run.losses()) == STEPS
+    assert run.weights(STEPS) == alone.weights(STEPS)
+
+
+def test_a_job_survives_whatever_happens_to_it(cluster, config, alone):
+    """sbatch, two nodes: time limit, pre-emption, a lost node, a requeue by hand, pre-emption without a word."""
+    job = cluster.sbatch(*TWO_NODES, "--time=30", "--partition=scavenge", "--signal=USR1@20", SCRIPT, config,
+                         "--run_dir", "runs/by sbatch")  # fmt: skip
+    run, codes = Run(cluster.folder / "runs" / "by sbatch"), []
+
+    def kill_node():
+        cluster.control("kill-node", "node1")
+        cluster.control("start-node", "node1")
+
+    def preempt_without_grace():
+        cluster.ok("scontrol", "update", f"jobid={job}", "TimeLimit=30")
+        cluster.urgent()
+
+    events = [
+        (lambda: near_time_limit(cluster, job), "scavenge"),
+        (cluster.urgent, "scavenge"),
+        (kill_node, "scavenge"),
+        (lambda: cluster.ok("scontrol", "requeue", job), "impatient"),
+        (cluster.urgent, "impatient"),
+    ]
+    for number, (event, partition) in enumerate(events):
+        run.wait_for_start(number)
+        event()
+        wait_for(lambda: cluster.state(job) == "PENDING", f"event {number} to end the job", 100)
+        codes.append(run.stop()["exit_code"] if (run.folder / "stop.json").exists() else None)
+        cluster.ok("scontrol", "update", f"jobid={job}", "TimeLimit=30", f"partition={partition}")
+    assert cluster.wait(job, "COMPLETED", "FAILED") == "COMPLETED", log_of(cluster, job)
+    same(run, alone)
+    log = log_of(cluster, job)
+    assert log.count("saved ahead of the time limit; back into the queue") == 1, log
+    assert codes[:2] == [75, 77], codes
+    assert [start["slurm_job"] for start in run.starts()] == [job] * 6
+    assert run.starts()[1]["from_step"] >= 15 and run.starts()[2]["from_step"] > run.starts()[1]["from_step"]
+    logs = cluster.folder / f"slurm-clinical-pretrain-{job}"
+    assert sorted(path.name for path in logs.iterdir()) == [f"rank-{rank}.log" for rank in range(4)]
+    assert (logs / "rank-0.log").read_text().count("going on from step") == 5
+    assert f"step {STEPS}/{STEPS}" in log
+
+
+def test_the_same_through_submit(cluster, config, alone):
+    """Pre-emption with a user signal, a killed rank, a time limit; then the export, in a job that waits for it."""
+    with (cluster.root / "slurm.conf").open("a") as stream:
+        stream.write("SlurmctldParameters=preempt_send_user_signal\n")
+    cluster.ok("scontrol", "reconfigure")
+    report = cluster.folder / "job.json"
+    said = cluster.ok(*SUBMIT, "--slurm.nodes", 2, "--slurm.time", 30, "--slurm.partition", "scavenge",
+                      "--slurm.warning_seconds", 20, "--export", "the model", "--json", report,
+                      "--config", config, "--run_dir", "runs/by submit")  # fmt: skip
+    job, export_job = (json.loads(report.read_text())["jobs"][0][name] for name in ("job", "export_job"))
+    log = f"runs/by submit/slurm/{job}_0_log.out"
+    assert said.splitlines() == [
+        f"job {job}: runs/by submit, 2 x 2 ranks, up to 30 each; then job {export_job} exports it; log: {log}",
+        "next: clinical-pretrain status 'runs/by submit'",
+    ]
+    run, codes = Run(cluster.folder / "runs" / "by submit"), []
+    for number, event in enumerate((cluster.urgent, kill_a_rank, lambda: near_time_limit(cluster, job))):
+        run.wait_for_start(number)
+        event()
+        wait_for(lambda: cluster.state(job) == "PENDING", f"event {number} to end the job", 100)
+        codes.append(run.stop()["exit_code"])
+        cluster.ok("scontrol", "update", f"jobid={job}", "TimeLimit=30")
+    run.wait_for_start(3, 1)
+    state = cluster.ok("clinical-pretrain", "status", "runs/by submit").splitlines()
+    assert re.fullmatch(
+        rf"runs/by submit +running \(job {job}\) +\d+/{STEPS} .* 0:00:\d\d +3 +stopped at step .*", state[1]
+    )
+    assert cluster.wait(job, "COMPLETED", "FAILED") == "COMPLETED", (cluster.folder / log).read_text()
+    same(run, alone)
+    assert codes == [75, 76, 75], codes
+    assert cluster.wait(export_job, "COMPLETED", "FAILED") == "COMPLETED"
+    assert (cluster.folder / "the model" / "model.safetensors").exists()
+
+
+def kill_a_rank():
+    """As the system does where memory is short."""
+    ranks = [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline")
+             if b"run.py\0--config" in path.read_bytes() and b"by submit" in path.read_bytes()]  # fmt: skip
+    assert len(ranks) == 4
+    os.kill(ranks[-1], signal.SIGKILL)
+
+
+def test_scancel_saves_and_is_the_end(cluster, config):
+    job = cluster.sbatch(*TWO_NODES, "--time=30", SCRIPT, config, "--run_dir", "runs/cancelled")
+    run = Run(cluster.folder / "runs" / "cancelled")
+    run.wait_for_start(0)
+    cluster.ok("scancel", job)
+    cluster.wait(job, "CANCELLED")
+    wait_for(lambda: (run.folder / "stop.json").exists(), "the run to save", 20)
+    assert run.stop()["exit_code"] == 77 and "(SIGTERM)" in run.stop()["reason"]
+    assert (run.folder / "checkpoints" / f"step-{run.stop()['step']}" / "manifest.json").exists()
+    with pytest.raises(AssertionError, match="waited too long"):
+        wait_for(lambda: cluster.state(job) != "CANCELLED" or len(run.starts()) > 1, "it to come back", 15)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["a config.yaml", "--optim.learnin_rate", "1"], "error: unknown --optim.learnin_rate (did you mean"),
+        (["nowhere.yaml"], "error: nowhere.yaml: no such config file; there are configs/clinical_bigbird.yaml"),
+        (["a config.yaml", "--batch.train_batch_size", "6"], "error: 4 ranks can't share 3 micro-batches per step"),
+        ([], "error: no config; type: sbatch slurm/pretrain.sh CONFIG.yaml"),
+    ],
+)
+def test_a_mistake_fails_at_once_with_one_line_and_is_not_queued_again(words, said, cluster, config):
+    job = cluster.sbatch(*TWO_NODES, SCRIPT, *words)
+    cluster.wait(job, "FAILED", seconds=60)
+    facts = cluster.facts(job)
+    assert facts["ExitCode"] == "2:0" and facts["Restarts"] == "0"
+    errors = [line for line in log_of(cluster, job).splitlines() if line.startswith("error:")]
+    assert len(errors) == 1 and errors[0].startswith(said), log_of(cluster, job)
+    assert "Traceback" not in log_of(cluster, job)
+
+
+def test_a_sweep_is_an_array_with_a_run_folder_each(cluster, config):
+    report = cluster.folder / "sweep.json"
+    cluster.ok("clinical-pretrain", "submit", "--slurm.gpus_per_node", 0, "--slurm.cpus_per_task", 2,
+               "--config", config, "--run_dir", "runs/sweep", "--max_steps", 10,
+               "--sweep", "optim.learning_rate=1e-3,2e-3,4e-3", "--json", report)  # fmt: skip
+    jobs = [job["job"] for job in json.loads(report.read_text())["jobs"]]
+    assert [job.split("_")[1] for job in jobs] == ["0", "1", "2"]
+    for job in jobs:
+        assert cluster.wait(job, "COMPLETED", "FAILED") == "COMPLETED"
+    lines = cluster.ok("clinical-pretrain", "status", "runs/sweep").splitlines()
+    names = [f"runs/sweep/learning_rate={value}" for value in ("1e-3", "2e-3", "4e-3")]
+    assert [line.split()[:3] for line in lines[1:]] == [[name, "finished", "10/10"] for name in names]
+    assert len({Run(cluster.folder / name).losses()[-1] for name in names}) == 3
+
+
+def test_shards_are_built_by_an_array_and_one_task_is_retried_alone(cluster, corpus):
+    """The bytes are those of one machine."""
+    words = ["--notes", corpus / "notes.csv", "--tokenizer", corpus / "tokenizer", "--sequence-length", 256,
+             "--notes-per-part", 100, "--workers", 1, "--patient-key", "key"]  # fmt: skip
+    cluster.ok("clinical-pretrain", "build-shards", *words, "--out", "alone")
+    report = cluster.folder / "shards.json"
+    cluster.ok("clinical-pretrain", "submit-shards", *words, "--out", "by array", "--slurm.tasks", 3,
+               "--slurm.cpus_per_task", 1, "--json", report)  # fmt: skip
+    jobs = json.loads(report.read_text())
+
+    def of_share_one():
+        return [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline")
+                if b"--share\x001/3" in read_bytes(path)]  # fmt: skip
+
+    os.kill(wait_for(of_share_one, "the array's second task")[0], signal.SIGKILL)
+    assert cluster.wait(jobs["finish"], "COMPLETED", "FAILED", "CANCELLED") == "COMPLETED"
+    assert [cluster.facts(f"{jobs['pack']}_{task}")["Restarts"] for task in range(3)] == ["0", "1", "0"]
+    hashes = [
+        {path.relative_to(folder): file_sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+        for folder in (cluster.folder / "alone", cluster.folder / "by array")
+    ]
+    assert hashes[0] == hashes[1] and len(hashes[0]) > 8
+
+
+def read_bytes(path):
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+@pytest.mark.parametrize(
+    ("words", "environment", "said"),
+    [
+        (["--slurm.partition", "nowhere"], {}, "error: SLURM refuses the job: Batch job submission failed: "
+         "Invalid partition name specified"),
+        (["--run_dir", "a config.yaml/run"], {}, "error: .*a config.yaml/run/slurm: cannot be written"),
+        (["--slurm.partitoin", "debug"], {}, "error: unknown --slurm.partitoin .did you mean --slurm.partition"),
+        (["--slurm.nodes", "3"], {}, "error: 6 ranks can't share 4 micro-batches"),
+        (["--site", "nowhere.yaml"], {}, "error: nowhere.yaml: no such"),
+        (["--sweep", "optim.learning_rate"], {}, "error: --sweep optim.learning_rate: say a key and its values"),
+        ([], {"PATH": "/nowhere"}, "error: sbatch: not found; type this on a login node of the cluster"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_submitted_is_said_in_one_line(words, environment, said, cluster, config):
+    command = Path(cluster.environment["PYTHON"]).with_name("clinical-pretrain")
+    done = cluster.run(command, *SUBMIT[1:], "--config", config, "--run_dir", "runs/never", *words, **environment)
+    assert done.returncode == 2 and re.match(said, done.stderr) and len(done.stderr.splitlines()) == 1, done.stderr
+    assert not (cluster.folder / "runs" / "never" / "run.json").exists()
+
+
+def test_without_slurm_the_script_says_what_to_type(cluster):
+    done = subprocess.run(["bash", SCRIPT, "x.yaml"], capture_output=True, text=True)
+    assert done.returncode == 2 and re.fullmatch(r"error: this is a SLURM job; type: sbatch .*\n", done.stderr)
+
+
+def test_scripts_are_sound(cluster):
+    scripts = [*(REPOSITORY / "slurm").glob("*.sh"), *Path(__file__).parent.glob("*.sh")]
+    cluster.ok("shellcheck", "-x", "-P", REPOSITORY, *scripts)
