@@ -31,6 +31,7 @@ import torch
 from common import base_config, facts, stock_model, timed
 
 from clinical_pretrain import checkpoint
+from clinical_pretrain.checkpoint_engine import MemoryCheckpointEngine
 from clinical_pretrain.config import CheckpointConfig, RunConfig
 from clinical_pretrain.deepspeed_config import resolve
 from clinical_pretrain.distributed import Ranks, initialise, shut_down
@@ -95,7 +96,7 @@ def train(engine: Any) -> None:
 
 def compare(args: argparse.Namespace, engine: Any, folder: Path, ranks: Ranks) -> dict[str, Any]:
     """Save by each, in turn; then load by each, in turn."""
-    plain_engine = engine.checkpoint_engine
+    plain_engine, memory = engine.checkpoint_engine, MemoryCheckpointEngine.of(engine)
     step = 0
 
     def plain() -> None:
@@ -120,6 +121,7 @@ def compare(args: argparse.Namespace, engine: Any, folder: Path, ranks: Ranks) -
     def begin() -> checkpoint.Save:
         nonlocal step
         step += 1
+        engine.checkpoint_engine = memory
         state = checkpoint.RunState(step, step, ranks.world_size, args.zero_stage, args.precision, "")
         return checkpoint.Save(folder / "ours", engine, state, {}, ranks)
 

@@ -12,6 +12,7 @@ import os
 import shutil
 import stat
 import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -133,12 +134,12 @@ class Save:
             except OSError as caught:
                 error = _reason(caught)
         self._error = ranks.agree(error)
-        files: dict[str, list[bytes]] = {}
+        files: dict[str, Iterable[bytes | bytearray]] = {}
         if self._error is None:
-            memory = engine.checkpoint_engine = MemoryCheckpointEngine()
-            engine._copy_recovery_script = lambda folder: None  # scripts beside each checkpoint: `export` replaces them
+            memory = MemoryCheckpointEngine.of(engine)
             engine.save_checkpoint(str(self._temporary.parent), tag=self._temporary.name, save_latest=False)
-            files, self._error = memory.files, memory.error
+            files = {name: file.pieces for name, file in memory.files.items()}
+            self._error = memory.error
         if ranks.is_first:
             files[PROBE_NAME] = [to_bytes({name: tensor.contiguous() for name, tensor in probe.items()})]
             files[STATE_NAME] = [json.dumps(asdict(state), indent=2).encode()]
@@ -169,7 +170,7 @@ class Save:
         self._ranks.barrier()
         return Saved(error, size)
 
-    def _write(self, files: dict[str, list[bytes]]) -> tuple[str | None, dict[str, dict[str, Any]]]:
+    def _write(self, files: dict[str, Iterable[bytes | bytearray]]) -> tuple[str | None, dict[str, dict[str, Any]]]:
         """In the thread: what went wrong, and each file's size and hash."""
         from clinical_pretrain.checkpoint_engine import write_hashed
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,18 +14,37 @@ from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 
 
 class Memory:
-    """A file in memory that torch.save can write to."""
+    """A file in memory that torch.save can write to, again and again: what it took once, it keeps, for new memory costs
+    several times what a copy does."""
 
     def __init__(self) -> None:
-        self.pieces: list[bytes] = []
+        self.pieces: list[bytearray] = []
+        self._count = 0
 
     def write(self, data: Any) -> int:
         """Keep a copy."""
-        self.pieces.append(bytes(data))
-        return len(self.pieces[-1])
+        view = memoryview(data).cast("B")
+        if self._count == len(self.pieces):
+            self.pieces.append(bytearray(view))
+        elif len(self.pieces[self._count]) != len(view):
+            self.pieces[self._count] = bytearray(view)
+        else:
+            memoryview(self.pieces[self._count])[:] = view
+        self._count += 1
+        return len(view)
 
     def flush(self) -> None:
         """Nothing to do."""
+
+    def take(self, content: Any) -> None:
+        """What torch.save would write, without the archive's own checksums: the manifest has better ones."""
+        checksums, self._count = torch.serialization.get_crc32_options(), 0
+        torch.serialization.set_crc32_options(False)
+        try:
+            torch.save(content, cast(Any, self))
+        finally:
+            torch.serialization.set_crc32_options(checksums)
+        del self.pieces[self._count :]
 
 
 class MemoryCheckpointEngine(TorchCheckpointEngine):
@@ -32,8 +52,17 @@ class MemoryCheckpointEngine(TorchCheckpointEngine):
     raising it: `save_checkpoint` meets at a barrier in the end, where the other ranks would wait for ever."""
 
     def __init__(self) -> None:
-        self.files: dict[str, list[bytes]] = {}
+        self.files: dict[str, Memory] = {}
         self.error: str | None = None
+
+    @classmethod
+    def of(cls, engine: Any) -> MemoryCheckpointEngine:
+        """The engine's, put in place at the first save."""
+        if not isinstance(engine.checkpoint_engine, cls):
+            engine.checkpoint_engine = cls()
+            engine._copy_recovery_script = lambda folder: None  # scripts beside each checkpoint: `export` replaces them
+        engine.checkpoint_engine.error = None
+        return cast(MemoryCheckpointEngine, engine.checkpoint_engine)
 
     def makedirs(self, path: str, exist_ok: bool = False) -> None:
         """Nothing to do: the folder is there."""
@@ -42,24 +71,13 @@ class MemoryCheckpointEngine(TorchCheckpointEngine):
         """Take one of DeepSpeed's files."""
         if self.error is None:
             try:
-                self.files[Path(path).name] = in_memory(state_dict)
+                self.files.setdefault(Path(path).name, Memory()).take(state_dict)
             except (MemoryError, RuntimeError) as error:  # of CUDA's, too
                 self.error = f"{Path(path).name}: {type(error).__name__}: {error}".split("\n")[0]
 
 
-def in_memory(content: Any) -> list[bytes]:
-    """What torch.save would write, without the archive's own checksums: the manifest has better ones."""
-    file, checksums = Memory(), torch.serialization.get_crc32_options()
-    torch.serialization.set_crc32_options(False)
-    try:
-        torch.save(content, cast(Any, file))
-    finally:
-        torch.serialization.set_crc32_options(checksums)
-    return file.pieces
-
-
-def write_hashed(path: Path, pieces: list[bytes]) -> dict[str, Any]:
-    """Write a file, flush it to the disk, and let go of its pieces.
+def write_hashed(path: Path, pieces: Iterable[bytes | bytearray]) -> dict[str, Any]:
+    """Write a file and flush it to the disk.
 
     Returns:
         Its size in bytes and its sha256, for the manifest.
@@ -68,10 +86,8 @@ def write_hashed(path: Path, pieces: list[bytes]) -> dict[str, Any]:
         OSError: it can't be written.
     """
     digest, size = hashlib.sha256(), 0
-    pieces.reverse()
     with path.open("wb") as stream:
-        while pieces:
-            piece = pieces.pop()
+        for piece in pieces:
             stream.write(piece)
             digest.update(piece)
             size += len(piece)
