@@ -4,11 +4,12 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 OUT    ?= $(if $(NOTES),demo-$(basename $(notdir $(NOTES))),demo)
 
-.PHONY: help setup demo test check bench
+.PHONY: help setup demo test test-slurm check bench
 
 help:
 	@echo "make demo [NOTES=my_notes.csv] [OUT=folder]   the whole job on a CPU, in under 5 minutes"
 	@echo "make test                                     all tests"
+	@echo "make test-slurm                               those on a real SLURM (sudo tests/slurm/install.sh)"
 	@echo "make check                                    ruff, mypy, import-linter"
 	@echo "make setup                                    only .venv"
 	@echo "make bench                                    the figures that need no GPU: 2.5 hours"
@@ -26,6 +27,9 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-slurm: setup
+	$(BIN)/python -m pytest tests/slurm $(PYTEST_ARGS)
 
 check: setup
 	$(BIN)/ruff format --check .
