@@ -192,7 +192,7 @@ def mtsamples_row(result: dict[str, Any]) -> list[Any]:
 
 
 SAVING_HEAD = ["model", "layers", "ZeRO", "ranks", "precision", "MB", "s to save, DeepSpeed", "and flushed", "ours",
-               "s to load, DeepSpeed", "ours"]  # fmt: skip
+               "of these, training stands still", "s to load, DeepSpeed", "ours"]  # fmt: skip
 
 
 def saving_row(result: dict[str, Any]) -> list[Any]:
@@ -202,6 +202,7 @@ def saving_row(result: dict[str, Any]) -> list[Any]:
         MODELS[config["model"]], config["layers"], config["zero_stage"], config["ranks"], config["precision"],
         number(result["megabytes_ours"]), number(result["save_seconds_plain"], 2),
         number(result["save_seconds_plain_flushed"], 2), number(result["save_seconds_ours"], 2),
+        number(result["stall_seconds_ours"], 2),
         number(result["load_seconds_plain"], 2), number(result["load_seconds_ours"], 2),
     ]  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -250,7 +251,8 @@ def submit(argv: Sequence[str]) -> dict[str, Any]:
     for job in jobs:
         export_job = f"; then job {job['export_job']} exports it" if "export_job" in job else ""
         print(f"job {job['job']}: {job['run_dir']}, {ranks}{export_job}; log: {job['log']}")
-    print(f"next: clinical-pretrain status {jobs[0]['run_dir'] if len(jobs) == 1 else Path(jobs[0]['run_dir']).parent}")
+    folder = Path(jobs[0]["run_dir"]) if len(jobs) == 1 else Path(jobs[0]["run_dir"]).parent
+    print(f"next: clinical-pretrain status {shlex.quote(str(folder))}")
     return _report(args, {"jobs": jobs})
 
 

@@ -84,7 +84,8 @@ def site_config(path: str, overrides: Sequence[str]) -> SlurmConfig:
     refuse_unknown(flatten(site), names, f"{file}: ")
     parser = jsonargparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
     parser.add_class_arguments(SlurmConfig, "slurm")
-    refuse_unknown([a[2:].split("=")[0] for a in overrides if a.startswith("--")], keys_of(SlurmConfig, "slurm."), "--")
+    words = [word[2:].split("=")[0] for word in overrides if word.startswith("--")]
+    refuse_unknown([w for w in words if not w.startswith("slurm.options.")], keys_of(SlurmConfig, "slurm."), "--")
     try:
         given = parser.instantiate(parser.parse_args([*(f"--slurm.{k}={v}" for k, v in site.items()), *overrides]))
     except jsonargparse.ArgumentError as error:

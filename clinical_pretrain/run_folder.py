@@ -152,7 +152,7 @@ def note_start(
         facts["shard_fingerprint"] = manifest.fingerprint
         if facts["starts"]:
             facts["starts"][-1] |= _reached(run_dir, facts["starts"][-1].get("timestamp", 0.0))
-        _refuse_standstill(run_dir, step, facts["starts"])
+        refuse_standstill(run_dir, step, facts["starts"])
         facts["starts"].append(
             {
                 "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -186,7 +186,7 @@ def _reached(run_dir: Path, since: float) -> dict[str, Any]:
     return found
 
 
-def _refuse_standstill(run_dir: Path, step: int, starts: list[dict[str, Any]]) -> None:
+def refuse_standstill(run_dir: Path, step: int, starts: list[dict[str, Any]]) -> None:
     """SLURM would start for ever a job that loses a rank each time before it has saved."""
     recent = starts[-MOST_LOSSES:]
     lost = [start for start in recent if start.get("exit_code") in (1, LOST) and start["from_step"] == step]

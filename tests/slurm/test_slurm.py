@@ -53,10 +53,6 @@ def test_a_job_survives_whatever_happens_to_it(cluster, config, alone):
         cluster.control("kill-node", "node1")
         cluster.control("start-node", "node1")
 
-    def preempt_without_grace():
-        cluster.ok("scontrol", "update", f"jobid={job}", "TimeLimit=30")
-        cluster.urgent()
-
     events = [
         (lambda: near_time_limit(cluster, job), "scavenge"),
         (cluster.urgent, "scavenge"),
@@ -64,12 +60,13 @@ def test_a_job_survives_whatever_happens_to_it(cluster, config, alone):
         (lambda: cluster.ok("scontrol", "requeue", job), "impatient"),
         (cluster.urgent, "impatient"),
     ]
-    for number, (event, partition) in enumerate(events):
-        run.wait_for_start(number)
-        event()
-        wait_for(lambda: cluster.state(job) == "PENDING", f"event {number} to end the job", 100)
-        codes.append(run.stop()["exit_code"] if (run.folder / "stop.json").exists() else None)
-        cluster.ok("scontrol", "update", f"jobid={job}", "TimeLimit=30", f"partition={partition}")
+    with cluster.slow():
+        for number, (event, partition) in enumerate(events):
+            run.wait_for_start(number)
+            event()
+            wait_for(lambda: cluster.state(job) == "PENDING", f"event {number} to end the job", 100)
+            codes.append(run.stop()["exit_code"] if (run.folder / "stop.json").exists() else None)
+            cluster.ok("scontrol", "update", f"jobid={job}", "TimeLimit=30", f"partition={partition}")
     assert cluster.wait(job, "COMPLETED", "FAILED") == "COMPLETED", log_of(cluster, job)
     same(run, alone)
     log = log_of(cluster, job)
@@ -99,16 +96,17 @@ def test_the_same_through_submit(cluster, config, alone):
         "next: clinical-pretrain status 'runs/by submit'",
     ]
     run, codes = Run(cluster.folder / "runs" / "by submit"), []
-    for number, event in enumerate((cluster.urgent, kill_a_rank, lambda: near_time_limit(cluster, job))):
-        run.wait_for_start(number)
-        event()
-        wait_for(lambda: cluster.state(job) == "PENDING", f"event {number} to end the job", 100)
-        codes.append(run.stop()["exit_code"])
-        cluster.ok("scontrol", "update", f"jobid={job}", "TimeLimit=30")
-    run.wait_for_start(3, 1)
-    state = cluster.ok("clinical-pretrain", "status", "runs/by submit").splitlines()
+    with cluster.slow():
+        for number, event in enumerate((cluster.urgent, kill_a_rank, lambda: near_time_limit(cluster, job))):
+            run.wait_for_start(number)
+            event()
+            wait_for(lambda: cluster.state(job) == "PENDING", f"event {number} to end the job", 100)
+            codes.append(run.stop()["exit_code"])
+            cluster.ok("scontrol", "update", f"jobid={job}", "TimeLimit=30")
+        run.wait_for_start(3, 5)
+        state = cluster.ok("clinical-pretrain", "status", "runs/by submit").splitlines()
     assert re.fullmatch(
-        rf"runs/by submit +running \(job {job}\) +\d+/{STEPS} .* 0:00:\d\d +3 +stopped at step .*", state[1]
+        rf"runs/by submit +running \(job {job}\) +\d+/{STEPS} .* 0:0\d:\d\d +3 +stopped at step .*", state[1]
     )
     assert cluster.wait(job, "COMPLETED", "FAILED") == "COMPLETED", (cluster.folder / log).read_text()
     same(run, alone)
@@ -128,8 +126,9 @@ def kill_a_rank():
 def test_scancel_saves_and_is_the_end(cluster, config):
     job = cluster.sbatch(*TWO_NODES, "--time=30", SCRIPT, config, "--run_dir", "runs/cancelled")
     run = Run(cluster.folder / "runs" / "cancelled")
-    run.wait_for_start(0)
-    cluster.ok("scancel", job)
+    with cluster.slow():
+        run.wait_for_start(0)
+        cluster.ok("scancel", job)
     cluster.wait(job, "CANCELLED")
     wait_for(lambda: (run.folder / "stop.json").exists(), "the run to save", 20)
     assert run.stop()["exit_code"] == 77 and "(SIGTERM)" in run.stop()["reason"]

@@ -7,7 +7,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from clinical_pretrain.metrics import read_metrics
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
-STEPS = 300
+STEPS = 500
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = 120) -> Any:
@@ -41,8 +42,20 @@ class Cluster:
             "TASKS_PER_NODE": "2",
             "OMP_NUM_THREADS": "1",
             "MIN_SECONDS": "0",
+            "PACE": str(folder / "pace"),
+            "PYTHONPATH": str(HERE / "pace"),
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         }
+
+    @contextmanager
+    def slow(self, seconds: float = 0.2) -> Iterator[None]:
+        """Each step of a training takes so much longer."""
+        pace = Path(self.environment["PACE"])
+        pace.write_text(str(seconds))
+        try:
+            yield
+        finally:
+            pace.unlink()
 
     def control(self, *words: str) -> None:
         """cluster.sh."""

@@ -1,0 +1,109 @@
+"""What can be known of jobs without a cluster; real ones are in tests/slurm."""
+
+import json
+
+import pytest
+
+from clinical_pretrain.cli import main
+from clinical_pretrain.config import REPOSITORY
+from clinical_pretrain.launch import site_config, trainings
+from clinical_pretrain.run_folder import MOST_LOSSES, refuse_standstill
+from clinical_pretrain.status import runs_in, status, table
+from clinical_pretrain.watch import LOST
+from tokenizer_tools.manifest import UserError
+
+DEMO = ["--config", str(REPOSITORY / "configs" / "demo_cpu.yaml")]
+
+
+def test_a_sites_file_is_read_and_overridden(tmp_path):
+    file = tmp_path / "site.yaml"
+    file.write_text("partition: a100\nsetup: |\n  module load cuda\ncontainer: /images/a b.sif\n")
+    slurm = site_config(str(file), ["--slurm.partition", "h100", "--slurm.nodes=2", "--slurm.options.exclude", "node7"])
+    assert (slurm.partition, slurm.nodes, slurm.setup, slurm.options) == (
+        "h100", 2, "module load cuda\n", {"exclude": "node7"})  # fmt: skip
+    file.write_text("partiton: a100\n")
+    with pytest.raises(UserError, match=r"site.yaml: partiton \(did you mean .*partition\?\)"):
+        site_config(str(file), [])
+    with pytest.raises(UserError, match="slurm: nodes must be at least 1"):
+        site_config("slurm/site.yaml", ["--slurm.nodes", "0"])
+    with pytest.raises(UserError, match="nodes"):
+        site_config("slurm/site.yaml", ["--slurm.nodes", "many"])
+    for example in (REPOSITORY / "slurm" / "sites").glob("*.yaml"):
+        assert site_config(str(example), []).partition
+
+
+def test_a_sweep_has_a_run_for_each_combination():
+    runs = trainings(DEMO, ["optim.learning_rate=1e-4,2e-4", "seed=1,2"])
+    assert [(run.config.optim.learning_rate, run.config.seed) for run in runs] == [
+        (1e-4, 1), (1e-4, 2), (2e-4, 1), (2e-4, 2)]  # fmt: skip
+    assert str(runs[1].folder) == "runs/demo/learning_rate=1e-4-seed=2"
+    assert [str(run.folder) for run in trainings(DEMO, [])] == ["runs/demo"]
+    with pytest.raises(UserError, match=r"unknown --optim.learning_rat \(did you mean --optim.learning_rate"):
+        trainings(DEMO, ["optim.learning_rat=1,2"])
+
+
+def test_the_script_can_be_seen_without_a_cluster(shards, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "/nowhere")
+    words = [*DEMO, "--data.shards", str(shards), "--batch.train_batch_size", "8", "--run_dir", "my run"]
+    slurm = [
+        "--slurm.gpus_per_node",
+        "4",
+        "--slurm.nodes",
+        "2",
+        "--slurm.container",
+        "a b.sif",
+        "--slurm.memory",
+        "200G",
+    ]
+    assert main(["submit", *words, *slurm, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    for line in ("#SBATCH --gpus-per-node=4", "#SBATCH --ntasks-per-node=4", "#SBATCH --nodes=2", "#SBATCH --requeue",
+                 "#SBATCH --signal=USR2@300", "#SBATCH --mem=200G", "export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1",
+                 "apptainer exec --nv  'a b.sif' python3 -u -m submitit.core._submit"):  # fmt: skip
+        assert line in said, said
+    assert "slurm/end.sh $? $SECONDS" in said.splitlines()[-1]
+    assert not (tmp_path / "my run").exists()
+    assert main(["submit", *words]) == 2
+    assert capsys.readouterr().err.startswith("error: sbatch: not found; type this on a login node of the cluster")
+
+
+def test_a_base_model_that_nodes_cannot_fetch_is_named(shards, capsys):
+    words = ["--config", str(REPOSITORY / "configs" / "clinical_longformer.yaml"), "--data.shards", str(shards)]
+    assert main(["submit", *words, "--slurm.gpus_per_node", "2", "--dry-run"]) == 2
+    assert "here, first: hf download allenai/longformer-base-4096" in capsys.readouterr().err
+
+
+def test_a_job_that_loses_ranks_without_coming_further_is_not_started_again(tmp_path, monkeypatch):
+    lost = [{"from_step": 40, "exit_code": LOST}] * MOST_LOSSES
+    refuse_standstill(tmp_path, 40, lost)  # started by hand
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "3")
+    with pytest.raises(UserError, match="lost ranks 3 times without getting beyond step 40"):
+        refuse_standstill(tmp_path, 40, lost)
+    refuse_standstill(tmp_path, 60, lost)
+    refuse_standstill(tmp_path, 40, lost[1:])
+    refuse_standstill(tmp_path, 40, [*lost[1:], {"from_step": 40, "exit_code": 77}])
+
+
+def test_status_tells_how_runs_stand(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="runs: no run here"):
+        runs_in([tmp_path / "runs"])
+    for name, stop in (("done", "finished"), ("asked", "stopped at step 7 (SIGTERM)"), ("gone", None)):
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text(
+            json.dumps({"starts": [{"host": "elsewhere", "process": 1}, {"from_step": 3}]})
+        )
+        (folder / "config.yaml").write_text("max_steps: 2000\n")
+        lines = [{"step": step, "kind": "train", "loss": 9.0 / step, "seconds": 2.0} for step in (6, 7)]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        if stop:
+            (folder / "stop.json").write_text(json.dumps({"reason": stop}))
+    found = [status(run) for run in runs_in([tmp_path / "runs"])]
+    assert [run["state"] for run in found] == ["stopped", "finished", "lost"]
+    assert found[0] | {"step": 7, "max_steps": 2000, "restarts": 1, "loss": 9 / 7} == found[0]
+    lines = table(found)
+    assert lines[0].split()[:3] == ["run", "state", "step"] and "7/2,000" in lines[1]
+    assert main(["status"]) == 0
+    assert capsys.readouterr().out.count("7/2,000") == 3
