@@ -103,7 +103,6 @@ def trainings(words: Sequence[str], sweep: Sequence[str]) -> list[Training]:
     Raises:
         UserError: a config can't work.
     """
-    config, _ = load_config(words)
     axes = []
     for axis in sweep:
         key, _, values = axis.partition("=")
@@ -113,11 +112,12 @@ def trainings(words: Sequence[str], sweep: Sequence[str]) -> list[Training]:
     found = []
     for point in itertools.product(*axes):
         mine = [*words, *(word for key, value in point for word in (f"--{key}", value))]
-        run_dir = config.run_dir
+        config, _ = load_config(mine)
         if point:
-            run_dir += "/" + "-".join(f"{key.split('.')[-1]}={value}" for key, value in point)
-            mine += ["--run_dir", run_dir]
-        found.append(Training(load_config(mine)[0], tuple(mine)))
+            name = "-".join(f"{key.split('.')[-1]}={value}" for key, value in point)
+            mine += ["--run_dir", f"{config.run_dir}/{name}"]
+            config, _ = load_config(mine)
+        found.append(Training(config, tuple(mine)))
     return found
 
 
@@ -148,15 +148,15 @@ def submit(
     jobs = send(common / "slurm", parameters, slurm, commands)
     found = []
     for run, job in zip(runs, jobs, strict=True):
-        entry_of_run = {"job": job, "run_dir": str(run.folder), "log": str(common / "slurm" / f"{job}_0_log.out")}
+        facts = {"job": job, "run_dir": str(run.folder), "log": str(common / "slurm" / f"{job}_0_log.out")}
         (run.folder / "slurm").mkdir(parents=True, exist_ok=True)
-        write_json(run.folder / JOB_NAME, entry_of_run)
+        write_json(run.folder / JOB_NAME, facts)
         if export_to is not None:
             out = export_to if len(runs) == 1 else export_to / run.folder.name
             words = ("-m", "clinical_pretrain.cli", "export", str(run.folder), "--out", str(out))
             after = of_job(slurm, f"export-{run.folder.name}", OFFLINE, after=job)
-            entry_of_run["export_job"] = send(run.folder / "slurm", after, slurm, [Command(words)])[0]
-        found.append(entry_of_run)
+            facts["export_job"] = send(run.folder / "slurm", after, slurm, [Command(words)])[0]
+        found.append(facts)
     return found
 
 
@@ -176,7 +176,7 @@ def submit_shards(words: Sequence[str], out: Path, slurm: SlurmConfig, dry_run: 
     build = ("-m", "clinical_pretrain.cli", "build-shards", *words)
 
     def parameters(stage: str, **more: Any) -> dict[str, Any]:
-        return of_job(slurm, f"shards-{stage}", [*OFFLINE, "export RETRY=1 MIN_SECONDS=0 MAX_RESTARTS=3"], **more)
+        return of_job(slurm, f"shards-{stage}", [*OFFLINE, "export MIN_SECONDS=0 MAX_RESTARTS=10"], **more)
 
     shares = [Command((*build, "--stage", "pack", "--share", f"{n}/{slurm.tasks}")) for n in range(slurm.tasks)]
     if dry_run:
@@ -223,7 +223,6 @@ def of_job(
         "cpus_per_task": slurm.cpus_per_task,
         "signal_delay_s": slurm.warning_seconds,
         "stderr_to_stdout": True,
-        # srun doesn't take this over from sbatch by itself.
         "setup": [*own, *setup, *slurm.setup.splitlines()],
         "teardown": [f"{shlex.quote(str(end))} $? $SECONDS"],
         "srun_args": ["--open-mode=append", *srun],

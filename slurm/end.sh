@@ -4,6 +4,7 @@
 code=$1 seconds=$2
 case $code in
     75) why="saved ahead of the time limit" ;;
+    138 | 140) why="the time limit is near" ;; # ended by SIGUSR1 or SIGUSR2 itself: nothing was to be saved
     76 | 137)
         if [ "$seconds" -lt "${MIN_SECONDS:-120}" ]; then
             echo "a rank was lost after $seconds s: so soon that the job isn't queued again; see the logs"

@@ -4,15 +4,20 @@ import datetime
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
-from two_nodes import REPOSITORY, STEPS, Run, wait_for
+import yaml
+from two_nodes import REPOSITORY, STEPS, Cluster, Run, wait_for
 
 from tokenizer_tools.manifest import file_sha256
 
+pytestmark = pytest.mark.slurm
+NEEDED = ("slurmctld", "slurmd", "sbatch", "munged", "ip", "shellcheck")
 SCRIPT = REPOSITORY / "slurm" / "pretrain.sh"
 ONE_NODE = ("--nodes=1", "--gpus-per-node=2", "--cpus-per-gpu=2")
 TWO_NODES = ("--nodes=2", "--gpus-per-node=2", "--cpus-per-gpu=2")
@@ -28,6 +33,47 @@ def near_time_limit(cluster, job):
     """SLURM looks at limits every 30 s; the signal comes 20 s before the end."""
     end = (datetime.datetime.now() + datetime.timedelta(seconds=40)).strftime("%Y-%m-%dT%H:%M:%S")
     cluster.ok("scontrol", "update", f"jobid={job}", f"EndTime={end}")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    missing = [name for name in NEEDED if shutil.which(name) is None]
+    if missing or os.getuid():
+        message = f"needs root and {', '.join(missing) or 'nothing more'}: sudo tests/slurm/install.sh, then as root"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    with tempfile.TemporaryDirectory(prefix="cp-") as root:
+        Path(root).chmod(0o755)
+        cluster = Cluster(Path(root), tmp_path_factory.mktemp("my runs"))
+        cluster.control("start")
+        try:
+            yield cluster
+        finally:
+            cluster.control("stop")
+
+
+@pytest.fixture(scope="module")
+def config(cluster, shards):
+    """A tiny run, under ZeRO 2, in the cluster's folder."""
+    size = {"layers": 2, "hidden_size": 32, "heads": 2, "intermediate_size": 64, "attention_window": 32}
+    settings = {
+        "max_steps": STEPS,
+        "precision": "fp32",
+        "checkpointing": "none",
+        "deepspeed": "ds_configs/zero2.json",
+        "log_every_steps": 1,
+        "model": {"init": "random", "family": "longformer", "size": size},
+        "data": {"shards": str(shards)},
+        "batch": {"train_batch_size": 8, "micro_batch_size_per_gpu": 2},
+        "optim": {"learning_rate": 2e-3, "warmup_steps": 4},
+        "validation": {"every_steps": 0, "max_rows": 8},
+        "checkpoint": {"every_steps": 40},
+        "watch": {"silence_seconds": 10},
+    }
+    path = cluster.folder / "a config.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +96,8 @@ def test_a_job_survives_whatever_happens_to_it(cluster, config, alone):
     run, codes = Run(cluster.folder / "runs" / "by sbatch"), []
 
     def kill_node():
-        cluster.control("kill-node", "node1")
-        cluster.control("start-node", "node1")
+        cluster.control("kill-node", "node0")
+        cluster.control("start-node", "node0")
 
     events = [
         (lambda: near_time_limit(cluster, job), "scavenge"),

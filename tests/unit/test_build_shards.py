@@ -132,6 +132,26 @@ def test_the_number_of_workers_changes_nothing(built, corpus, tmp_path):
     assert content(tmp_path / "shards") == content(built[0])
 
 
+def test_machines_that_share_the_work_change_nothing(built, corpus, tmp_path):
+    """In whatever order they come, and a share twice; what is missing is done in the end."""
+    out = tmp_path / "shards"
+    with pytest.raises(UserError, match="nothing to pack yet; first the same command with --stage scan"):
+        build(corpus, out, workers=1, stage="pack", share=(0, 3))
+    assert build(corpus, out, workers=1, stage="scan") is None
+    assert not list(out.rglob("*.arrow"))
+    for number in (2, 0, 2):
+        assert build(corpus, out, workers=1, stage="pack", share=(number, 3)) is None
+    assert sorted(path.name for path in (out / "train").iterdir())[:2] == ["part-00000.arrow", "part-00002.arrow"]
+    assert build(corpus, out, workers=1) == built[1]
+    assert content(out) == content(built[0])
+
+
+@pytest.mark.parametrize("share", ["3/3", "1", "-1/3", "a/b"])
+def test_a_share_that_cannot_be_is_refused(share, corpus, tmp_path):
+    done = subprocess.run(command(corpus, tmp_path / "x", f"--share={share}"), capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith(f"error: --share {share}: must be K/N")
+
+
 def test_killed_at_any_moment_and_started_again(built, corpus, tmp_path):
     out = tmp_path / "shards"
     call = command(corpus, out, "--sequence-length", "256", "--split.validation", "0.1", "--split.test", "0.1",

@@ -1,6 +1,7 @@
 """What can be known of jobs without a cluster; real ones are in tests/slurm."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,6 +10,7 @@ from clinical_pretrain.config import REPOSITORY
 from clinical_pretrain.launch import site_config, trainings
 from clinical_pretrain.run_folder import MOST_LOSSES, refuse_standstill
 from clinical_pretrain.status import runs_in, status, table
+from clinical_pretrain.train import warn_of_short_warning
 from clinical_pretrain.watch import LOST
 from tokenizer_tools.manifest import UserError
 
@@ -83,6 +85,17 @@ def test_a_job_that_loses_ranks_without_coming_further_is_not_started_again(tmp_
     refuse_standstill(tmp_path, 60, lost)
     refuse_standstill(tmp_path, 40, lost[1:])
     refuse_standstill(tmp_path, 40, [*lost[1:], {"from_step": 40, "exit_code": 77}])
+
+
+def test_a_warning_that_is_too_short_is_said_once(monkeypatch):
+    monkeypatch.setenv("WARNING_SECONDS", "300")
+    lines = []
+    run = SimpleNamespace(watch=SimpleNamespace(longest=200.0), metrics=SimpleNamespace(say=lines.append))
+    warn_of_short_warning(run, 90.0)
+    assert not lines
+    for _ in range(2):
+        warn_of_short_warning(run, 110.0)
+    assert len(lines) == 1 and "took 310 s, but the time limit is announced only 300 s ahead" in lines[0]
 
 
 def test_status_tells_how_runs_stand(tmp_path, capsys, monkeypatch):
