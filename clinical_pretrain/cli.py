@@ -267,6 +267,7 @@ def submit_shards(argv: Sequence[str]) -> dict[str, Any]:
     slurm = launch.site_config(args.site, slurm_words)
     building = _parse(_shards_parser("submit-shards", None), words)
     check_inputs([Path(path) for path in building.notes])
+    launch.check_is_here(building.tokenizer)
     result = launch.submit_shards(words, Path(building.out), slurm, args.dry_run)
     if args.dry_run:
         print(result["script"])

@@ -448,14 +448,14 @@ def _config_files(argv: Sequence[str]) -> list[str]:
     return files + [value for option, value in itertools.pairwise(argv) if option == "--config"]
 
 
-def read_yaml(path: str) -> dict[str, Any]:
-    """Keys and values of a YAML file.
+def read_yaml(path: str, loader: Any = yaml.SafeLoader) -> dict[str, Any]:
+    """Keys and values of a YAML file; with yaml.BaseLoader all values are text.
 
     Raises:
         UserError: it isn't there, or holds something else.
     """
     try:
-        raw = yaml.safe_load(Path(path).read_text())
+        raw = yaml.load(Path(path).read_text(), loader)
     except FileNotFoundError:
         known = ", ".join(f"configs/{entry.name}" for entry in sorted((REPOSITORY / "configs").glob("*.yaml")))
         raise UserError(f"{path}: no such config file; there are {known}") from None

@@ -19,11 +19,12 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from clinical_pretrain.config import (
     REPOSITORY,
     RunConfig,
     SlurmConfig,
-    flatten,
     keys_of,
     load_config,
     read_yaml,
@@ -79,15 +80,15 @@ def site_config(path: str, overrides: Sequence[str]) -> SlurmConfig:
     import jsonargparse
 
     file = Path(path) if Path(path).exists() or path != SITE else REPOSITORY / SITE
-    site = read_yaml(str(file))
+    site = read_yaml(str(file), yaml.BaseLoader)  # 24:00:00 would be a number of seconds
     names = [entry.name for entry in fields(SlurmConfig)]
-    refuse_unknown(flatten(site), names, f"{file}: ")
+    refuse_unknown(list(site), names, f"{file}: ")
     parser = jsonargparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
     parser.add_class_arguments(SlurmConfig, "slurm")
     words = [word[2:].split("=")[0] for word in overrides if word.startswith("--")]
     refuse_unknown([w for w in words if not w.startswith("slurm.options.")], keys_of(SlurmConfig, "slurm."), "--")
     try:
-        given = parser.instantiate(parser.parse_args([*(f"--slurm.{k}={v}" for k, v in site.items()), *overrides]))
+        given = parser.instantiate(parser.parse_args([*(f"--slurm.{k}={v}" for k, v in site.items() if v), *overrides]))
     except jsonargparse.ArgumentError as error:
         raise UserError(f"{file} or --slurm: {' '.join(str(error).split())}") from None
     return SlurmConfig(**{name: getattr(given.slurm, name) for name in names})
@@ -136,7 +137,8 @@ def submit(
         check(run.config, slurm)
     first = runs[0].folder
     common = first if len(runs) == 1 else first.parent
-    setup = [*OFFLINE, f"export WARNING_SECONDS={slurm.warning_seconds}"]
+    port = "MASTER_PORT=$((10000 + SLURM_JOB_ID % 20000))"  # below those that the system gives away
+    setup = [*OFFLINE, f"export WARNING_SECONDS={slurm.warning_seconds} {port}"]
     entry = str(REPOSITORY / "clinical_pretrain" / "run.py")
     commands = [Command(("-u", entry, *run.words), is_rank=True) for run in runs]
     parameters = of_job(slurm, f"train-{common.name}", setup, srun=["--kill-on-bad-exit=0", "--wait=60"])
@@ -195,12 +197,21 @@ def check(config: RunConfig, slurm: SlurmConfig) -> None:
     """
     Manifest.load(Path(config.data.shards))
     resolve(config, slurm.nodes * slurm.ranks_per_node)
-    name = config.model.name_or_path
-    if config.model.init == "pretrained" and not Path(name).exists():
-        from huggingface_hub import try_to_load_from_cache
+    if config.model.init == "pretrained":
+        check_is_here(config.model.name_or_path)
 
-        if not isinstance(try_to_load_from_cache(name, "config.json"), str):
-            raise UserError(f"{name}: not on this machine, and nodes don't go online; here, first: hf download {name}")
+
+def check_is_here(name: str) -> None:
+    """See that a model or tokenizer is a folder, or in the cache.
+
+    Raises:
+        UserError: it is neither.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    files = ("config.json", "tokenizer_config.json", "tokenizer.json")
+    if not Path(name).exists() and not any(isinstance(try_to_load_from_cache(name, file), str) for file in files):
+        raise UserError(f"{name}: not on this machine, and nodes don't go online; here, first: hf download {name}")
 
 
 def of_job(
@@ -209,8 +220,9 @@ def of_job(
     """submitit's parameters that all jobs have."""
     end = REPOSITORY / "slurm" / "end.sh"
     # srun doesn't take the first over from sbatch by itself. TERM is scancel's: the ranks get it, too, and save.
-    own = ["export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK", "trap true TERM"]
-    more = {"time": slurm.time, "requeue": True, **slurm.options}
+    own = ["export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK SLURM_EXPORT_ENV=ALL", "trap true TERM"]
+    options = {key: True if value == "true" else value for key, value in slurm.options.items()}
+    more = {"time": slurm.time, "requeue": True, **options}
     more |= {key: value for key in ("partition", "account", "qos", "constraint") if (value := getattr(slurm, key))}
     if slurm.memory:
         more["mem"] = slurm.memory

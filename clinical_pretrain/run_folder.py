@@ -55,6 +55,8 @@ LOCK_SECONDS = 120
 """For so long a run waits for another in its folder to end; a lost node's lock on a network disk lasts as long."""
 MOST_LOSSES = 3
 """A job that has lost ranks so often in a row, and come no further meanwhile, isn't started by SLURM once more."""
+MOST_ENDINGS = 10
+"""The same, where nothing says how they ended."""
 FROZEN_NAME = "frozen.safetensors"
 """The weights that training leaves alone, which the export takes over bit for bit."""
 
@@ -117,14 +119,20 @@ def alone_in(run_dir: Path, ranks: Ranks) -> Iterator[None]:
 
 
 def _locked(run_dir: Path) -> TextIO:
-    stream, until = (run_dir / "lock").open("w"), time.monotonic() + LOCK_SECONDS
+    stream, until = (run_dir / "lock").open("a+"), time.monotonic() + LOCK_SECONDS
     told = False
     while True:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stream.truncate(0)
+            stream.write(slurm_job() or "")
+            stream.flush()
             return stream
         except BlockingIOError:
             if time.monotonic() > until:
+                stream.seek(0)
+                if slurm_job() and stream.read() == slurm_job():  # of an earlier start, on a node that is lost
+                    return stream
                 raise UserError(f"{run_dir}: another process still trains here; stop it first") from None
             if not told:
                 print(f"{run_dir}: another process trains here; waiting for its end", flush=True)
@@ -188,12 +196,15 @@ def _reached(run_dir: Path, since: float) -> dict[str, Any]:
 
 def refuse_standstill(run_dir: Path, step: int, starts: list[dict[str, Any]]) -> None:
     """SLURM would start for ever a job that loses a rank each time before it has saved."""
-    recent = starts[-MOST_LOSSES:]
-    lost = [start for start in recent if start.get("exit_code") in (1, LOST) and start["from_step"] == step]
-    if int(os.environ.get("SLURM_RESTART_COUNT", "0")) and len(lost) == MOST_LOSSES:
+    still = [start for start in starts if start["from_step"] == step][-MOST_ENDINGS:]
+    lost = [start for start in still[-MOST_LOSSES:] if start.get("exit_code") in (1, LOST)]
+    # Without a code, all ranks were killed at once, as pre-emption may, but not for ever.
+    killed = [start for start in still if start.get("exit_code") in (None, 1, LOST)]
+    times = len(lost) if len(lost) == MOST_LOSSES else len(killed) if len(killed) == MOST_ENDINGS else 0
+    if times and int(os.environ.get("SLURM_RESTART_COUNT", "0")):
         raise UserError(
-            f"{run_dir}: lost ranks {MOST_LOSSES} times without getting beyond step {step:,} ({STOP_NAME} and the log "
-            "say why); once that is mended, submit it again"
+            f"{run_dir}: lost ranks {times} times without getting beyond step {step:,} ({STOP_NAME} and the log say "
+            "why); once that is mended, submit it again"
         )
 
 

@@ -46,13 +46,18 @@ def status(run_dir: Path) -> dict[str, Any]:
     """
     starts = (_read(run_dir / "run.json") or {}).get("starts", [])
     last = starts[-1] if starts else {}
-    job = last.get("slurm_job") or (_read(run_dir / JOB_NAME) or {}).get("job")
+    submitted = (_read(run_dir / JOB_NAME) or {}).get("job")
+    jobs = [job for job in dict.fromkeys([submitted, last.get("slurm_job")]) if job]
+    queued = {job: state for job in jobs if (state := _queued(job))}
+    job = next(iter(queued), next(iter(jobs), None))
     train, validation = read_metrics(run_dir, "train"), read_metrics(run_dir, "validation")
     max_steps = None
     with suppress(OSError, yaml.YAMLError):
         max_steps = yaml.safe_load((run_dir / "config.yaml").read_text())["max_steps"]
     stop = _read(run_dir / STOP_NAME) or {}
-    state = _state(run_dir, job, last, stop)
+    if stop and (run_dir / STOP_NAME).stat().st_mtime < last.get("timestamp", 0.0):
+        stop = {}  # of an earlier start
+    state = queued.get(job or "") or _state(job, last, stop)
     step = train[-1]["step"] if train else 0
     return {
         "run_dir": str(run_dir),
@@ -82,12 +87,9 @@ def table(found: list[dict[str, Any]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def _state(run_dir: Path, job: str | None, last: dict[str, Any], stop: dict[str, Any]) -> str:
+def _state(job: str | None, last: dict[str, Any], stop: dict[str, Any]) -> str:
     if stop.get("reason") == "finished":
         return "finished"
-    queued = _queued(job) if job else None
-    if queued:
-        return queued
     process = last.get("process")
     if process and last.get("host") == socket.gethostname() and Path(f"/proc/{process}").exists():
         return "running"
@@ -101,7 +103,10 @@ def _queued(job: str) -> str | None:
     if shutil.which("squeue") is None:
         return None
     call = ["squeue", "--noheader", "--format=%T", "--jobs", job]
-    done = subprocess.run(call, capture_output=True, text=True, timeout=60)
+    try:
+        done = subprocess.run(call, capture_output=True, text=True, timeout=60)
+    except subprocess.TimeoutExpired:  # the controller is busy
+        return None
     return done.stdout.split()[0].lower() if done.stdout.split() else None
 
 

@@ -90,6 +90,8 @@ class Run:
     """A save under way."""
     seconds_saving: float = 0.0
     """Training has stood still for it so long."""
+    seconds_validating: float = 0.0
+    """The longest validation."""
     failed_saves: int = 0
     """The last so many saves failed."""
 
@@ -150,6 +152,7 @@ def steps_until_bad(run: Run) -> None:
         BadStepsError: too many in a row have no finite loss, or the loss has jumped.
     """
     config, log = run.config, Log(run)
+    run.watch.go_on()
     with closing(micro_batches(run)) as batches:
         while run.step < config.max_steps:
             loss = train_step(run, batches)
@@ -186,11 +189,11 @@ def roll_back(run: Run, bad: BadStepsError) -> None:
     Raises:
         UserError: there is no such checkpoint, or this has happened too often.
     """
+    if run.saving:
+        end_save(run)
     remedy = "lower optim.learning_rate" + (", or use precision bf16" if run.config.precision == "fp16" else "")
     if len(run.jumps) >= run.config.bad_steps.max_rollbacks:
         raise UserError(f"{bad}, and the run has gone back {len(run.jumps)} times; {remedy}")
-    if run.saving:
-        end_save(run)
     step, faults = checkpoint.newest_whole(run.run_dir, run.ranks, before=bad.first)
     if not step:
         raise UserError(f"{bad}, and there is no checkpoint of an earlier step to go back to; {remedy}")
@@ -409,7 +412,9 @@ def validation_is_missing(run: Run) -> bool:
 
 def validate(run: Run) -> None:
     """Measure on held-out patients and write it down."""
+    began = time.monotonic()
     result = run.validation.run(run.engine, run.watch.progress)
+    run.seconds_validating = max(run.seconds_validating, time.monotonic() - began)
     if run.metrics is not None and result:
         run.metrics.validation(run.step, result)
 
@@ -471,12 +476,16 @@ def end_save(run: Run) -> bool:
 
 
 def warn_of_short_warning(run: Run, seconds_of_save: float) -> None:
-    """Say once, under SLURM, if a step and a save take longer than the time between the signal and the end."""
+    """Say once, under SLURM, if a stop may take longer than the time between the signal and the end: a step or a
+    validation, a save that is under way, and the last one."""
     warning = int(os.environ.get("WARNING_SECONDS") or 0)
-    needed = run.watch.longest + seconds_of_save
+    needed = max(run.watch.longest, run.seconds_validating) + 2 * seconds_of_save
     if 0 < warning < needed:
-        say(run, f"warning: the longest step and a save took {needed:,.0f} s, but the time limit is announced only "
-                 f"{warning} s ahead: raise --signal of slurm/pretrain.sh, or --slurm.warning_seconds")  # fmt: skip
+        say(
+            run,
+            f"warning: to stop may take {needed:,.0f} s (a step or validation, two saves), but the time limit is "
+            f"announced only {warning} s ahead: raise --signal of slurm/pretrain.sh, or --slurm.warning_seconds",
+        )
         os.environ["WARNING_SECONDS"] = ""
 
 
@@ -486,7 +495,7 @@ def standing_still(run: Run) -> Iterator[None]:
     began, run.watch.saving = time.monotonic(), True
     yield
     run.watch.saving = False
-    run.watch.progress()
+    run.watch.go_on()
     run.seconds_saving += time.monotonic() - began
 
 

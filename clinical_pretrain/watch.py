@@ -135,6 +135,10 @@ class Watch:
         self.longest, self._last = max(self.longest, now - self._last), now
         self.step = self.step if step is None else step
 
+    def go_on(self) -> None:
+        """What took time was no step: set-up, or a save."""
+        self._last = time.monotonic()
+
     # Everything below runs in the thread, but for _connect, which goes before it.
 
     def _connect(self) -> None:
@@ -284,7 +288,8 @@ class Watch:
                 self._lose(self._names[peer], f"not heard of for {self.silence_seconds:.0f} s")
         hangs = self.step_seconds and now - self._last > self.step_seconds
         if self.signal is not None and not self.saving:
-            patience = max(self.silence_seconds, 3 * self.longest)
+            # Until there has been a step, nobody knows how long one takes: it may have to be compiled.
+            patience = max(self.silence_seconds, 3 * self.longest if self.longest else self.step_seconds)
             hangs = hangs or now - max(self._last, self._signal_at) > patience
         if hangs and not self._lost.is_set():
             asked = f", though asked to stop by {self.asked_by}" if self.signal else ""

@@ -11,11 +11,14 @@
 #SBATCH --signal=USR1@300
 #SBATCH --requeue
 set -euo pipefail
+umask 077
+trap 'true' TERM  # of scancel and pre-emption: the ranks get it, too, and save
 
 fail() { echo "error: $*" >&2; exit 2; }
 [ -n "${SLURM_JOB_ID:-}" ] || fail "this is a SLURM job; type: sbatch $0 CONFIG.yaml (without SLURM: deepspeed clinical_pretrain/run.py --config CONFIG.yaml)"
 [ $# -ge 1 ] || fail "no config; type: sbatch slurm/pretrain.sh CONFIG.yaml [--any.key value]"
 config=$1; shift
+chmod go= /proc/self/fd/1  # SLURM has made the log by a umask of its own
 
 # sbatch runs a copy of this file: the repository is where sbatch was called.
 repository=${CLINICAL_PRETRAIN_HOME:-${SLURM_SUBMIT_DIR:-$PWD}}
@@ -31,15 +34,15 @@ site=${SITE:-$repository/slurm/site.yaml}
 tasks_per_node=${TASKS_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}
 cpus_per_task=$((SLURM_CPUS_ON_NODE / tasks_per_node))
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
-WARNING_SECONDS=$(sed -n 's/^#SBATCH --signal=.*@//p' "$0")
-export MASTER_ADDR MASTER_PORT WARNING_SECONDS
+MASTER_PORT=$((10000 + SLURM_JOB_ID % 20000))  # below those that the system gives away
+WARNING_SECONDS=${WARNING_SECONDS:-$(sed -n 's/^#SBATCH --signal=[^@]*@\([0-9]*\).*/\1/p' "$0")}
+export MASTER_ADDR MASTER_PORT WARNING_SECONDS SLURM_EXPORT_ENV=ALL
 export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1  # compute nodes seldom have internet: fetch models on the login node
 unset SLURM_CPUS_PER_GPU                        # says the same as --cpus-per-task, which srun doesn't take beside it
 
 logs=slurm-$SLURM_JOB_NAME-$SLURM_JOB_ID
 mkdir -p "$logs"
-touch "$logs/rank-0.log"
+touch "$logs/rank-0.log" "$logs/start"
 shown=$(stat -c %s "$logs/rank-0.log")
 echo "$(date '+%F %T') start ${SLURM_RESTART_COUNT:-0} on $SLURM_JOB_NODELIST, $tasks_per_node per node; each rank's log: $logs/"
 srun --ntasks-per-node="$tasks_per_node" --ntasks=$((SLURM_JOB_NUM_NODES * tasks_per_node)) \
@@ -48,12 +51,11 @@ srun --ntasks-per-node="$tasks_per_node" --ntasks=$((SLURM_JOB_NUM_NODES * tasks
     "${python[@]}" -u "$entry" --config "$config" "$@" &
 ranks=$!
 tail --pid=$ranks -c +$((shown + 1)) -F "$logs/rank-0.log" 2>/dev/null &
-trap 'true' TERM  # of scancel: the ranks have got it, too, and save
+while kill -0 $ranks 2>/dev/null; do wait $ranks || true; done  # a signal ends `wait` before srun has ended
 code=0
 wait $ranks || code=$?
-while kill -0 $ranks 2>/dev/null; do code=0; wait $ranks || code=$?; done
 wait
-# What another rank has said, and the first hasn't.
-[ $code -eq 0 ] || tail -q -n 3 "$logs"/rank-[1-9]*.log 2>/dev/null | grep '^error:' | sort -u |
-    grep -vxF -f <(tail -n 9 "$logs/rank-0.log") || true
+# What another rank has said in this start, and the first hasn't.
+[ $code -eq 0 ] || find "$logs" -name 'rank-*.log' -newer "$logs/start" -exec tail -q -n 3 {} + | grep '^error:' |
+    sort -u | grep -vxF -f <(tail -n 9 "$logs/rank-0.log") || true
 exec "$repository/slurm/end.sh" $code $SECONDS

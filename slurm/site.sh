@@ -5,9 +5,10 @@ _partition=$(_value partition "$1")
 if [ -n "$_partition" ] && [[ ",$_partition," != *",$SLURM_JOB_PARTITION,"* ]]; then
     echo "note: $1 says partition $_partition, which sbatch doesn't read; this job is in $SLURM_JOB_PARTITION: sbatch --partition $_partition …" >&2
 fi
-set +u  # modules and conda know no -u
+if grep -q '^setup: *[^| "#]' "$1"; then fail "$1: setup must begin with 'setup: |', and its lines be indented by two"; fi
+set +eu +o pipefail # modules and conda know none of these
 eval "$(sed -n '/^setup: *|/,/^[^ #]/s/^  //p' "$1")"
-set -u
+set -eu -o pipefail
 _container=$(_value container "$1")
 python=("${PYTHON:-$(_value python "$1")}")
 if [ -n "$_container" ]; then

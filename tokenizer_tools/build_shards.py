@@ -614,7 +614,7 @@ def _run(
     jobs: Iterator[tuple[Any, ...]], workers: int | None, settings: ShardSettings, done: Callable[[int], None]
 ) -> None:
     """Run jobs (function, arguments…) over processes, with at most two per worker waiting: memory stays flat."""
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or int(os.environ.get("SLURM_CPUS_PER_TASK") or len(os.sched_getaffinity(0)))
     first = list(itertools.islice(jobs, 2))
     if workers == 1 or len(first) < 2:  # one part: the tokenizer's own threads use the cores
         for function, *arguments in itertools.chain(first, jobs):

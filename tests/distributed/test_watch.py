@@ -96,7 +96,7 @@ def test_a_second_interrupt_means_now(shards, tmp_path):
 
 def test_a_second_run_in_a_folder_waits_for_the_first(shards, tmp_path):
     """And goes on where that one has stopped."""
-    first = start("none-0", shards, tmp_path, ranks=1)[0]
+    first = second = start("none-0", shards, tmp_path, ranks=1)[0]
     try:
         wait_for(lambda: 5 in saved_steps(tmp_path / "none-0"))
         port = str(free_port())

@@ -94,7 +94,7 @@ def test_the_real_corpus_and_vocabulary_at_4096_tokens(family, tmp_path):
         (["--help"], 0, "build-shards"),
         (["build-shard"], 2, "did you mean build-shards?"),
         (["export"], 2, "run"),
-        (["export", "nowhere", "--out", "x"], 2, "nowhere: no run folder"),
+        (["export", "nowhere", "--out", "x"], 2, "nowhere: not a run folder"),
         (["export", "nowhere", "--outt", "x"], 2, "did you mean --out?"),
         (["plot", "nowhere"], 2, "no metrics.jsonl"),
         (["make-notes", "--out", "n.csv", "--patients", "1", "--json", "a/b.json"], 0, "1 patients"),

@@ -164,7 +164,7 @@ def test_the_same_through_submit(cluster, config, alone):
 def kill_a_rank():
     """As the system does where memory is short."""
     ranks = [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline")
-             if b"run.py\0--config" in path.read_bytes() and b"by submit" in path.read_bytes()]  # fmt: skip
+             if b"run.py\0--config" in read_bytes(path) and b"by submit" in read_bytes(path)]  # fmt: skip
     assert len(ranks) == 4
     os.kill(ranks[-1], signal.SIGKILL)
 

@@ -1,6 +1,7 @@
 """What can be known of jobs without a cluster; real ones are in tests/slurm."""
 
 import json
+import subprocess
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from clinical_pretrain.cli import main
 from clinical_pretrain.config import REPOSITORY
 from clinical_pretrain.launch import site_config, trainings
-from clinical_pretrain.run_folder import MOST_LOSSES, refuse_standstill
+from clinical_pretrain.run_folder import MOST_ENDINGS, MOST_LOSSES, refuse_standstill
 from clinical_pretrain.status import runs_in, status, table
 from clinical_pretrain.train import warn_of_short_warning
 from clinical_pretrain.watch import LOST
@@ -23,6 +24,9 @@ def test_a_sites_file_is_read_and_overridden(tmp_path):
     slurm = site_config(str(file), ["--slurm.partition", "h100", "--slurm.nodes=2", "--slurm.options.exclude", "node7"])
     assert (slurm.partition, slurm.nodes, slurm.setup, slurm.options) == (
         "h100", 2, "module load cuda\n", {"exclude": "node7"})  # fmt: skip
+    file.write_text("partition:\naccount: 001234\ntime: 2:00:00\noptions: {exclusive: 'true'}\n")
+    slurm = site_config(str(file), [])
+    assert (slurm.partition, slurm.account, slurm.time) == ("", "001234", "2:00:00")
     file.write_text("partiton: a100\n")
     with pytest.raises(UserError, match=r"site.yaml: partiton \(did you mean .*partition\?\)"):
         site_config(str(file), [])
@@ -85,17 +89,22 @@ def test_a_job_that_loses_ranks_without_coming_further_is_not_started_again(tmp_
     refuse_standstill(tmp_path, 60, lost)
     refuse_standstill(tmp_path, 40, lost[1:])
     refuse_standstill(tmp_path, 40, [*lost[1:], {"from_step": 40, "exit_code": 77}])
+    killed = [{"from_step": 40}] * MOST_ENDINGS
+    refuse_standstill(tmp_path, 40, killed[1:])
+    with pytest.raises(UserError, match="lost ranks 10 times"):
+        refuse_standstill(tmp_path, 40, killed)
 
 
 def test_a_warning_that_is_too_short_is_said_once(monkeypatch):
     monkeypatch.setenv("WARNING_SECONDS", "300")
     lines = []
-    run = SimpleNamespace(watch=SimpleNamespace(longest=200.0), metrics=SimpleNamespace(say=lines.append))
-    warn_of_short_warning(run, 90.0)
+    watch, metrics = SimpleNamespace(longest=20.0), SimpleNamespace(say=lines.append)
+    run = SimpleNamespace(watch=watch, metrics=metrics, seconds_validating=200.0)
+    warn_of_short_warning(run, 45.0)
     assert not lines
     for _ in range(2):
-        warn_of_short_warning(run, 110.0)
-    assert len(lines) == 1 and "took 310 s, but the time limit is announced only 300 s ahead" in lines[0]
+        warn_of_short_warning(run, 55.0)
+    assert len(lines) == 1 and "may take 310 s" in lines[0] and "announced only 300 s ahead" in lines[0]
 
 
 def test_status_tells_how_runs_stand(tmp_path, capsys, monkeypatch):
@@ -120,3 +129,42 @@ def test_status_tells_how_runs_stand(tmp_path, capsys, monkeypatch):
     assert lines[0].split()[:3] == ["run", "state", "step"] and "7/2,000" in lines[1]
     assert main(["status"]) == 0
     assert capsys.readouterr().out.count("7/2,000") == 3
+
+
+@pytest.mark.parametrize(
+    ("code", "seconds", "facts", "requeues"),
+    [
+        (0, 500, "", False),
+        (75, 5, "JobState=RUNNING", True),
+        (75, 500, "JobState=CANCELLED", False),
+        (77, 500, "JobState=RUNNING PreemptTime=None", False),
+        (77, 500, "JobState=RUNNING PreemptTime=2026-01-01T00:00:00", True),
+        (143, 5, "JobState=RUNNING PreemptTime=2026-01-01T00:00:00", True),
+        (143, 5, "JobState=CANCELLED PreemptTime=None", False),
+        (76, 500, "JobState=RUNNING", True),
+        (76, 119, "JobState=RUNNING", False),
+        (137, 500, "JobState=CANCELLED", False),
+        (139, 500, "JobState=RUNNING", True),
+        (253, 500, "JobState=RUNNING", True),
+        (140, 5, "JobState=RUNNING", True),
+        (2, 500, "JobState=RUNNING", False),
+        (1, 500, "JobState=RUNNING", False),
+        (130, 500, "JobState=RUNNING", False),
+    ],
+)
+def test_what_becomes_of_a_job(code, seconds, facts, requeues, tmp_path):
+    """By its exit code, its age, and what SLURM says of it (a scontrol of the test's); of an array, the task alone."""
+    fake = tmp_path / "scontrol"
+    fake.write_text(
+        f'#!/bin/sh\n[ "$1" = requeue ] && echo "requeue $2" >> {tmp_path}/calls\n[ "$1" = show ] && echo "{facts}"\n'
+    )
+    fake.chmod(0o700)
+    array = {"SLURM_JOB_ID": "70", "SLURM_ARRAY_JOB_ID": "70", "SLURM_ARRAY_TASK_ID": "3"}
+    for environment, job in (({"SLURM_JOB_ID": "71"}, "71"), (array, "70_3")):
+        (tmp_path / "calls").write_text("")
+        variables = environment | {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+        call = [REPOSITORY / "slurm" / "end.sh", str(code), str(seconds)]
+        assert subprocess.run(call, env=variables, capture_output=True).returncode == code
+        assert (tmp_path / "calls").read_text() == (f"requeue {job}\n" if requeues else "")
+        subprocess.run(call, env=variables | {"SLURM_RESTART_COUNT": "500"}, capture_output=True)
+        assert (tmp_path / "calls").read_text().count("requeue") == int(requeues)
