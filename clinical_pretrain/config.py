@@ -410,7 +410,7 @@ def load_config(argv: Sequence[str]) -> tuple[RunConfig, str | None]:
     options = [*valid, "config", "print_config", "help", "json"]
     refuse_unknown([a[2:].split("=")[0] for a in argv if a.startswith("--")], options, "--")
     for path in _config_files(argv):
-        refuse_unknown(flatten(read_yaml(path)), valid, f"{path}: ")
+        refuse_unknown(_flatten(read_yaml(path)), valid, f"{path}: ")
     parser = config_parser()
     try:
         parsed = parser.parse_args([a.replace("--print_config", "--show") for a in argv])
@@ -470,11 +470,10 @@ def read_yaml(path: str, loader: Any = yaml.SafeLoader) -> dict[str, Any]:
     return raw
 
 
-def flatten(value: dict[str, Any], prefix: str = "") -> list[str]:
-    """The dotted keys of nested values."""
+def _flatten(value: dict[str, Any], prefix: str = "") -> list[str]:
     keys = []
     for key, inner in value.items():
-        keys += flatten(inner, f"{prefix}{key}.") if isinstance(inner, dict) else [f"{prefix}{key}"]
+        keys += _flatten(inner, f"{prefix}{key}.") if isinstance(inner, dict) else [f"{prefix}{key}"]
     return keys
 
 

@@ -55,9 +55,8 @@ def status(run_dir: Path) -> dict[str, Any]:
     with suppress(OSError, yaml.YAMLError):
         max_steps = yaml.safe_load((run_dir / "config.yaml").read_text())["max_steps"]
     stop = _read(run_dir / STOP_NAME) or {}
-    if stop and (run_dir / STOP_NAME).stat().st_mtime < last.get("timestamp", 0.0):
-        stop = {}  # of an earlier start
-    state = queued.get(job or "") or _state(job, last, stop)
+    of_last_start = bool(stop) and (run_dir / STOP_NAME).stat().st_mtime >= last.get("timestamp", 0.0)
+    state = queued.get(job or "") or _state(job, last, stop if of_last_start else {})
     step = train[-1]["step"] if train else 0
     return {
         "run_dir": str(run_dir),

@@ -175,7 +175,8 @@ kill_node() { # as a power cut does: the node's daemon, its steps and all their 
     for process in "$(cat "$CLUSTER/pid/slurmd.$1.run")" $(steps_of "$1"); do
         for each in $(tree "$process"); do kill -KILL "$each" 2>/dev/null || true; done
     done
-    rm -f "$CLUSTER/pid/slurmd.$1.run" "$CLUSTER/spool/$1/$1"_*
+    # A batch script that is left behind would keep the requeued one from this node.
+    rm -rf "$CLUSTER/pid/slurmd.$1.run" "$CLUSTER/spool/$1/$1"_* "$CLUSTER/spool/$1"/job*
     scontrol update nodename="$1" state=down reason=killed # it would be seen by itself, after half a minute
 }
 

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 from pathlib import Path
@@ -121,8 +122,10 @@ def test_a_job_survives_whatever_happens_to_it(cluster, config, alone):
     assert [start["slurm_job"] for start in run.starts()] == [job] * 6
     assert run.starts()[1]["from_step"] >= 15 and run.starts()[2]["from_step"] > run.starts()[1]["from_step"]
     logs = cluster.folder / f"slurm-clinical-pretrain-{job}"
-    assert sorted(path.name for path in logs.iterdir()) == [f"rank-{rank}.log" for rank in range(4)]
+    assert sorted(path.name for path in logs.glob("*.log")) == [f"rank-{rank}.log" for rank in range(4)]
     assert (logs / "rank-0.log").read_text().count("going on from step") == 5
+    written = [logs, *logs.iterdir(), cluster.folder / f"{logs.name}.log"]
+    assert not any(stat.S_IMODE(path.stat().st_mode) & 0o077 for path in written)
     assert f"step {STEPS}/{STEPS}" in log
 
 
