@@ -5,6 +5,7 @@
 # isn't the first node's fails as on a real cluster. As root; everything lies under $CLUSTER, and clients need nothing
 # but SLURM_CONF=$CLUSTER/slurm.conf. Two partitions share the nodes: debug, and scavenge, which urgent pre-empts.
 set -euo pipefail
+ulimit -c 0 # a step of a killed node leaves no core file
 
 : "${CLUSTER:?a folder with a short name}" # socket paths under it must stay below 100 characters
 port=${CLUSTER_PORT:-26900}
