@@ -17,6 +17,8 @@ from tokenizer_tools.manifest import UserError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NO_ZERO = "none"
+JOBS_FOLDER = "slurm"
+"""In a run folder: scripts and logs of submitted jobs, there before the run is."""
 
 
 @dataclass(frozen=True)

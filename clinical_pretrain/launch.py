@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 
 from clinical_pretrain.config import (
+    JOBS_FOLDER,
     REPOSITORY,
     RunConfig,
     SlurmConfig,
@@ -34,7 +35,7 @@ from clinical_pretrain.deepspeed_config import resolve
 from tokenizer_tools.manifest import Manifest, UserError, write_json
 
 SITE = "slurm/site.yaml"
-JOB_NAME = "slurm/job.json"
+JOB_NAME = f"{JOBS_FOLDER}/job.json"
 """In a run folder: the job that was submitted for it."""
 OFFLINE = ("export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1",)
 
@@ -146,18 +147,18 @@ def submit(
         parameters["gpus_per_node"] = slurm.gpus_per_node
     parameters |= {"nodes": slurm.nodes, "ntasks_per_node": slurm.ranks_per_node}
     if dry_run:
-        return [{"script": script(common / "slurm", parameters, slurm, len(runs))}]
-    jobs = send(common / "slurm", parameters, slurm, commands)
+        return [{"script": script(common / JOBS_FOLDER, parameters, slurm, len(runs))}]
+    jobs = send(common / JOBS_FOLDER, parameters, slurm, commands)
     found = []
     for run, job in zip(runs, jobs, strict=True):
-        facts = {"job": job, "run_dir": str(run.folder), "log": str(common / "slurm" / f"{job}_0_log.out")}
-        (run.folder / "slurm").mkdir(parents=True, exist_ok=True)
+        facts = {"job": job, "run_dir": str(run.folder), "log": str(common / JOBS_FOLDER / f"{job}_0_log.out")}
+        (run.folder / JOBS_FOLDER).mkdir(parents=True, exist_ok=True)
         write_json(run.folder / JOB_NAME, facts)
         if export_to is not None:
             out = export_to if len(runs) == 1 else export_to / run.folder.name
             words = ("-m", "clinical_pretrain.cli", "export", str(run.folder), "--out", str(out))
             after = of_job(slurm, f"export-{run.folder.name}", OFFLINE, after=job)
-            facts["export_job"] = send(run.folder / "slurm", after, slurm, [Command(words)])[0]
+            facts["export_job"] = send(run.folder / JOBS_FOLDER, after, slurm, [Command(words)])[0]
         found.append(facts)
     return found
 

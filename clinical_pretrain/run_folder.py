@@ -27,7 +27,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from clinical_pretrain.bad_steps import Jump
-from clinical_pretrain.config import REPOSITORY, RunConfig
+from clinical_pretrain.config import JOBS_FOLDER, REPOSITORY, RunConfig
 from clinical_pretrain.deepspeed_config import zero_stage
 from clinical_pretrain.distributed import Ranks
 from clinical_pretrain.metrics import read_metrics
@@ -49,8 +49,6 @@ NOT_COMPARED = ("zero_optimization", "gradient_accumulation_steps", "train_batch
 """Of the DeepSpeed config: how the same computation is spread over ranks, and what the run config says already."""
 FREE = ("run_dir", "deepspeed", "compile", "checkpointing", "log_every_steps", "checkpoint", "watch", "bad_steps")
 """Settings that may change from one start to the next."""
-JOBS_FOLDER = "slurm"
-"""Scripts and logs of submitted jobs: there before the run is."""
 LOCK_SECONDS = 120
 """For so long a run waits for another in its folder to end; a lost node's lock on a network disk lasts as long."""
 MOST_LOSSES = 3

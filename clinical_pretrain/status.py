@@ -50,7 +50,8 @@ def status(run_dir: Path) -> dict[str, Any]:
     jobs = [job for job in dict.fromkeys([submitted, last.get("slurm_job")]) if job]
     queued = {job: state for job in jobs if (state := _queued(job))}
     job = next(iter(queued), next(iter(jobs), None))
-    train, validation = read_metrics(run_dir, "train"), read_metrics(run_dir, "validation")
+    lines = read_metrics(run_dir)
+    train, validation = ([line for line in lines if line["kind"] == kind] for kind in ("train", "validation"))
     max_steps = None
     with suppress(OSError, yaml.YAMLError):
         max_steps = yaml.safe_load((run_dir / "config.yaml").read_text())["max_steps"]

@@ -458,12 +458,13 @@ def end_save(run: Run) -> bool:
     keep = 0 if run.judge.in_a_row else run.config.checkpoint.keep
     with standing_still(run):
         saved = saving.finish(replace(run.config.checkpoint, keep=keep))
+    took = time.monotonic() - saving.began
     run.failed_saves = run.failed_saves + 1 if saved.error else 0
     if run.metrics is not None:
         run.metrics.save(
             saving.step,
             seconds=run.seconds_saving,
-            seconds_until_whole=time.monotonic() - saving.began,
+            seconds_until_whole=took,
             size=saved.bytes,
             error=saved.error,
             failures=run.failed_saves,
@@ -471,7 +472,7 @@ def end_save(run: Run) -> bool:
         with suppress(OSError):
             run.metrics.account(saving.step, account(run.run_dir))
     run.seconds_saving = 0.0
-    warn_of_short_warning(run, time.monotonic() - saving.began)
+    warn_of_short_warning(run, took)
     return saved.error is None
 
 

@@ -30,8 +30,8 @@ if TYPE_CHECKING:  # the import takes seconds, and signals are to be held before
     from clinical_pretrain.distributed import Ranks
 
 ENDING = (signal.SIGTERM, signal.SIGINT)
-"""Somebody wants the run to end: from Ctrl-C, `scancel` and a launcher that is gone. SLURM's pre-emption sends it, too,
-and requeues the job by itself."""
+"""Somebody wants the run to end: from Ctrl-C, `scancel` and a launcher that is gone. SLURM's pre-emption sends it, too;
+slurm/end.sh tells it from scancel, and requeues the job."""
 STOP_SIGNALS = (*ENDING, signal.SIGUSR1, signal.SIGUSR2)
 STOPPED = 75
 """Exit code of a run that SIGUSR1 or SIGUSR2 told of a time limit: it has saved, and wants to be started again."""
@@ -130,7 +130,7 @@ class Watch:
         os.close(self._wake_write)
 
     def progress(self, step: int | None = None) -> None:
-        """Something has come to its end: a step, a validation's batch, a save."""
+        """Something has come to its end: a step, or a validation's batch."""
         now = time.monotonic()
         self.longest, self._last = max(self.longest, now - self._last), now
         self.step = self.step if step is None else step

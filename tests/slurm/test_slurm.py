@@ -271,7 +271,7 @@ def test_what_cannot_be_submitted_is_said_in_one_line(words, environment, said, 
     assert not (cluster.folder / "runs" / "never" / "run.json").exists()
 
 
-def test_without_slurm_the_script_says_what_to_type(cluster):
+def test_without_slurm_the_script_says_what_to_type():
     done = subprocess.run(["bash", SCRIPT, "x.yaml"], capture_output=True, text=True)
     assert done.returncode == 2 and re.fullmatch(r"error: this is a SLURM job; type: sbatch .*\n", done.stderr)
 
