@@ -55,7 +55,9 @@ def loss_with(random_blocks: str, options: list[str], shards: Path, model: Path)
     collator = Collator(manifest.sequence_length, config.masking, vocabulary)
     built = build_model(config, manifest)
     split = Split(shards, manifest, "validation")
-    return float(Validation(config, shards, split, collator, initialise()).run(built)["loss"])
+    found = Validation(config, shards, split, collator, initialise()).run(built)
+    assert found
+    return float(found["loss"])
 
 
 def run(*command: object) -> None:

@@ -52,6 +52,10 @@ class Ranks:
         dist.all_reduce(values, group=self.control)
         return values
 
+    def any(self, flag: bool) -> bool:
+        """True, on every rank, if it is on one."""
+        return bool(self.sum(torch.tensor(float(flag))) > 0)
+
     def barrier(self) -> None:
         """Wait for all."""
         dist.barrier(group=self.control)

@@ -8,9 +8,11 @@ and slurm/end.sh queues the job again, or not, by their exit code, for these job
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr
@@ -37,7 +39,6 @@ from tokenizer_tools.manifest import Manifest, UserError, write_json
 SITE = "slurm/site.yaml"
 JOB_NAME = f"{JOBS_FOLDER}/job.json"
 """In a run folder: the job that was submitted for it."""
-OFFLINE = ("export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1",)
 
 
 @dataclass(frozen=True)
@@ -138,8 +139,8 @@ def submit(
         check(run.config, slurm)
     first = runs[0].folder
     common = first if len(runs) == 1 else first.parent
-    port = "MASTER_PORT=$((10000 + SLURM_JOB_ID % 20000))"  # below those that the system gives away
-    setup = [*OFFLINE, f"export WARNING_SECONDS={slurm.warning_seconds} {port}"]
+    tries = shlex.quote(str((common / JOBS_FOLDER).absolute()))
+    setup = [f"export WARNING_SECONDS={slurm.warning_seconds} TRIES_FILE={tries}/$SLURM_JOB_ID.tries"]
     entry = str(REPOSITORY / "clinical_pretrain" / "run.py")
     commands = [Command(("-u", entry, *run.words), is_rank=True) for run in runs]
     parameters = of_job(slurm, f"train-{common.name}", setup, srun=["--kill-on-bad-exit=0", "--wait=60"])
@@ -148,6 +149,8 @@ def submit(
     parameters |= {"nodes": slurm.nodes, "ntasks_per_node": slurm.ranks_per_node}
     if dry_run:
         return [{"script": script(common / JOBS_FOLDER, parameters, slurm, len(runs))}]
+    earlier = [facts["job"] for run in runs if (facts := read_json(run.folder / JOB_NAME))]
+    refuse_queued(earlier, str(common))
     jobs = send(common / JOBS_FOLDER, parameters, slurm, commands)
     found = []
     for run, job in zip(runs, jobs, strict=True):
@@ -157,7 +160,7 @@ def submit(
         if export_to is not None:
             out = export_to if len(runs) == 1 else export_to / run.folder.name
             words = ("-m", "clinical_pretrain.cli", "export", str(run.folder), "--out", str(out))
-            after = of_job(slurm, f"export-{run.folder.name}", OFFLINE, after=job)
+            after = of_job(slurm, f"export-{run.folder.name}", after=job)
             facts["export_job"] = send(run.folder / JOBS_FOLDER, after, slurm, [Command(words)])[0]
         found.append(facts)
     return found
@@ -179,15 +182,26 @@ def submit_shards(words: Sequence[str], out: Path, slurm: SlurmConfig, dry_run: 
     build = ("-m", "clinical_pretrain.cli", "build-shards", *words)
 
     def parameters(stage: str, **more: Any) -> dict[str, Any]:
-        return of_job(slurm, f"shards-{stage}", [*OFFLINE, "export MIN_SECONDS=0 MAX_RESTARTS=10"], **more)
+        return of_job(slurm, f"shards-{stage}", ["export MAX_RESTARTS=10"], **more)
 
     shares = [Command((*build, "--stage", "pack", "--share", f"{n}/{slurm.tasks}")) for n in range(slurm.tasks)]
     if dry_run:
         return {"script": script(logs, parameters("pack"), slurm, len(shares))}
+    earlier = read_json(logs / "jobs.json") or {}
+    refuse_queued([earlier[name] for name in ("scan", "pack", "finish") if name in earlier], str(out))
     scan = send(logs, parameters("scan"), slurm, [Command((*build, "--stage", "scan"))])[0]
     pack = send(logs, parameters("pack", after=scan), slurm, shares)[0].split("_")[0]
     finish = send(logs, parameters("finish", after=pack), slurm, [Command(build)])[0]
-    return {"scan": scan, "pack": pack, "finish": finish, "logs": str(logs)}
+    jobs = {"scan": scan, "pack": pack, "finish": finish, "logs": str(logs)}
+    write_json(logs / "jobs.json", jobs)
+    return jobs
+
+
+def refuse_queued(jobs: Sequence[str], what: str) -> None:
+    """Raise a UserError where a job that does the same still waits or runs."""
+    busy = [job for job in jobs if queued(job)]
+    if busy:
+        raise UserError(f"{what}: job {', '.join(busy)} is at it; wait for its end, or first: scancel {' '.join(busy)}")
 
 
 def check(config: RunConfig, slurm: SlurmConfig) -> None:
@@ -216,12 +230,11 @@ def check_is_here(name: str) -> None:
 
 
 def of_job(
-    slurm: SlurmConfig, name: str, setup: Sequence[str], after: str | None = None, srun: Sequence[str] = ()
+    slurm: SlurmConfig, name: str, setup: Sequence[str] = (), after: str | None = None, srun: Sequence[str] = ()
 ) -> dict[str, Any]:
     """submitit's parameters that all jobs have."""
-    end = REPOSITORY / "slurm" / "end.sh"
-    # srun doesn't take the first over from sbatch by itself. TERM is scancel's: the ranks get it, too, and save.
-    own = ["export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK SLURM_EXPORT_ENV=ALL", "trap true TERM"]
+    begin, end = (shlex.quote(str(REPOSITORY / "slurm" / name)) for name in ("begin.sh", "end.sh"))
+    own = ["export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK", f". {begin}"]  # srun doesn't take it over from sbatch
     options = {key: True if value == "true" else value for key, value in slurm.options.items()}
     more = {"time": slurm.time, "requeue": True, **options}
     more |= {key: value for key in ("partition", "account", "qos", "constraint") if (value := getattr(slurm, key))}
@@ -236,8 +249,8 @@ def of_job(
         "cpus_per_task": slurm.cpus_per_task,
         "signal_delay_s": slurm.warning_seconds,
         "stderr_to_stdout": True,
-        "setup": [*own, *setup, *slurm.setup.splitlines()],
-        "teardown": [f"{shlex.quote(str(end))} $? $SECONDS"],
+        "setup": [*setup, *own, *slurm.setup.splitlines()],
+        "teardown": [f"{end} $?"],
         "srun_args": ["--open-mode=append", *srun],
         "additional_parameters": more,
     }
@@ -285,3 +298,23 @@ def python(slurm: SlurmConfig) -> str:
             f"apptainer exec --nv {slurm.container_options} {shlex.quote(slurm.container)} {slurm.python or 'python3'}"
         )
     return shlex.quote(slurm.python or sys.executable)
+
+
+def queued(job: str) -> str | None:
+    """SLURM's word for a job that waits or runs; None where it does neither, or there is no SLURM here."""
+    if shutil.which("squeue") is None:
+        return None
+    call = ["squeue", "--noheader", "--format=%T", "--jobs", job]
+    try:
+        done = subprocess.run(call, capture_output=True, text=True, timeout=60)
+    except subprocess.TimeoutExpired:  # the controller is busy
+        return None
+    return done.stdout.split()[0].lower() if done.stdout.split() else None
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """What a file says; None where it isn't there, or is damaged."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError):
+        return None

@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import platform
+import shutil
 import socket
 import subprocess
 import time
@@ -31,7 +32,6 @@ from clinical_pretrain.config import JOBS_FOLDER, REPOSITORY, RunConfig
 from clinical_pretrain.deepspeed_config import zero_stage
 from clinical_pretrain.distributed import Ranks
 from clinical_pretrain.metrics import read_metrics
-from clinical_pretrain.watch import LOST, STOP_NAME
 from tokenizer_tools.manifest import (
     TOKENIZER_FOLDER,
     Manifest,
@@ -51,12 +51,12 @@ FREE = ("run_dir", "deepspeed", "compile", "checkpointing", "log_every_steps", "
 """Settings that may change from one start to the next."""
 LOCK_SECONDS = 120
 """For so long a run waits for another in its folder to end; a lost node's lock on a network disk lasts as long."""
-MOST_LOSSES = 3
-"""A job that has lost ranks so often in a row, and come no further meanwhile, isn't started by SLURM once more."""
-MOST_ENDINGS = 10
-"""The same, where nothing says how they ended."""
+LOCK_NAME = "lock"
 FROZEN_NAME = "frozen.safetensors"
 """The weights that training leaves alone, which the export takes over bit for bit."""
+BEGINNING = {LOCK_NAME, JOBS_FOLDER, "config.yaml", "deepspeed.json", "data.json", "model_config", TOKENIZER_FOLDER,
+             FROZEN_NAME, "run.json"}  # fmt: skip
+"""What a run folder holds before the first step."""
 
 
 def read_run(run_dir: Path) -> dict[str, Any]:
@@ -117,7 +117,10 @@ def alone_in(run_dir: Path, ranks: Ranks) -> Iterator[None]:
 
 
 def _locked(run_dir: Path) -> TextIO:
-    stream, until = (run_dir / "lock").open("a+"), time.monotonic() + LOCK_SECONDS
+    if not (run_dir / "run.json").exists():
+        _refuse_strangers_folder(run_dir)
+        run_dir.mkdir(parents=True, exist_ok=True)
+    stream, until = (run_dir / LOCK_NAME).open("a+"), time.monotonic() + LOCK_SECONDS
     told = False
     while True:
         try:
@@ -158,7 +161,6 @@ def note_start(
         facts["shard_fingerprint"] = manifest.fingerprint
         if facts["starts"]:
             facts["starts"][-1] |= _reached(run_dir, facts["starts"][-1].get("timestamp", 0.0))
-        refuse_standstill(run_dir, step, facts["starts"])
         facts["starts"].append(
             {
                 "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -183,27 +185,9 @@ def note_start(
 
 
 def _reached(run_dir: Path, since: float) -> dict[str, Any]:
-    """How far the start before came, as far as the metrics say, and its exit code, where it left one."""
+    """How far the start before came, as far as the metrics say."""
     lines = [line for line in read_metrics(run_dir) if line["time"] >= since]
-    found = {"to_step": max(line["step"] for line in lines), "until": lines[-1]["time"]} if lines else {}
-    path = run_dir / STOP_NAME
-    if path.exists() and path.stat().st_mtime >= since:
-        found["exit_code"] = json.loads(path.read_text())["exit_code"]
-    return found
-
-
-def refuse_standstill(run_dir: Path, step: int, starts: list[dict[str, Any]]) -> None:
-    """SLURM would start for ever a job that loses a rank each time before it has saved."""
-    still = [start for start in starts if start["from_step"] == step][-MOST_ENDINGS:]
-    lost = [start for start in still[-MOST_LOSSES:] if start.get("exit_code") in (1, LOST)]
-    # Without a code, all ranks were killed at once, as pre-emption may, but not for ever.
-    killed = [start for start in still if start.get("exit_code") in (None, 1, LOST)]
-    times = len(lost) if len(lost) == MOST_LOSSES else len(killed) if len(killed) == MOST_ENDINGS else 0
-    if times and int(os.environ.get("SLURM_RESTART_COUNT", "0")):
-        raise UserError(
-            f"{run_dir}: lost ranks {times} times without getting beyond step {step:,} ({STOP_NAME} and the log say "
-            "why); once that is mended, submit it again"
-        )
+    return {"to_step": max(line["step"] for line in lines), "until": lines[-1]["time"]} if lines else {}
 
 
 def slurm_job() -> str | None:
@@ -351,19 +335,29 @@ def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
     return [] if old == new else [f"{prefix} was {json.dumps(old)}, now {json.dumps(new)}"]
 
 
+def _refuse_strangers_folder(run_dir: Path) -> None:
+    """Raise a UserError where a new run would be mixed with something else. What it may find is a run's beginning that
+    a sudden end has cut short."""
+    names = {path.name.removesuffix(".tmp") for path in run_dir.iterdir()} if run_dir.is_dir() else set()
+    if run_dir.exists() and not run_dir.is_dir():
+        raise UserError(f"{run_dir}: not a folder; choose another --run_dir")
+    if "checkpoints" in names:
+        raise UserError(
+            f"{run_dir}: holds checkpoints, but run.json is missing; bring it back from a copy, or choose another "
+            "--run_dir"
+        )
+    if names - {JOBS_FOLDER} and not {LOCK_NAME} <= names <= BEGINNING:
+        raise UserError(f"{run_dir}: not empty, and holds no run; choose another --run_dir")
+
+
 def _new_run_folder(
     run_dir: Path, config: RunConfig, resolved: dict[str, Any], manifest: Manifest, model: Any, shards: Path
 ) -> None:
-    if run_dir.exists() and (not run_dir.is_dir() or any(path.name != JOBS_FOLDER for path in run_dir.iterdir())):
-        what = "not a folder" if not run_dir.is_dir() else "not empty, and holds no run"
-        if (run_dir / "checkpoints").is_dir():
-            what = "holds checkpoints, but run.json is missing; bring it back from a copy"
-        raise UserError(f"{run_dir}: {what}{', or' if 'copy' in what else ';'} choose another --run_dir")
-    run_dir.mkdir(parents=True, exist_ok=True)
     _write_settings(run_dir, config, resolved, manifest)
     model.config.save_pretrained(run_dir / "model_config")
     frozen = {name: tensor for name, tensor in model.named_parameters() if not tensor.requires_grad}
     save_file(frozen, run_dir / FROZEN_NAME)
+    shutil.rmtree(run_dir / TOKENIZER_FOLDER, ignore_errors=True)
     copy_files(shards / TOKENIZER_FOLDER, run_dir / TOKENIZER_FOLDER)
     write_json(
         run_dir / "run.json",

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import socket
-import subprocess
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from clinical_pretrain.launch import JOB_NAME
+from clinical_pretrain.launch import JOB_NAME, queued, read_json
 from clinical_pretrain.metrics import duration, read_metrics
 from clinical_pretrain.watch import STOP_NAME
 from tokenizer_tools.manifest import UserError
@@ -44,20 +41,20 @@ def status(run_dir: Path) -> dict[str, Any]:
         run_dir, job, state, step, max_steps, loss, validation_loss, seconds_left, restarts and last_stop; None for what
         isn't known.
     """
-    starts = (_read(run_dir / "run.json") or {}).get("starts", [])
+    starts = (read_json(run_dir / "run.json") or {}).get("starts", [])
     last = starts[-1] if starts else {}
-    submitted = (_read(run_dir / JOB_NAME) or {}).get("job")
+    submitted = (read_json(run_dir / JOB_NAME) or {}).get("job")
     jobs = [job for job in dict.fromkeys([submitted, last.get("slurm_job")]) if job]
-    queued = {job: state for job in jobs if (state := _queued(job))}
-    job = next(iter(queued), next(iter(jobs), None))
+    waiting = {job: state for job in jobs if (state := queued(job))}
+    job = next(iter(waiting), next(iter(jobs), None))
     lines = read_metrics(run_dir)
     train, validation = ([line for line in lines if line["kind"] == kind] for kind in ("train", "validation"))
     max_steps = None
     with suppress(OSError, yaml.YAMLError):
         max_steps = yaml.safe_load((run_dir / "config.yaml").read_text())["max_steps"]
-    stop = _read(run_dir / STOP_NAME) or {}
+    stop = read_json(run_dir / STOP_NAME) or {}
     of_last_start = bool(stop) and (run_dir / STOP_NAME).stat().st_mtime >= last.get("timestamp", 0.0)
-    state = queued.get(job or "") or _state(job, last, stop if of_last_start else {})
+    state = waiting.get(job or "") or _state(job, last, stop if of_last_start else {})
     step = train[-1]["step"] if train else 0
     return {
         "run_dir": str(run_dir),
@@ -98,18 +95,6 @@ def _state(job: str | None, last: dict[str, Any], stop: dict[str, Any]) -> str:
     return "stopped" if stop else "lost"
 
 
-def _queued(job: str) -> str | None:
-    """SLURM's word for a job that waits or runs; None where it does neither, or there is no SLURM here."""
-    if shutil.which("squeue") is None:
-        return None
-    call = ["squeue", "--noheader", "--format=%T", "--jobs", job]
-    try:
-        done = subprocess.run(call, capture_output=True, text=True, timeout=60)
-    except subprocess.TimeoutExpired:  # the controller is busy
-        return None
-    return done.stdout.split()[0].lower() if done.stdout.split() else None
-
-
 def _seconds_left(train: list[dict[str, Any]], max_steps: int | None) -> float | None:
     recent = train[-LINES:]
     if max_steps is None or len(recent) < 2:
@@ -117,10 +102,3 @@ def _seconds_left(train: list[dict[str, Any]], max_steps: int | None) -> float |
     steps = recent[-1]["step"] - recent[0]["step"]
     seconds = sum(line["seconds"] for line in recent[1:])
     return seconds / steps * (max_steps - recent[-1]["step"]) if steps else None
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError):
-        return None

@@ -90,8 +90,6 @@ class Run:
     """A save under way."""
     seconds_saving: float = 0.0
     """Training has stood still for it so long."""
-    seconds_validating: float = 0.0
-    """The longest validation."""
     failed_saves: int = 0
     """The last so many saves failed."""
 
@@ -134,10 +132,10 @@ def steps(run: Run) -> dict[str, Any]:
             break
         except BadStepsError as bad:
             roll_back(run, bad)
-    if not run.ranks.agree(run.step in checkpoint.saved_steps(run.run_dir)):
+    if validation_is_missing(run):
         validate(run)
-        if not save(run):
-            raise UserError(f"{run.run_dir}: trained to the end, but it can't be saved; make room and start it again")
+    if newest_saved(run) != run.step and not save(run):
+        raise UserError(f"{run.run_dir}: trained to the end, but it can't be saved; make room and start it again")
     summarise(run, time.monotonic() - started)
     say(run, f"done: {run.step:,} steps; next: clinical-pretrain export {run.run_dir} --out model/")
     finish(run)
@@ -226,12 +224,17 @@ def make_judge(config: RunConfig, state: checkpoint.RunState | None) -> Judge:
 
 
 def end_early(run: Run) -> NoReturn:
-    """Save, and leave with the exit code of a run that was asked to stop."""
+    """Save what isn't, and leave with the exit code of a run that was asked to stop."""
     asked = [(number, by) for number, by in run.ranks.gather((run.watch.signal, run.watch.asked_by)) if number]
     number, by = next(((number, by) for number, by in asked if number in ENDING), asked[0])
-    step = run.step if save(run) else max(checkpoint.saved_steps(run.run_dir), default=0)
+    step = run.step if newest_saved(run) == run.step or save(run) else newest_saved(run)
     code = ENDED if number in ENDING else STOPPED
     leave(run, f"stopped at step {run.step:,} ({by}); the same command goes on from step {step:,}", code)
+
+
+def newest_saved(run: Run) -> int:
+    """The step of the newest checkpoint, 0 where there is none."""
+    return int(run.ranks.agree(max(checkpoint.saved_steps(run.run_dir), default=0)))
 
 
 def leave(run: Run, reason: str, code: int = STOPPED) -> NoReturn:
@@ -268,8 +271,8 @@ def setup(config: RunConfig, stack: ExitStack) -> Run:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     run_dir = Path(config.run_dir)
     watch = stack.enter_context(Watch(ranks, run_dir, config.watch.silence_seconds, config.watch.step_seconds))
-    changes = prepare_run_folder(run_dir, config, resolved, manifest, model, shards, ranks)
     stack.enter_context(alone_in(run_dir, ranks))
+    changes = prepare_run_folder(run_dir, config, resolved, manifest, model, shards, ranks)
     watch.run_is_there = True
     step, faults = checkpoint.newest_whole(run_dir, ranks)
     state = checkpoint.read_state(run_dir, step) if step else None
@@ -403,18 +406,23 @@ def log_step(run: Run, report: Report, steps: int, seconds: float) -> None:
 
 
 def validation_is_missing(run: Run) -> bool:
-    """At the start, or where the run was stopped before a validation that was due."""
-    if run.step and not _due(run.step, run.config.validation.every_steps):
+    """At the start, at the end, or where the run was stopped before a validation that was due, or amid it."""
+    if run.step not in (0, run.config.max_steps) and not _due(run.step, run.config.validation.every_steps):
         return False
     steps = [line["step"] for line in read_metrics(run.run_dir, "validation")] if run.ranks.is_first else []
     return bool(run.ranks.agree(run.step not in steps))
 
 
 def validate(run: Run) -> None:
-    """Measure on held-out patients and write it down."""
-    began = time.monotonic()
-    result = run.validation.run(run.engine, run.watch.progress)
-    run.seconds_validating = max(run.seconds_validating, time.monotonic() - began)
+    """Measure on held-out patients and write it down. A stop signal ends it, and the next start does it again."""
+
+    def go_on() -> bool:
+        run.watch.progress()
+        return not run.ranks.any(run.watch.signal is not None)
+
+    result = run.validation.run(run.engine, go_on)
+    if result is None:
+        end_early(run)
     if run.metrics is not None and result:
         run.metrics.validation(run.step, result)
 
@@ -472,22 +480,31 @@ def end_save(run: Run) -> bool:
         with suppress(OSError):
             run.metrics.account(saving.step, account(run.run_dir))
     run.seconds_saving = 0.0
+    if saved.error is None and run.ranks.is_first:
+        forget_tries()
     warn_of_short_warning(run, took)
     return saved.error is None
 
 
 def warn_of_short_warning(run: Run, seconds_of_save: float) -> None:
-    """Say once, under SLURM, if a stop may take longer than the time between the signal and the end: a step or a
-    validation, a save that is under way, and the last one."""
+    """Say once, under SLURM, if a stop may take longer than the time between the signal and the end: a step, a save
+    that is under way, and the last one."""
     warning = int(os.environ.get("WARNING_SECONDS") or 0)
-    needed = max(run.watch.longest, run.seconds_validating) + 2 * seconds_of_save
+    needed = run.watch.longest + 2 * seconds_of_save
     if 0 < warning < needed:
         say(
             run,
-            f"warning: to stop may take {needed:,.0f} s (a step or validation, two saves), but the time limit is "
+            f"warning: to stop may take {needed:,.0f} s (a step, and two saves), but the time limit is "
             f"announced only {warning} s ahead: raise --signal of slurm/pretrain.sh, or --slurm.warning_seconds",
         )
         os.environ["WARNING_SECONDS"] = ""
+
+
+def forget_tries() -> None:
+    """Tell slurm/begin.sh and end.sh that the run has come further."""
+    if path := os.environ.get("TRIES_FILE"):
+        with suppress(OSError):
+            Path(path).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -505,7 +522,7 @@ def refuse_more_failures(run: Run) -> None:
     if run.failed_saves > run.config.checkpoint.max_failures:
         raise UserError(
             f"{run.run_dir}: {run.failed_saves} saves in a row failed; make room, and start the same command again to "
-            f"go on from step {max(checkpoint.saved_steps(run.run_dir), default=0):,}"
+            f"go on from step {newest_saved(run):,}"
         )
 
 

@@ -28,22 +28,25 @@ class Validation:
         self.note_category, self.categories = note_categories(folder)
         self._encoder_inputs = {"training_blocks": True} if config.validation.random_blocks == "training" else {}
 
-    def run(self, engine: Any, progress: Callable[[], None] = lambda: None) -> dict[str, Any]:
-        """Measure, on all ranks together. Calls `progress` after each micro-batch.
+    def run(self, engine: Any, go_on: Callable[[], bool] = lambda: True) -> dict[str, Any] | None:
+        """Measure, on all ranks together. `go_on` is asked after each micro-batch, and must say the same on all ranks.
 
         Returns:
             loss (nats per masked token), accuracy, predicted (masked tokens), and by_category: the same for each
-            category of notes. Empty where there are no held-out rows.
+            category of notes. Empty where there are no held-out rows; None where it wasn't to go on.
         """
         if not len(self.rows):
             return {}
         sums = torch.zeros(len(self.categories), 3, dtype=torch.float64)  # loss, right, predicted
         engine.eval()
-        with torch.no_grad():
-            for numbers in self._turns():
-                self._add(engine, numbers, sums)
-                progress()
-        engine.train()
+        try:
+            with torch.no_grad():
+                for numbers in self._turns():
+                    self._add(engine, numbers, sums)
+                    if not go_on():
+                        return None
+        finally:
+            engine.train()
         loss, right, predicted = self.ranks.sum(sums).T
         by_category = {
             name: {

@@ -1,7 +1,7 @@
 #!/bin/bash
-# end.sh CODE SECONDS: what becomes of a job whose ranks ended with this code, after so many seconds. Called last by
-# pretrain.sh and by the jobs of `clinical-pretrain submit`.
-code=$1 seconds=$2
+# end.sh CODE: what becomes of a job whose ranks ended with this code. Called last by pretrain.sh and by the jobs of
+# `clinical-pretrain submit`.
+code=$1
 [ "$code" -ne 0 ] || exit 0
 # An array's id without a task's number is all of its tasks.
 job=$SLURM_JOB_ID
@@ -18,11 +18,14 @@ case $code in
         ;;
     138 | 140) why="the time limit is near" ;; # ended by SIGUSR1 or SIGUSR2 itself: nothing was to be saved
     76 | 134 | 135 | 137 | 139 | 253)          # a rank is lost: aborted, killed, or out of memory
-        if [ "$seconds" -lt "${MIN_SECONDS:-120}" ]; then
-            echo "a rank was lost after $seconds s: so soon that the job isn't queued again; see the logs"
-            exit "$code"
-        fi
         why="a rank was lost"
+        if [ -n "${TRIES_FILE:-}" ]; then
+            echo lost >>"$TRIES_FILE"
+            if [ "$(grep -c lost "$TRIES_FILE")" -ge "${MAX_LOSSES:-3}" ]; then
+                echo "$why ${MAX_LOSSES:-3} times without a new checkpoint; once what the log says is mended, submit it again"
+                exit "$code"
+            fi
+        fi
         ;;
     *) exit "$code" ;;
 esac

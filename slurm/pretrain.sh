@@ -11,19 +11,23 @@
 #SBATCH --signal=USR1@300
 #SBATCH --requeue
 set -euo pipefail
-umask 077
-trap 'true' TERM  # of scancel and pre-emption: the ranks get it, too, and save
 
 fail() { echo "error: $*" >&2; exit 2; }
 [ -n "${SLURM_JOB_ID:-}" ] || fail "this is a SLURM job; type: sbatch $0 CONFIG.yaml (without SLURM: deepspeed clinical_pretrain/run.py --config CONFIG.yaml)"
 [ $# -ge 1 ] || fail "no config; type: sbatch slurm/pretrain.sh CONFIG.yaml [--any.key value]"
 config=$1; shift
-chmod go= /proc/self/fd/1  # SLURM has made the log by a umask of its own
 
 # sbatch runs a copy of this file: the repository is where sbatch was called.
 repository=${CLINICAL_PRETRAIN_HOME:-${SLURM_SUBMIT_DIR:-$PWD}}
 entry=$repository/clinical_pretrain/run.py
 [ -f "$entry" ] || fail "$entry: not found; call sbatch in the repository, or set CLINICAL_PRETRAIN_HOME"
+logs=$PWD/slurm-$SLURM_JOB_NAME-$SLURM_JOB_ID
+export TRIES_FILE=$logs/tries
+mkdir -p "$logs"
+chmod go= "$logs" /proc/self/fd/1 # SLURM has made the log by a umask of its own
+# shellcheck source=slurm/begin.sh
+. "$repository/slurm/begin.sh"
+
 [ -f "$config" ] || fail "$config: no such config file; there are $(cd "$repository" && echo configs/*.yaml)"
 site=${SITE:-$repository/slurm/site.yaml}
 [ -f "$site" ] || fail "$site: no such file; set SITE to one like slurm/site.yaml"
@@ -34,17 +38,13 @@ site=${SITE:-$repository/slurm/site.yaml}
 tasks_per_node=${TASKS_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}
 cpus_per_task=$((SLURM_CPUS_ON_NODE / tasks_per_node))
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-MASTER_PORT=$((10000 + SLURM_JOB_ID % 20000))  # below those that the system gives away
 WARNING_SECONDS=${WARNING_SECONDS:-$(sed -n 's/^#SBATCH --signal=[^@]*@\([0-9]*\).*/\1/p' "$0")}
-export MASTER_ADDR MASTER_PORT WARNING_SECONDS SLURM_EXPORT_ENV=ALL
-export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1  # compute nodes seldom have internet: fetch models on the login node
-unset SLURM_CPUS_PER_GPU                        # says the same as --cpus-per-task, which srun doesn't take beside it
+export MASTER_ADDR WARNING_SECONDS
+unset SLURM_CPUS_PER_GPU # says the same as --cpus-per-task, which srun doesn't take beside it
 
-logs=slurm-$SLURM_JOB_NAME-$SLURM_JOB_ID
-mkdir -p "$logs"
 touch "$logs/rank-0.log" "$logs/start"
 shown=$(stat -c %s "$logs/rank-0.log")
-echo "$(date '+%F %T') start ${SLURM_RESTART_COUNT:-0} on $SLURM_JOB_NODELIST, $tasks_per_node per node; each rank's log: $logs/"
+echo "$(date '+%F %T') start ${SLURM_RESTART_COUNT:-0} on $SLURM_JOB_NODELIST, $tasks_per_node per node; each rank's log: ${logs##*/}/"
 srun --ntasks-per-node="$tasks_per_node" --ntasks=$((SLURM_JOB_NUM_NODES * tasks_per_node)) \
     --cpus-per-task=$((cpus_per_task > 0 ? cpus_per_task : 1)) --kill-on-bad-exit=0 --wait=60 \
     --output="$logs/rank-%t.log" --open-mode=append \
@@ -58,4 +58,4 @@ wait
 # What another rank has said in this start, and the first hasn't.
 [ $code -eq 0 ] || find "$logs" -name 'rank-*.log' -newer "$logs/start" -exec tail -q -n 3 {} + | grep '^error:' |
     sort -u | grep -vxF -f <(tail -n 9 "$logs/rank-0.log") || true
-exec "$repository/slurm/end.sh" $code $SECONDS
+exec "$repository/slurm/end.sh" $code

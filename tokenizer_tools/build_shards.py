@@ -681,6 +681,8 @@ def _lock(work: Path, shared: bool) -> Iterator[None]:
             raise UserError(
                 f"{work.parent}: another build is writing here; wait for it, or choose another --out"
             ) from None
+        except OSError:  # a network disk that knows no locks
+            pass
         yield
 
 

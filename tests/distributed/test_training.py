@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -194,6 +195,17 @@ def test_a_stopped_run_goes_on_bit_for_bit(resumed, stage, tmp_path):
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
 
 
+def test_a_stop_amid_a_validation_is_heard_and_the_validation_done_again(resumed):
+    """At the first step, where there is nothing to save; at the tenth; and at the last."""
+    run, whole = resumed / "validating", resumed / "whole-2"
+    assert losses(run) == losses(whole)
+    assert [line["step"] for line in read_metrics(run, "validation")] == [0, 10, 20]
+    assert validations(run)[0::2] == validations(whole)
+    stops = json.loads((resumed / "stops.json").read_text())
+    assert [(stop["exit_code"], stop["step"], stop["saved"]) for stop in stops] == [(75, 0, []), (75, 10, [10]),
+                                                                                   (75, 20, [10, 20])]  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def config_file(tmp_path_factory):
     """The tiny run as a user's YAML file."""
@@ -291,8 +303,13 @@ def test_a_finished_run_started_again_does_nothing(alone, config_file, shards):
 
 
 def test_killed_and_started_again(alone, config_file, shards, tmp_path):
-    """SIGKILL after the first checkpoint: the same command goes on, to the same losses, each step written once."""
+    """SIGKILL while the folder was made, and after the first checkpoint: the same command goes on, to the same losses,
+    each step written once."""
     run_dir = tmp_path / "run"
+    for name in ("tokenizer", "model_config"):
+        shutil.copytree(alone[0] / name, run_dir / name)
+    (run_dir / "lock").touch()
+    (run_dir / "config.yaml.tmp").write_text("max_st")
     call = [sys.executable, str(RUN), "--config", str(config_file), "--data.shards", str(shards), "--run_dir",
             str(run_dir)]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -145,6 +145,35 @@ def resume(root: Path, shards: str) -> None:
             assert caught.code == STOPPED
         assert 5 <= saved_steps(Path(stopped.run_dir))[-1] < STEPS
         train(stopped)
+    asked_amid_validations(root, shards)
+
+
+def asked_amid_validations(root: Path, shards: str) -> None:
+    """A run that is asked to stop in each of its validations, and started again."""
+    run, validate, asked, stops = (
+        config(root, shards, "validating", stage=2, validation=ValidationConfig(10, 8)), training.validate, set(), [],
+    )  # fmt: skip
+
+    def ask_and_validate(run: training.Run) -> None:
+        if run.step not in asked and run.ranks.rank == 1:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            while run.watch.signal is None:  # a thread hears it
+                time.sleep(0.001)
+        asked.add(run.step)
+        validate(run)
+
+    training.validate = ask_and_validate
+    for _ in range(3):
+        try:
+            train(run)
+            raise AssertionError("the signal didn't stop the run")
+        except SystemExit:
+            stop = json.loads((Path(run.run_dir) / "stop.json").read_text())
+            stops.append({**stop, "saved": saved_steps(Path(run.run_dir))})
+    train(run)
+    training.validate = validate
+    if os.environ["RANK"] == "0":
+        (root / "stops.json").write_text(json.dumps(stops))
 
 
 class Poison:

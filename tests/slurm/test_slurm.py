@@ -135,15 +135,20 @@ def test_the_same_through_submit(cluster, config, alone):
         stream.write("SlurmctldParameters=preempt_send_user_signal\n")
     cluster.ok("scontrol", "reconfigure")
     report = cluster.folder / "job.json"
-    said = cluster.ok(*SUBMIT, "--slurm.nodes", 2, "--slurm.time", 30, "--slurm.partition", "scavenge",
-                      "--slurm.warning_seconds", 20, "--export", "the model", "--json", report,
-                      "--config", config, "--run_dir", "runs/by submit")  # fmt: skip
+    call = (*SUBMIT, "--slurm.nodes", 2, "--slurm.time", 30, "--slurm.partition", "scavenge",
+            "--slurm.warning_seconds", 20, "--export", "the model", "--json", report,
+            "--config", config, "--run_dir", "runs/by submit")  # fmt: skip
+    said = cluster.ok(*call)
     job, export_job = (json.loads(report.read_text())["jobs"][0][name] for name in ("job", "export_job"))
     log = f"runs/by submit/slurm/{job}_0_log.out"
     assert said.splitlines() == [
         f"job {job}: runs/by submit, 2 x 2 ranks, up to 30 each; then job {export_job} exports it; log: {log}",
         "next: clinical-pretrain status 'runs/by submit'",
     ]
+    again = cluster.run(*call)
+    assert again.returncode == 2 and again.stderr == (
+        f"error: runs/by submit: job {job} is at it; wait for its end, or first: scancel {job}\n"
+    )
     run, codes = Run(cluster.folder / "runs" / "by submit"), []
     with cluster.slow():
         for number, event in enumerate((cluster.urgent, kill_a_rank, lambda: near_time_limit(cluster, job))):
@@ -226,9 +231,12 @@ def test_shards_are_built_by_an_array_and_one_task_is_retried_alone(cluster, cor
              "--notes-per-part", 100, "--workers", 1, "--patient-key", "key"]  # fmt: skip
     cluster.ok("clinical-pretrain", "build-shards", *words, "--out", "alone")
     report = cluster.folder / "shards.json"
-    cluster.ok("clinical-pretrain", "submit-shards", *words, "--out", "by array", "--slurm.tasks", 3,
-               "--slurm.cpus_per_task", 1, "--json", report)  # fmt: skip
+    call = ("clinical-pretrain", "submit-shards", *words, "--out", "by array", "--slurm.tasks", 3,
+            "--slurm.cpus_per_task", 1, "--json", report)  # fmt: skip
+    cluster.ok(*call)
     jobs = json.loads(report.read_text())
+    again = cluster.run(*call)
+    assert again.returncode == 2 and f"{jobs['pack']}, {jobs['finish']} is at it" in again.stderr, again.stderr
 
     def of_share_one():
         return [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline")
@@ -242,6 +250,53 @@ def test_shards_are_built_by_an_array_and_one_task_is_retried_alone(cluster, cor
         for folder in (cluster.folder / "alone", cluster.folder / "by array")
     ]
     assert hashes[0] == hashes[1] and len(hashes[0]) > 8
+
+
+def by_road(cluster, road, site, words, **environment):
+    """Submit a job by sbatch or by submit, with a site's file. Returns its number and its log."""
+    if road == "sbatch":
+        job = cluster.sbatch(*ONE_NODE, SCRIPT, *words, SITE=str(site), PYTHON="", **environment)
+        return job, f"slurm-clinical-pretrain-{job}.log"
+    report = cluster.folder / "job.json"
+    cluster.ok(*SUBMIT, "--site", site, "--config", *words, "--json", report, **environment)
+    facts = json.loads(report.read_text())["jobs"][0]
+    return facts["job"], facts["log"]
+
+
+@pytest.mark.parametrize("road", ["sbatch", "submit"])
+def test_a_job_that_loses_a_rank_each_time_ends(road, cluster, config):
+    """Though nobody gets as far as to train: by a site's Python, after its setup."""
+    deadly, site = cluster.folder / "my python", cluster.folder / "a site.yaml"
+    deadly.write_text('#!/bin/bash\necho "modules: $MODULES"\nkill -9 $$\n')
+    deadly.chmod(0o755)
+    site.write_text(f'python: "{deadly}"  # of ours\nsetup: |\n  export MODULES="cuda and more"\n')
+    job, log = by_road(cluster, road, site, [config, "--run_dir", f"runs/lost by {road}"])
+    assert cluster.wait(job, "FAILED", "COMPLETED") == "FAILED"
+    said = (cluster.folder / log).read_text()
+    assert cluster.facts(job)["Restarts"] == "2", said
+    assert said.count("a rank was lost; back into the queue") == 2
+    assert said.count("a rank was lost 3 times without a new checkpoint; once what the log says is mended") == 1
+    assert said.count("modules: cuda and more") >= 3
+
+
+@pytest.mark.parametrize("road", ["sbatch", "submit"])
+def test_ranks_start_in_a_sites_container(road, cluster, config):
+    """Of Apptainer there is a stand-in, which starts what it's given: so this tests the words, not the container."""
+    site, image, tools = cluster.folder / "a site.yaml", cluster.folder / "an image.sif", cluster.folder / "tools"
+    tools.mkdir(exist_ok=True)
+    (tools / "apptainer").write_text(
+        '#!/bin/bash\necho "apptainer: $*"\nuntil [[ $1 == *.sif ]]; do shift; done\nshift\nexec "$@"\n'
+    )
+    (tools / "apptainer").chmod(0o755)
+    image.touch()
+    python = cluster.environment["PYTHON"]
+    site.write_text(f"python: {python}\ncontainer: {image}\ncontainer_options: --bind /data\n")
+    path = f"{tools}:{cluster.environment['PATH']}"
+    words = [config, "--run_dir", f"runs/contained by {road}", "--max_steps", "4"]
+    job, log = by_road(cluster, road, site, words, PATH=path)
+    assert cluster.wait(job, "FAILED", "COMPLETED") == "COMPLETED", (cluster.folder / log).read_text()
+    assert f"apptainer: exec --nv --bind /data {image} {python} -u" in (cluster.folder / log).read_text()
+    assert len(Run(cluster.folder / "runs" / f"contained by {road}").losses()) == 4
 
 
 def read_bytes(path):

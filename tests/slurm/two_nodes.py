@@ -41,7 +41,6 @@ class Cluster:
             "PYTHON": sys.executable,
             "TASKS_PER_NODE": "2",
             "OMP_NUM_THREADS": "1",
-            "MIN_SECONDS": "0",
             "PACE": str(folder / "pace"),
             "PYTHONPATH": str(HERE / "pace"),
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",

@@ -1,6 +1,7 @@
 """What can be known of jobs without a cluster; real ones are in tests/slurm."""
 
 import json
+import re
 import subprocess
 from types import SimpleNamespace
 
@@ -9,10 +10,8 @@ import pytest
 from clinical_pretrain.cli import main
 from clinical_pretrain.config import REPOSITORY
 from clinical_pretrain.launch import site_config, trainings
-from clinical_pretrain.run_folder import MOST_ENDINGS, MOST_LOSSES, refuse_standstill
 from clinical_pretrain.status import runs_in, status, table
-from clinical_pretrain.train import warn_of_short_warning
-from clinical_pretrain.watch import LOST
+from clinical_pretrain.train import forget_tries, warn_of_short_warning
 from tokenizer_tools.manifest import UserError
 
 DEMO = ["--config", str(REPOSITORY / "configs" / "demo_cpu.yaml")]
@@ -65,10 +64,10 @@ def test_the_script_can_be_seen_without_a_cluster(shards, tmp_path, capsys, monk
     assert main(["submit", *words, *slurm, "--dry-run"]) == 0
     said = capsys.readouterr().out
     for line in ("#SBATCH --gpus-per-node=4", "#SBATCH --ntasks-per-node=4", "#SBATCH --nodes=2", "#SBATCH --requeue",
-                 "#SBATCH --signal=USR2@300", "#SBATCH --mem=200G", "export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1",
+                 "#SBATCH --signal=USR2@300", "#SBATCH --mem=200G", f". {REPOSITORY}/slurm/begin.sh",
                  "apptainer exec --nv  'a b.sif' python3 -u -m submitit.core._submit"):  # fmt: skip
         assert line in said, said
-    assert "slurm/end.sh $? $SECONDS" in said.splitlines()[-1]
+    assert "slurm/end.sh $?" in said.splitlines()[-1]
     assert not (tmp_path / "my run").exists()
     assert main(["submit", *words]) == 2
     assert capsys.readouterr().err.startswith("error: sbatch: not found; type this on a login node of the cluster")
@@ -80,26 +79,11 @@ def test_a_base_model_that_nodes_cannot_fetch_is_named(shards, capsys):
     assert "here, first: hf download allenai/longformer-base-4096" in capsys.readouterr().err
 
 
-def test_a_job_that_loses_ranks_without_coming_further_is_not_started_again(tmp_path, monkeypatch):
-    lost = [{"from_step": 40, "exit_code": LOST}] * MOST_LOSSES
-    refuse_standstill(tmp_path, 40, lost)  # started by hand
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "3")
-    with pytest.raises(UserError, match="lost ranks 3 times without getting beyond step 40"):
-        refuse_standstill(tmp_path, 40, lost)
-    refuse_standstill(tmp_path, 60, lost)
-    refuse_standstill(tmp_path, 40, lost[1:])
-    refuse_standstill(tmp_path, 40, [*lost[1:], {"from_step": 40, "exit_code": 77}])
-    killed = [{"from_step": 40}] * MOST_ENDINGS
-    refuse_standstill(tmp_path, 40, killed[1:])
-    with pytest.raises(UserError, match="lost ranks 10 times"):
-        refuse_standstill(tmp_path, 40, killed)
-
-
 def test_a_warning_that_is_too_short_is_said_once(monkeypatch):
     monkeypatch.setenv("WARNING_SECONDS", "300")
     lines = []
-    watch, metrics = SimpleNamespace(longest=20.0), SimpleNamespace(say=lines.append)
-    run = SimpleNamespace(watch=watch, metrics=metrics, seconds_validating=200.0)
+    watch, metrics = SimpleNamespace(longest=200.0), SimpleNamespace(say=lines.append)
+    run = SimpleNamespace(watch=watch, metrics=metrics)
     warn_of_short_warning(run, 45.0)
     assert not lines
     for _ in range(2):
@@ -132,28 +116,27 @@ def test_status_tells_how_runs_stand(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("code", "seconds", "facts", "requeues"),
+    ("code", "facts", "requeues"),
     [
-        (0, 500, "", False),
-        (75, 5, "JobState=RUNNING", True),
-        (75, 500, "JobState=CANCELLED", False),
-        (77, 500, "JobState=RUNNING PreemptTime=None", False),
-        (77, 500, "JobState=RUNNING PreemptTime=2026-01-01T00:00:00", True),
-        (143, 5, "JobState=RUNNING PreemptTime=2026-01-01T00:00:00", True),
-        (143, 5, "JobState=CANCELLED PreemptTime=None", False),
-        (76, 500, "JobState=RUNNING", True),
-        (76, 119, "JobState=RUNNING", False),
-        (137, 500, "JobState=CANCELLED", False),
-        (139, 500, "JobState=RUNNING", True),
-        (253, 500, "JobState=RUNNING", True),
-        (140, 5, "JobState=RUNNING", True),
-        (2, 500, "JobState=RUNNING", False),
-        (1, 500, "JobState=RUNNING", False),
-        (130, 500, "JobState=RUNNING", False),
+        (0, "", False),
+        (75, "JobState=RUNNING", True),
+        (75, "JobState=CANCELLED", False),
+        (77, "JobState=RUNNING PreemptTime=None", False),
+        (77, "JobState=RUNNING PreemptTime=2026-01-01T00:00:00", True),
+        (143, "JobState=RUNNING PreemptTime=2026-01-01T00:00:00", True),
+        (143, "JobState=CANCELLED PreemptTime=None", False),
+        (76, "JobState=RUNNING", True),
+        (137, "JobState=CANCELLED", False),
+        (139, "JobState=RUNNING", True),
+        (253, "JobState=RUNNING", True),
+        (140, "JobState=RUNNING", True),
+        (2, "JobState=RUNNING", False),
+        (1, "JobState=RUNNING", False),
+        (130, "JobState=RUNNING", False),
     ],
 )
-def test_what_becomes_of_a_job(code, seconds, facts, requeues, tmp_path):
-    """By its exit code, its age, and what SLURM says of it (a scontrol of the test's); of an array, the task alone."""
+def test_what_becomes_of_a_job(code, facts, requeues, tmp_path):
+    """By its exit code, and what SLURM says of it (a scontrol of the test's); of an array, the task alone."""
     fake = tmp_path / "scontrol"
     fake.write_text(
         f'#!/bin/sh\n[ "$1" = requeue ] && echo "requeue $2" >> {tmp_path}/calls\n[ "$1" = show ] && echo "{facts}"\n'
@@ -163,8 +146,33 @@ def test_what_becomes_of_a_job(code, seconds, facts, requeues, tmp_path):
     for environment, job in (({"SLURM_JOB_ID": "71"}, "71"), (array, "70_3")):
         (tmp_path / "calls").write_text("")
         variables = environment | {"PATH": f"{tmp_path}:/usr/bin:/bin"}
-        call = [REPOSITORY / "slurm" / "end.sh", str(code), str(seconds)]
+        call = [REPOSITORY / "slurm" / "end.sh", str(code)]
         assert subprocess.run(call, env=variables, capture_output=True).returncode == code
         assert (tmp_path / "calls").read_text() == (f"requeue {job}\n" if requeues else "")
         subprocess.run(call, env=variables | {"SLURM_RESTART_COUNT": "500"}, capture_output=True)
         assert (tmp_path / "calls").read_text().count("requeue") == int(requeues)
+
+
+def test_a_job_that_comes_no_further_is_not_started_for_ever(tmp_path, monkeypatch):
+    """Three losses of ranks, or ten starts, since the training last saved."""
+    fake, tries = tmp_path / "scontrol", tmp_path / "my tries"
+    fake.write_text("#!/bin/sh\n")
+    fake.chmod(0o700)
+    monkeypatch.setenv("TRIES_FILE", str(tries))
+    variables = {"SLURM_JOB_ID": "71", "PATH": f"{tmp_path}:/usr/bin:/bin", "TRIES_FILE": str(tries)}
+
+    def job(code):
+        """A start and an end; what is said."""
+        script = f". {REPOSITORY}/slurm/begin.sh; {REPOSITORY}/slurm/end.sh {code}"
+        return subprocess.run(["bash", "-c", script], env=variables, capture_output=True, text=True)
+
+    for _ in range(2):
+        assert [job(76).stdout for _ in range(2)] == ["a rank was lost; back into the queue\n"] * 2
+        forget_tries()  # a checkpoint is saved
+    assert all("back into the queue" in job(code).stdout for code in (76, 75, 137))
+    assert job(76).stdout.startswith("a rank was lost 3 times without a new checkpoint; once what the log says")
+    forget_tries()
+    for _ in range(10):
+        assert "back into the queue" in job(75).stdout
+    done = job(75)
+    assert done.returncode == 2 and re.fullmatch(r"error: started 10 times without a new checkpoint: .*\n", done.stderr)

@@ -2,13 +2,15 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from clinical_pretrain.config import AttentionConfig, BatchConfig, CheckpointConfig, OptimConfig, RunConfig
-from clinical_pretrain.run_folder import refuse_other_run
+from clinical_pretrain.run_folder import alone_in, refuse_other_run
 from tokenizer_tools.manifest import Manifest, UserError
 
 
@@ -55,3 +57,24 @@ def test_what_differs_is_named_and_can_be_accepted(shards, tmp_path):
     (tmp_path / "tokenizer" / "tokenizer.json").write_text(json.dumps(other))
     with pytest.raises(UserError, match="another tokenizer"):
         refuse_other_run(tmp_path, accepting, resolved, manifest)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], None),
+        (["slurm/"], None),
+        (["lock", "slurm/", "tokenizer/", "config.yaml.tmp"], None),
+        (["tokenizer/"], "not empty, and holds no run"),
+        (["lock", "thesis.docx"], "not empty, and holds no run"),
+        (["lock", "checkpoints/"], "holds checkpoints, but run.json is missing"),
+    ],
+)
+def test_a_folder_that_holds_something_else_stays_as_it_is(names, message, tmp_path):
+    for name in names:
+        (tmp_path / name).mkdir() if name.endswith("/") else (tmp_path / name).touch()
+    ranks = SimpleNamespace(is_first=True, agree=lambda value: value)
+    with nullcontext() if message is None else pytest.raises(UserError, match=message), alone_in(tmp_path, ranks):
+        assert (tmp_path / "lock").exists()
+    if message:
+        assert {path.name for path in tmp_path.iterdir()} == {name.rstrip("/") for name in names}
