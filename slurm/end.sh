@@ -7,14 +7,21 @@ code=$1
 job=$SLURM_JOB_ID
 [ -z "${SLURM_ARRAY_TASK_ID:-}" ] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
 facts=$(scontrol show job "$job" 2>/dev/null || true)
-preempted() { grep -q 'PreemptTime=[0-9]' <<<"$facts"; }
-grep -q 'JobState=CANCELLED' <<<"$facts" && ! preempted && exit "$code" # scancel is the end
+is() { grep -q "$1" <<<"$facts"; }
+# SLURM has ended the job itself, and decided what becomes of it: after scancel, a requeue by hand, a grace time's end. Not
+# so at the time limit, where the save was late.
+if is 'JobState=C' && ! is 'Reason=TimeLimit'; then exit "$code"; fi
 
 case $code in
     75) why="saved ahead of the time limit" ;;
     77 | 143) # SIGTERM. Pre-emption requeues only jobs that are still there when the grace time ends
-        preempted || exit "$code"
-        why="pre-empted"
+        if is 'Reason=TimeLimit'; then
+            why="the time limit"
+        elif is 'PreemptTime=[0-9]'; then
+            why="pre-empted"
+        else
+            exit "$code"
+        fi
         ;;
     138 | 140) why="the time limit is near" ;; # ended by SIGUSR1 or SIGUSR2 itself: nothing was to be saved
     76 | 134 | 135 | 137 | 139 | 253)          # a rank is lost: aborted, killed, or out of memory
