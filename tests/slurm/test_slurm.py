@@ -91,8 +91,8 @@ def same(run, alone):
 
 
 def test_a_job_survives_whatever_happens_to_it(cluster, config, alone):
-    """sbatch, two nodes: time limit, pre-emption, a limit without a warning, a lost node, a requeue by hand, pre-emption
-    without a word."""
+    """sbatch, two nodes: time limit, pre-emption, a limit without a warning, a lost node, a requeue by hand, and
+    pre-emption without a word."""
     job = cluster.sbatch(*TWO_NODES, "--time=30", "--partition=scavenge", "--signal=USR1@20", SCRIPT, config,
                          "--run_dir", "runs/by sbatch")  # fmt: skip
     run, codes = Run(cluster.folder / "runs" / "by sbatch"), []
