@@ -139,29 +139,30 @@ def submit(
         check(run.config, slurm)
     first = runs[0].folder
     common = first if len(runs) == 1 else first.parent
-    tries = shlex.quote(str((common / JOBS_FOLDER).absolute()))
-    setup = [f"export WARNING_SECONDS={slurm.warning_seconds} TRIES_FILE={tries}/$SLURM_JOB_ID.tries"]
+    logs = common / JOBS_FOLDER
+    setup = [f"export WARNING_SECONDS={slurm.warning_seconds}"]
     entry = str(REPOSITORY / "clinical_pretrain" / "run.py")
     commands = [Command(("-u", entry, *run.words), is_rank=True) for run in runs]
-    parameters = of_job(slurm, f"train-{common.name}", setup, srun=["--kill-on-bad-exit=0", "--wait=60"])
+    parameters = of_job(slurm, logs, f"train-{common.name}", setup, srun=["--kill-on-bad-exit=0", "--wait=60"])
     if slurm.gpus_per_node:
         parameters["gpus_per_node"] = slurm.gpus_per_node
     parameters |= {"nodes": slurm.nodes, "ntasks_per_node": slurm.ranks_per_node}
     if dry_run:
-        return [{"script": script(common / JOBS_FOLDER, parameters, slurm, len(runs))}]
+        return [{"script": script(logs, parameters, slurm, len(runs))}]
     earlier = [facts["job"] for run in runs if (facts := read_json(run.folder / JOB_NAME))]
     refuse_queued(earlier, str(common))
-    jobs = send(common / JOBS_FOLDER, parameters, slurm, commands)
+    jobs = send(logs, parameters, slurm, commands)
     found = []
     for run, job in zip(runs, jobs, strict=True):
-        facts = {"job": job, "run_dir": str(run.folder), "log": str(common / JOBS_FOLDER / f"{job}_0_log.out")}
+        facts = {"job": job, "run_dir": str(run.folder), "log": str(logs / f"{job}_0_log.out")}
         (run.folder / JOBS_FOLDER).mkdir(parents=True, exist_ok=True)
         write_json(run.folder / JOB_NAME, facts)
         if export_to is not None:
             out = export_to if len(runs) == 1 else export_to / run.folder.name
             words = ("-m", "clinical_pretrain.cli", "export", str(run.folder), "--out", str(out))
-            after = of_job(slurm, f"export-{run.folder.name}", after=job)
-            facts["export_job"] = send(run.folder / JOBS_FOLDER, after, slurm, [Command(words)])[0]
+            own = run.folder / JOBS_FOLDER
+            after = of_job(slurm, own, f"export-{run.folder.name}", after=job)
+            facts["export_job"] = send(own, after, slurm, [Command(words)])[0]
         found.append(facts)
     return found
 
@@ -182,7 +183,7 @@ def submit_shards(words: Sequence[str], out: Path, slurm: SlurmConfig, dry_run: 
     build = ("-m", "clinical_pretrain.cli", "build-shards", *words)
 
     def parameters(stage: str, **more: Any) -> dict[str, Any]:
-        return of_job(slurm, f"shards-{stage}", ["export MAX_RESTARTS=10"], **more)
+        return of_job(slurm, logs, f"shards-{stage}", **more)
 
     shares = [Command((*build, "--stage", "pack", "--share", f"{n}/{slurm.tasks}")) for n in range(slurm.tasks)]
     if dry_run:
@@ -230,11 +231,20 @@ def check_is_here(name: str) -> None:
 
 
 def of_job(
-    slurm: SlurmConfig, name: str, setup: Sequence[str] = (), after: str | None = None, srun: Sequence[str] = ()
+    slurm: SlurmConfig,
+    folder: Path,
+    name: str,
+    setup: Sequence[str] = (),
+    after: str | None = None,
+    srun: Sequence[str] = (),
 ) -> dict[str, Any]:
     """submitit's parameters that all jobs have."""
     begin, end = (shlex.quote(str(REPOSITORY / "slurm" / name)) for name in ("begin.sh", "end.sh"))
-    own = ["export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK", f". {begin}"]  # srun doesn't take it over from sbatch
+    own = [
+        "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK",  # which srun doesn't take over from sbatch
+        f"export TRIES_FILE={shlex.quote(str(folder.absolute()))}/$SLURM_JOB_ID.tries",
+        f". {begin}",
+    ]
     options = {key: True if value == "true" else value for key, value in slurm.options.items()}
     more = {"time": slurm.time, "requeue": True, **options}
     more |= {key: value for key in ("partition", "account", "qos", "constraint") if (value := getattr(slurm, key))}
@@ -249,7 +259,7 @@ def of_job(
         "cpus_per_task": slurm.cpus_per_task,
         "signal_delay_s": slurm.warning_seconds,
         "stderr_to_stdout": True,
-        "setup": [*setup, *own, *slurm.setup.splitlines()],
+        "setup": [*own, *setup, *slurm.setup.splitlines()],
         "teardown": [f"{end} $?"],
         "srun_args": ["--open-mode=append", *srun],
         "additional_parameters": more,

@@ -6,12 +6,11 @@ export SLURM_EXPORT_ENV=ALL
 export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1      # compute nodes seldom have internet
 export MASTER_PORT=$((10000 + SLURM_JOB_ID % 20000)) # below those that the system gives away
 
-# Starts, and losses of ranks (see end.sh), since the training last saved: then it removes the file.
-if [ -n "${TRIES_FILE:-}" ]; then
-    echo start >>"$TRIES_FILE"
-    if [ "$(grep -c start "$TRIES_FILE")" -gt "${MAX_STARTS:-10}" ]; then
-        echo "error: started ${MAX_STARTS:-10} times without a new checkpoint: the log says what ended it; lower" \
-            "checkpoint.every_steps if there was no time for one, and submit it again to go on" >&2
-        exit 2
-    fi
+# Starts, and losses of tasks (see end.sh), since the training last saved: then it removes the file.
+: "${TRIES_FILE:?}"
+echo start >>"$TRIES_FILE"
+if [ "$(grep -c start "$TRIES_FILE")" -gt "${MAX_STARTS:-10}" ]; then
+    echo "error: started ${MAX_STARTS:-10} times, and no checkpoint since: the log says what ended it; give it more time," \
+        "or lower checkpoint.every_steps, and submit it again to go on" >&2
+    exit 2
 fi

@@ -24,14 +24,12 @@ case $code in
         fi
         ;;
     138 | 140) why="the time limit is near" ;; # ended by SIGUSR1 or SIGUSR2 itself: nothing was to be saved
-    76 | 134 | 135 | 137 | 139 | 253)          # a rank is lost: aborted, killed, or out of memory
-        why="a rank was lost"
-        if [ -n "${TRIES_FILE:-}" ]; then
-            echo lost >>"$TRIES_FILE"
-            if [ "$(grep -c lost "$TRIES_FILE")" -ge "${MAX_LOSSES:-3}" ]; then
-                echo "$why ${MAX_LOSSES:-3} times without a new checkpoint; once what the log says is mended, submit it again"
-                exit "$code"
-            fi
+    76 | 134 | 135 | 137 | 139 | 253)          # a task is lost: aborted, killed, or out of memory
+        why="a task was lost"
+        echo lost >>"$TRIES_FILE"
+        if [ "$(grep -c lost "$TRIES_FILE")" -ge "${MAX_LOSSES:-3}" ]; then
+            echo "$why ${MAX_LOSSES:-3} times, and no checkpoint since; mend what the log says, and submit it again"
+            exit "$code"
         fi
         ;;
     *) exit "$code" ;;

@@ -276,8 +276,8 @@ def test_a_job_that_loses_a_rank_each_time_ends(road, cluster, config):
     assert cluster.wait(job, "FAILED", "COMPLETED") == "FAILED"
     said = (cluster.folder / log).read_text()
     assert cluster.facts(job)["Restarts"] == "2", said
-    assert said.count("a rank was lost; back into the queue") == 2
-    assert said.count("a rank was lost 3 times without a new checkpoint; once what the log says is mended") == 1
+    assert said.count("a task was lost; back into the queue") == 2
+    assert said.count("a task was lost 3 times, and no checkpoint since; mend what the log says") == 1
     assert said.count("modules: cuda and more") >= 3
 
 

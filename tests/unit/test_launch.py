@@ -148,7 +148,8 @@ def test_what_becomes_of_a_job(code, facts, requeues, tmp_path):
     array = {"SLURM_JOB_ID": "70", "SLURM_ARRAY_JOB_ID": "70", "SLURM_ARRAY_TASK_ID": "3"}
     for environment, job in (({"SLURM_JOB_ID": "71"}, "71"), (array, "70_3")):
         (tmp_path / "calls").write_text("")
-        variables = environment | {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+        (tmp_path / "tries").unlink(missing_ok=True)
+        variables = environment | {"PATH": f"{tmp_path}:/usr/bin:/bin", "TRIES_FILE": str(tmp_path / "tries")}
         call = [REPOSITORY / "slurm" / "end.sh", str(code)]
         assert subprocess.run(call, env=variables, capture_output=True).returncode == code
         assert (tmp_path / "calls").read_text() == (f"requeue {job}\n" if requeues else "")
@@ -170,12 +171,12 @@ def test_a_job_that_comes_no_further_is_not_started_for_ever(tmp_path, monkeypat
         return subprocess.run(["bash", "-c", script], env=variables, capture_output=True, text=True)
 
     for _ in range(2):
-        assert [job(76).stdout for _ in range(2)] == ["a rank was lost; back into the queue\n"] * 2
+        assert [job(76).stdout for _ in range(2)] == ["a task was lost; back into the queue\n"] * 2
         forget_tries()  # a checkpoint is saved
     assert all("back into the queue" in job(code).stdout for code in (76, 75, 137))
-    assert job(76).stdout.startswith("a rank was lost 3 times without a new checkpoint; once what the log says")
+    assert job(76).stdout.startswith("a task was lost 3 times, and no checkpoint since; mend")
     forget_tries()
     for _ in range(10):
         assert "back into the queue" in job(75).stdout
     done = job(75)
-    assert done.returncode == 2 and re.fullmatch(r"error: started 10 times without a new checkpoint: .*\n", done.stderr)
+    assert done.returncode == 2 and re.fullmatch(r"error: started 10 times, and no checkpoint since: .*\n", done.stderr)
