@@ -242,11 +242,23 @@ def submit(argv: Sequence[str]) -> dict[str, Any]:
     from clinical_pretrain import launch
 
     slurm = launch.site_config(args.site, slurm_words)
+    if words and not words[0].startswith("-"):  # as sbatch slurm/pretrain.sh takes it
+        words = ["--config", *words]
     runs = launch.trainings(words, args.sweep)
-    jobs = launch.submit(runs, slurm, Path(args.export) if args.export else None, args.dry_run)
+    export_to = Path(args.export) if args.export else None
+    if export_to:
+        from clinical_pretrain.export import check_out
+
+        for run in runs:
+            check_out(export_to if len(runs) == 1 else export_to / run.folder.name, run.folder)
+    jobs = launch.submit(runs, slurm, export_to, args.dry_run)
     if args.dry_run:
         print(jobs[0]["script"])
-        return _report(args, jobs[0])
+        for number, job in enumerate(jobs):
+            print(f"# {f'task {number}' if len(jobs) > 1 else 'each rank'} runs: {job['command']}")
+            if "export_command" in job:
+                print(f"# then, in a job of its own: {job['export_command']}")
+        return _report(args, {"jobs": jobs})
     ranks = f"{slurm.nodes} x {slurm.ranks_per_node} ranks, up to {slurm.time} each"
     for job in jobs:
         export_job = f"; then job {job['export_job']} exports it" if "export_job" in job else ""
@@ -274,7 +286,8 @@ def submit_shards(argv: Sequence[str]) -> dict[str, Any]:
     else:
         print(
             f"jobs {result['scan']} (reads), {result['pack']} (array of {slurm.tasks}, packs), {result['finish']} "
-            f"(finishes) build {building.out}; logs: {result['logs']}"
+            f"(finishes) build {building.out}; logs: {result['logs']}\n"
+            f"next: squeue --jobs {result['scan']},{result['pack']},{result['finish']}"
         )
     return _report(args, result)
 

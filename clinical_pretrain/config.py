@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import difflib
 import itertools
+import math
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -365,6 +367,11 @@ class SlurmConfig:
         limits = (("nodes", 1), ("gpus_per_node", 0), ("tasks_per_node", 0), ("cpus_per_task", 1), ("tasks", 1),
                   ("warning_seconds", 0))  # fmt: skip
         faults = [f"{key} must be at least {least}" for key, least in limits if getattr(self, key) < least]
+        limit = seconds_of(self.time)
+        if limit is None:
+            faults.append(f"time {self.time}: write minutes (90), hours (1:30:00) or days (1-12:00:00)")
+        elif limit <= self.warning_seconds:
+            faults.append(f"time {self.time} must be longer than warning_seconds ({self.warning_seconds})")
         if faults:
             raise UserError("slurm: " + "; ".join(faults))
 
@@ -372,6 +379,21 @@ class SlurmConfig:
     def ranks_per_node(self) -> int:
         """Ranks on each node of a training."""
         return self.tasks_per_node or self.gpus_per_node or 1
+
+
+def seconds_of(time: str) -> float | None:
+    """A time limit in one of SLURM's ways to write it, in seconds; None where it is none of them."""
+    if time.upper() in ("UNLIMITED", "INFINITE"):
+        return math.inf
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", time)
+    if found is None:
+        return None
+    days, *parts = found.groups()
+    numbers = [int(part) for part in parts if part is not None]
+    if days is None and len(numbers) < 3:  # minutes, or minutes and seconds
+        numbers.insert(0, 0)
+    hours, minutes, seconds = (*numbers, 0, 0)[:3]
+    return int(days or 0) * 86400 + hours * 3600 + minutes * 60 + seconds
 
 
 def keys_of(cls: type, prefix: str = "") -> list[str]:
@@ -459,7 +481,9 @@ def read_yaml(path: str, loader: Any = yaml.SafeLoader) -> dict[str, Any]:
     try:
         raw = yaml.load(Path(path).read_text(), loader)
     except FileNotFoundError:
-        known = ", ".join(f"configs/{entry.name}" for entry in sorted((REPOSITORY / "configs").glob("*.yaml")))
+        configs = REPOSITORY / "configs"
+        folder = Path("configs") if Path.cwd() == REPOSITORY else configs
+        known = ", ".join(str(folder / entry.name) for entry in sorted(configs.glob("*.yaml")))
         raise UserError(f"{path}: no such config file; there are {known}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None

@@ -51,7 +51,7 @@ def export(run_dir: Path, out: Path, step: int | None = None) -> dict[str, Any]:
     if not steps:
         raise UserError(f"{run_dir}: no checkpoint yet; train until checkpoint.every_steps or the end")
     state = checkpoint.read_state(run_dir, steps[-1] if step is None else step)
-    _check_out(out, run_dir)
+    check_out(out, run_dir)
     folder = checkpoint.folder_of(run_dir, state.step)
     checkpoint.refuse_strangers(run_dir)
     if fault := checkpoint.fault_of(folder):
@@ -126,14 +126,15 @@ def _read_run(run_dir: Path) -> dict[str, Any]:
         ) from None
 
 
-def _check_out(out: Path, run_dir: Path) -> None:
+def check_out(out: Path, run_dir: Path) -> None:
+    """Raise a UserError if the folder holds anything but an export of this run, which may not have begun yet."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     try:
         earlier = json.loads((out / FACTS_NAME).read_text())
     except (OSError, ValueError):
         raise UserError(f"{out}: not empty, and not an earlier export; choose another --out") from None
-    if earlier.get("run_id") != _run_id(run_dir):
+    if not (run_dir / "run.json").exists() or earlier.get("run_id") != _run_id(run_dir):
         raise UserError(f"{out}: holds the model of another run; choose another --out, or delete it")
 
 

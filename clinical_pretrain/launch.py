@@ -34,11 +34,16 @@ from clinical_pretrain.config import (
     refuse_unknown,
 )
 from clinical_pretrain.deepspeed_config import resolve
+from clinical_pretrain.run_folder import refuse_other_folder
 from tokenizer_tools.manifest import Manifest, UserError, write_json
 
 SITE = "slurm/site.yaml"
 JOB_NAME = f"{JOBS_FOLDER}/job.json"
 """In a run folder: the job that was submitted for it."""
+ENDED = ("boot_fail", "cancelled", "completed", "deadline", "failed", "node_fail", "out_of_memory", "preempted",
+         "revoked", "timeout", None)  # fmt: skip
+"""SLURM's words for jobs that neither wait nor run."""
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -82,9 +87,16 @@ def site_config(path: str, overrides: Sequence[str]) -> SlurmConfig:
     import jsonargparse
 
     file = Path(path) if Path(path).exists() or path != SITE else REPOSITORY / SITE
+    if not file.exists():
+        raise UserError(f"{file}: no such site file; there is {SITE}, and examples are in slurm/sites/")
     site = read_yaml(str(file), yaml.BaseLoader)  # 24:00:00 would be a number of seconds
     names = [entry.name for entry in fields(SlurmConfig)]
-    refuse_unknown(list(site), names, f"{file}: ")
+    try:
+        refuse_unknown(list(site), names, "")
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+    if odd := [key for key, value in site.items() if not isinstance(value, dict if key == "options" else str)]:
+        raise UserError(f"{file}: {odd[0]} must be text; several lines as under 'setup: |', indented")
     parser = jsonargparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
     parser.add_class_arguments(SlurmConfig, "slurm")
     words = [word[2:].split("=")[0] for word in overrides if word.startswith("--")]
@@ -121,6 +133,8 @@ def trainings(words: Sequence[str], sweep: Sequence[str]) -> list[Training]:
             mine += ["--run_dir", f"{config.run_dir}/{name}"]
             config, _ = load_config(mine)
         found.append(Training(config, tuple(mine)))
+    if len({run.folder for run in found}) < len(found):
+        raise UserError(f"--sweep {' '.join(sweep)}: says a value twice")
     return found
 
 
@@ -130,7 +144,8 @@ def submit(
     """Submit trainings, several as an array, and the export of each as a job that waits for it.
 
     Returns:
-        For each run: job, run_dir, log, and export_job where asked for. With dry_run, the sbatch script alone.
+        For each run: job, run_dir, log, and where asked for export_job and export_to. With dry_run, the sbatch script,
+        and for each run its command, and export_command.
 
     Raises:
         UserError: something can't work on the nodes, or SLURM refuses the job.
@@ -147,24 +162,41 @@ def submit(
     if slurm.gpus_per_node:
         parameters["gpus_per_node"] = slurm.gpus_per_node
     parameters |= {"nodes": slurm.nodes, "ntasks_per_node": slurm.ranks_per_node}
+    outs = [export_to if export_to is None or len(runs) == 1 else export_to / run.folder.name for run in runs]
+    exports = [("-m", "clinical_pretrain.cli", "export", str(run.folder), "--out", str(out))
+               for run, out in zip(runs, outs, strict=True)]  # fmt: skip
     if dry_run:
-        return [{"script": script(logs, parameters, slurm, len(runs))}]
-    earlier = [facts["job"] for run in runs if (facts := read_json(run.folder / JOB_NAME))]
-    refuse_queued(earlier, str(common))
+        found = []
+        for command, words, out in zip(commands, exports, outs, strict=True):
+            after = {"export_command": shlex.join(["python", *words])} if out else {}
+            found.append({"command": shlex.join(["python", *command.words]), **after})
+        return [{"script": script(logs, parameters, slurm, len(runs)), **found[0]}, *found[1:]]
+    for run in runs:
+        refuse_queued(jobs_of(run.folder), str(run.folder))
     jobs = send(logs, parameters, slurm, commands)
     found = []
-    for run, job in zip(runs, jobs, strict=True):
+    for run, job, words, out in zip(runs, jobs, exports, outs, strict=True):
         facts = {"job": job, "run_dir": str(run.folder), "log": str(logs / f"{job}_0_log.out")}
-        (run.folder / JOBS_FOLDER).mkdir(parents=True, exist_ok=True)
+        own = run.folder / JOBS_FOLDER
+        own.mkdir(parents=True, exist_ok=True)
         write_json(run.folder / JOB_NAME, facts)
-        if export_to is not None:
-            out = export_to if len(runs) == 1 else export_to / run.folder.name
-            words = ("-m", "clinical_pretrain.cli", "export", str(run.folder), "--out", str(out))
-            own = run.folder / JOBS_FOLDER
+        if out is not None:
             after = of_job(slurm, own, f"export-{run.folder.name}", after=job)
-            facts["export_job"] = send(own, after, slurm, [Command(words)])[0]
+            facts |= {"export_job": send(own, after, slurm, [Command(words)])[0], "export_to": str(out.absolute())}
+            write_json(run.folder / JOB_NAME, facts)
         found.append(facts)
     return found
+
+
+def jobs_of(run_dir: Path) -> list[str]:
+    """The job that was submitted last for a run, and the one that trained it last, the newer first."""
+    starts = (read_json(run_dir / "run.json") or {}).get("starts", [])
+    last, file = starts[-1] if starts else {}, run_dir / JOB_NAME
+    submitted = (read_json(file) or {}).get("job")
+    found = [submitted, last.get("slurm_job")]
+    if submitted and file.stat().st_mtime < last.get("timestamp", 0.0):
+        found.reverse()
+    return [job for job in dict.fromkeys(found) if job]
 
 
 def submit_shards(words: Sequence[str], out: Path, slurm: SlurmConfig, dry_run: bool = False) -> dict[str, Any]:
@@ -200,8 +232,10 @@ def submit_shards(words: Sequence[str], out: Path, slurm: SlurmConfig, dry_run: 
 
 def refuse_queued(jobs: Sequence[str], what: str) -> None:
     """Raise a UserError where a job that does the same still waits or runs."""
-    busy = [job for job in jobs if queued(job)]
-    if busy:
+    states = {job: state for job in jobs if (state := queued(job))}
+    if UNKNOWN in states.values():
+        raise UserError("SLURM doesn't answer (see squeue); try again when it does")
+    if busy := list(states):
         raise UserError(f"{what}: job {', '.join(busy)} is at it; wait for its end, or first: scancel {' '.join(busy)}")
 
 
@@ -211,8 +245,9 @@ def check(config: RunConfig, slurm: SlurmConfig) -> None:
     Raises:
         UserError: it would.
     """
-    Manifest.load(Path(config.data.shards))
-    resolve(config, slurm.nodes * slurm.ranks_per_node)
+    manifest = Manifest.load(Path(config.data.shards))
+    resolved = resolve(config, slurm.nodes * slurm.ranks_per_node)
+    refuse_other_folder(Path(config.run_dir), config, resolved, manifest)
     if config.model.init == "pretrained":
         check_is_here(config.model.name_or_path)
 
@@ -224,10 +259,18 @@ def check_is_here(name: str) -> None:
         UserError: it is neither.
     """
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
+    if Path(name).exists():
+        return
     files = ("config.json", "tokenizer_config.json", "tokenizer.json")
-    if not Path(name).exists() and not any(isinstance(try_to_load_from_cache(name, file), str) for file in files):
-        raise UserError(f"{name}: not on this machine, and nodes don't go online; here, first: hf download {name}")
+    try:
+        if not any(isinstance(try_to_load_from_cache(name, file), str) for file in files):
+            raise UserError(f"{name}: not on this machine, and nodes don't go online; here, first: hf download {name}")
+    except HFValidationError:
+        raise UserError(
+            f"{name}: no such folder, and no name of the Hub's, such as allenai/longformer-base-4096"
+        ) from None
 
 
 def of_job(
@@ -258,6 +301,7 @@ def of_job(
         "ntasks_per_node": 1,
         "cpus_per_task": slurm.cpus_per_task,
         "signal_delay_s": slurm.warning_seconds,
+        "wckey": None,  # submitit's own would be refused where there are some
         "stderr_to_stdout": True,
         "setup": [*own, *setup, *slurm.setup.splitlines()],
         "teardown": [f"{end} $?"],
@@ -286,6 +330,7 @@ def send(folder: Path, parameters: dict[str, Any], slurm: SlurmConfig, commands:
 
     if shutil.which("sbatch") is None or shutil.which("srun") is None:
         raise UserError("sbatch: not found; type this on a login node of the cluster, or add --dry-run")
+    there = {path for path in (*folder.glob("*"), folder, *folder.parents) if path.exists()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         executor = SlurmExecutor(folder.absolute(), python=python(slurm))
@@ -294,6 +339,11 @@ def send(folder: Path, parameters: dict[str, Any], slurm: SlurmConfig, commands:
             jobs = [executor.submit(command) for command in commands]
         return [job.job_id for job in jobs]
     except FailedJobError as error:
+        for path in set(folder.iterdir()) - there:
+            path.unlink()
+        for path in (folder, *folder.parents):
+            if path not in there:
+                path.rmdir()
         said = [line for line in str(error).splitlines() if "error: " in line]
         reason = said[-1].split("error: ")[-1] if said else " ".join(str(error).split())[-300:]
         raise UserError(f"SLURM refuses the job: {reason}") from None
@@ -307,19 +357,37 @@ def python(slurm: SlurmConfig) -> str:
         return (
             f"apptainer exec --nv {slurm.container_options} {shlex.quote(slurm.container)} {slurm.python or 'python3'}"
         )
-    return shlex.quote(slurm.python or sys.executable)
+    return shlex.quote(str(Path(slurm.python).expanduser()) if slurm.python else sys.executable)
 
 
 def queued(job: str) -> str | None:
-    """SLURM's word for a job that waits or runs; None where it does neither, or there is no SLURM here."""
+    """SLURM's word for a job that waits or runs, UNKNOWN where it doesn't answer; None where the job does neither."""
+    state = job_state(job)
+    return None if state in ENDED else state
+
+
+def job_state(job: str) -> str | None:
+    """SLURM's word for a job, UNKNOWN where it doesn't answer; None where it has forgotten the job, or isn't here."""
     if shutil.which("squeue") is None:
         return None
-    call = ["squeue", "--noheader", "--format=%T", "--jobs", job]
-    try:
-        done = subprocess.run(call, capture_output=True, text=True, timeout=60)
-    except subprocess.TimeoutExpired:  # the controller is busy
-        return None
-    return done.stdout.split()[0].lower() if done.stdout.split() else None
+    squeue = ["squeue", "--noheader", "--states=all", "--format=%T", "--jobs", job]
+    sacct = ["sacct", "--noheader", "--parsable2", "--allocations", "--format=State", "--jobs", job]
+    for call in (squeue, sacct):
+        try:
+            done = subprocess.run(call, capture_output=True, text=True, timeout=60)
+        except subprocess.TimeoutExpired:
+            return UNKNOWN
+        except FileNotFoundError:
+            return None
+        if done.returncode and call is squeue and "Invalid job id" not in done.stderr:
+            return UNKNOWN
+        states = [line.split()[0].lower() for line in done.stdout.splitlines() if line.strip()]
+        alive = [state for state in states if state not in ENDED]
+        if alive and call is sacct:  # of a job that SLURM has lost sight of
+            return None
+        if states and not done.returncode:
+            return (alive or states)[0]
+    return None
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

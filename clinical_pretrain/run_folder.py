@@ -92,10 +92,10 @@ def prepare_run_folder(
     """
 
     def prepare() -> list[str]:
-        if (run_dir / "run.json").exists():
-            return refuse_other_run(run_dir, config, resolved, manifest)
-        _new_run_folder(run_dir, config, resolved, manifest, model, shards)
-        return []
+        accepted = refuse_other_folder(run_dir, config, resolved, manifest)
+        if not (run_dir / "run.json").exists():
+            _new_run_folder(run_dir, config, resolved, manifest, model, shards)
+        return accepted
 
     return on_first_rank(prepare, run_dir, ranks) or []
 
@@ -254,6 +254,18 @@ def on_first_rank(action: Callable[[], T], run_dir: Path, ranks: Ranks) -> T | N
     if error is not None:
         raise UserError(error)
     return result
+
+
+def refuse_other_folder(run_dir: Path, config: RunConfig, resolved: dict[str, Any], manifest: Manifest) -> list[str]:
+    """Raise a UserError if the folder holds anything but this very run, or a beginning of one.
+
+    Returns:
+        Differences from that run that were accepted.
+    """
+    if (run_dir / "run.json").exists():
+        return refuse_other_run(run_dir, config, resolved, manifest)
+    _refuse_strangers_folder(run_dir)
+    return []
 
 
 def refuse_other_run(run_dir: Path, config: RunConfig, resolved: dict[str, Any], manifest: Manifest) -> list[str]:

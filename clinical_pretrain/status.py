@@ -9,9 +9,10 @@ from typing import Any
 
 import yaml
 
-from clinical_pretrain.launch import JOB_NAME, queued, read_json
+from clinical_pretrain.config import JOBS_FOLDER
+from clinical_pretrain.launch import JOB_NAME, job_state, jobs_of, queued, read_json
 from clinical_pretrain.metrics import duration, read_metrics
-from clinical_pretrain.watch import STOP_NAME
+from clinical_pretrain.watch import LOST, STOP_NAME
 from tokenizer_tools.manifest import UserError
 
 LINES = 10
@@ -42,11 +43,10 @@ def status(run_dir: Path) -> dict[str, Any]:
         isn't known.
     """
     starts = (read_json(run_dir / "run.json") or {}).get("starts", [])
-    last = starts[-1] if starts else {}
-    submitted = (read_json(run_dir / JOB_NAME) or {}).get("job")
-    jobs = [job for job in dict.fromkeys([submitted, last.get("slurm_job")]) if job]
+    last, submission = starts[-1] if starts else {}, read_json(run_dir / JOB_NAME) or {}
+    jobs = jobs_of(run_dir)
     waiting = {job: state for job in jobs if (state := queued(job))}
-    job = next(iter(waiting), next(iter(jobs), None))
+    job = next(iter(waiting or jobs), None)
     lines = read_metrics(run_dir)
     train, validation = ([line for line in lines if line["kind"] == kind] for kind in ("train", "validation"))
     max_steps = None
@@ -54,7 +54,18 @@ def status(run_dir: Path) -> dict[str, Any]:
         max_steps = yaml.safe_load((run_dir / "config.yaml").read_text())["max_steps"]
     stop = read_json(run_dir / STOP_NAME) or {}
     of_last_start = bool(stop) and (run_dir / STOP_NAME).stat().st_mtime >= last.get("timestamp", 0.0)
-    state = waiting.get(job or "") or _state(job, last, stop if of_last_start else {})
+    reason = stop.get("reason")
+    if waiting:
+        state = waiting[str(job)]
+        reason = reason and reason.split("; the same command")[0]  # SLURM gives it
+    elif job and job != last.get("slurm_job"):
+        state, reason = job_state(job) or "gone", f"job {job} didn't get as far as to train; see {submission['log']}"
+    else:
+        state = _state(last, stop if of_last_start else {})
+    if state == "finished" and (out := submission.get("export_to")) and not (Path(out) / "pretraining.json").exists():
+        exporting = submission["export_job"]
+        state = f"finished, export {queued(exporting) or 'failed'}"
+        reason = f"see {run_dir}/{JOBS_FOLDER}/{exporting}_0_log.out"
     step = train[-1]["step"] if train else 0
     return {
         "run_dir": str(run_dir),
@@ -66,7 +77,7 @@ def status(run_dir: Path) -> dict[str, Any]:
         "validation_loss": validation[-1]["loss"] if validation else None,
         "seconds_left": _seconds_left(train, max_steps) if state == "running" else None,
         "restarts": max(0, len(starts) - 1),
-        "last_stop": stop.get("reason"),
+        "last_stop": reason,
     }
 
 
@@ -77,22 +88,23 @@ def table(found: list[dict[str, Any]]) -> list[str]:
         losses = [f"{run[name]:.4f}" if run[name] is not None else "" for name in ("loss", "validation_loss")]
         left = "" if run["seconds_left"] is None else duration(run["seconds_left"])
         steps = f"{run['step']:,}" + (f"/{run['max_steps']:,}" if run["max_steps"] else "")
-        state = run["state"] + (f" (job {run['job']})" if run["job"] and run["state"] in ("running", "pending") else "")
+        state = run["state"] + (f" (job {run['job']})" if run["job"] and "finished" not in run["state"] else "")
         stop = run["last_stop"] if run["last_stop"] not in (None, "finished") else ""
         rows.append((run["run_dir"], state, steps, *losses, left, str(run["restarts"]), stop))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def _state(job: str | None, last: dict[str, Any], stop: dict[str, Any]) -> str:
+def _state(last: dict[str, Any], stop: dict[str, Any]) -> str:
+    """Of a run without a job: by its last start, and how that has ended."""
     if stop.get("reason") == "finished":
         return "finished"
     process = last.get("process")
     if process and last.get("host") == socket.gethostname() and Path(f"/proc/{process}").exists():
         return "running"
     if not last:
-        return "gone" if job else "not started"
-    return "stopped" if stop else "lost"
+        return "not started"
+    return {None: "lost", 1: "lost", LOST: "lost", 2: "failed"}.get(stop.get("exit_code"), "stopped")
 
 
 def _seconds_left(train: list[dict[str, Any]], max_steps: int | None) -> float | None:

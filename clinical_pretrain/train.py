@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import sys
 import time
 from collections.abc import Generator, Iterator
@@ -137,7 +138,7 @@ def steps(run: Run) -> dict[str, Any]:
     if newest_saved(run) != run.step and not save(run):
         raise UserError(f"{run.run_dir}: trained to the end, but it can't be saved; make room and start it again")
     summarise(run, time.monotonic() - started)
-    say(run, f"done: {run.step:,} steps; next: clinical-pretrain export {run.run_dir} --out model/")
+    say(run, f"done: {run.step:,} steps; next: clinical-pretrain export {shlex.quote(str(run.run_dir))} --out model/")
     finish(run)
     path = run.run_dir / "summary.json"
     return dict(run.ranks.agree(json.loads(path.read_text()) if run.ranks.is_first else None))

@@ -14,6 +14,7 @@ set -euo pipefail
 
 fail() { echo "error: $*" >&2; exit 2; }
 [ -n "${SLURM_JOB_ID:-}" ] || fail "this is a SLURM job; type: sbatch $0 CONFIG.yaml (without SLURM: deepspeed clinical_pretrain/run.py --config CONFIG.yaml)"
+[ "${1:-}" != --config ] || shift
 [ $# -ge 1 ] || fail "no config; type: sbatch slurm/pretrain.sh CONFIG.yaml [--any.key value]"
 config=$1; shift
 
@@ -28,7 +29,7 @@ chmod go= "$logs" /proc/self/fd/1 # SLURM has made the log by a umask of its own
 # shellcheck source=slurm/begin.sh
 . "$repository/slurm/begin.sh"
 
-[ -f "$config" ] || fail "$config: no such config file; there are $(cd "$repository" && echo configs/*.yaml)"
+[ -f "$config" ] || fail "$config: no such config file; there are $(echo "$repository"/configs/*.yaml)"
 site=${SITE:-$repository/slurm/site.yaml}
 [ -f "$site" ] || fail "$site: no such file; set SITE to one like slurm/site.yaml"
 # shellcheck source=slurm/site.sh
@@ -40,6 +41,11 @@ cpus_per_task=$((SLURM_CPUS_ON_NODE / tasks_per_node))
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 WARNING_SECONDS=${WARNING_SECONDS:-$(sed -n 's/^#SBATCH --signal=[^@]*@\([0-9]*\).*/\1/p' "$0")}
 export MASTER_ADDR WARNING_SECONDS
+left=$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %L | awk -F '[-:]' '{ print $NF + 60 * $(NF - 1) + 3600 * $(NF > 2 ? NF - 2 : NF + 1) + 86400 * $(NF > 3 ? NF - 3 : NF + 1) }' || true)
+if [ "${left:-0}" -gt 0 ] && [ "$left" -le "$WARNING_SECONDS" ]; then
+    echo "note: this job has $left s, but is told to stop $WARNING_SECONDS s ahead of its end, that is, at once; sbatch --time=1:00:00 …" \
+        "gives it more, WARNING_SECONDS=30 sbatch --signal=USR1@30 … a shorter warning"
+fi
 unset SLURM_CPUS_PER_GPU # says the same as --cpus-per-task, which srun doesn't take beside it
 
 touch "$logs/rank-0.log" "$logs/start"

@@ -230,6 +230,7 @@ def _save_tokenizer(loaded: Any, settings: ShardSettings) -> None:
     # A huge one is transformers' way of saying "not set".
     if not settings.sequence_length <= loaded.model_max_length <= 1 << 24:
         loaded.model_max_length = settings.sequence_length
+    loaded.init_kwargs.pop("local_files_only", None)  # of this machine, not of the tokenizer
     loaded.backend_tokenizer.no_truncation()
     loaded.backend_tokenizer.no_padding()
     loaded.save_pretrained(temporary)

@@ -160,6 +160,10 @@ def test_the_same_through_submit(cluster, config, alone):
             codes.append(run.stop()["exit_code"])
             cluster.ok("scontrol", "update", f"jobid={job}", "TimeLimit=30")
         run.wait_for_start(3, 5)
+        (run.folder / "slurm" / "job.json").rename(cluster.folder / "aside")  # as if it were sbatch's
+        again = cluster.run(*call)
+        assert again.returncode == 2 and f"job {job} is at it" in again.stderr
+        (cluster.folder / "aside").rename(run.folder / "slurm" / "job.json")
         state = cluster.ok("clinical-pretrain", "status", "runs/by submit").splitlines()
     assert re.fullmatch(
         rf"runs/by submit +running \(job {job}\) +\d+/{STEPS} .* 0:0\d:\d\d +3 +stopped at step .*", state[1]
@@ -169,6 +173,14 @@ def test_the_same_through_submit(cluster, config, alone):
     assert codes == [75, 76, 75], codes
     assert cluster.wait(export_job, "COMPLETED", "FAILED") == "COMPLETED"
     assert (cluster.folder / "the model" / "model.safetensors").exists()
+    assert re.match(
+        "runs/by submit +finished  ", cluster.ok("clinical-pretrain", "status", "runs/by submit").splitlines()[1]
+    )
+    shutil.rmtree(cluster.folder / "the model")
+    standing = cluster.ok("clinical-pretrain", "status", "runs/by submit").splitlines()[1]
+    assert "finished, export failed" in standing and standing.endswith(
+        f"see runs/by submit/slurm/{export_job}_0_log.out"
+    )
 
 
 def kill_a_rank():
@@ -197,7 +209,10 @@ def test_scancel_saves_and_is_the_end(cluster, config):
     ("words", "said"),
     [
         (["a config.yaml", "--optim.learnin_rate", "1"], "error: unknown --optim.learnin_rate (did you mean"),
-        (["nowhere.yaml"], "error: nowhere.yaml: no such config file; there are configs/clinical_bigbird.yaml"),
+        (
+            ["nowhere.yaml"],
+            f"error: nowhere.yaml: no such config file; there are {REPOSITORY}/configs/clinical_bigbird.yaml",
+        ),
         (["a config.yaml", "--batch.train_batch_size", "6"], "error: 4 ranks can't share 3 micro-batches per step"),
         ([], "error: no config; type: sbatch slurm/pretrain.sh CONFIG.yaml"),
     ],
@@ -231,7 +246,7 @@ def test_shards_are_built_by_an_array_and_one_task_is_retried_alone(cluster, cor
     """The bytes are those of one machine."""
     words = ["--notes", corpus / "notes.csv", "--tokenizer", corpus / "tokenizer", "--sequence-length", 256,
              "--notes-per-part", 100, "--workers", 1, "--patient-key", "key"]  # fmt: skip
-    cluster.ok("clinical-pretrain", "build-shards", *words, "--out", "alone")
+    cluster.ok("clinical-pretrain", "build-shards", *words, "--out", "alone", HF_HUB_OFFLINE="0")
     report = cluster.folder / "shards.json"
     call = ("clinical-pretrain", "submit-shards", *words, "--out", "by array", "--slurm.tasks", 3,
             "--slurm.cpus_per_task", 1, "--json", report)  # fmt: skip
@@ -272,13 +287,20 @@ def test_a_job_that_loses_a_rank_each_time_ends(road, cluster, config):
     deadly.write_text('#!/bin/bash\necho "modules: $MODULES"\nkill -9 $$\n')
     deadly.chmod(0o755)
     site.write_text(f'python: "{deadly}"  # of ours\nsetup: |\n  export MODULES="cuda and more"\n')
-    job, log = by_road(cluster, road, site, [config, "--run_dir", f"runs/lost by {road}"])
+    job, log = by_road(cluster, road, site, [config, "--run_dir", f"runs/lost by {road}"], WARNING_SECONDS="100000")
     assert cluster.wait(job, "FAILED", "COMPLETED") == "FAILED"
     said = (cluster.folder / log).read_text()
     assert cluster.facts(job)["Restarts"] == "2", said
     assert said.count("a task was lost; back into the queue") == 2
     assert said.count("a task was lost 3 times, and no checkpoint since; mend what the log says") == 1
     assert said.count("modules: cuda and more") >= 3
+    if road == "sbatch":
+        assert re.search(
+            r"note: this job has \d+ s, but is told to stop 100000 s ahead of its end, that is, at once", said
+        )
+    else:
+        standing = cluster.ok("clinical-pretrain", "status", f"runs/lost by {road}").splitlines()[1]
+        assert f"failed (job {job})" in standing and f"job {job} didn't get as far as to train; see {log}" in standing
 
 
 @pytest.mark.parametrize("road", ["sbatch", "submit"])
@@ -325,7 +347,7 @@ def test_what_cannot_be_submitted_is_said_in_one_line(words, environment, said, 
     command = Path(cluster.environment["PYTHON"]).with_name("clinical-pretrain")
     done = cluster.run(command, *SUBMIT[1:], "--config", config, "--run_dir", "runs/never", *words, **environment)
     assert done.returncode == 2 and re.match(said, done.stderr) and len(done.stderr.splitlines()) == 1, done.stderr
-    assert not (cluster.folder / "runs" / "never" / "run.json").exists()
+    assert not (cluster.folder / "runs" / "never").exists()
 
 
 def test_without_slurm_the_script_says_what_to_type():

@@ -1,15 +1,19 @@
 """What can be known of jobs without a cluster; real ones are in tests/slurm."""
 
 import json
+import math
 import re
 import subprocess
+from contextlib import nullcontext
+from dataclasses import fields
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from clinical_pretrain.cli import main
-from clinical_pretrain.config import REPOSITORY
-from clinical_pretrain.launch import site_config, trainings
+from clinical_pretrain.config import REPOSITORY, SlurmConfig, seconds_of
+from clinical_pretrain.launch import job_state, queued, refuse_queued, site_config, trainings
 from clinical_pretrain.status import runs_in, status, table
 from clinical_pretrain.train import forget_tries, warn_of_short_warning
 from tokenizer_tools.manifest import UserError
@@ -27,14 +31,92 @@ def test_a_sites_file_is_read_and_overridden(tmp_path):
     slurm = site_config(str(file), [])
     assert (slurm.partition, slurm.account, slurm.time) == ("", "001234", "2:00:00")
     file.write_text("partiton: a100\n")
-    with pytest.raises(UserError, match=r"site.yaml: partiton \(did you mean .*partition\?\)"):
+    with pytest.raises(UserError, match=r"site.yaml: unknown partiton \(did you mean partition\?\)"):
         site_config(str(file), [])
+    file.write_text("setup: [echo A, echo B]\n")
+    with pytest.raises(UserError, match=r"site.yaml: setup must be text"):
+        site_config(str(file), [])
+    with pytest.raises(UserError, match=r"nowhere.yaml: no such site file; there is slurm/site.yaml"):
+        site_config("nowhere.yaml", [])
     with pytest.raises(UserError, match="slurm: nodes must be at least 1"):
         site_config("slurm/site.yaml", ["--slurm.nodes", "0"])
     with pytest.raises(UserError, match="nodes"):
         site_config("slurm/site.yaml", ["--slurm.nodes", "many"])
     for example in (REPOSITORY / "slurm" / "sites").glob("*.yaml"):
         assert site_config(str(example), []).partition
+
+
+SITES = {
+    "nothing": ("partition: ''\n", [".venv"], None),
+    "a comment": ('python: "/my env/python"  # ours\nsetup: |\n  # module load cuda\n', ["/my env/python"], None),
+    "quotes": ("python: '/my env/python'\nsetup: ''\n", ["/my env/python"], None),
+    "home": ("python: ~/python # ours\n", ["HOME/python"], None),
+    "four": ("setup: |\n    read -r -d '' X <<END\n    a: # b\n      c\n    END\npython: python3\n", ["python3"],
+             "a: # b\n  c"),
+    "container": ('container: "IMAGE"\ncontainer_options: --bind /a:/b --no-home\n',
+                  ["apptainer", "exec", "--nv", "--bind", "/a:/b", "--no-home", "IMAGE", "python3"], None),
+    "failing": ("setup: |\n  false\n  X=$UNSET$((1 + 1)) # two\n", [".venv"], "2"),
+    "unknown": ("pyhton: x\n", "unknown pyhton; there are: nodes", None),
+    "list": ("setup:\n  - echo A\n", "setup must begin with 'setup: |'", None),
+    "line": ("setup: module load cuda\n", "setup must begin with 'setup: |'", None),
+    "tab": ("setup: |\n\techo A\n", "setup must begin with 'setup: |'", None),
+    "absent": ("python: /no/such\n", "/no/such: not found; run 'make setup', or say python in", None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SITES)
+def test_both_roads_read_a_sites_file_alike(name, tmp_path):
+    """The batch script has no YAML reader: what it can't read, it refuses."""
+    text, expected, x = SITES[name]
+    (tmp_path / "home").mkdir()
+    (tmp_path / "my env").mkdir()
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    places = {"/my env": str(tmp_path / "my env"), "HOME": str(tmp_path / "home"), "IMAGE": str(tmp_path / "my.sif"),
+              ".venv": str(tmp_path / ".venv/bin/python")}  # fmt: skip
+    for file in (tmp_path / "my env/python", tmp_path / "home/python", tmp_path / ".venv/bin/python",
+                 tmp_path / "my.sif"):  # fmt: skip
+        file.write_text("")
+        file.chmod(0o755)
+
+    def there(text):
+        for place, path in places.items():
+            text = text.replace(place, path)
+        return text
+
+    site = tmp_path / "a site.yaml"
+    site.write_text(there(text))
+    script = f"""fail() {{ echo "$*" >&2; exit 2; }}; set -euo pipefail; repository="{tmp_path}"
+        . "{REPOSITORY}/slurm/site.sh" "{site}"; printf '%s\\n' "${{python[@]}}"; echo "X ${{X:-}}" """
+    environment = {"PATH": "/usr/bin:/bin", "SLURM_JOB_PARTITION": "debug", "HOME": places["HOME"]}
+    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True)
+    if isinstance(expected, str):
+        assert done.returncode == 2 and expected in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+        return
+    words, _, value = done.stdout.partition("\nX ")
+    assert words.splitlines() == [there(word) for word in expected], done.stderr
+    assert value.strip() == (x or "")
+    slurm = site_config(str(site), [])
+    assert str(Path(slurm.python.replace("~", places["HOME"]))) in (words.splitlines()[-1], ".")
+    assert slurm.container == (places["IMAGE"] if "IMAGE" in text else "")
+    listed = (REPOSITORY / "slurm" / "site.sh").read_text().split('_known="')[1].split('"')[0].split()
+    assert listed == [entry.name for entry in fields(SlurmConfig)]
+
+
+@pytest.mark.parametrize(
+    ("time", "seconds"),
+    [("90", 5400), ("90:30", 5430), ("1:30:00", 5400), ("1-12", 129600), ("1-12:30", 131400), ("1-0:0:1", 86401),
+     ("UNLIMITED", math.inf), ("1h", None), ("", None), ("1:2:3:4", None)],
+)  # fmt: skip
+def test_time_limits_are_read_as_slurm_writes_them(time, seconds):
+    assert seconds_of(time) == seconds
+
+
+def test_a_time_limit_must_be_longer_than_the_warning():
+    with pytest.raises(UserError, match=r"time 5 must be longer than warning_seconds \(300\)"):
+        site_config("slurm/site.yaml", ["--slurm.time", "5"])
+    assert site_config("slurm/site.yaml", ["--slurm.time", "5", "--slurm.warning_seconds", "60"]).time == "5"
+    with pytest.raises(UserError, match=r"time 1h: write minutes"):
+        site_config("slurm/site.yaml", ["--slurm.time", "1h"])
 
 
 def test_a_sweep_has_a_run_for_each_combination():
@@ -45,6 +127,8 @@ def test_a_sweep_has_a_run_for_each_combination():
     assert [str(run.folder) for run in trainings(DEMO, [])] == ["runs/demo"]
     with pytest.raises(UserError, match=r"unknown --optim.learning_rat \(did you mean --optim.learning_rate"):
         trainings(DEMO, ["optim.learning_rat=1,2"])
+    with pytest.raises(UserError, match="says a value twice"):
+        trainings(DEMO, ["seed=1,2,1"])
 
 
 def test_the_script_can_be_seen_without_a_cluster(shards, tmp_path, capsys, monkeypatch):
@@ -67,7 +151,10 @@ def test_the_script_can_be_seen_without_a_cluster(shards, tmp_path, capsys, monk
                  "#SBATCH --signal=USR2@300", "#SBATCH --mem=200G", f". {REPOSITORY}/slurm/begin.sh",
                  "apptainer exec --nv  'a b.sif' python3 -u -m submitit.core._submit"):  # fmt: skip
         assert line in said, said
-    assert "slurm/end.sh $?" in said.splitlines()[-1]
+    assert "slurm/end.sh $?" in said.splitlines()[-2] and "wckey" not in said
+    assert said.splitlines()[-1].startswith(
+        f"# each rank runs: python -u {REPOSITORY}/clinical_pretrain/run.py --config"
+    )
     assert not (tmp_path / "my run").exists()
     assert main(["submit", *words]) == 2
     assert capsys.readouterr().err.startswith("error: sbatch: not found; type this on a login node of the cluster")
@@ -77,6 +164,24 @@ def test_a_base_model_that_nodes_cannot_fetch_is_named(shards, capsys):
     words = ["--config", str(REPOSITORY / "configs" / "clinical_longformer.yaml"), "--data.shards", str(shards)]
     assert main(["submit", *words, "--slurm.gpus_per_node", "2", "--dry-run"]) == 2
     assert "here, first: hf download allenai/longformer-base-4096" in capsys.readouterr().err
+    assert main(["submit", *words, "--slurm.gpus_per_node=2", "--model.name_or_path", "/no/such/model"]) == 2
+    assert "/no/such/model: no such folder, and no name of the Hub's" in capsys.readouterr().err
+
+
+def test_what_only_the_end_would_refuse_is_refused_at_once(shards, tmp_path, capsys):
+    """A folder of another run or of something else, for the run or for its export."""
+    words = ["submit", *DEMO, "--data.shards", str(shards), "--slurm.gpus_per_node", "0", "--dry-run"]
+    full, run = tmp_path / "full", ["--run_dir", str(tmp_path / "new")]
+    full.mkdir()
+    (full / "thesis.docx").touch()
+    for more in (["--run_dir", str(full)], [*run, "--export", str(full)]):
+        assert main([*words, *more]) == 2
+        assert re.match(rf"error: {full}: not empty, and (holds no run|not an earlier export)", capsys.readouterr().err)
+    (full / "pretraining.json").write_text('{"run_id": "another"}')
+    assert main([*words, *run, "--export", str(full)]) == 2
+    assert "holds the model of another run" in capsys.readouterr().err
+    assert main([*words, *run, "--export", str(tmp_path / "model")]) == 0
+    assert "# then, in a job of its own: python -m clinical_pretrain.cli export" in capsys.readouterr().out
 
 
 def test_a_warning_that_is_too_short_is_said_once(monkeypatch):
@@ -105,7 +210,7 @@ def test_status_tells_how_runs_stand(tmp_path, capsys, monkeypatch):
         lines = [{"step": step, "kind": "train", "loss": 9.0 / step, "seconds": 2.0} for step in (6, 7)]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         if stop:
-            (folder / "stop.json").write_text(json.dumps({"reason": stop}))
+            (folder / "stop.json").write_text(json.dumps({"reason": stop, "exit_code": 77}))
     found = [status(run) for run in runs_in([tmp_path / "runs"])]
     assert [run["state"] for run in found] == ["stopped", "finished", "lost"]
     assert found[0] | {"step": 7, "max_steps": 2000, "restarts": 1, "loss": 9 / 7} == found[0]
@@ -113,6 +218,42 @@ def test_status_tells_how_runs_stand(tmp_path, capsys, monkeypatch):
     assert lines[0].split()[:3] == ["run", "state", "step"] and "7/2,000" in lines[1]
     assert main(["status"]) == 0
     assert capsys.readouterr().out.count("7/2,000") == 3
+
+
+@pytest.mark.parametrize(
+    ("squeue", "sacct", "state", "is_queued"),
+    [
+        ("echo PENDING", "exit 1", "pending", True),
+        ("echo COMPLETED; echo RUNNING", "exit 1", "running", True),  # tasks of an array
+        ("echo FAILED", "exit 1", "failed", False),
+        (
+            "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1",
+            "echo CANCELLED by 1",
+            "cancelled",
+            False,
+        ),
+        ("echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1", "exit 1", None, False),
+        ("exit 0", "echo RUNNING", None, False),
+        (
+            "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1",
+            "echo COMPLETED",
+            "unknown",
+            True,
+        ),
+    ],
+)
+def test_what_slurm_says_of_a_job(squeue, sacct, state, is_queued, tmp_path, monkeypatch):
+    """By stand-ins: a real SLURM has its memory of ended jobs, its accounts and its moods."""
+    for name, script in (("squeue", squeue), ("sacct", sacct)):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert job_state("7") == state and bool(queued("7")) == is_queued
+    message = (
+        "SLURM doesn't answer" if state == "unknown" else "it: job 7 is at it; wait for its end, or first: scancel 7"
+    )
+    with pytest.raises(UserError, match=message) if is_queued else nullcontext():
+        refuse_queued(["7"], "it")
 
 
 @pytest.mark.parametrize(
