@@ -383,7 +383,7 @@ class SlurmConfig:
 
 def seconds_of(time: str) -> float | None:
     """A time limit in one of SLURM's ways to write it, in seconds; None where it is none of them."""
-    if time.upper() in ("UNLIMITED", "INFINITE"):
+    if time.upper() in ("UNLIMITED", "INFINITE", "0"):
         return math.inf
     found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", time)
     if found is None:

@@ -14,8 +14,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import redirect_stderr
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass, fields
 from io import StringIO
 from pathlib import Path
@@ -95,7 +95,7 @@ def site_config(path: str, overrides: Sequence[str]) -> SlurmConfig:
         refuse_unknown(list(site), names, "")
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
-    if odd := [key for key, value in site.items() if not isinstance(value, dict if key == "options" else str)]:
+    if odd := [key for key, value in site.items() if value and isinstance(value, str) == (key == "options")]:
         raise UserError(f"{file}: {odd[0]} must be text; several lines as under 'setup: |', indented")
     parser = jsonargparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
     parser.add_class_arguments(SlurmConfig, "slurm")
@@ -173,28 +173,41 @@ def submit(
         return [{"script": script(logs, parameters, slurm, len(runs)), **found[0]}, *found[1:]]
     for run in runs:
         refuse_queued(jobs_of(run.folder), str(run.folder))
-    jobs = send(logs, parameters, slurm, commands)
-    found = []
-    for run, job, words, out in zip(runs, jobs, exports, outs, strict=True):
-        facts = {"job": job, "run_dir": str(run.folder), "log": str(logs / f"{job}_0_log.out")}
-        own = run.folder / JOBS_FOLDER
-        own.mkdir(parents=True, exist_ok=True)
-        write_json(run.folder / JOB_NAME, facts)
-        if out is not None:
-            after = of_job(slurm, own, f"export-{run.folder.name}", after=job)
-            facts |= {"export_job": send(own, after, slurm, [Command(words)])[0], "export_to": str(out.absolute())}
+    with all_or_none() as sent:
+        jobs = send(logs, parameters, slurm, commands)
+        sent += jobs
+        found = [{"job": job, "run_dir": str(run.folder), "log": str(logs / f"{job}_0_log.out")}
+                 for run, job in zip(runs, jobs, strict=True)]  # fmt: skip
+        for run, facts in zip(runs, found, strict=True):
+            (run.folder / JOBS_FOLDER).mkdir(parents=True, exist_ok=True)
             write_json(run.folder / JOB_NAME, facts)
-        found.append(facts)
+        for run, facts, words, out in zip(runs, found, exports, outs, strict=True):
+            if out is not None:
+                own = run.folder / JOBS_FOLDER
+                after = of_job(slurm, own, f"export-{run.folder.name}", after=facts["job"])
+                facts |= {"export_job": send(own, after, slurm, [Command(words)])[0], "export_to": str(out.absolute())}
+                sent.append(facts["export_job"])
+                write_json(run.folder / JOB_NAME, facts)
     return found
+
+
+@contextmanager
+def all_or_none() -> Iterator[list[str]]:
+    """If one of the jobs that belong together is refused, those that are in the list already are cancelled."""
+    sent: list[str] = []
+    try:
+        yield sent
+    except BaseException:
+        if sent:
+            subprocess.run(["scancel", *sent], capture_output=True, timeout=60)
+        raise
 
 
 def jobs_of(run_dir: Path) -> list[str]:
     """The job that was submitted last for a run, and the one that trained it last, the newer first."""
-    starts = (read_json(run_dir / "run.json") or {}).get("starts", [])
-    last, file = starts[-1] if starts else {}, run_dir / JOB_NAME
-    submitted = (read_json(file) or {}).get("job")
-    found = [submitted, last.get("slurm_job")]
-    if submitted and file.stat().st_mtime < last.get("timestamp", 0.0):
+    last, submission = last_start(run_dir), read_json(run_dir / JOB_NAME) or {}
+    found = [submission.get("job"), last.get("slurm_job")]
+    if not is_newer_submission(run_dir, last):
         found.reverse()
     return [job for job in dict.fromkeys(found) if job]
 
@@ -222,12 +235,27 @@ def submit_shards(words: Sequence[str], out: Path, slurm: SlurmConfig, dry_run: 
         return {"script": script(logs, parameters("pack"), slurm, len(shares))}
     earlier = read_json(logs / "jobs.json") or {}
     refuse_queued([earlier[name] for name in ("scan", "pack", "finish") if name in earlier], str(out))
-    scan = send(logs, parameters("scan"), slurm, [Command((*build, "--stage", "scan"))])[0]
-    pack = send(logs, parameters("pack", after=scan), slurm, shares)[0].split("_")[0]
-    finish = send(logs, parameters("finish", after=pack), slurm, [Command(build)])[0]
+    with all_or_none() as sent:
+        scan = send(logs, parameters("scan"), slurm, [Command((*build, "--stage", "scan"))])[0]
+        sent.append(scan)
+        pack = send(logs, parameters("pack", after=scan), slurm, shares)[0].split("_")[0]
+        sent.append(pack)
+        finish = send(logs, parameters("finish", after=pack), slurm, [Command(build)])[0]
     jobs = {"scan": scan, "pack": pack, "finish": finish, "logs": str(logs)}
     write_json(logs / "jobs.json", jobs)
     return jobs
+
+
+def last_start(run_dir: Path) -> dict[str, Any]:
+    """Of run.json; empty where there is none."""
+    starts = (read_json(run_dir / "run.json") or {}).get("starts", [])
+    return dict(starts[-1]) if starts else {}
+
+
+def is_newer_submission(run_dir: Path, last: dict[str, Any]) -> bool:
+    """Whether a job was submitted after the last start."""
+    file = run_dir / JOB_NAME
+    return file.exists() and file.stat().st_mtime >= last.get("timestamp", 0.0)
 
 
 def refuse_queued(jobs: Sequence[str], what: str) -> None:
@@ -339,11 +367,13 @@ def send(folder: Path, parameters: dict[str, Any], slurm: SlurmConfig, commands:
             jobs = [executor.submit(command) for command in commands]
         return [job.job_id for job in jobs]
     except FailedJobError as error:
-        for path in set(folder.iterdir()) - there:
-            path.unlink()
-        for path in (folder, *folder.parents):
-            if path not in there:
-                path.rmdir()
+        with suppress(OSError):
+            for path in set(folder.iterdir()) - there:  # beside files of a job that runs here
+                if path.suffix in (".sh", ".pkl") and not path.stem.endswith(("_submitted", "_result")):
+                    path.unlink()
+            for path in (folder, *folder.parents):
+                if path not in there:
+                    path.rmdir()
         said = [line for line in str(error).splitlines() if "error: " in line]
         reason = said[-1].split("error: ")[-1] if said else " ".join(str(error).split())[-300:]
         raise UserError(f"SLURM refuses the job: {reason}") from None
@@ -374,7 +404,7 @@ def job_state(job: str) -> str | None:
     sacct = ["sacct", "--noheader", "--parsable2", "--allocations", "--format=State", "--jobs", job]
     for call in (squeue, sacct):
         try:
-            done = subprocess.run(call, capture_output=True, text=True, timeout=60)
+            done = subprocess.run(call, capture_output=True, text=True, timeout=20)
         except subprocess.TimeoutExpired:
             return UNKNOWN
         except FileNotFoundError:

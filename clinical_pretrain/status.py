@@ -10,7 +10,16 @@ from typing import Any
 import yaml
 
 from clinical_pretrain.config import JOBS_FOLDER
-from clinical_pretrain.launch import JOB_NAME, job_state, jobs_of, queued, read_json
+from clinical_pretrain.launch import (
+    JOB_NAME,
+    UNKNOWN,
+    is_newer_submission,
+    job_state,
+    jobs_of,
+    last_start,
+    queued,
+    read_json,
+)
 from clinical_pretrain.metrics import duration, read_metrics
 from clinical_pretrain.watch import LOST, STOP_NAME
 from tokenizer_tools.manifest import UserError
@@ -42,10 +51,10 @@ def status(run_dir: Path) -> dict[str, Any]:
         run_dir, job, state, step, max_steps, loss, validation_loss, seconds_left, restarts and last_stop; None for what
         isn't known.
     """
-    starts = (read_json(run_dir / "run.json") or {}).get("starts", [])
-    last, submission = starts[-1] if starts else {}, read_json(run_dir / JOB_NAME) or {}
+    last, submission = last_start(run_dir), read_json(run_dir / JOB_NAME) or {}
     jobs = jobs_of(run_dir)
-    waiting = {job: state for job in jobs if (state := queued(job))}
+    queue = {job: state for job in jobs if (state := queued(job))}
+    waiting = {job: state for job, state in queue.items() if state != UNKNOWN}
     job = next(iter(waiting or jobs), None)
     lines = read_metrics(run_dir)
     train, validation = ([line for line in lines if line["kind"] == kind] for kind in ("train", "validation"))
@@ -54,18 +63,21 @@ def status(run_dir: Path) -> dict[str, Any]:
         max_steps = yaml.safe_load((run_dir / "config.yaml").read_text())["max_steps"]
     stop = read_json(run_dir / STOP_NAME) or {}
     of_last_start = bool(stop) and (run_dir / STOP_NAME).stat().st_mtime >= last.get("timestamp", 0.0)
-    reason = stop.get("reason")
+    state, reason = _state(last, stop if of_last_start else {}), stop.get("reason")
     if waiting:
         state = waiting[str(job)]
         reason = reason and reason.split("; the same command")[0]  # SLURM gives it
-    elif job and job != last.get("slurm_job"):
+    elif job and job != last.get("slurm_job") and is_newer_submission(run_dir, last):
         state, reason = job_state(job) or "gone", f"job {job} didn't get as far as to train; see {submission['log']}"
-    else:
-        state = _state(last, stop if of_last_start else {})
-    if state == "finished" and (out := submission.get("export_to")) and not (Path(out) / "pretraining.json").exists():
-        exporting = submission["export_job"]
-        state = f"finished, export {queued(exporting) or 'failed'}"
-        reason = f"see {run_dir}/{JOBS_FOLDER}/{exporting}_0_log.out"
+    elif queue and state not in ("finished", "running"):
+        state = UNKNOWN
+    if state == "finished" and (exporting := submission.get("export_job")):
+        found, out = job_state(exporting), submission["export_to"]
+        if found in (None, UNKNOWN):
+            found = "completed" if (Path(out) / "pretraining.json").exists() else "not there"
+        if found != "completed":
+            state = f"finished, export {found}"
+            reason = f"see {run_dir}/{JOBS_FOLDER}/{exporting}_0_log.out"
     step = train[-1]["step"] if train else 0
     return {
         "run_dir": str(run_dir),
@@ -76,7 +88,7 @@ def status(run_dir: Path) -> dict[str, Any]:
         "loss": train[-1]["loss"] if train else None,
         "validation_loss": validation[-1]["loss"] if validation else None,
         "seconds_left": _seconds_left(train, max_steps) if state == "running" else None,
-        "restarts": max(0, len(starts) - 1),
+        "restarts": max(0, len((read_json(run_dir / "run.json") or {}).get("starts", [])) - 1),
         "last_stop": reason,
     }
 

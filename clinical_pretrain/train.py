@@ -48,6 +48,7 @@ from clinical_pretrain.run_folder import (
     on_first_rank,
     prepare_run_folder,
     read_jumps,
+    refuse_other_folder,
 )
 from clinical_pretrain.validation import Validation
 from clinical_pretrain.watch import ENDED, ENDING, STOPPED, Watch, note_stop
@@ -272,6 +273,7 @@ def setup(config: RunConfig, stack: ExitStack) -> Run:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     run_dir = Path(config.run_dir)
     watch = stack.enter_context(Watch(ranks, run_dir, config.watch.silence_seconds, config.watch.step_seconds))
+    on_first_rank(lambda: refuse_other_folder(run_dir, config, resolved, manifest), run_dir, ranks)
     stack.enter_context(alone_in(run_dir, ranks))
     changes = prepare_run_folder(run_dir, config, resolved, manifest, model, shards, ranks)
     watch.run_is_there = True

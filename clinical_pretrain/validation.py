@@ -41,9 +41,10 @@ class Validation:
         engine.eval()
         try:
             with torch.no_grad():
-                for numbers in self._turns():
+                turns = list(self._turns())
+                for numbers in turns:
                     self._add(engine, numbers, sums)
-                    if not go_on():
+                    if not go_on() and numbers is not turns[-1]:
                         return None
         finally:
             engine.train()

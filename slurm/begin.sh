@@ -8,9 +8,9 @@ export MASTER_PORT=$((10000 + SLURM_JOB_ID % 20000)) # below those that the syst
 
 # Starts, and losses of tasks (see end.sh), since the training last saved: then it removes the file.
 : "${TRIES_FILE:?}"
-echo start >>"$TRIES_FILE"
-if [ "$(grep -c start "$TRIES_FILE")" -gt "${MAX_STARTS:-10}" ]; then
-    echo "error: started ${MAX_STARTS:-10} times, and no checkpoint since: the log says what ended it; give it more time," \
-        "or lower checkpoint.every_steps, and submit it again to go on" >&2
+echo start >>"$TRIES_FILE" || true
+if [ "$(grep -c start "$TRIES_FILE" || true)" -gt "${MAX_STARTS:-10}" ]; then
+    echo "error: started ${MAX_STARTS:-10} times, and no checkpoint since: the log says what ended it; more time, or a lower" \
+        "checkpoint.every_steps or validation.max_rows, may help; submit it again to go on" >&2
     exit 2
 fi

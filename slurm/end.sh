@@ -6,7 +6,17 @@ code=$1
 # An array's id without a task's number is all of its tasks.
 job=$SLURM_JOB_ID
 [ -z "${SLURM_ARRAY_TASK_ID:-}" ] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
-facts=$(scontrol show job "$job" 2>/dev/null || true)
+again() { # SLURM may be too busy to answer
+    for _ in 1 2 3 4 5; do
+        if "$@"; then return 0; fi
+        sleep "${PAUSE:-5}"
+    done
+    return 1
+}
+if ! facts=$(again scontrol show job "$job"); then
+    echo "SLURM doesn't say how this job stands, so it isn't queued again; submit it again to go on"
+    exit "$code"
+fi
 is() { grep -q "$1" <<<"$facts"; }
 # SLURM has ended the job itself, and decided what becomes of it: after scancel, a requeue by hand, a grace time's end. Not
 # so at the time limit, where the save was late.
@@ -27,7 +37,7 @@ case $code in
     76 | 134 | 135 | 137 | 139 | 253)          # a task is lost: aborted, killed, or out of memory
         why="a task was lost"
         echo lost >>"$TRIES_FILE"
-        if [ "$(grep -c lost "$TRIES_FILE")" -ge "${MAX_LOSSES:-3}" ]; then
+        if [ "$(grep -c lost "$TRIES_FILE" || true)" -ge "${MAX_LOSSES:-3}" ]; then
             echo "$why ${MAX_LOSSES:-3} times, and no checkpoint since; mend what the log says, and submit it again"
             exit "$code"
         fi
@@ -39,5 +49,5 @@ if [ "${SLURM_RESTART_COUNT:-0}" -ge "${MAX_RESTARTS:-500}" ]; then
     exit "$code"
 fi
 echo "$why; back into the queue"
-scontrol requeue "$job"
+again scontrol requeue "$job"
 exit "$code"

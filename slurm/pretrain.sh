@@ -42,7 +42,7 @@ MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 WARNING_SECONDS=${WARNING_SECONDS:-$(sed -n 's/^#SBATCH --signal=[^@]*@\([0-9]*\).*/\1/p' "$0")}
 export MASTER_ADDR WARNING_SECONDS
 left=$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %L | awk -F '[-:]' '{ print $NF + 60 * $(NF - 1) + 3600 * $(NF > 2 ? NF - 2 : NF + 1) + 86400 * $(NF > 3 ? NF - 3 : NF + 1) }' || true)
-if [ "${left:-0}" -gt 0 ] && [ "$left" -le "$WARNING_SECONDS" ]; then
+if [ "${left:-0}" -gt 0 ] && [ "$left" -le "${WARNING_SECONDS:-0}" ]; then
     echo "note: this job has $left s, but is told to stop $WARNING_SECONDS s ahead of its end, that is, at once; sbatch --time=1:00:00 …" \
         "gives it more, WARNING_SECONDS=30 sbatch --signal=USR1@30 … a shorter warning"
 fi

@@ -176,11 +176,6 @@ def test_the_same_through_submit(cluster, config, alone):
     assert re.match(
         "runs/by submit +finished  ", cluster.ok("clinical-pretrain", "status", "runs/by submit").splitlines()[1]
     )
-    shutil.rmtree(cluster.folder / "the model")
-    standing = cluster.ok("clinical-pretrain", "status", "runs/by submit").splitlines()[1]
-    assert "finished, export failed" in standing and standing.endswith(
-        f"see runs/by submit/slurm/{export_job}_0_log.out"
-    )
 
 
 def kill_a_rank():
@@ -230,13 +225,22 @@ def test_a_mistake_fails_at_once_with_one_line_and_is_not_queued_again(words, sa
 def test_a_sweep_is_an_array_with_a_run_folder_each(cluster, config):
     report = cluster.folder / "sweep.json"
     cluster.ok("clinical-pretrain", "submit", "--slurm.gpus_per_node", 0, "--slurm.cpus_per_task", 2,
-               "--config", config, "--run_dir", "runs/sweep", "--max_steps", 10,
+               "--config", config, "--run_dir", "runs/sweep", "--max_steps", 10, "--export", "models",
                "--sweep", "optim.learning_rate=1e-3,2e-3,4e-3", "--json", report)  # fmt: skip
-    jobs = [job["job"] for job in json.loads(report.read_text())["jobs"]]
+    found = json.loads(report.read_text())["jobs"]
+    jobs, exports = ([job[name] for job in found] for name in ("job", "export_job"))
+    occupied = cluster.folder / "models" / "learning_rate=4e-3"
+    occupied.mkdir(parents=True)
+    (occupied / "thesis.docx").touch()
     assert [job.split("_")[1] for job in jobs] == ["0", "1", "2"]
     for job in jobs:
         assert cluster.wait(job, "COMPLETED", "FAILED") == "COMPLETED"
+    for job in exports:
+        cluster.wait(job, "COMPLETED", "FAILED")
     lines = cluster.ok("clinical-pretrain", "status", "runs/sweep").splitlines()
+    assert "finished, export failed  10/10" in lines[3]
+    assert lines[3].endswith(f"see runs/sweep/learning_rate=4e-3/slurm/{exports[2]}_0_log.out")
+    lines[3] = lines[3].replace(", export failed", "")
     names = [f"runs/sweep/learning_rate={value}" for value in ("1e-3", "2e-3", "4e-3")]
     assert [line.split()[:3] for line in lines[1:]] == [[name, "finished", "10/10"] for name in names]
     assert len({Run(cluster.folder / name).losses()[-1] for name in names}) == 3

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import subprocess
+import time
 from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
@@ -50,16 +51,20 @@ SITES = {
     "nothing": ("partition: ''\n", [".venv"], None),
     "a comment": ('python: "/my env/python"  # ours\nsetup: |\n  # module load cuda\n', ["/my env/python"], None),
     "quotes": ("python: '/my env/python'\nsetup: ''\n", ["/my env/python"], None),
-    "home": ("python: ~/python # ours\n", ["HOME/python"], None),
-    "four": ("setup: |\n    read -r -d '' X <<END\n    a: # b\n      c\n    END\npython: python3\n", ["python3"],
-             "a: # b\n  c"),
-    "container": ('container: "IMAGE"\ncontainer_options: --bind /a:/b --no-home\n',
-                  ["apptainer", "exec", "--nv", "--bind", "/a:/b", "--no-home", "IMAGE", "python3"], None),
+    "home": ("python: ~/python # ours\nsetup:\noptions:\n  exclude: node7\n", ["HOME/python"], None),
+    "four": ("setup: |\n    read -r -d '' X <<END\n    a: # b\n\n      c\n    END\npython: python3\n", ["python3"],
+             "a: # b\n\n  c"),
+    "container": ('container: "IMAGE"\ncontainer_options: --bind /a#b:/b --no-home\n',
+                  ["apptainer", "exec", "--nv", "--bind", "/a#b:/b", "--no-home", "IMAGE", "python3"], None),
     "failing": ("setup: |\n  false\n  X=$UNSET$((1 + 1)) # two\n", [".venv"], "2"),
+    "windows": ("python: python3\r\nsetup: |\r\n  X=1\r\n", ["python3"], "1"),
     "unknown": ("pyhton: x\n", "unknown pyhton; there are: nodes", None),
-    "list": ("setup:\n  - echo A\n", "setup must begin with 'setup: |'", None),
-    "line": ("setup: module load cuda\n", "setup must begin with 'setup: |'", None),
-    "tab": ("setup: |\n\techo A\n", "setup must begin with 'setup: |'", None),
+    "list": ("setup:\n  - echo A\n", 'line 2: not "key: value"', None),
+    "line": ("setup: module load cuda\n", 'setup must begin with "setup: |"', None),
+    "quoted line": ("python: python3\nsetup: 'module load cuda'\n", 'line 2: setup must begin with "setup: |"', None),
+    "tab": ("setup: |\n\techo A\n", 'line 2: not "key: value"', None),
+    "folded": ("container_options: --bind /a\n  --bind /b\n", 'line 2: not "key: value"', None),
+    "spaced": ("python : python3\n", 'line 1: not "key: value"', None),
     "absent": ("python: /no/such\n", "/no/such: not found; run 'make setup', or say python in", None),
 }  # fmt: skip
 
@@ -98,6 +103,11 @@ def test_both_roads_read_a_sites_file_alike(name, tmp_path):
     slurm = site_config(str(site), [])
     assert str(Path(slurm.python.replace("~", places["HOME"]))) in (words.splitlines()[-1], ".")
     assert slurm.container == (places["IMAGE"] if "IMAGE" in text else "")
+    assert all(option in words.splitlines() for option in slurm.container_options.split())
+    done = subprocess.run(
+        ["bash", "-c", f'{slurm.setup}\necho "X $X"'], env=environment, capture_output=True, text=True
+    )
+    assert done.stdout == f"X {x or ''}\n"
     listed = (REPOSITORY / "slurm" / "site.sh").read_text().split('_known="')[1].split('"')[0].split()
     assert listed == [entry.name for entry in fields(SlurmConfig)]
 
@@ -105,7 +115,7 @@ def test_both_roads_read_a_sites_file_alike(name, tmp_path):
 @pytest.mark.parametrize(
     ("time", "seconds"),
     [("90", 5400), ("90:30", 5430), ("1:30:00", 5400), ("1-12", 129600), ("1-12:30", 131400), ("1-0:0:1", 86401),
-     ("UNLIMITED", math.inf), ("1h", None), ("", None), ("1:2:3:4", None)],
+     ("UNLIMITED", math.inf), ("0", math.inf), ("1h", None), ("", None), ("1:2:3:4", None)],
 )  # fmt: skip
 def test_time_limits_are_read_as_slurm_writes_them(time, seconds):
     assert seconds_of(time) == seconds
@@ -214,6 +224,16 @@ def test_status_tells_how_runs_stand(tmp_path, capsys, monkeypatch):
     found = [status(run) for run in runs_in([tmp_path / "runs"])]
     assert [run["state"] for run in found] == ["stopped", "finished", "lost"]
     assert found[0] | {"step": 7, "max_steps": 2000, "restarts": 1, "loss": 9 / 7} == found[0]
+    # SLURM's job came before a start by hand; then one that never came to train.
+    folder = tmp_path / "runs" / "asked"
+    (folder / "slurm").mkdir()
+    (folder / "slurm" / "job.json").write_text(json.dumps({"job": "5", "log": "runs/asked/slurm/5_0_log.out"}))
+    monkeypatch.setenv("PATH", "/nowhere")
+    for timestamp, state, stop in ((time.time() + 9, "lost", "stopped"), (time.time() - 9, "gone", "job 5 didn't get")):
+        (folder / "run.json").write_text(
+            json.dumps({"starts": [{"host": "x", "timestamp": timestamp, "slurm_job": None}]})
+        )
+        assert status(folder)["state"] == state and status(folder)["last_stop"].startswith(stop)
     lines = table(found)
     assert lines[0].split()[:3] == ["run", "state", "step"] and "7/2,000" in lines[1]
     assert main(["status"]) == 0
@@ -283,7 +303,7 @@ def test_what_becomes_of_a_job(code, facts, requeues, tmp_path):
     """By its exit code, and what SLURM says of it (a scontrol of the test's); of an array, the task alone."""
     fake = tmp_path / "scontrol"
     fake.write_text(
-        f'#!/bin/sh\n[ "$1" = requeue ] && echo "requeue $2" >> {tmp_path}/calls\n[ "$1" = show ] && echo "{facts}"\n'
+        f'#!/bin/sh\nif [ "$1" = requeue ]; then echo "requeue $2" >> {tmp_path}/calls; else echo "{facts}"; fi\n'
     )
     fake.chmod(0o700)
     array = {"SLURM_JOB_ID": "70", "SLURM_ARRAY_JOB_ID": "70", "SLURM_ARRAY_TASK_ID": "3"}
@@ -298,10 +318,51 @@ def test_what_becomes_of_a_job(code, facts, requeues, tmp_path):
         assert (tmp_path / "calls").read_text().count("requeue") == int(requeues)
 
 
+def test_a_job_of_which_slurm_does_not_speak_is_not_queued_again(tmp_path):
+    """It might have been cancelled. It's asked more than once."""
+    fake = tmp_path / "scontrol"
+    variables = {
+        "SLURM_JOB_ID": "71",
+        "PATH": f"{tmp_path}:/usr/bin:/bin",
+        "PAUSE": "0",
+        "TRIES_FILE": str(tmp_path / "t"),
+    }
+    for answers, said in ((5, "so it isn't queued again"), (4, "saved ahead of the time limit; back into the queue")):
+        (tmp_path / "calls").write_text("")
+        fake.write_text(f'#!/bin/sh\necho "$*" >> {tmp_path}/calls; [ $(wc -l < {tmp_path}/calls) -gt {answers} ]\n')
+        fake.chmod(0o700)
+        done = subprocess.run([REPOSITORY / "slurm" / "end.sh", "75"], env=variables, capture_output=True, text=True)
+        assert done.returncode == 75 and said in done.stdout
+        assert ("requeue 71" in (tmp_path / "calls").read_text()) == (answers == 4)
+
+
+def test_a_refused_job_takes_those_with_it_that_it_belongs_to(shards, tmp_path, capsys, monkeypatch):
+    """By a stand-in for sbatch: it takes the training, and refuses the export. Files of the job that runs stay."""
+    run = tmp_path / "my run"
+    (tmp_path / "sbatch").write_text(
+        f"#!/bin/sh\ncd {tmp_path}; echo x >> calls\n"
+        "[ $(wc -l < calls) -eq 1 ] || { echo 'sbatch: error: QOS' >&2; exit 1; }\n"
+        f"echo log > '{run}/slurm/101_0_log.out'; echo 'Submitted batch job 101'\n"
+    )
+    (tmp_path / "scancel").write_text(f'#!/bin/sh\necho "$*" > {tmp_path}/cancelled\n')
+    (tmp_path / "srun").write_text("")
+    for name in ("sbatch", "scancel", "srun"):
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    words = [*DEMO, "--data.shards", str(shards), "--run_dir", str(run), "--slurm.gpus_per_node", "0"]
+    assert main(["submit", *words, "--export", str(tmp_path / "model")]) == 2
+    assert capsys.readouterr().err == "error: SLURM refuses the job: QOS\n"
+    assert (tmp_path / "cancelled").read_text() == "101\n"
+    left = {path.name for path in (run / "slurm").iterdir() if not path.is_symlink()}
+    assert left == {"101_0_log.out", "101_submitted.pkl", "101_submission.sh", "job.json"}
+    assert main(["submit", *words[:-4], "--run_dir", str(tmp_path / "other"), *words[-2:]]) == 2
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_job_that_comes_no_further_is_not_started_for_ever(tmp_path, monkeypatch):
     """Three losses of ranks, or ten starts, since the training last saved."""
     fake, tries = tmp_path / "scontrol", tmp_path / "my tries"
-    fake.write_text("#!/bin/sh\n")
+    fake.write_text("#!/bin/sh\necho JobState=RUNNING >&2; [ $1 = requeue ] || echo JobState=RUNNING\n")
     fake.chmod(0o700)
     monkeypatch.setenv("TRIES_FILE", str(tries))
     variables = {"SLURM_JOB_ID": "71", "PATH": f"{tmp_path}:/usr/bin:/bin", "TRIES_FILE": str(tries)}
