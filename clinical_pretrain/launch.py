@@ -8,7 +8,6 @@ and slurm/end.sh queues the job again, or not, by their exit code, for these job
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import shlex
 import shutil
@@ -34,16 +33,11 @@ from clinical_pretrain.config import (
     refuse_unknown,
 )
 from clinical_pretrain.deepspeed_config import resolve
+from clinical_pretrain.jobs import JOB_NAME, jobs_of, read_json, refuse_queued
 from clinical_pretrain.run_folder import refuse_other_folder
 from tokenizer_tools.manifest import Manifest, UserError, write_json
 
 SITE = "slurm/site.yaml"
-JOB_NAME = f"{JOBS_FOLDER}/job.json"
-"""In a run folder: the job that was submitted for it."""
-ENDED = ("boot_fail", "cancelled", "completed", "deadline", "failed", "node_fail", "out_of_memory", "preempted",
-         "revoked", "timeout", None)  # fmt: skip
-"""SLURM's words for jobs that neither wait nor run."""
-UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -203,15 +197,6 @@ def all_or_none() -> Iterator[list[str]]:
         raise
 
 
-def jobs_of(run_dir: Path) -> list[str]:
-    """The job that was submitted last for a run, and the one that trained it last, the newer first."""
-    last, submission = last_start(run_dir), read_json(run_dir / JOB_NAME) or {}
-    found = [submission.get("job"), last.get("slurm_job")]
-    if not is_newer_submission(run_dir, last):
-        found.reverse()
-    return [job for job in dict.fromkeys(found) if job]
-
-
 def submit_shards(words: Sequence[str], out: Path, slurm: SlurmConfig, dry_run: bool = False) -> dict[str, Any]:
     """Build shards by three jobs: one reads and hashes all notes, an array packs its shares of them, one finishes.
 
@@ -244,27 +229,6 @@ def submit_shards(words: Sequence[str], out: Path, slurm: SlurmConfig, dry_run: 
     jobs = {"scan": scan, "pack": pack, "finish": finish, "logs": str(logs)}
     write_json(logs / "jobs.json", jobs)
     return jobs
-
-
-def last_start(run_dir: Path) -> dict[str, Any]:
-    """Of run.json; empty where there is none."""
-    starts = (read_json(run_dir / "run.json") or {}).get("starts", [])
-    return dict(starts[-1]) if starts else {}
-
-
-def is_newer_submission(run_dir: Path, last: dict[str, Any]) -> bool:
-    """Whether a job was submitted after the last start."""
-    file = run_dir / JOB_NAME
-    return file.exists() and file.stat().st_mtime >= last.get("timestamp", 0.0)
-
-
-def refuse_queued(jobs: Sequence[str], what: str) -> None:
-    """Raise a UserError where a job that does the same still waits or runs."""
-    states = {job: state for job in jobs if (state := queued(job))}
-    if UNKNOWN in states.values():
-        raise UserError("SLURM doesn't answer (see squeue); try again when it does")
-    if busy := list(states):
-        raise UserError(f"{what}: job {', '.join(busy)} is at it; wait for its end, or first: scancel {' '.join(busy)}")
 
 
 def check(config: RunConfig, slurm: SlurmConfig) -> None:
@@ -388,41 +352,3 @@ def python(slurm: SlurmConfig) -> str:
             f"apptainer exec --nv {slurm.container_options} {shlex.quote(slurm.container)} {slurm.python or 'python3'}"
         )
     return shlex.quote(str(Path(slurm.python).expanduser()) if slurm.python else sys.executable)
-
-
-def queued(job: str) -> str | None:
-    """SLURM's word for a job that waits or runs, UNKNOWN where it doesn't answer; None where the job does neither."""
-    state = job_state(job)
-    return None if state in ENDED else state
-
-
-def job_state(job: str) -> str | None:
-    """SLURM's word for a job, UNKNOWN where it doesn't answer; None where it has forgotten the job, or isn't here."""
-    if shutil.which("squeue") is None:
-        return None
-    squeue = ["squeue", "--noheader", "--states=all", "--format=%T", "--jobs", job]
-    sacct = ["sacct", "--noheader", "--parsable2", "--allocations", "--format=State", "--jobs", job]
-    for call in (squeue, sacct):
-        try:
-            done = subprocess.run(call, capture_output=True, text=True, timeout=20)
-        except subprocess.TimeoutExpired:
-            return UNKNOWN
-        except FileNotFoundError:
-            return None
-        if done.returncode and call is squeue and "Invalid job id" not in done.stderr:
-            return UNKNOWN
-        states = [line.split()[0].lower() for line in done.stdout.splitlines() if line.strip()]
-        alive = [state for state in states if state not in ENDED]
-        if alive and call is sacct:  # of a job that SLURM has lost sight of
-            return None
-        if states and not done.returncode:
-            return (alive or states)[0]
-    return None
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """What a file says; None where it isn't there, or is damaged."""
-    try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError):
-        return None

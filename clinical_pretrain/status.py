@@ -10,16 +10,7 @@ from typing import Any
 import yaml
 
 from clinical_pretrain.config import JOBS_FOLDER
-from clinical_pretrain.launch import (
-    JOB_NAME,
-    UNKNOWN,
-    is_newer_submission,
-    job_state,
-    jobs_of,
-    last_start,
-    queued,
-    read_json,
-)
+from clinical_pretrain.jobs import JOB_NAME, UNKNOWN, job_state, jobs_of, queued, read_json, starts_of, submitted_since
 from clinical_pretrain.metrics import duration, read_metrics
 from clinical_pretrain.watch import LOST, STOP_NAME
 from tokenizer_tools.manifest import UserError
@@ -51,8 +42,8 @@ def status(run_dir: Path) -> dict[str, Any]:
         run_dir, job, state, step, max_steps, loss, validation_loss, seconds_left, restarts and last_stop; None for what
         isn't known.
     """
-    last, submission = last_start(run_dir), read_json(run_dir / JOB_NAME) or {}
-    jobs = jobs_of(run_dir)
+    starts, submission = starts_of(run_dir), read_json(run_dir / JOB_NAME) or {}
+    last, jobs = starts[-1] if starts else {}, jobs_of(run_dir)
     queue = {job: state for job in jobs if (state := queued(job))}
     waiting = {job: state for job, state in queue.items() if state != UNKNOWN}
     job = next(iter(waiting or jobs), None)
@@ -67,7 +58,7 @@ def status(run_dir: Path) -> dict[str, Any]:
     if waiting:
         state = waiting[str(job)]
         reason = reason and reason.split("; the same command")[0]  # SLURM gives it
-    elif job and job != last.get("slurm_job") and is_newer_submission(run_dir, last):
+    elif job and job != last.get("slurm_job") and submitted_since(run_dir, starts):
         state, reason = job_state(job) or "gone", f"job {job} didn't get as far as to train; see {submission['log']}"
     elif queue and state not in ("finished", "running"):
         state = UNKNOWN
@@ -88,7 +79,7 @@ def status(run_dir: Path) -> dict[str, Any]:
         "loss": train[-1]["loss"] if train else None,
         "validation_loss": validation[-1]["loss"] if validation else None,
         "seconds_left": _seconds_left(train, max_steps) if state == "running" else None,
-        "restarts": max(0, len((read_json(run_dir / "run.json") or {}).get("starts", [])) - 1),
+        "restarts": max(0, len(starts) - 1),
         "last_stop": reason,
     }
 

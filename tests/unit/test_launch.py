@@ -14,7 +14,8 @@ import pytest
 
 from clinical_pretrain.cli import main
 from clinical_pretrain.config import REPOSITORY, SlurmConfig, seconds_of
-from clinical_pretrain.launch import job_state, queued, refuse_queued, site_config, trainings
+from clinical_pretrain.jobs import job_state, queued, refuse_queued
+from clinical_pretrain.launch import site_config, trainings
 from clinical_pretrain.status import runs_in, status, table
 from clinical_pretrain.train import forget_tries, warn_of_short_warning
 from tokenizer_tools.manifest import UserError
