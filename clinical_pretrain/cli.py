@@ -249,8 +249,8 @@ def submit(argv: Sequence[str]) -> dict[str, Any]:
     if export_to:
         from clinical_pretrain.export import check_out
 
-        for run in runs:
-            check_out(export_to if len(runs) == 1 else export_to / run.folder.name, run.folder)
+        for run, out in zip(runs, launch.export_folders(runs, export_to), strict=True):
+            check_out(out, run.folder)
     jobs = launch.submit(runs, slurm, export_to, args.dry_run)
     if args.dry_run:
         print(jobs[0]["script"])

@@ -132,6 +132,11 @@ def trainings(words: Sequence[str], sweep: Sequence[str]) -> list[Training]:
     return found
 
 
+def export_folders(runs: list[Training], export_to: Path) -> list[Path]:
+    """Where each run's model goes: of several, into a folder of its own."""
+    return [export_to if len(runs) == 1 else export_to / run.folder.name for run in runs]
+
+
 def submit(
     runs: list[Training], slurm: SlurmConfig, export_to: Path | None = None, dry_run: bool = False
 ) -> list[dict[str, Any]]:
@@ -156,7 +161,7 @@ def submit(
     if slurm.gpus_per_node:
         parameters["gpus_per_node"] = slurm.gpus_per_node
     parameters |= {"nodes": slurm.nodes, "ntasks_per_node": slurm.ranks_per_node}
-    outs = [export_to if export_to is None or len(runs) == 1 else export_to / run.folder.name for run in runs]
+    outs: list[Path | None] = [*export_folders(runs, export_to)] if export_to else [None] * len(runs)
     exports = [("-m", "clinical_pretrain.cli", "export", str(run.folder), "--out", str(out))
                for run, out in zip(runs, outs, strict=True)]  # fmt: skip
     if dry_run:

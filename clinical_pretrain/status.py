@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from clinical_pretrain.config import JOBS_FOLDER
-from clinical_pretrain.jobs import JOB_NAME, UNKNOWN, job_state, jobs_of, queued, read_json, starts_of, submitted_since
+from clinical_pretrain.jobs import ENDED, JOB_NAME, UNKNOWN, job_state, jobs_of, read_json, starts_of, submitted_since
 from clinical_pretrain.metrics import duration, read_metrics
 from clinical_pretrain.watch import LOST, STOP_NAME
 from tokenizer_tools.manifest import UserError
@@ -44,8 +44,8 @@ def status(run_dir: Path) -> dict[str, Any]:
     """
     starts, submission = starts_of(run_dir), read_json(run_dir / JOB_NAME) or {}
     last, jobs = starts[-1] if starts else {}, jobs_of(run_dir)
-    queue = {job: state for job in jobs if (state := queued(job))}
-    waiting = {job: state for job, state in queue.items() if state != UNKNOWN}
+    states = {job: job_state(job) for job in jobs}
+    waiting = {job: word for job, word in states.items() if word and word not in (*ENDED, UNKNOWN)}
     job = next(iter(waiting or jobs), None)
     lines = read_metrics(run_dir)
     train, validation = ([line for line in lines if line["kind"] == kind] for kind in ("train", "validation"))
@@ -56,11 +56,11 @@ def status(run_dir: Path) -> dict[str, Any]:
     of_last_start = bool(stop) and (run_dir / STOP_NAME).stat().st_mtime >= last.get("timestamp", 0.0)
     state, reason = _state(last, stop if of_last_start else {}), stop.get("reason")
     if waiting:
-        state = waiting[str(job)]
+        state = next(iter(waiting.values()))
         reason = reason and reason.split("; the same command")[0]  # SLURM gives it
     elif job and job != last.get("slurm_job") and submitted_since(run_dir, starts):
-        state, reason = job_state(job) or "gone", f"job {job} didn't get as far as to train; see {submission['log']}"
-    elif queue and state not in ("finished", "running"):
+        state, reason = states[job] or "gone", f"job {job} didn't get as far as to train; see {submission['log']}"
+    elif UNKNOWN in states.values() and state not in ("finished", "running"):
         state = UNKNOWN
     if state == "finished" and (exporting := submission.get("export_job")):
         found, out = job_state(exporting), submission["export_to"]
