@@ -1,7 +1,8 @@
 """The run folder: what a run is, written down before its first step, and whether a folder holds this very run.
 
 `config.yaml` and `deepspeed.json` (resolved), `model_config/`, `tokenizer/`, `data.json` (counts of the shards),
-`frozen.safetensors`, and `run.json`: the run's id, the shards' fingerprint, and each start's time, device, versions.
+`frozen.safetensors`, and `run.json`: the run's id, the base model, the shards' fingerprint, and each start's time,
+device, versions, config, data and validation set.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from clinical_pretrain.bad_steps import Jump
 from clinical_pretrain.config import JOBS_FOLDER, REPOSITORY, RunConfig
 from clinical_pretrain.deepspeed_config import zero_stage
 from clinical_pretrain.distributed import Ranks
+from clinical_pretrain.history import data_facts, validation_set
 from clinical_pretrain.metrics import read_metrics
 from tokenizer_tools.manifest import (
     TOKENIZER_FOLDER,
@@ -43,7 +45,7 @@ from tokenizer_tools.manifest import (
 )
 
 T = TypeVar("T")
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 NOT_COMPARED = ("zero_optimization", "gradient_accumulation_steps", "train_batch_size",
                 "train_micro_batch_size_per_gpu", "gradient_clipping")  # fmt: skip
 """Of the DeepSpeed config: how the same computation is spread over ranks, and what the run config says already."""
@@ -52,6 +54,8 @@ FREE = ("run_dir", "deepspeed", "compile", "checkpointing", "log_every_steps", "
 LOCK_SECONDS = 120
 """For so long a run waits for another in its folder to end; a lost node's lock on a network disk lasts as long."""
 LOCK_NAME = "lock"
+LOCAL_FOLDER = "a local folder"
+"""What run.json calls a base model that isn't on the Hub."""
 FROZEN_NAME = "frozen.safetensors"
 """The weights that training leaves alone, which the export takes over bit for bit."""
 BEGINNING = {LOCK_NAME, JOBS_FOLDER, "config.yaml", "deepspeed.json", "data.json", "model_config", TOKENIZER_FOLDER,
@@ -63,17 +67,20 @@ def read_run(run_dir: Path) -> dict[str, Any]:
     """What run.json says.
 
     Raises:
-        UserError: it isn't there, or is damaged.
+        UserError: it isn't there, is damaged, or of another format.
     """
     path = run_dir / "run.json"
     try:
-        return dict(json.loads(path.read_text()))
+        facts = dict(json.loads(path.read_text()))
     except FileNotFoundError:
         raise UserError(
             f"{run_dir}: not a run folder; give the --run_dir of a training run, such as runs/NAME"
         ) from None
     except ValueError:
         raise UserError(f"{path}: damaged; bring it back from a copy, or choose another --run_dir") from None
+    if facts.get("format_version") != FORMAT_VERSION:
+        raise UserError(f"{path}: format_version {facts.get('format_version')}, but this reads {FORMAT_VERSION}")
+    return facts
 
 
 def prepare_run_folder(
@@ -177,6 +184,9 @@ def note_start(
                 "changes": changes,
                 "git_commit": git_commit(),
                 "versions": versions(),
+                "config": config.to_dict(),
+                "data": data_facts(manifest),
+                "validation_set": validation_set(config, manifest),
             }
         )
         write_json(run_dir / "run.json", facts)
@@ -376,6 +386,7 @@ def _new_run_folder(
         {
             "format_version": FORMAT_VERSION,
             "run_id": uuid.uuid4().hex,
+            "base_model": base_model(config),
             "shard_fingerprint": manifest.fingerprint,
             "starts": [],
         },
@@ -385,23 +396,14 @@ def _new_run_folder(
 def _write_settings(run_dir: Path, config: RunConfig, resolved: dict[str, Any], manifest: Manifest) -> None:
     write_atomically(run_dir / "config.yaml", config.to_yaml())
     write_json(run_dir / "deepspeed.json", resolved)
-    write_json(
-        run_dir / "data.json",
-        {
-            "format_version": FORMAT_VERSION,
-            "fingerprint": manifest.fingerprint,
-            "sequence_length": manifest.sequence_length,
-            "splits": {
-                name: {
-                    "rows": split.rows,
-                    "tokens": split.tokens,
-                    "notes": split.notes,
-                    "patients": split.patients,
-                }
-                for name, split in manifest.splits.items()
-            },
-        },
-    )
+    write_json(run_dir / "data.json", {"format_version": FORMAT_VERSION, **data_facts(manifest)})
+
+
+def base_model(config: RunConfig) -> str | None:
+    """What a model card says of where the weights come from: a Hub id, `a local folder`, or None for random weights."""
+    if config.model.init == "random":
+        return None
+    return LOCAL_FOLDER if Path(config.model.name_or_path).is_dir() else config.model.name_or_path
 
 
 def plain_model(run_dir: Path) -> tuple[Any, dict[str, torch.Tensor]]:

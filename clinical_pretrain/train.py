@@ -33,6 +33,7 @@ from clinical_pretrain.distributed import (
     uses_gpu,
 )
 from clinical_pretrain.engine import make_engine, restore_engine
+from clinical_pretrain.history import validations
 from clinical_pretrain.metrics import Metrics, read_metrics
 from clinical_pretrain.models.build import build_model, compiles
 from clinical_pretrain.models.encoder import first_tokens
@@ -48,6 +49,7 @@ from clinical_pretrain.run_folder import (
     on_first_rank,
     prepare_run_folder,
     read_jumps,
+    read_run,
     refuse_other_folder,
 )
 from clinical_pretrain.validation import Validation
@@ -555,8 +557,8 @@ def summarise(run: Run, seconds: float) -> None:
     path = run.run_dir / "summary.json"
     if not run.ranks.is_first or (path.exists() and json.loads(path.read_text())["steps"] == run.step):
         return
-    validations = read_metrics(run.run_dir, "validation")
-    before, after = (validations[0], validations[-1]) if validations else ({}, {})
+    measured = validations(run.run_dir, read_run(run.run_dir)["starts"], run.step)
+    before, after = {} if measured.differences else measured.before, measured.after
     write_json(
         path,
         {

@@ -254,7 +254,9 @@ def test_what_a_run_leaves_behind(alone, shards):
     assert summary["steps"] == 20 and summary["validation_loss_after"] < summary["validation_loss_before"]
     facts = json.loads((run_dir / "run.json").read_text())
     assert facts["shard_fingerprint"] == json.loads((shards / "manifest.json").read_text())["fingerprint"]
-    assert facts["starts"][0]["versions"]["torch"] == torch.__version__
+    start = facts["starts"][0]
+    assert start["versions"]["torch"] == torch.__version__ and start["config"]["optim"]["learning_rate"] == 2e-3
+    assert facts["base_model"] is None and start["data"]["fingerprint"] == facts["shard_fingerprint"]
     assert yaml.safe_load((run_dir / "config.yaml").read_text())["optim"]["learning_rate"] == 2e-3
     assert "auto" not in (run_dir / "deepspeed.json").read_text()
     assert list((run_dir / "tensorboard").iterdir())

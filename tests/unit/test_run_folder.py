@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from clinical_pretrain.config import AttentionConfig, BatchConfig, CheckpointConfig, OptimConfig, RunConfig
-from clinical_pretrain.run_folder import alone_in, refuse_other_run
+from clinical_pretrain.run_folder import FORMAT_VERSION, alone_in, read_run, refuse_other_run
 from tokenizer_tools.manifest import Manifest, UserError
 
 
@@ -20,7 +20,9 @@ def test_a_run_from_before_some_settings_existed_goes_on(shards, tmp_path):
     del old["compile"], old["attention"]["backend"], old["data"]["document_attention"], old["validation"]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(old))
     (tmp_path / "deepspeed.json").write_text("{}")
-    (tmp_path / "run.json").write_text(json.dumps({"shard_fingerprint": manifest.fingerprint}))
+    (tmp_path / "run.json").write_text(
+        json.dumps({"format_version": FORMAT_VERSION, "shard_fingerprint": manifest.fingerprint})
+    )
     refuse_other_run(tmp_path, config, {}, manifest)
     refuse_other_run(tmp_path, replace(config, compile="off", checkpointing="none"), {}, manifest)
     with pytest.raises(UserError, match=r"optim.learning_rate was 3e-05, now 0.1; go back"):
@@ -32,7 +34,7 @@ def test_what_differs_is_named_and_can_be_accepted(shards, tmp_path):
     config, manifest = RunConfig(), Manifest.load(shards)
     (tmp_path / "config.yaml").write_text(config.to_yaml())
     (tmp_path / "deepspeed.json").write_text('{"train_batch_size": 18, "zero_optimization": {"stage": 2}, "a": 1}')
-    (tmp_path / "run.json").write_text(json.dumps({"shard_fingerprint": "0" * 64}))
+    (tmp_path / "run.json").write_text(json.dumps({"format_version": FORMAT_VERSION, "shard_fingerprint": "0" * 64}))
     (tmp_path / "data.json").write_text(json.dumps({"sequence_length": 256}))
     shutil.copytree(shards / "tokenizer", tmp_path / "tokenizer")
     resolved = {"train_batch_size": 36, "zero_optimization": {"stage": 3}, "a": 1}
@@ -57,6 +59,12 @@ def test_what_differs_is_named_and_can_be_accepted(shards, tmp_path):
     (tmp_path / "tokenizer" / "tokenizer.json").write_text(json.dumps(other))
     with pytest.raises(UserError, match="another tokenizer"):
         refuse_other_run(tmp_path, accepting, resolved, manifest)
+
+
+def test_run_json_of_another_format_is_refused(tmp_path):
+    (tmp_path / "run.json").write_text('{"format_version": 1, "starts": []}')
+    with pytest.raises(UserError, match=r"run.json: format_version 1, but this reads"):
+        read_run(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,96 @@
+"""What lies behind a checkpoint: the starts of its run, with their data and settings, and which validations compare.
+
+`run.json` has an entry for each start. A start from step s supersedes what earlier ones did after s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from clinical_pretrain.config import RunConfig
+from clinical_pretrain.metrics import read_metrics
+from tokenizer_tools.manifest import Manifest, SplitInfo
+
+
+@dataclass(frozen=True)
+class Period:
+    """Steps that one start contributed to a checkpoint."""
+
+    first_step: int
+    """From 1."""
+    last_step: int
+    """Included."""
+    start: dict[str, Any]
+    """The start's entry in run.json."""
+
+
+@dataclass(frozen=True)
+class Validations:
+    """A run's first and last validation up to a step: lines of metrics.jsonl, empty where there is none."""
+
+    before: dict[str, Any]
+    after: dict[str, Any]
+    differences: list[str]
+    """Why the two can't be compared, such as `other masks`; empty where they can."""
+
+
+def data_facts(manifest: Manifest) -> dict[str, Any]:
+    """What a run folder says of its shards: identity, row length, and counts by split."""
+    return {
+        "fingerprint": manifest.fingerprint,
+        "sequence_length": manifest.sequence_length,
+        "splits": {
+            name: {"rows": split.rows, "tokens": split.tokens, "notes": split.notes, "patients": split.patients}
+            for name, split in manifest.splits.items()
+        },
+    }
+
+
+def validation_set(config: RunConfig, manifest: Manifest) -> dict[str, Any]:
+    """All that decides a validation's figures, apart from the weights. Figures compare where these are equal."""
+    split = manifest.splits["validation"]
+    return {
+        "held-out rows": _sha256_of(split),
+        "number of rows": min(split.rows, config.validation.max_rows or split.rows),
+        "masks": {"seed": config.seed, **asdict(config.masking)},
+        "random blocks": config.validation.random_blocks,
+        "document attention": config.data.document_attention,
+    }
+
+
+def _sha256_of(split: SplitInfo) -> str:
+    return hashlib.sha256("\n".join(entry.sha256 for entry in split.files).encode()).hexdigest()
+
+
+def lineage(starts: Sequence[dict[str, Any]], step: int) -> list[Period]:
+    """The starts that a checkpoint of this step comes from, in order, without those that made no step of it."""
+    kept: list[dict[str, Any]] = []
+    for start in starts:
+        while kept and kept[-1]["from_step"] >= start["from_step"]:
+            kept.pop()
+        kept.append(start)
+    ends = [start["from_step"] for start in kept[1:]] + [step]
+    return [
+        Period(start["from_step"] + 1, min(end, step), start)
+        for start, end in zip(kept, ends, strict=True)
+        if start["from_step"] < step
+    ]
+
+
+def validations(run_dir: Path, starts: Sequence[dict[str, Any]], step: int) -> Validations:
+    """The first and the last validation up to a step, and whether they measured the same."""
+    lines = [line for line in read_metrics(run_dir, "validation") if line["step"] <= step]
+    if not lines:
+        return Validations({}, {}, [])
+    before, after = lines[0], lines[-1]
+    first, last = (_start_at(starts, line["time"])["validation_set"] for line in (before, after))
+    return Validations(before, after, [f"other {key}" for key in first if first[key] != last[key]])
+
+
+def _start_at(starts: Sequence[dict[str, Any]], seconds: float) -> dict[str, Any]:
+    """The start that ran at this time, in seconds since the epoch."""
+    return next((start for start in reversed(starts) if start["timestamp"] <= seconds), starts[0])

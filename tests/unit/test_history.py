@@ -1,0 +1,74 @@
+"""Which starts, data and validations lie behind a checkpoint."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from clinical_pretrain.config import DataConfig, MaskingConfig, OptimConfig, RunConfig, ValidationConfig
+from clinical_pretrain.history import lineage, validation_set, validations
+from tokenizer_tools.manifest import Manifest
+
+
+@pytest.mark.parametrize(
+    ("from_steps", "step", "expected"),
+    [
+        ([0], 100, [(1, 100, 0)]),
+        ([0, 100], 100, [(1, 100, 0)]),  # of a finished run, started again
+        ([0, 100], 150, [(1, 100, 0), (101, 150, 1)]),
+        ([0, 100], 60, [(1, 60, 0)]),
+        ([0, 0, 0, 50], 70, [(1, 50, 2), (51, 70, 3)]),  # killed twice before the first checkpoint
+        ([0, 100, 200, 100, 300], 400, [(1, 100, 0), (101, 300, 3), (301, 400, 4)]),  # checkpoint 200 was lost
+        ([0, 100, 50], 80, [(1, 50, 0), (51, 80, 2)]),
+    ],
+)
+def test_a_start_supersedes_what_came_after_its_step(from_steps, step, expected):
+    starts = [{"from_step": from_step, "number": number} for number, from_step in enumerate(from_steps)]
+    found = [(period.first_step, period.last_step, period.start["number"]) for period in lineage(starts, step)]
+    assert found == expected
+
+
+@pytest.fixture
+def run(shards, tmp_path):
+    """A run that began anew at step 100, with other settings, and was validated at 0, 100 and 200."""
+    manifest = Manifest.load(shards)
+    lines = [
+        {"step": step, "kind": "validation", "time": 10.0 + step, "loss": 3 - step / 100} for step in (0, 100, 200)
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def starts(config, other=manifest):
+        sets = validation_set(RunConfig(), manifest), validation_set(config, other)
+        return [
+            {"from_step": 100 * i, "timestamp": 5.0 + 150 * i, "validation_set": found} for i, found in enumerate(sets)
+        ]
+
+    return tmp_path, starts, manifest
+
+
+@pytest.mark.parametrize(
+    ("change", "differences"),
+    [
+        ({"optim": OptimConfig(learning_rate=1e-4)}, []),
+        ({"validation": ValidationConfig(max_rows=10**6)}, []),  # more than there are
+        ({"validation": ValidationConfig(max_rows=1)}, ["other number of rows"]),
+        ({"validation": ValidationConfig(random_blocks="training")}, ["other random blocks"]),
+        ({"masking": MaskingConfig(probability=0.3)}, ["other masks"]),
+        ({"seed": 1}, ["other masks"]),
+        ({"data": DataConfig(document_attention="isolate")}, ["other document attention"]),
+    ],
+)
+def test_validations_compare_only_where_they_measure_the_same(run, change, differences):
+    run_dir, starts, _ = run
+    found = validations(run_dir, starts(replace(RunConfig(), **change)), 200)
+    assert (found.before["step"], found.after["step"], found.differences) == (0, 200, differences)
+    assert validations(run_dir, starts(replace(RunConfig(), **change)), 199).differences == []
+
+
+def test_other_held_out_rows_are_another_validation_set(run):
+    run_dir, starts, manifest = run
+    split = manifest.splits["validation"]
+    files = [replace(split.files[0], sha256="0" * 64)]
+    other = replace(manifest, splits={**manifest.splits, "validation": replace(split, files=files)})
+    assert validations(run_dir, starts(RunConfig(), other), 200).differences == ["other held-out rows"]
+    assert validations(run_dir / "nowhere", [], 200).before == {}
