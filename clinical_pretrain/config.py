@@ -81,6 +81,8 @@ class DataConfig:
 
     shards: str = "shards"
     """Shard folder made by `clinical-pretrain build-shards`."""
+    language: str = "en"
+    """Language of the notes, for the model card: an ISO 639 code such as en or de, or multilingual."""
     document_attention: Literal["row", "isolate"] = "row"
     """row: tokens see over the borders of the notes in a row, as Clinical-Longformer's; isolate: a token sees its own
     note alone, and positions begin anew in each. BigBird's blocks stay those of the row."""
@@ -270,6 +272,8 @@ class RunConfig:
                 f"batch.train_batch_size {batch.train_batch_size} is no multiple of batch.micro_batch_size_per_gpu "
                 f"{batch.micro_batch_size_per_gpu}"
             )
+        if not re.fullmatch(r"[a-z]{2,3}|multilingual", self.data.language):
+            yield f"data.language is {self.data.language}, must be an ISO 639 code such as en or de, or multilingual"
         dropout = self.attention.dropout
         if dropout is not None and not 0 <= dropout < 1:
             yield f"attention.dropout is {dropout}, must be at least 0 and below 1"

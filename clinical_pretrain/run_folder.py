@@ -327,12 +327,13 @@ def differences(
 
 
 def _comparable(config: dict[str, Any]) -> dict[str, Any]:
-    """Without what may change: where folders are, what is saved, and how the same function is computed. ZeRO's file is
-    compared by what is in it."""
+    """Without what may change: where folders are, what is saved, what the card says, and how the same function is
+    computed. ZeRO's file is compared by what is in it."""
     config = json.loads(json.dumps(config))
     for key in FREE:
         config.pop(key)
     config["data"].pop("shards")
+    config["data"].pop("language")
     config["attention"].pop("backend")
     return config
 

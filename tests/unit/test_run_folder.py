@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from clinical_pretrain.config import AttentionConfig, BatchConfig, CheckpointConfig, OptimConfig, RunConfig
+from clinical_pretrain.config import AttentionConfig, BatchConfig, CheckpointConfig, DataConfig, OptimConfig, RunConfig
 from clinical_pretrain.run_folder import FORMAT_VERSION, alone_in, read_run, refuse_other_run
 from tokenizer_tools.manifest import Manifest, UserError
 
@@ -25,6 +25,7 @@ def test_a_run_from_before_some_settings_existed_goes_on(shards, tmp_path):
     )
     refuse_other_run(tmp_path, config, {}, manifest)
     refuse_other_run(tmp_path, replace(config, compile="off", checkpointing="none"), {}, manifest)
+    refuse_other_run(tmp_path, replace(config, data=DataConfig("moved", language="de")), {}, manifest)
     with pytest.raises(UserError, match=r"optim.learning_rate was 3e-05, now 0.1; go back"):
         refuse_other_run(tmp_path, replace(config, optim=OptimConfig(learning_rate=0.1)), {}, manifest)
 
