@@ -11,10 +11,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import yaml
 
+from clinical_pretrain.fields import MANY, PathText, Range, range_faults, type_faults
 from tokenizer_tools.manifest import UserError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -27,19 +28,19 @@ JOBS_FOLDER = "slurm"
 class ModelSize:
     """Size of a model with random weights; a pretrained one brings its own."""
 
-    layers: int = 2
+    layers: Annotated[int, Range(1, 1000)] = 2
     """Transformer layers."""
-    hidden_size: int = 128
+    hidden_size: Annotated[int, Range(1, 65_536)] = 128
     """Width of the hidden states."""
-    heads: int = 2
+    heads: Annotated[int, Range(1, 1000)] = 2
     """Attention heads; must divide hidden_size."""
-    intermediate_size: int = 512
+    intermediate_size: Annotated[int, Range(1, 1_000_000)] = 512
     """Width inside the feed-forward part."""
-    attention_window: int = 128
-    """Longformer: tokens that a token sees, half on each side; even."""
-    block_size: int = 64
+    attention_window: Annotated[int, Range(4, 1_000_000, even=True)] = 128
+    """Longformer: tokens that a token sees, half on each side; even. transformers' own code needs 4 or more."""
+    block_size: Annotated[int, Range(1, 65_536)] = 64
     """BigBird: tokens per block."""
-    random_blocks: int = 3
+    random_blocks: Annotated[int, Range(1, 1000)] = 3
     """BigBird: random blocks per query block."""
 
 
@@ -47,7 +48,7 @@ class ModelSize:
 class ModelConfig:
     """What is trained."""
 
-    name_or_path: str = "allenai/longformer-base-4096"
+    name_or_path: Annotated[str, PathText()] = "allenai/longformer-base-4096"
     """Base model: a local folder or a Hub id. Unused where init is random."""
     init: Literal["pretrained", "random"] = "pretrained"
     """Where the weights come from. Random is for tests, the demo and baselines."""
@@ -70,7 +71,7 @@ class AttentionConfig:
     Hugging Face model's own code, the reference. All compute the same function."""
     global_tokens: Literal["none", "first"] = "none"
     """Longformer: tokens with global attention. none, as Clinical-Longformer; first: each document's first token."""
-    dropout: float | None = None
+    dropout: Annotated[float, Range(0, below=1)] | None = None
     """Longformer: attention dropout in training; null: the model's own. flex and varlen take 0 alone. BigBird's
     block-sparse attention has none."""
 
@@ -79,7 +80,7 @@ class AttentionConfig:
 class DataConfig:
     """What it is trained on."""
 
-    shards: str = "shards"
+    shards: Annotated[str, PathText()] = "shards"
     """Shard folder made by `clinical-pretrain build-shards`."""
     language: str = "en"
     """Language of the notes, for the model card: an ISO 639 code such as en or de, or multilingual."""
@@ -92,11 +93,11 @@ class DataConfig:
 class MaskingConfig:
     """Masked-LM corruption (BERT, section 3.1): drawn anew in every epoch, the same on any number of GPUs."""
 
-    probability: float = 0.15
+    probability: Annotated[float, Range(above=0, below=1)] = 0.15
     """Share of the ordinary tokens to predict. Special tokens and placeholders never are."""
-    replace_with_mask: float = 0.8
+    replace_with_mask: Annotated[float, Range(0, 1)] = 0.8
     """Of those, the share shown as the mask token."""
-    replace_with_random: float = 0.1
+    replace_with_random: Annotated[float, Range(0, 1)] = 0.1
     """Of those, the share shown as a random ordinary token; the rest is shown unchanged."""
     whole_words: bool = False
     """Choose whole words instead of single tokens."""
@@ -106,9 +107,9 @@ class MaskingConfig:
 class BatchConfig:
     """How many sequences a step takes."""
 
-    train_batch_size: int = 18
+    train_batch_size: Annotated[int, Range(1, 1_000_000)] = 18
     """Sequences per optimizer step, over all GPUs and accumulation steps."""
-    micro_batch_size_per_gpu: int = 3
+    micro_batch_size_per_gpu: Annotated[int, Range(1, 1_000_000)] = 3
     """Sequences per forward pass on one GPU. With train_batch_size it decides gradient accumulation."""
 
 
@@ -116,25 +117,25 @@ class BatchConfig:
 class OptimConfig:
     """AdamW and the learning-rate schedule."""
 
-    learning_rate: float = 3e-5
+    learning_rate: Annotated[float, Range(above=0, most=1)] = 3e-5
     """Peak learning rate."""
-    beta1: float = 0.9
+    beta1: Annotated[float, Range(0, below=1)] = 0.9
     """AdamW's decay of the first moment."""
-    beta2: float = 0.999
+    beta2: Annotated[float, Range(0, below=1)] = 0.999
     """AdamW's decay of the second moment."""
-    epsilon: float = 1e-8
+    epsilon: Annotated[float, Range(1e-30, 1)] = 1e-8
     """AdamW's term against division by zero."""
-    weight_decay: float = 0.0
+    weight_decay: Annotated[float, Range(0, 10)] = 0.0
     """Decoupled weight decay; not applied to biases and layer norms."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: Annotated[float, Range(0, MANY)] = 1.0
     """Gradients are scaled down to this global L2 norm; 0 switches clipping off."""
     schedule: Literal["linear", "cosine", "wsd"] = "linear"
     """Decay after warm-up: linear or cosine over the rest, or wsd (warm-up, stable, decay: flat until decay_steps)."""
-    warmup_steps: int = 10_000
+    warmup_steps: Annotated[int, Range(0, MANY)] = 10_000
     """Optimizer steps from 0 to the peak."""
-    decay_steps: int = 0
+    decay_steps: Annotated[int, Range(0, MANY)] = 0
     """wsd alone: the last steps, over which the rate falls linearly."""
-    final_learning_rate_fraction: float = 0.0
+    final_learning_rate_fraction: Annotated[float, Range(0, 1)] = 0.0
     """Where the decay ends, as a share of the peak."""
 
 
@@ -142,9 +143,9 @@ class OptimConfig:
 class ValidationConfig:
     """Loss and accuracy on held-out patients, always at the start and at the end."""
 
-    every_steps: int = 1000
+    every_steps: Annotated[int, Range(0, MANY)] = 1000
     """Optimizer steps between two; 0: only at the start and at the end."""
-    max_rows: int = 0
+    max_rows: Annotated[int, Range(0, MANY)] = 0
     """Rows of the validation split to use, spread evenly over it; 0: all."""
     random_blocks: Literal["evaluation", "training"] = "evaluation"
     """BigBird: evaluation, where block 0 stands for all random blocks: what transformers computes in eval mode, so
@@ -155,15 +156,15 @@ class ValidationConfig:
 class CheckpointConfig:
     """What is kept to go on from. The last step is always saved."""
 
-    every_steps: int = 1000
+    every_steps: Annotated[int, Range(0, MANY)] = 1000
     """Optimizer steps between two; 0: only at the end."""
-    keep: int = 3
+    keep: Annotated[int, Range(0, MANY)] = 3
     """The newest so many stay; 0: all."""
-    keep_every_steps: int = 0
+    keep_every_steps: Annotated[int, Range(0, MANY)] = 0
     """Of the older ones, those at multiples of so many steps stay, too; 0: none."""
     accept_changes: bool = False
     """Go on although data or settings are others than those the run began with. Never another model or precision."""
-    max_failures: int = 3
+    max_failures: Annotated[int, Range(0, MANY)] = 3
     """So many saves in a row may fail, say on a full disk, before the run ends; the earlier checkpoints stay whole."""
 
 
@@ -172,12 +173,12 @@ class BadStepsConfig:
     """What happens to steps whose loss or gradient is no finite number: all ranks skip the update together. Where that
     doesn't end, the run goes back to the last checkpoint, and past the samples of those steps."""
 
-    max_in_a_row: int = 10
+    max_in_a_row: Annotated[int, Range(1, MANY)] = 10
     """So many skipped updates in a row, and the run goes back. (Of fp16, only those whose loss itself isn't finite: a
     gradient that overflows there makes DeepSpeed lower the loss scale.)"""
-    spike_factor: float = 0.0
+    spike_factor: Annotated[float, Range(0, MANY)] = 0.0
     """A loss above so many times the median of the last 100 makes the run go back at once. 0: never."""
-    max_rollbacks: int = 3
+    max_rollbacks: Annotated[int, Range(0, MANY)] = 3
     """So often a run goes back; then it ends."""
 
 
@@ -185,9 +186,9 @@ class BadStepsConfig:
 class WatchConfig:
     """When a run that stands still is ended, so that it can be started again."""
 
-    silence_seconds: int = 60
+    silence_seconds: Annotated[int, Range(1, 1_000_000)] = 60
     """A rank that isn't heard of for so long is lost: its node, or the process was stopped."""
-    step_seconds: int = 1800
+    step_seconds: Annotated[int, Range(0, 1_000_000)] = 1800
     """A step that takes longer hangs: every rank's stack goes to the run folder, and the run ends. 0: none does."""
 
 
@@ -195,11 +196,11 @@ class WatchConfig:
 class RunConfig:
     """One training run."""
 
-    run_dir: str = "runs/run"
+    run_dir: Annotated[str, PathText()] = "runs/run"
     """Run folder. One that holds the same run is continued."""
-    seed: int = 42
+    seed: Annotated[int, Range(0, 2**63 - 1)] = 42
     """Seed of data order, masks, dropout and random weights."""
-    max_steps: int = 200_000
+    max_steps: Annotated[int, Range(1, MANY)] = 200_000
     """Optimizer steps."""
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     """Arithmetic of the forward and backward pass; the optimizer keeps fp32 weights."""
@@ -207,9 +208,9 @@ class RunConfig:
     """What is computed again in the backward pass to save memory: nothing, attention, or whole layers."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile for the layers and the head: auto: on a GPU, but not under ZeRO 3, whose hooks cut it to pieces."""
-    deepspeed: str = "ds_configs/zero2.json"
+    deepspeed: Annotated[str, PathText()] = "ds_configs/zero2.json"
     """DeepSpeed file that says the ZeRO stage and offload; none: ZeRO off (stage 0)."""
-    log_every_steps: int = 10
+    log_every_steps: Annotated[int, Range(1, MANY)] = 10
     """Optimizer steps between two lines of metrics."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """What is trained."""
@@ -233,41 +234,13 @@ class RunConfig:
     """When a run that stands still is ended."""
 
     def __post_init__(self) -> None:
-        faults = list(self._faults())
-        if faults:
+        if faults := type_faults(self) or range_faults(self) or list(self._contradictions()):
             raise UserError("config: " + "; ".join(faults))
 
-    def _faults(self) -> Iterator[str]:
+    def _contradictions(self) -> Iterator[str]:
+        """Between settings that are each within their own range."""
         batch, optim, masking = self.batch, self.optim, self.masking
-        value: float
-        for name, value in (
-            ("max_steps", self.max_steps),
-            ("log_every_steps", self.log_every_steps),
-            ("batch.train_batch_size", batch.train_batch_size),
-            ("batch.micro_batch_size_per_gpu", batch.micro_batch_size_per_gpu),
-            ("watch.silence_seconds", self.watch.silence_seconds),
-            ("bad_steps.max_in_a_row", self.bad_steps.max_in_a_row),
-        ):
-            if value < 1:
-                yield f"{name} is {value}, must be at least 1"
-        for name, value in (
-            ("optim.warmup_steps", optim.warmup_steps),
-            ("optim.decay_steps", optim.decay_steps),
-            ("optim.weight_decay", optim.weight_decay),
-            ("optim.max_grad_norm", optim.max_grad_norm),
-            ("validation.every_steps", self.validation.every_steps),
-            ("validation.max_rows", self.validation.max_rows),
-            ("checkpoint.every_steps", self.checkpoint.every_steps),
-            ("checkpoint.keep", self.checkpoint.keep),
-            ("checkpoint.keep_every_steps", self.checkpoint.keep_every_steps),
-            ("checkpoint.max_failures", self.checkpoint.max_failures),
-            ("watch.step_seconds", self.watch.step_seconds),
-            ("bad_steps.max_rollbacks", self.bad_steps.max_rollbacks),
-            ("seed", self.seed),
-        ):
-            if value < 0:
-                yield f"{name} is {value}, must not be negative"
-        if batch.micro_batch_size_per_gpu > 0 and batch.train_batch_size % batch.micro_batch_size_per_gpu:
+        if batch.train_batch_size % batch.micro_batch_size_per_gpu:
             yield (
                 f"batch.train_batch_size {batch.train_batch_size} is no multiple of batch.micro_batch_size_per_gpu "
                 f"{batch.micro_batch_size_per_gpu}"
@@ -275,15 +248,11 @@ class RunConfig:
         if not re.fullmatch(r"[a-z]{2,3}|multilingual", self.data.language):
             yield f"data.language is {self.data.language}, must be an ISO 639 code such as en or de, or multilingual"
         dropout = self.attention.dropout
-        if dropout is not None and not 0 <= dropout < 1:
-            yield f"attention.dropout is {dropout}, must be at least 0 and below 1"
         if dropout and self.attention.backend in ("flex", "varlen"):
             yield f"attention.backend {self.attention.backend} takes no dropout; set attention.dropout to 0 or use auto"
         if self.compile == "on" and self.attention.backend == "hf":
             yield "compile is on, but attention.backend hf runs the model's own code as it is; use auto"
-        if not optim.learning_rate > 0:
-            yield f"optim.learning_rate is {optim.learning_rate}, must be above 0"
-        if self.bad_steps.spike_factor and self.bad_steps.spike_factor <= 1:
+        if 0 < self.bad_steps.spike_factor <= 1:
             yield f"bad_steps.spike_factor is {self.bad_steps.spike_factor}, must be above 1, or 0 for none"
         if optim.warmup_steps > self.max_steps:
             yield f"optim.warmup_steps {optim.warmup_steps} is more than max_steps {self.max_steps}"
@@ -292,16 +261,11 @@ class RunConfig:
                 f"optim.warmup_steps {optim.warmup_steps} and optim.decay_steps {optim.decay_steps} are more than "
                 f"max_steps {self.max_steps}"
             )
-        if not 0 < masking.probability < 1:
-            yield f"masking.probability is {masking.probability}, must lie between 0 and 1"
-        shares = (masking.replace_with_mask, masking.replace_with_random)
-        if min(shares) < 0 or sum(shares) > 1:
+        if masking.replace_with_mask + masking.replace_with_random > 1 + 1e-9:
             yield "masking.replace_with_mask and masking.replace_with_random must be shares that add up to at most 1"
         size = self.model.size
         if self.model.init == "random" and size.hidden_size % size.heads:
             yield f"model.size.heads {size.heads} doesn't divide model.size.hidden_size {size.hidden_size}"
-        if self.model.init == "random" and (size.attention_window < 2 or size.attention_window % 2):
-            yield f"model.size.attention_window is {size.attention_window}, must be even and at least 2"
 
     def accumulation_steps(self, world_size: int) -> int:
         """Micro-batches that each of `world_size` ranks takes per optimizer step.
@@ -332,19 +296,19 @@ class RunConfig:
 class SlurmConfig:
     """A job on a SLURM cluster. What is the same for all jobs of a cluster stands in slurm/site.yaml."""
 
-    nodes: int = 1
+    nodes: Annotated[int, Range(1, 100_000)] = 1
     """Nodes of a training."""
-    gpus_per_node: int = 4
+    gpus_per_node: Annotated[int, Range(0, 1000)] = 4
     """GPUs on each; 0: trains on CPUs."""
-    tasks_per_node: int = 0
+    tasks_per_node: Annotated[int, Range(0, 1000)] = 0
     """Ranks on each; 0: one per GPU, or one."""
-    cpus_per_task: int = 4
+    cpus_per_task: Annotated[int, Range(1, 1000)] = 4
     """CPU cores of each rank."""
-    tasks: int = 32
+    tasks: Annotated[int, Range(1, 100_000)] = 32
     """submit-shards: jobs that share the packing."""
     time: str = "24:00:00"
     """Time limit, as SLURM writes it; ahead of it a training saves, and is queued again."""
-    warning_seconds: int = 300
+    warning_seconds: Annotated[int, Range(0, 1_000_000)] = 300
     """So long before the time limit a training is told. More than a step and a save take."""
     memory: str = ""
     """Memory of each node, such as 200G; empty: the cluster's default."""
@@ -368,9 +332,9 @@ class SlurmConfig:
     """More options of sbatch, such as {"exclude": "node7"}."""
 
     def __post_init__(self) -> None:
-        limits = (("nodes", 1), ("gpus_per_node", 0), ("tasks_per_node", 0), ("cpus_per_task", 1), ("tasks", 1),
-                  ("warning_seconds", 0))  # fmt: skip
-        faults = [f"{key} must be at least {least}" for key, least in limits if getattr(self, key) < least]
+        if faults := type_faults(self):
+            raise UserError("slurm: " + "; ".join(faults))
+        faults = range_faults(self)
         limit = seconds_of(self.time)
         if limit is None:
             faults.append(f"time {self.time}: write minutes (90), hours (1:30:00) or days (1-12:00:00)")

@@ -57,7 +57,11 @@ def build_model(config: RunConfig, manifest: Manifest, zero_stage: int = 0) -> A
 
 
 def random_config(config: ModelConfig, manifest: Manifest) -> Any:
-    """Configuration of a random model of the wanted size, for the shards' vocabulary and length."""
+    """Configuration of a random model of the wanted size, for the shards' vocabulary and length.
+
+    Raises:
+        UserError: Longformer's window reaches beyond the rows.
+    """
     size, info = config.size, manifest.tokenizer
     common = {
         "vocab_size": info.vocab_size,
@@ -71,6 +75,11 @@ def random_config(config: ModelConfig, manifest: Manifest) -> Any:
         "sep_token_id": info.end_id,
     }
     if config.family == "longformer":
+        if size.attention_window > 2 * manifest.sequence_length:
+            raise UserError(
+                f"model.size.attention_window {size.attention_window}: rows of {manifest.sequence_length:,} tokens are "
+                f"seen whole with {2 * manifest.sequence_length}; use that or less"
+            )
         # Longformer numbers positions from pad_token_id + 1.
         positions = manifest.sequence_length + info.pad_id + 1
         return LongformerConfig(

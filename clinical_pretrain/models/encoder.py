@@ -139,7 +139,7 @@ class Encoder:
 
 class HuggingFaceEncoder:
     """The reference: a model's own forward(). Arguments as those of Encoder; BigBird can't keep documents apart, and
-    takes evaluation's random blocks in evaluation mode."""
+    takes evaluation's random blocks in evaluation mode; Longformer has no random blocks."""
 
     backend, compiled = "hf", False
 
@@ -156,6 +156,7 @@ class HuggingFaceEncoder:
         position_ids: torch.Tensor | None = None,
         most_documents: int | None = None,
         global_attention_mask: torch.Tensor | None = None,
+        training_blocks: bool = False,
     ) -> torch.Tensor:
         """Hidden states, (batch, length, width)."""
         apart = position_ids is not None

@@ -40,7 +40,7 @@ def test_a_sites_file_is_read_and_overridden(tmp_path):
         site_config(str(file), [])
     with pytest.raises(UserError, match=r"nowhere.yaml: no such site file; there is slurm/site.yaml"):
         site_config("nowhere.yaml", [])
-    with pytest.raises(UserError, match="slurm: nodes must be at least 1"):
+    with pytest.raises(UserError, match="slurm: nodes is 0, must be at least 1"):
         site_config("slurm/site.yaml", ["--slurm.nodes", "0"])
     with pytest.raises(UserError, match="nodes"):
         site_config("slurm/site.yaml", ["--slurm.nodes", "many"])
