@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -59,6 +61,21 @@ def shards(corpus: Path) -> Path:
         split=SplitRule(validation=0.1, test=0.1),
     )
     return corpus / "shards"
+
+
+@pytest.fixture(scope="session")
+def transformers_4(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for PYTHONPATH with transformers 4.57 and what it needs beside the environment's torch."""
+    folder = tmp_path_factory.mktemp("transformers_4")
+    call = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), "--requirement",
+            str(REPOSITORY / "tests" / "transformers_4.txt")]  # fmt: skip
+    done = subprocess.run(call, capture_output=True, text=True, timeout=600)
+    if done.returncode:
+        message = f"transformers 4.57 can't be installed: {done.stderr.strip()[-300:]}"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return folder
 
 
 @pytest.fixture(scope="session")

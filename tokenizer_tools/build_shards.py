@@ -38,7 +38,7 @@ from tokenizers import Tokenizer
 
 from tokenizer_tools.clean_notes import CleaningRules, clean
 from tokenizer_tools.deduplicate import HASH_DTYPE, first_occurrences, ranks_within, text_hash
-from tokenizer_tools.load_tokenizer import describe_tokenizer, encode, load_tokenizer, special_ids
+from tokenizer_tools.load_tokenizer import describe_tokenizer, encode, load_tokenizer, save_tokenizer, special_ids
 from tokenizer_tools.manifest import (
     FORMAT_VERSION,
     MANIFEST_NAME,
@@ -52,7 +52,6 @@ from tokenizer_tools.manifest import (
     UserError,
     file_sha256,
     fingerprint,
-    tokenizer_sha256,
     write_json,
 )
 from tokenizer_tools.pack_sequences import PackedRow, pack_rows
@@ -221,25 +220,16 @@ def _refuse_other(out: Path, old: dict[str, Any], new: dict[str, Any], what: str
 
 
 def _save_tokenizer(loaded: Any, settings: ShardSettings) -> None:
-    """Put the tokenizer into the shard folder, and see that what was saved is what was loaded."""
+    """Put the tokenizer into the shard folder."""
     folder = settings.out / TOKENIZER_FOLDER
     if folder.exists():
         return
     temporary = settings.work / TOKENIZER_FOLDER
     shutil.rmtree(temporary, ignore_errors=True)
+    longest = loaded.model_max_length
     # A huge one is transformers' way of saying "not set".
-    if not settings.sequence_length <= loaded.model_max_length <= 1 << 24:
-        loaded.model_max_length = settings.sequence_length
-    loaded.init_kwargs.pop("local_files_only", None)  # of this machine, not of the tokenizer
-    loaded.backend_tokenizer.no_truncation()
-    loaded.backend_tokenizer.no_padding()
-    loaded.save_pretrained(temporary)
-    saved = load_tokenizer(str(temporary))
-    if tokenizer_sha256(saved.backend_tokenizer) != settings.tokenizer.sha256:
-        raise UserError(
-            f"{settings.tokenizer.name}: transformers doesn't load this tokenizer as it saved it; save it as "
-            "PreTrainedTokenizerFast first"
-        )
+    known = settings.sequence_length <= longest <= 1 << 24
+    save_tokenizer(loaded, temporary, longest if known else settings.sequence_length)
     temporary.replace(folder)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from tokenizer_tools.manifest import TokenizerInfo, UserError, tokenizer_sha256, vocab_sha256
+from tokenizer_tools.manifest import TokenizerInfo, UserError, tokenizer_sha256, vocab_sha256, write_json
 
 _PROBE = "Ünder  Café\nBP 120/80, pH 7.35; DIGOXIN 0.125 mg - no oedema"
 
@@ -65,6 +66,43 @@ def _from_pretrained(name_or_path: str) -> Any:
                 f"machine with internet run 'hf download {name_or_path}', or copy its folder here"
             ) from None
         raise
+
+
+def save_tokenizer(tokenizer: Any, folder: Path, model_max_length: int) -> None:
+    """Write a folder that `AutoTokenizer` of transformers 4 and 5 loads, with the same ids.
+
+    What version 5 saves, version 4 can't always read: it knows no class `TokenizersBackend`, and no list of
+    `extra_special_tokens`. Here the class is the plain one, which takes tokenizer.json as it is; and nothing says where
+    the tokenizer came from.
+
+    Args:
+        tokenizer: from `load_tokenizer`, or a `PreTrainedTokenizerFast`.
+        folder: the folder to make.
+        model_max_length: tokens.
+
+    Raises:
+        UserError: transformers doesn't load it as it was saved.
+    """
+    backend: Tokenizer = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    folder.mkdir(parents=True)
+    backend.save(str(folder / "tokenizer.json"))
+    config: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": model_max_length,
+        "model_input_names": ["input_ids", "attention_mask"],
+        "clean_up_tokenization_spaces": False,
+        **{role: str(token) for role, token in tokenizer.special_tokens_map.items()},
+    }
+    if tokenizer.extra_special_tokens:
+        config["additional_special_tokens"] = tokenizer.extra_special_tokens
+    pre_tokenizer = json.loads(backend.to_str())["pre_tokenizer"] or {}
+    if "add_prefix_space" in pre_tokenizer:  # version 4 changes the pre-tokenizer to what this says
+        config["add_prefix_space"] = pre_tokenizer["add_prefix_space"]
+    write_json(folder / "tokenizer_config.json", config)
+    if tokenizer_sha256(load_tokenizer(str(folder)).backend_tokenizer) != tokenizer_sha256(backend):
+        raise UserError("transformers changes this tokenizer when it loads it: choose another, and report this")
 
 
 def describe_tokenizer(tokenizer: Any, name: str, placeholder: str | None) -> TokenizerInfo:

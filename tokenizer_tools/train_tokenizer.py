@@ -10,6 +10,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from tokenizer_tools.clean_notes import CleaningRules, clean
+from tokenizer_tools.load_tokenizer import save_tokenizer
 from tokenizer_tools.manifest import UserError
 from tokenizer_tools.read_notes import Columns, check_inputs, read_notes
 
@@ -80,7 +81,6 @@ def train_tokenizer(
     )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,
-        model_max_length=sequence_length,
         bos_token="<s>",
         cls_token="<s>",
         eos_token="</s>",
@@ -91,7 +91,7 @@ def train_tokenizer(
     )
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    tokenizer.save_pretrained(temporary)
+    save_tokenizer(tokenizer, temporary, sequence_length)
     if out.exists():
         out.rmdir()
     temporary.replace(out)
