@@ -145,6 +145,50 @@ def uses_gpu() -> bool:
     return torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
 
 
+def own_device(local_rank: int) -> torch.device:
+    """This rank's GPU, or the CPU. A rank may see all GPUs of its node, or only its own (srun --gpus-per-task 1)."""
+    return torch.device("cuda", local_rank % torch.cuda.device_count()) if uses_gpu() else torch.device("cpu")
+
+
+def check_gpu(device: torch.device) -> None:
+    """Refuse a GPU that this torch has no kernels for, which would end in "no kernel image is available"."""
+    built_for, capability = torch.cuda.get_arch_list(), torch.cuda.get_device_capability(device)
+    codes = [code for code in built_for if code.startswith(("sm_", "compute_"))]  # ROCm has other names
+    if not codes or any(runs_on(code, capability) for code in codes):
+        return
+    is_older = all(capability < _parse_architecture(code)[1] for code in codes)
+    remedy = "CUDA 12.6 as the compute platform" if is_older else "a newer version"
+    raise UserError(
+        f"{torch.cuda.get_device_name(device)} is an sm_{capability[0]}{capability[1]}, and torch {torch.__version__} "
+        f"has kernels for {', '.join(codes)} alone; on PyTorch's install page choose {remedy}"
+    )
+
+
+def runs_on(code: str, capability: tuple[int, int]) -> bool:
+    """Whether a GPU of this compute capability, (major, minor), runs what torch was compiled to.
+
+    Source: NVIDIA's CUDA programming guide, compatibility of binaries and of PTX, and of architectures' features.
+
+    Args:
+        code: an entry of torch.cuda.get_arch_list(): machine code (sm_90) runs on GPUs of its major version, its minor
+            version or a higher one; PTX (compute_90) on all later ones; with an f on the same family, that is of the
+            same major version; with an a on no other.
+    """
+    kind, compiled_for, features = _parse_architecture(code)
+    if features == "a":
+        return compiled_for == capability
+    if kind == "compute" and not features:
+        return compiled_for <= capability
+    return compiled_for[0] == capability[0] and compiled_for[1] <= capability[1]
+
+
+def _parse_architecture(code: str) -> tuple[str, tuple[int, int], str]:
+    """sm_90a: "sm", (9, 0), "a"."""
+    kind, number = code.split("_")
+    digits = number.rstrip("af")
+    return kind, (int(digits[:-1]), int(digits[-1])), number[len(digits) :]
+
+
 def initialise() -> Ranks:
     """Join the other ranks: NCCL on GPUs, gloo on CPUs."""
     rank, world_size = read_environment()
@@ -162,9 +206,10 @@ def initialise() -> Ranks:
 
     # On a CPU, init_distributed would compile this all-reduce for minutes, and hang on the lock of a killed build.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+    device = own_device(local_rank)
     if on_gpu:
         torch.cuda.set_device(device)
+        os.environ["LOCAL_RANK"] = str(device.index)  # DeepSpeed takes the GPU of this number
     if not dist.is_initialized():
         try:
             deepspeed.init_distributed("nccl" if on_gpu else "gloo", verbose=False)
@@ -174,6 +219,12 @@ def initialise() -> Ranks:
             raise UserError(
                 f"port {os.environ['MASTER_PORT']} of this machine is taken, perhaps by another training; wait for its "
                 "end, or take another: deepspeed --master_port N"
+            ) from None
+        except dist.DistBackendError as error:
+            if "Duplicate GPU" not in str(error):
+                raise
+            raise UserError(
+                f"rank {rank} on {socket.gethostname()} shares its GPU with another rank; start one rank per GPU"
             ) from None
     return Ranks(rank, world_size, local_rank, device, dist.new_group(backend="gloo"))
 

@@ -21,6 +21,8 @@ def main() -> int:
     """Parse, train, and turn a user's mistake into one line and exit code 2."""
     os.umask(0o077)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # One line per node: an error may be of one node alone. Asked before initialise() makes LOCAL_RANK the GPU's number.
+    speaks = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
     argv = [argument for argument in sys.argv[1:] if not argument.startswith("--local_rank")]
     try:
         config, json_file = load_config(argv)
@@ -32,7 +34,7 @@ def main() -> int:
         finally:
             shut_down()
     except UserError as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # one line per node: an error may be of one node alone
+        if speaks:
             print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
     if json_file and os.environ.get("RANK", "0") == "0":

@@ -28,7 +28,9 @@ from clinical_pretrain.distributed import (
     Ranks,
     Report,
     Reports,
+    check_gpu,
     initialise,
+    own_device,
     read_environment,
     uses_gpu,
 )
@@ -602,7 +604,9 @@ def load_shards(shards: Path) -> Manifest:
 
 
 def check_hardware(config: RunConfig) -> None:
-    """Refuse a precision that this machine doesn't have."""
+    """Refuse a GPU that this torch can't use, and a precision that this machine doesn't have."""
+    if uses_gpu():
+        check_gpu(own_device(int(os.environ["LOCAL_RANK"])))
     if config.precision == "fp16" and not uses_gpu():
         raise UserError("precision fp16: needs a GPU, and none was found; use --precision fp32 or bf16 on a CPU")
     if config.precision == "bf16" and uses_gpu() and not torch.cuda.is_bf16_supported(False):
