@@ -15,7 +15,7 @@ from clinical_pretrain.distributed import uses_gpu
 from clinical_pretrain.models.bigbird_attention import shortest_sparse
 from clinical_pretrain.models.encoder import Encoder, HuggingFaceEncoder, use_fused_gelu
 from clinical_pretrain.models.longformer_attention import has_varlen
-from clinical_pretrain.models.mlm_head import BigBirdForMaskedPositions, LongformerForMaskedPositions
+from clinical_pretrain.models.mlm_head import BigBirdForMaskedPositions, LongformerForMaskedPositions, pad_vocabulary
 from tokenizer_tools.manifest import Manifest, TokenizerInfo, UserError, vocab_sha256
 
 MODEL_CLASSES: dict[str, Any] = {
@@ -307,3 +307,5 @@ def install_encoder(model: Any, config: RunConfig, zero_stage: int) -> None:
     model.encode = Encoder(model, backend, **settings, dropout=config.attention.dropout, compile_backend=compiled)
     if compiled:
         model.predict = torch.compile(model.predict, backend=compiled, dynamic=False)
+    elif uses_gpu() and config.precision != "fp32":
+        pad_vocabulary(model)

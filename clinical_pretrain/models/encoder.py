@@ -45,6 +45,9 @@ class Encoder:
         if self.is_longformer:
             self.windows = [layer.attention.self.one_sided_attn_window_size for layer in self.base.encoder.layer]
         self.compiled = compile_backend is not None
+        # On Hopper torch prefers cuDNN's attention, which isn't made for keys that overlap in memory, as those of
+        # `blocked` do. A setting of the process costs no call anything, and compiled code has no part in it.
+        torch.backends.cuda.enable_cudnn_sdp(False)
         self._plans: dict[tuple[int, bool], list[Plan]] = {}
         attend = (longformer_attention if self.is_longformer else bigbird_attention).self_attention
         attention = partial(_attention_part, attend)

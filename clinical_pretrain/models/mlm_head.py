@@ -5,6 +5,7 @@ Hugging Face's models compute logits for every position though only 15 % are ask
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -81,6 +82,21 @@ class LongformerForMaskedPositions(_MaskedPositions, LongformerForMaskedLM):
 
 class BigBirdForMaskedPositions(_MaskedPositions, BigBirdForMaskedLM):
     """BigBirdForMaskedLM that computes logits where they are asked for."""
+
+
+def pad_vocabulary(model: Any) -> None:
+    """Multiply by a vocabulary that is a multiple of 64: on GPUs half-precision kernels are slow otherwise, as at
+    Longformer's 50,265. The added logits are cut off again; parameters stay as they are. Compiled code pads by itself.
+    """
+    decoder = model.get_output_embeddings()
+    missing = -decoder.out_features % 64
+    if missing:
+        decoder.forward = partial(_padded_linear, decoder, missing)
+
+
+def _padded_linear(linear: Any, missing: int, hidden: torch.Tensor) -> torch.Tensor:
+    weight, bias = F.pad(linear.weight, (0, 0, 0, missing)), F.pad(linear.bias, (0, missing))
+    return F.linear(hidden, weight, bias)[..., : linear.out_features]
 
 
 def mean_loss(losses: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from clinical_pretrain.config import AttentionConfig, DataConfig, ModelConfig, ModelSize, RunConfig
+from clinical_pretrain.models import build
 from clinical_pretrain.models.build import build_model, choose_backend
 from clinical_pretrain.models.longformer_attention import has_varlen
 from clinical_pretrain.models.mlm_head import mean_loss
@@ -69,6 +70,34 @@ def test_losses_and_logits_are_hugging_faces(bases, manifest, kind):
     expected = theirs(ids, attention_mask=mask, labels=everywhere.view(2, 256))
     assert torch.allclose(losses.mean(), expected.loss, atol=1e-6)
     assert torch.allclose(logits, expected.logits.flatten(0, 1)[positions], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["longformer", "bigbird"])
+def test_a_vocabulary_is_padded_for_a_gpu_and_the_losses_stay(bases, manifest, kind, monkeypatch):
+    """Of 1,000 words, where nothing is compiled: compiled code pads by itself."""
+    plain = build_model(run_config(bases / kind), manifest)
+    monkeypatch.setattr(build, "uses_gpu", lambda: True)
+    config = replace(run_config(bases / kind), precision="bf16", attention=AttentionConfig("blocked"), compile="off")
+    padded = build_model(config, manifest)
+    inputs = [
+        torch.randint(5, 1000, (2, 256)),
+        torch.ones(2, 256, dtype=torch.long),
+        torch.arange(90),
+        torch.arange(90),
+    ]
+    widths, linear = [], torch.nn.functional.linear
+    monkeypatch.setattr(torch.nn.functional, "linear", lambda x, w, b=None: widths.append(len(w)) or linear(x, w, b))
+    results = []
+    for model in (plain, padded):
+        torch.manual_seed(0)
+        losses, logits = model(*inputs, also="logits")
+        losses.sum().backward()
+        results.append(
+            (losses, logits, model.get_output_embeddings().weight.grad, model.get_output_embeddings().bias.grad)
+        )
+    assert max(widths) == 1024 and list(plain.state_dict()) == list(padded.state_dict())
+    for first, second in zip(*results, strict=True):
+        assert first.shape == second.shape and torch.allclose(first, second, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["longformer", "bigbird"])
@@ -364,3 +393,10 @@ def test_a_tokenizer_that_transformers_would_change_is_refused(corpus, tmp_path)
     (folder / "tokenizer_config.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="without its own normalizer"):
         load_tokenizer(str(folder))
+
+
+def test_overlapping_keys_never_go_to_cudnn(bases, manifest):
+    """It is Hopper's first choice; a setting of the process, which code under torch.compile doesn't see."""
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    build_model(run_config(bases / "longformer"), manifest)
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
