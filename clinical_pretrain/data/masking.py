@@ -22,7 +22,9 @@ from clinical_pretrain.config import MaskingConfig
 from clinical_pretrain.data.shards import Row
 from tokenizer_tools.manifest import TokenizerInfo
 
-_LETTER, _DIGIT, _OTHER = range(3)
+_LETTER, _DIGIT, _OTHER, _BREAK = range(4)
+_BLANKS, _BREAKS = "Ġ▁ ", "Ċĉ\n\t"
+"""As vocabularies write them: Ġ, Ċ and ĉ are byte-level BPE's blank, line break and tab; ▁ is SentencePiece's blank."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,10 @@ class Vocabulary:
     begins_word: npt.NDArray[np.bool_]
     """(vocabulary,): written with a blank or line break before it, or in it."""
     kind: npt.NDArray[np.int8]
-    """(vocabulary,): letters, digits or other; a change of kind begins a word, as in both models' pre-tokenizers."""
+    """(vocabulary,): letters, digits, line breaks or other; a change of kind begins a word, as in both models'
+    pre-tokenizers."""
+    is_blank: npt.NDArray[np.bool_]
+    """(vocabulary,): a blank alone. It begins the word that follows, unless that brings a blank of its own."""
     mask_id: int
     pad_id: int
 
@@ -48,21 +53,24 @@ class Vocabulary:
         """From the shard folder's tokenizer."""
         backend = Tokenizer.from_file(str(tokenizer_json))
         size = info.vocab_size
-        ordinary, begins, kind = np.ones(size, bool), np.zeros(size, bool), np.full(size, _OTHER, np.int8)
+        ordinary, begins, is_blank = np.ones(size, bool), np.zeros(size, bool), np.zeros(size, bool)
+        kind = np.full(size, _OTHER, np.int8)
         for token, token_id in backend.get_vocab().items():
-            # Ġ, Ċ and ĉ are byte-level BPE's blank, line break and tab; ▁ is SentencePiece's blank.
-            begins[token_id] = token[0] in "ĠĊĉ▁ \n\t"
-            text = token.lstrip("Ġ▁ ")
-            kind[token_id] = _OTHER if not text else _kind(text[0])
+            begins[token_id] = token[0] in _BLANKS + _BREAKS
+            text = token.lstrip(_BLANKS)
+            is_blank[token_id] = not text
+            kind[token_id] = _kind(text[0]) if text else _OTHER
         for token_id, added in backend.get_added_tokens_decoder().items():
             ordinary[token_id] = not added.special
         for never in (info.begin_id, info.end_id, info.pad_id, info.mask_id, info.unknown_id, info.placeholder_id):
             if never is not None:
                 ordinary[never] = False
-        return cls(ordinary, begins, kind, info.mask_id, info.pad_id)
+        return cls(ordinary, begins, kind, is_blank, info.mask_id, info.pad_id)
 
 
 def _kind(character: str) -> int:
+    if character in _BREAKS:
+        return _BREAK
     return _LETTER if character.isalpha() else _DIGIT if character.isdigit() else _OTHER
 
 
@@ -103,7 +111,8 @@ def word_starts(ids: npt.NDArray[np.integer], vocabulary: Vocabulary) -> npt.NDA
     kind = vocabulary.kind[ids]
     starts = vocabulary.begins_word[ids] | ~ordinary
     starts[0] = True
-    starts[1:] |= (kind[1:] != kind[:-1]) | ~ordinary[:-1]
+    changes = (kind[1:] != kind[:-1]) & ~vocabulary.is_blank[ids[:-1]]
+    starts[1:] |= changes | ~ordinary[:-1]
     return starts
 
 

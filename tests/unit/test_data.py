@@ -19,7 +19,7 @@ from clinical_pretrain.optim import learning_rate
 from tokenizer_tools.load_tokenizer import describe_tokenizer, encode, load_tokenizer
 from tokenizer_tools.manifest import TokenizerInfo
 
-TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "Ġdig", "oxin", "Ġ0", ".", "125", "Ġmg", ",", "Ċ", "<mask>"]
+TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "Ġdig", "oxin", "Ġ0", ".", "125", "Ġmg", ",", "Ċ", "<mask>", "▁"]
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +39,8 @@ def ids_of(text):
 def test_words_begin_where_they_do(vocabulary):
     ids = ids_of("<s> Ġdig oxin Ġ0 . 125 Ġmg , <unk> Ġdig Ċ </s>")
     assert word_starts(ids, vocabulary).astype(int).tolist() == [1, 1, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1]
+    ids = ids_of("▁ oxin oxin ▁ ▁ 125 oxin ▁ Ġdig ▁ <unk> Ċ Ċ oxin")
+    assert word_starts(ids, vocabulary).astype(int).tolist() == [1, 0, 0, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("whole_words", [False, True])
@@ -195,6 +197,23 @@ def test_whole_words_of_real_notes_vary_no_more_than_capacity_allows_for(family)
     for ids in encode(tokenizer.backend_tokenizer, texts):
         lengths = np.bincount(np.cumsum(word_starts(np.array(ids), words)) - 1)
         assert (lengths**2).sum() / lengths.sum() < 3 or len(ids) < 200
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("family", ["longformer", "bigbird"])
+def test_a_bare_blank_begins_the_word_that_follows(family):
+    """Neither vocabulary has a piece for the beginning of every word: "▁ endo scopy", "Ġ ery thema"."""
+    tokenizer = load_tokenizer(str(SHARED / "tokenizers" / family))
+    info = describe_tokenizer(tokenizer, family, None)
+    words = Vocabulary.load(SHARED / "tokenizers" / family / "tokenizer.json", info)
+    with gzip.open(SHARED / "notes" / "mtsamples_unique.jsonl.gz", "rt", encoding="utf-8") as file:
+        texts = [json.loads(line)["text"] for line in file]
+    bare, split = 0, 0
+    for ids in map(np.array, encode(tokenizer.backend_tokenizer, texts)):
+        after = np.flatnonzero(words.is_blank[ids[:-1]]) + 1
+        after = after[words.ordinary[ids[after]] & ~words.begins_word[ids[after]]]
+        bare, split = bare + len(after), split + word_starts(ids, words)[after].sum()
+    assert bare > 500 and split == 0
 
 
 def test_what_exceeds_the_capacity_is_shown_again(vocabulary, monkeypatch):
