@@ -1,4 +1,4 @@
-"""Steps without a finite loss: when a run must go back to a checkpoint, and which samples it then steps over."""
+"""Skipped updates: when a run must go back to a checkpoint, and which samples it then steps over."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class BadStepsError(Exception):
 
     def __init__(self, first: int, last: int, reason: str) -> None:
         super().__init__(f"steps {first:,} to {last:,}: {reason}" if last > first else f"step {first:,}: {reason}")
-        self.first, self.last = first, last
+        self.first, self.last, self.reason = first, last, reason
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,9 @@ class Judge:
         config: what is too bad.
         fp16: whether gradients may overflow, until DeepSpeed has found the loss scale.
         recent_losses: of the steps before.
-        in_a_row: the last so many steps were bad.
-        skipped: so many were in all.
+        in_a_row: bad steps since the last update: the loss is no finite number, or, but for fp16, its gradient isn't.
+        consecutive_overflows: steps since the last update whose loss is finite, but not its gradient in fp16.
+        skipped: updates skipped in all.
     """
 
     def __init__(
@@ -55,10 +56,17 @@ class Judge:
         fp16: bool,
         recent_losses: Iterable[float] = (),
         in_a_row: int = 0,
+        consecutive_overflows: int = 0,
         skipped: int = 0,
     ) -> None:
-        self.config, self.fp16, self.in_a_row, self.skipped = config, fp16, in_a_row, skipped
+        self.config, self.fp16 = config, fp16
+        self.in_a_row, self.consecutive_overflows, self.skipped = in_a_row, consecutive_overflows, skipped
         self.recent_losses = deque(recent_losses, maxlen=WINDOW)
+
+    @property
+    def consecutive_skips(self) -> int:
+        """Updates skipped since the last one that was made."""
+        return self.in_a_row + self.consecutive_overflows
 
     def look(self, report: Report) -> None:
         """Take one more step into account.
@@ -66,14 +74,23 @@ class Judge:
         Raises:
             BadStepsError: it was one too many.
         """
-        if not math.isfinite(report.loss) or (math.isinf(report.gradient_norm) and not self.fp16):
-            self.in_a_row += 1
+        has_loss, overflows = math.isfinite(report.loss), math.isinf(report.gradient_norm)
+        if has_loss and not overflows:
+            self.in_a_row = self.consecutive_overflows = 0
+        else:
             self.skipped += 1
-            if self.in_a_row >= self.config.max_in_a_row:
-                first = report.step - self.in_a_row + 1
-                raise BadStepsError(first, report.step, f"the loss is {report.loss}, or its gradient infinite")
+            if has_loss and self.fp16:
+                self.consecutive_overflows += 1
+            else:
+                self.in_a_row += 1
+        first = report.step - self.consecutive_skips + 1
+        if self.in_a_row >= self.config.max_in_a_row:
+            raise BadStepsError(first, report.step, f"the loss is {report.loss}, or its gradient infinite")
+        if self.consecutive_overflows >= self.config.max_consecutive_overflows:
+            reason = f"the gradients overflow in fp16, at a loss scale of {report.loss_scale:g} still"
+            raise BadStepsError(first, report.step, reason)
+        if not has_loss:
             return
-        self.in_a_row = 0
         factor, losses = self.config.spike_factor, self.recent_losses
         if factor and len(losses) >= FEWEST and report.loss > factor * (median := statistics.median(losses)):
             raise BadStepsError(

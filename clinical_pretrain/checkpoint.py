@@ -27,7 +27,7 @@ from clinical_pretrain.distributed import Ranks
 from clinical_pretrain.optim import parameter_count, torch_optimizer
 from tokenizer_tools.manifest import UserError, file_sha256, flush_folder, write_atomically, write_json
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 STATE_NAME = "state.json"
 PROBE_NAME = "probe.safetensors"
 MANIFEST_NAME = "manifest.json"
@@ -51,8 +51,10 @@ class RunState:
     """What a spike is measured by."""
     bad_in_a_row: int = 0
     """The last so many steps had no finite loss."""
+    consecutive_overflows: int = 0
+    """The last so many had one, but their gradients overflowed in fp16."""
     skipped_updates: int = 0
-    """So many had none in all."""
+    """Updates skipped in all."""
     format_version: int = FORMAT_VERSION
 
     @property

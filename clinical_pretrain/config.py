@@ -174,8 +174,10 @@ class BadStepsConfig:
     doesn't end, the run goes back to the last checkpoint, and past the samples of those steps."""
 
     max_in_a_row: Annotated[int, Range(1, MANY)] = 10
-    """So many skipped updates in a row, and the run goes back. (Of fp16, only those whose loss itself isn't finite: a
-    gradient that overflows there makes DeepSpeed lower the loss scale.)"""
+    """So many skipped updates in a row, and the run goes back. (Of fp16, only those whose loss itself isn't finite.)"""
+    max_consecutive_overflows: Annotated[int, Range(1, MANY)] = 25
+    """fp16: roll back after this many consecutive updates skipped because the gradients overflowed though the loss is
+    finite. Each halves the loss scale, from 65,536 to 1 in 17 steps: raise it with fp16.initial_scale_power."""
     spike_factor: Annotated[float, Range(0, MANY)] = 0.0
     """A loss above so many times the median of the last 100 makes the run go back at once. 0: never."""
     max_rollbacks: Annotated[int, Range(0, MANY)] = 3

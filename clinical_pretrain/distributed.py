@@ -7,7 +7,7 @@ import os
 import socket
 import time
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -70,6 +70,8 @@ class Report:
     """Mean over the ranks."""
     gradient_norm: float
     """Before clipping; NaN where DeepSpeed doesn't say, infinite where it skipped the update."""
+    loss_scale: float = 1.0
+    """Of fp16, after the step."""
     at: float = field(compare=False, default=0.0)
     """When it was handed in: time.monotonic()."""
 
@@ -85,13 +87,15 @@ class Reports:
 
     def __init__(self, ranks: Ranks, engine: Any) -> None:
         self._ranks, self._engine = ranks, engine
-        self._waiting: tuple[int, float, torch.Tensor, Any] | None = None
+        self._waiting: tuple[Report, torch.Tensor, Any] | None = None
 
     def exchange(self, step: int, loss: torch.Tensor, *flags: bool) -> tuple[Report | None, list[bool]]:
         """Hand in a step's loss, on the device. Returns the step before it, and of each flag if a rank has set it."""
-        norm = self._engine.get_global_grad_norm()
+        norm, loss_scale = self._engine.get_global_grad_norm(), getattr(self._engine.optimizer, "loss_scale", 1.0)
         if getattr(self._engine.optimizer, "overflow", False):
             norm = math.inf  # stage 3 still says the step before's
+        elif hasattr(self._engine.optimizer, "loss_scale_config"):
+            norm = norm / loss_scale  # stage 0 says that of the scaled gradients
         if not isinstance(norm, torch.Tensor):
             norm = torch.full_like(loss, math.nan if norm is None else norm)
         found = getattr(self._engine.optimizer, "found_inf", None)
@@ -103,7 +107,8 @@ class Reports:
             figures = torch.empty(2, dtype=torch.float64, pin_memory=True).copy_(figures, non_blocking=True)
             event = torch.cuda.Event()
             event.record()
-        before, self._waiting = self._waiting, (step, time.monotonic(), figures, event)
+        report = Report(step, math.nan, math.nan, loss_scale, time.monotonic())
+        before, self._waiting = self._waiting, (report, figures, event)
         return self._read(before, flags)
 
     def flush(self) -> Report | None:
@@ -112,14 +117,15 @@ class Reports:
         return None if before is None else self._read(before)[0]
 
     def _read(
-        self, waiting: tuple[int, float, torch.Tensor, Any] | None, flags: tuple[bool, ...] = ()
+        self, waiting: tuple[Report, torch.Tensor, Any] | None, flags: tuple[bool, ...] = ()
     ) -> tuple[Report | None, list[bool]]:
-        step, at, figures, event = waiting or (0, 0.0, torch.zeros(2), None)
+        report, figures, event = waiting or (None, torch.zeros(2), None)
         if event is not None:
             event.synchronize()
         loss, norm = figures.tolist()
         total, *counts = self._ranks.sum(torch.tensor([loss, *map(float, flags)], dtype=torch.float64)).tolist()
-        report = Report(step, total / self._ranks.world_size, norm, at) if waiting else None
+        if report is not None:
+            report = replace(report, loss=total / self._ranks.world_size, gradient_norm=norm)
         return report, [count > 0 for count in counts]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from clinical_pretrain import checkpoint
 from clinical_pretrain.bad_steps import skip_bad_updates
 from clinical_pretrain.config import RunConfig
@@ -27,7 +29,20 @@ def make_engine(model: Any, config: RunConfig, resolved: dict[str, Any]) -> Any:
         else:
             # DeepSpeed's wrapper has taken a step, with gradients of zero: Adam's bias correction must not see it.
             engine.optimizer.optimizer.state.clear()
+    if hasattr(engine.optimizer, "loss_scaler"):
+        # An overflow at the smallest loss scale is a skipped update like others, for bad_steps.py to count.
+        engine.optimizer.loss_scaler.raise_error_at_min_scale = False
     return engine
+
+
+def backward(engine: Any, loss: torch.Tensor) -> None:
+    """Gradients of a micro-batch's loss, multiplied by the loss scale in fp16.
+
+    `engine.backward` (DeepSpeed 0.19.8) multiplies by the scale for ZeRO's optimizers alone, though the optimizer of
+    stage 0 divides the gradients by it all the same.
+    """
+    scaler = getattr(engine.optimizer, "loss_scale_config", None)
+    engine.backward(loss if scaler is None else loss * scaler.cur_scale)
 
 
 def restore_engine(

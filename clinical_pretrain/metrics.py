@@ -50,9 +50,10 @@ class Metrics:
         samples_consumed: int,
         epoch: float,
         skipped_updates: int,
+        loss_scale: float | None,
     ) -> None:
         """One training step's figures. Loss in nats per predicted token; mfu: model FLOPs utilisation, a share, where
-        the GPU's peak is known; seconds: of training, since the line before."""
+        the GPU's peak is known; seconds: of training, since the line before; loss_scale: in fp16."""
         values = {
             "loss": loss,
             "learning_rate": learning_rate,
@@ -63,6 +64,7 @@ class Metrics:
             "samples_consumed": samples_consumed,
             "epoch": round(epoch, 4),
             "skipped_updates": skipped_updates,
+            **({} if loss_scale is None else {"loss_scale": loss_scale}),
         }
         self._write(step, "train", values)
         done = step - self.first_step

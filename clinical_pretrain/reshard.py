@@ -22,6 +22,8 @@ from clinical_pretrain.optim import torch_optimizer, trained_parameters
 WEIGHT = "weight"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """Adam's, by torch's names."""
+SCALER_STATE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+"""Of fp16's loss scaler, by DeepSpeed's names; stage 0 has no hysteresis."""
 
 
 class Stored:
@@ -51,9 +53,11 @@ class Stored:
         return float(next(iter(self._adam_states(0).values()))["step"])
 
     @property
-    def loss_scaler(self) -> Any:
-        """DeepSpeed's, of fp16; None at stage 0."""
-        return self._parts[0].get("loss_scaler") if self.zero_stage else None
+    def loss_scaler(self) -> dict[str, Any]:
+        """What fp16's dynamic loss scaler has come to; empty where there is none."""
+        found = self._model["optimizer"] if self.zero_stage == 0 else vars(self._parts[0]["loss_scaler"])
+        is_dynamic = found.get("dynamic_loss_scale") or found.get("dynamic")
+        return {name: found[name] for name in SCALER_STATE if name in found} if is_dynamic else {}
 
     def tensors(self, kind: str) -> dict[str, torch.Tensor]:
         """Every trained parameter's fp32 weight, `exp_avg` or `exp_avg_sq`, in its own shape."""
@@ -164,8 +168,10 @@ def put_into(engine: Any, stored: Stored, rank: int, zero_stage: int) -> None:
             for piece in mine:
                 target = piece.tensor.data if kind == WEIGHT else optimizer.state[piece.tensor][kind]
                 piece.fill(target, whole[piece.name])
-    if stored.loss_scaler is not None and hasattr(engine.optimizer, "loss_scaler"):
-        engine.optimizer.loss_scaler = stored.loss_scaler
+    scaler = getattr(engine.optimizer, "loss_scale_config" if zero_stage == 0 else "loss_scaler", None)
+    for name, value in stored.loss_scaler.items():
+        if hasattr(scaler, name):
+            setattr(scaler, name, value)
 
 
 def _read(path: Path) -> dict[str, Any]:

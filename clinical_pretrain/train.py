@@ -34,7 +34,7 @@ from clinical_pretrain.distributed import (
     read_environment,
     uses_gpu,
 )
-from clinical_pretrain.engine import make_engine, restore_engine
+from clinical_pretrain.engine import backward, make_engine, restore_engine
 from clinical_pretrain.history import validations
 from clinical_pretrain.metrics import Metrics, read_metrics
 from clinical_pretrain.models.build import build_model, compiles
@@ -225,8 +225,11 @@ def roll_back(run: Run, bad: BadStepsError) -> None:
 
 def make_judge(config: RunConfig, state: checkpoint.RunState | None) -> Judge:
     """As it was when the checkpoint was saved."""
-    before = (state.recent_losses, state.bad_in_a_row, state.skipped_updates) if state else ()
-    return Judge(config.bad_steps, config.precision == "fp16", *before)
+    judge = Judge(config.bad_steps, config.precision == "fp16", state.recent_losses if state else ())
+    if state:
+        judge.in_a_row, judge.consecutive_overflows = state.bad_in_a_row, state.consecutive_overflows
+        judge.skipped = state.skipped_updates
+    return judge
 
 
 def end_early(run: Run) -> NoReturn:
@@ -342,7 +345,7 @@ def train_step(run: Run, batches: Iterator[MicroBatch]) -> torch.Tensor:
         torch.manual_seed(int(generator(config.seed, DROPOUT, run.step, number).integers(2**63)))
         losses, _ = run.engine(**inputs)
         loss = mean_loss(losses, inputs["labels"])
-        run.engine.backward(loss)
+        backward(run.engine, loss)
         run.engine.step()
         total += loss.detach() / turns
     return total
@@ -409,6 +412,7 @@ def log_step(run: Run, report: Report, steps: int, seconds: float) -> None:
         samples_consumed=samples,
         epoch=samples / len(run.split),
         skipped_updates=run.judge.skipped,
+        loss_scale=report.loss_scale if config.precision == "fp16" else None,
     )
 
 
@@ -454,6 +458,7 @@ def begin_save(run: Run) -> None:
         samples_skipped=sample_index(run.samples_consumed, run.jumps) - run.samples_consumed,
         recent_losses=tuple(run.judge.recent_losses),
         bad_in_a_row=run.judge.in_a_row,
+        consecutive_overflows=run.judge.consecutive_overflows,
         skipped_updates=run.judge.skipped,
     )
     with standing_still(run):
@@ -470,7 +475,7 @@ def end_save(run: Run) -> bool:
     saving, run.saving = run.saving, None
     assert saving is not None
     # While steps are bad, what lies before them is needed.
-    keep = 0 if run.judge.in_a_row else run.config.checkpoint.keep
+    keep = 0 if run.judge.consecutive_skips else run.config.checkpoint.keep
     with standing_still(run):
         saved = saving.finish(replace(run.config.checkpoint, keep=keep))
     took = time.monotonic() - saving.began
@@ -568,6 +573,7 @@ def summarise(run: Run, seconds: float) -> None:
             "steps": run.step,
             "samples_consumed": run.samples_consumed,
             "tokens_consumed": run.samples_consumed * run.manifest.sequence_length,
+            "skipped_updates": run.judge.skipped,
             "validation_loss_before": before.get("loss"),
             "validation_loss_after": after.get("loss"),
             "validation_accuracy_before": before.get("accuracy"),

@@ -27,10 +27,24 @@ def test_fp16_may_overflow_until_the_loss_scale_is_found():
     judge = Judge(BadStepsConfig(max_in_a_row=2), fp16=True)
     for step in range(1, 20):
         judge.look(Report(step, 2.0, math.inf))
-    assert judge.skipped == 0
+    assert (judge.skipped, judge.in_a_row, judge.consecutive_overflows) == (19, 0, 19)
     judge.look(Report(20, math.nan, math.inf))
-    with pytest.raises(BadStepsError):
+    with pytest.raises(BadStepsError, match="steps 1 to 21: the loss is nan"):
         judge.look(Report(21, math.nan, math.inf))
+
+
+def test_fp16_may_not_overflow_for_ever():
+    """Over the way from DeepSpeed's first loss scale to its smallest, with steps to spare."""
+    judge = Judge(BadStepsConfig(), fp16=True)
+    judge.look(Report(1, 2.0, 1.0))
+    for step in range(2, 26):
+        judge.look(Report(step, 2.0, math.inf))
+    with pytest.raises(
+        BadStepsError, match="steps 2 to 26: the gradients overflow in fp16, at a loss scale of 1 still"
+    ):
+        judge.look(Report(26, 2.0, math.inf, loss_scale=1.0))
+    judge.look(Report(27, 2.0, 1.0))
+    assert (judge.consecutive_skips, judge.skipped) == (0, 25)
 
 
 def test_a_spike_is_measured_by_the_median_of_enough_losses():

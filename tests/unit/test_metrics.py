@@ -30,7 +30,7 @@ def test_peaks_by_name():
 def test_mfu_is_written_where_it_is_known(tmp_path, capsys):
     metrics = Metrics(tmp_path, 0, 2)
     rest = {"loss": 1.0, "learning_rate": 1e-4, "gradient_norm": 1.0, "tokens_per_second": 1e5,
-            "samples_consumed": 1, "epoch": 0.1, "skipped_updates": 0, "seconds": 2.0}  # fmt: skip
+            "samples_consumed": 1, "epoch": 0.1, "skipped_updates": 0, "seconds": 2.0, "loss_scale": None}  # fmt: skip
     metrics.train(1, mfu=0.4123456, **rest)
     metrics.train(2, mfu=None, **rest)
     metrics.close()
