@@ -171,7 +171,8 @@ class CheckpointConfig:
 @dataclass(frozen=True)
 class BadStepsConfig:
     """What happens to steps whose loss or gradient is no finite number: all ranks skip the update together. Where that
-    doesn't end, the run goes back to the last checkpoint, and past the samples of those steps."""
+    doesn't end, or weights or a validation loss aren't finite, the run goes back to the last checkpoint, and past the
+    samples of those steps."""
 
     max_in_a_row: Annotated[int, Range(1, MANY)] = 10
     """So many skipped updates in a row, and the run goes back. (Of fp16, only those whose loss itself isn't finite.)"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,18 @@ def backward(engine: Any, loss: torch.Tensor) -> None:
     """
     scaler = getattr(engine.optimizer, "loss_scale_config", None)
     engine.backward(loss if scaler is None else loss * scaler.cur_scale)
+
+
+def weights_are_finite(engine: Any, rank: int) -> bool:
+    """Whether the weights that the model computes with, or this rank's partition of them, hold no NaN or infinity."""
+    weights = []
+    for parameter in engine.module.parameters():
+        if hasattr(parameter, "ds_tensor"):  # ZeRO 3; the last partition ends in padding, which may be anything
+            partition = parameter.ds_tensor.flatten()
+            parameter = partition[: max(0, parameter.ds_numel - rank * partition.numel())]
+        if parameter.numel():
+            weights.append(parameter.detach())
+    return bool(torch.nn.utils.get_total_norm(weights, math.inf).isfinite())
 
 
 def restore_engine(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import shlex
 import sys
@@ -34,7 +35,7 @@ from clinical_pretrain.distributed import (
     read_environment,
     uses_gpu,
 )
-from clinical_pretrain.engine import backward, make_engine, restore_engine
+from clinical_pretrain.engine import backward, make_engine, restore_engine, weights_are_finite
 from clinical_pretrain.history import validations
 from clinical_pretrain.metrics import Metrics, read_metrics
 from clinical_pretrain.models.build import build_model, compiles
@@ -130,20 +131,23 @@ def train(config: RunConfig) -> dict[str, Any]:
 def steps(run: Run) -> dict[str, Any]:
     """All steps that are left."""
     started = time.monotonic()
-    if validation_is_missing(run):
-        validate(run)
     while True:
         try:
+            if validation_is_missing(run):
+                validate(run)
             steps_until_bad(run)
+            if validation_is_missing(run):
+                validate(run)
+            is_saved = newest_saved(run) == run.step or save(run)
             break
         except BadStepsError as bad:
             roll_back(run, bad)
-    if validation_is_missing(run):
-        validate(run)
-    if newest_saved(run) != run.step and not save(run):
+    if not is_saved:
         raise UserError(f"{run.run_dir}: trained to the end, but it can't be saved; make room and start it again")
     summarise(run, time.monotonic() - started)
-    say(run, f"done: {run.step:,} steps; next: clinical-pretrain export {shlex.quote(str(run.run_dir))} --out model/")
+    skipped = f", {run.judge.skipped:,} of them without an update" if run.judge.skipped else ""
+    export = f"clinical-pretrain export {shlex.quote(str(run.run_dir))} --out model/"
+    say(run, f"done: {run.step:,} steps{skipped}; next: {export}")
     finish(run)
     path = run.run_dir / "summary.json"
     return dict(run.ranks.agree(json.loads(path.read_text()) if run.ranks.is_first else None))
@@ -195,6 +199,8 @@ def roll_back(run: Run, bad: BadStepsError) -> None:
     """
     if run.saving:
         end_save(run)
+    if bad.first > 1 and not all_weights_are_finite(run):  # it's the update before that spoilt them
+        bad = BadStepsError(bad.first - 1, bad.last, bad.reason)
     remedy = "lower optim.learning_rate" + (", or use precision bf16" if run.config.precision == "fp16" else "")
     if len(run.jumps) >= run.config.bad_steps.max_rollbacks:
         raise UserError(f"{bad}, and the run has gone back {len(run.jumps)} times; {remedy}")
@@ -236,7 +242,11 @@ def end_early(run: Run) -> NoReturn:
     """Save what isn't, and leave with the exit code of a run that was asked to stop."""
     asked = [(number, by) for number, by in run.ranks.gather((run.watch.signal, run.watch.asked_by)) if number]
     number, by = next(((number, by) for number, by in asked if number in ENDING), asked[0])
-    step = run.step if newest_saved(run) == run.step or save(run) else newest_saved(run)
+    try:
+        is_saved = newest_saved(run) == run.step or save(run)
+    except BadStepsError:  # what must be done then, the next start does
+        is_saved = False
+    step = run.step if is_saved else newest_saved(run)
     code = ENDED if number in ENDING else STOPPED
     leave(run, f"stopped at step {run.step:,} ({by}); the same command goes on from step {step:,}", code)
 
@@ -420,12 +430,17 @@ def validation_is_missing(run: Run) -> bool:
     """At the start, at the end, or where the run was stopped before a validation that was due, or amid it."""
     if run.step not in (0, run.config.max_steps) and not _due(run.step, run.config.validation.every_steps):
         return False
-    steps = [line["step"] for line in read_metrics(run.run_dir, "validation")] if run.ranks.is_first else []
-    return bool(run.ranks.agree(run.step not in steps))
+    lines = read_metrics(run.run_dir, "validation") if run.ranks.is_first else []
+    return bool(run.ranks.agree(run.step not in [line["step"] for line in lines if line["loss"] is not None]))
 
 
 def validate(run: Run) -> None:
-    """Measure on held-out patients and write it down. A stop signal ends it, and the next start does it again."""
+    """Measure on held-out patients and write it down. A stop signal ends it, and the next start does it again.
+
+    Raises:
+        BadStepsError: the loss is no finite number.
+        UserError: it isn't before the first step.
+    """
 
     def go_on() -> bool:
         run.watch.progress()
@@ -436,6 +451,17 @@ def validate(run: Run) -> None:
         end_early(run)
     if run.metrics is not None and result:
         run.metrics.validation(run.step, result)
+    if result and not math.isfinite(result["loss"]):
+        reason = f"the validation loss is {result['loss']}"
+        if run.step == 0:
+            cause = f"the model overflows in {run.config.precision}; try precision fp32"
+            if not all_weights_are_finite(run):
+                cause = "the base model's weights aren't all finite; take another model.name_or_path"
+            raise UserError(f"{reason} before the first step: {cause}")
+        # Where no update was skipped, any since the last checkpoint may be behind it.
+        earlier = run.ranks.agree(max((s for s in checkpoint.saved_steps(run.run_dir) if s < run.step), default=0))
+        skips = run.judge.consecutive_skips
+        raise BadStepsError(run.step - skips + 1 if skips else earlier + 1, run.step, reason)
 
 
 def save(run: Run) -> bool:
@@ -445,9 +471,16 @@ def save(run: Run) -> bool:
 
 
 def begin_save(run: Run) -> None:
-    """Take what a checkpoint holds; a thread writes it. One that is still being written comes to its end first."""
+    """Take what a checkpoint holds; a thread writes it. One that is still being written comes to its end first.
+
+    Raises:
+        BadStepsError: there are weights that aren't finite: what must not be saved.
+    """
     if run.saving:
         end_save(run)
+    if not all_weights_are_finite(run):
+        first = run.step - max(0, run.judge.consecutive_skips - 1)
+        raise BadStepsError(first, run.step, "there are weights that are NaN or infinite")
     state = checkpoint.RunState(
         step=run.step,
         samples_consumed=run.samples_consumed,
@@ -463,6 +496,11 @@ def begin_save(run: Run) -> None:
     )
     with standing_still(run):
         run.saving = checkpoint.Save(run.run_dir, run.engine, state, probe(run), run.ranks)
+
+
+def all_weights_are_finite(run: Run) -> bool:
+    """On all ranks."""
+    return not run.ranks.any(not weights_are_finite(run.engine, run.ranks.rank))
 
 
 def is_writing(run: Run) -> bool:

@@ -6,8 +6,10 @@ import math
 import pytest
 from launching import WORKER, launch, losses
 
-from clinical_pretrain.checkpoint import read_state, saved_steps
+from clinical_pretrain.checkpoint import folder_of, read_state, saved_steps
 from clinical_pretrain.metrics import read_metrics
+from clinical_pretrain.reshard import WEIGHT, Stored
+from clinical_pretrain.run_folder import plain_model
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +100,54 @@ def test_a_run_that_has_gone_back_goes_on_bit_for_bit(root):
 def test_what_does_not_end_ends_the_run(root, name, message):
     messages = {(root / f"{name}-{rank}.txt").read_text() for rank in range(2)}
     assert len(messages) == 1 and message in messages.pop()
+
+
+def finite(run, step):
+    """Whether a checkpoint's weights are all numbers."""
+    state = read_state(run, step)
+    weights = Stored(folder_of(run, step), state.zero_stage, plain_model(run)[0]).tensors(WEIGHT)
+    return all(tensor.isfinite().all() for tensor in weights.values())
+
+
+@pytest.mark.parametrize("stage", range(4))
+@pytest.mark.parametrize(
+    ("name", "rollback"),
+    [
+        ("spoilt", (5, 64, 16)),  # steps 9 and 10
+        ("spoilt-end", (10, 80, 24)),  # steps 11 to 13: the update of step 11, and the two that could not be made
+    ],
+)
+def test_weights_that_are_no_numbers_are_never_saved(root, name, rollback, stage):
+    """Found by one rank, also at ZeRO 3, at a save or at the end; the run goes back, and past those samples."""
+    run = root / f"{name}-{stage}"
+    assert rollbacks(run) == [rollback]
+    assert saved_steps(run) == [13] and finite(run, 13) and not list(run.glob("checkpoints/*.damaged"))
+    assert None not in losses(run) and json.loads((run / "summary.json").read_text())["skipped_updates"] == 0
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_a_run_does_not_end_well_on_weights_that_are_no_numbers(root, stage):
+    """Five steps without a loss, where ten in a row are allowed."""
+    messages = {(root / f"diverged-{stage}-{rank}.txt").read_text() for rank in range(2)}
+    assert len(messages) == 1 and "no checkpoint of an earlier step to go back to; lower optim" in messages.pop()
+    assert not saved_steps(root / f"diverged-{stage}") and not (root / f"diverged-{stage}" / "summary.json").exists()
+
+
+def test_a_stop_does_not_save_weights_that_are_no_numbers(root):
+    run = root / "spoilt-stop"
+    assert "stopped at step 8 (SIGUSR1); the same command goes on from step 5\n" in (root / "said.txt").read_text()
+    assert saved_steps(run) == [13] and finite(run, 13) and not rollbacks(run)
+
+
+def test_a_validation_loss_that_is_no_number(root):
+    """Back to the checkpoint before; where that doesn't help, or there is none, the run ends."""
+    run = root / "validation-once"
+    assert rollbacks(run) == [(5, 40, 40)] and saved_steps(run) == [13] and (run / "summary.json").exists()
+    for name, message, kept in (
+        ("always", "steps 6 to 10: the validation loss is inf, and the run has gone back 3 times; lower", [5]),
+        ("first", "the validation loss is inf before the first step: the model overflows in fp32; try", []),
+    ):
+        messages = {(root / f"validation-{name}-{rank}.txt").read_text() for rank in range(2)}
+        assert len(messages) == 1 and messages.pop().startswith(message)
+        assert saved_steps(root / f"validation-{name}") == kept
+        assert not (root / f"validation-{name}" / "summary.json").exists()

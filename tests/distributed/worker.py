@@ -233,12 +233,104 @@ def bad(root: Path, shards: str) -> None:
     poison.first_run(config(root, shards, "longer", **longer))
     poison.train(config(root, shards, "spike", **longer), range(30, 31), factor=50.0)
     again(config(root, shards, "spike-again", **longer), root / "spike", 30)
+    spoilt(root, shards)
     for name, steps in (("early", range(2, 6)), ("often", range(12, 41))):
         try:
             poison.train(config(root, shards, name, stage=2, checkpoint=CheckpointConfig(5),
                                 bad_steps=BadStepsConfig(2, max_rollbacks=2), max_steps=40), steps)  # fmt: skip
         except UserError as error:
             (root / f"{name}-{os.environ['RANK']}.txt").write_text(str(error))
+
+
+def spoilt(root: Path, shards: str) -> None:
+    """Weights and validation losses that are not finite, at a save, at the end or at the start."""
+    five = CheckpointConfig(5, keep=1)
+    for stage in range(4):
+        with weights_lost_after(10):  # when they would be saved
+            train(config(root, shards, f"spoilt-{stage}", stage=stage, max_steps=13, checkpoint=five))
+        with weights_lost_after(11):  # two steps before the end
+            train(config(root, shards, f"spoilt-end-{stage}", stage=stage, max_steps=13, checkpoint=five))
+        with weights_lost_after(1):  # before the first checkpoint
+            refused(config(root, shards, f"diverged-{stage}", stage=stage, max_steps=6))
+    with weights_lost_after(7), asked_to_stop_at(8):
+        stopped = config(root, shards, "spoilt-stop", stage=2, max_steps=13, checkpoint=five)
+        try:
+            train(stopped)
+            raise AssertionError("the signal didn't stop the run")
+        except SystemExit as caught:
+            assert caught.code == STOPPED
+    train(stopped)
+    for name, steps in (("validation-once", {10}), ("validation-always", {10, 13}), ("validation-first", {0})):
+        run = config(root, shards, name, max_steps=13, checkpoint=five, validation=ValidationConfig(5, 8))
+        with validation_lost_at(steps, once=name == "validation-once"):
+            refused(run)
+
+
+def refused(run: RunConfig) -> None:
+    """Train, and write down the error, if there is one."""
+    try:
+        train(run)
+    except UserError as error:
+        Path(f"{run.run_dir}-{os.environ['RANK']}.txt").write_text(str(error))
+
+
+@contextmanager
+def weights_lost_after(step: int) -> Iterator[None]:
+    """After this step, but not again after a roll-back, rank 1's weights are NaN, or its part of them."""
+    train_step = training.train_step
+
+    def losing(run: training.Run, *arguments: Any) -> torch.Tensor:
+        loss = train_step(run, *arguments)
+        if run.step + 1 == step and not run.jumps and run.ranks.rank == 1:
+            for parameter in run.engine.module.parameters():
+                getattr(parameter, "ds_tensor", parameter).data.fill_(math.nan)
+        return loss
+
+    training.train_step = losing
+    try:
+        yield
+    finally:
+        training.train_step = train_step
+
+
+@contextmanager
+def asked_to_stop_at(step: int) -> Iterator[None]:
+    """Rank 1 gets the signal in this step."""
+    train_step = training.train_step
+
+    def asking(run: training.Run, *arguments: Any) -> torch.Tensor:
+        if run.step + 1 == step and run.ranks.rank == 1:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            while run.watch.signal is None:  # a thread hears it
+                time.sleep(0.001)
+        return train_step(run, *arguments)
+
+    training.train_step = asking
+    try:
+        yield
+    finally:
+        training.train_step = train_step
+
+
+@contextmanager
+def validation_lost_at(steps: set[int], once: bool) -> Iterator[None]:
+    """Activations of the held-out rows overflow at these steps; `once`: not again after a roll-back."""
+    validate = training.validate
+
+    def lost(run: training.Run) -> None:
+        if run.step not in steps or (once and run.jumps):
+            return validate(run)
+        hook = run.engine.module.register_forward_hook(lambda _, __, output: (output[0] * math.inf, *output[1:]))
+        try:
+            validate(run)
+        finally:
+            hook.remove()
+
+    training.validate = lost
+    try:
+        yield
+    finally:
+        training.validate = validate
 
 
 def fewer(root: Path, shards: str) -> None:

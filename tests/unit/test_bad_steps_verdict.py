@@ -1,6 +1,7 @@
 """When a run must go back, and what a plain AdamW does with a gradient that is no number."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from clinical_pretrain.bad_steps import BadStepsError, Judge, Jump, sample_index, skip_bad_updates
 from clinical_pretrain.config import BadStepsConfig
 from clinical_pretrain.distributed import Report
+from clinical_pretrain.engine import weights_are_finite
 
 
 def test_an_infinite_gradient_is_as_bad_as_a_loss_that_is_no_number():
@@ -81,3 +83,21 @@ def test_adamw_passes_over_a_bad_gradient(value):
     weight.grad = torch.ones(4)
     optimizer.step()
     assert not torch.equal(weight, before[0]) and optimizer.state[weight]["step"] == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_weights_that_are_no_numbers_are_found(dtype, value):
+    """Also where a norm of the weights would overflow, and whatever the padding of ZeRO 3 holds."""
+    weights = [
+        torch.nn.Parameter(torch.full((3, 5), 6e4, dtype=dtype)),
+        torch.nn.Parameter(torch.empty(0, dtype=dtype)),
+    ]
+    engine = SimpleNamespace(module=SimpleNamespace(parameters=lambda: weights))
+    assert weights_are_finite(engine, 0)
+    partition = torch.nn.Parameter(torch.empty(0, dtype=dtype))
+    partition.ds_numel, partition.ds_tensor = 7, torch.tensor([1.0, 1.0, 1.0, value], dtype=dtype)
+    weights.append(partition)
+    assert weights_are_finite(engine, 1) and not weights_are_finite(engine, 0)
+    partition.ds_tensor[3], weights[0].data[1, 2] = 0.0, value
+    assert not weights_are_finite(engine, 0)
