@@ -328,7 +328,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(_overview())
             return 0
         if argv[0] not in COMMANDS:
-            refuse_unknown([argv[0]], list(COMMANDS), "")
+            refuse_unknown([argv[0]], list(COMMANDS))
         COMMANDS[argv[0]](argv[1:])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -407,7 +407,7 @@ def _parse(parser: Any, argv: Sequence[str]) -> Any:
     import jsonargparse
 
     given = [argument.split("=")[0] for argument in argv if argument.startswith("--")]
-    refuse_unknown(given, [option for action in parser._actions for option in action.option_strings], "")
+    refuse_unknown(given, [option for action in parser._actions for option in action.option_strings])
     try:
         return parser.parse_args(list(argv))
     except jsonargparse.ArgumentError as error:

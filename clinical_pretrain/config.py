@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-import argparse
 import difflib
-import itertools
+import importlib.metadata
 import math
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 import yaml
 
-from clinical_pretrain.fields import MANY, PathText, Range, range_faults, type_faults
+from clinical_pretrain.fields import (
+    MANY,
+    PathText,
+    Range,
+    RepeatedKeyError,
+    TextLoader,
+    build,
+    expand_home,
+    flatten,
+    range_faults,
+    type_faults,
+)
+from clinical_pretrain.other_names import OTHER_NAMES
 from tokenizer_tools.manifest import UserError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -323,9 +334,9 @@ class SlurmConfig:
     """Quality of service."""
     constraint: str = ""
     """Features of the nodes, such as a100."""
-    python: str = ""
+    python: Annotated[str, PathText(may_be_empty=True)] = ""
     """Interpreter on the nodes; empty: the one that submits."""
-    container: str = ""
+    container: Annotated[str, PathText(may_be_empty=True)] = ""
     """Apptainer image that holds the interpreter."""
     container_options: str = ""
     """For `apptainer exec`, such as --bind /data."""
@@ -378,49 +389,105 @@ def keys_of(cls: type, prefix: str = "") -> list[str]:
     return keys
 
 
-def refuse_unknown(names: Sequence[str], valid: Sequence[str], where: str) -> None:
-    """Raise a UserError that names every unknown key and the nearest valid one."""
+def refuse_unknown(names: Iterable[str], valid: Sequence[str], dashes: str = "", file: str = "") -> None:
+    """Raise a UserError that names every unknown key, of options or of a file, and the nearest valid one."""
     faults = []
     for name in names:
-        if name not in valid:
-            by_last_part = [key for key in valid if key.split(".")[-1] == name.split(".")[-1]]
-            near = by_last_part or difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-            faults.append(f"unknown {where}{name}" + (f" (did you mean {where}{near[0]}?)" if near else ""))
+        if name in valid:
+            continue
+        word = name.lower().replace("-", "_").split(".")[-1]
+        of_others = OTHER_NAMES.get(word, "") if "max_steps" in valid else ""
+        near = [key for key in valid if key.split(".")[-1] == word] or [key for key in valid if key == of_others]
+        if of_others and not near:
+            faults.append(f"unknown {dashes}{name} ({of_others})")
+            continue
+        near = near or difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+        faults.append(f"unknown {dashes}{name}" + (f" (did you mean {dashes}{near[0]}?)" if near else ""))
     if faults:
-        raise UserError("; ".join(faults))
+        raise UserError((f"{file}: " if file else "") + "; ".join(faults))
 
 
-def load_config(argv: Sequence[str]) -> tuple[RunConfig, str | None]:
+def load_config(argv: Sequence[str], needs_file: bool = False) -> tuple[RunConfig, str | None]:
     """One config from `--config FILE` and dotted overrides; later ones win.
 
+    Args:
+        argv: the options.
+        needs_file: refuse options without a `--config`.
+
     Returns:
-        The config, and the file that `--json` names. `--print_config` and `--help` print and exit with 0.
+        The config, and the file that `--json` names. `--print_config`, `--help` and `--version` print and exit with 0.
 
     Raises:
         UserError: a key is unknown, a value is of the wrong kind, or the settings contradict each other.
     """
-    import jsonargparse
-
     valid = keys_of(RunConfig)
-    options = [*valid, "config", "print_config", "help", "json"]
-    refuse_unknown([a[2:].split("=")[0] for a in argv if a.startswith("--")], options, "--")
-    for path in _config_files(argv):
-        refuse_unknown(_flatten(read_yaml(path)), valid, f"{path}: ")
-    parser = config_parser()
-    try:
-        parsed = parser.parse_args([a.replace("--print_config", "--show") for a in argv])
-        values = parser.instantiate(parsed)
-    except jsonargparse.ArgumentError as error:
-        raise UserError(one_line(str(error))) from None
-    config = RunConfig(**{entry.name: getattr(values, entry.name) for entry in fields(RunConfig)})
-    if parsed.show:
+    given = split_options(argv, ("print_config", "help", "version"))
+    names = [name for name, _ in given]
+    refuse_unknown(names, [*valid, "config", "print_config", "help", "version", "json"], "--")
+    if "help" in names:
+        config_parser().print_help()
+        sys.exit(0)
+    if "version" in names:
+        print(version())
+        sys.exit(0)
+    flat: dict[str, Any] = {}
+    for name, value in given:
+        if name == "config":
+            of_file = flatten(read_yaml(value))
+            refuse_unknown(of_file, valid, file=value)
+            flat |= of_file
+        elif name in valid:
+            flat |= read_option(name, value, RunConfig)
+    refuse_unknown(flat, valid, "--")
+    config = build(RunConfig, flat)
+    if "print_config" in names:
         print(config.to_yaml(), end="")
         sys.exit(0)
-    return config, parsed.json
+    if needs_file and "config" not in names:
+        raise UserError(f"no --config: name the file with the run's settings; there are {_known_configs()}")
+    return config, dict(given).get("json")
+
+
+def split_options(argv: Sequence[str], flags: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """Names and values of `--name value` and `--name=value`, in order; `flags` take no value.
+
+    Raises:
+        UserError: a value is missing, or belongs to no option.
+    """
+    given, words = [], list(map(expand_home, argv))
+    while words:
+        word = words.pop(0)
+        name, equals, value = word.removeprefix("--").partition("=")
+        if word == "-h":
+            name, word = "help", "--help"
+        if not word.startswith("--"):
+            hint = f"--config {word}" if word.endswith((".yaml", ".yml")) else "an option begins with --"
+            raise UserError(f"{word}: belongs to no option ({hint})")
+        if not equals and name not in flags:
+            if not words or (words[0].startswith("--") and " " not in words[0]):
+                raise UserError(f"--{name}: no value follows it")
+            value = words.pop(0)
+        given.append((name, value))
+    return given
+
+
+def read_option(key: str, value: str, cls: type) -> dict[str, Any]:
+    """What an option sets, by dotted keys: itself, or what a section such as `--optim '{warmup_steps: 10}'` holds."""
+    if any(name.startswith(f"{key}.") for name in keys_of(cls)):
+        try:
+            return flatten({key: yaml.load(value, TextLoader)})
+        except (yaml.YAMLError, RecursionError):
+            pass
+    return {key: value}
+
+
+def version() -> str:
+    """The installed package's."""
+    return f"clinical-pretrain {importlib.metadata.version('clinical-pretrain')}"
 
 
 def config_parser() -> Any:
-    """The jsonargparse parser over RunConfig."""
+    """A jsonargparse parser over RunConfig, for its help."""
     import jsonargparse
 
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -428,50 +495,44 @@ def config_parser() -> Any:
         prog="deepspeed clinical_pretrain/run.py",
         usage="deepspeed clinical_pretrain/run.py --config FILE [--any.key value ...] [--print_config] [--json FILE]",
         description="Continue masked-LM pretraining of Longformer or BigBird on a shard folder.",
-        exit_on_error=False,
-        allow_abbrev=False,
     )
-    parser.add_argument("--config", action="config", help="YAML file; dotted options after it override it")
-    parser.add_argument("--show", action="store_true", help=argparse.SUPPRESS)  # our --print_config: checks, too
-    parser.add_argument("--json", type=str, help="also write the run's summary to this file")
+    parser.add_argument("--config", metavar="FILE", help="YAML file; dotted options after it override it")
+    parser.add_argument("--print_config", action="store_true", help="print the whole config, checked, and exit")
+    parser.add_argument("--json", metavar="FILE", help="also write the run's summary to this file")
+    parser.add_argument("--version", action="store_true", help="print the version, and exit")
     parser.add_class_arguments(RunConfig)
     return parser
 
 
-def _config_files(argv: Sequence[str]) -> list[str]:
-    files = [a.split("=", 1)[1] for a in argv if a.startswith("--config=")]
-    return files + [value for option, value in itertools.pairwise(argv) if option == "--config"]
-
-
-def read_yaml(path: str, loader: Any = yaml.SafeLoader) -> dict[str, Any]:
-    """Keys and values of a YAML file; with yaml.BaseLoader all values are text.
+def read_yaml(path: str) -> dict[str, Any]:
+    """Keys and values of a YAML file, all of them text or null.
 
     Raises:
-        UserError: it isn't there, or holds something else.
+        UserError: it isn't there, holds something else, or a key twice.
     """
     try:
-        raw = yaml.load(Path(path).read_text(), loader)
+        raw = yaml.load(Path(path).read_text(encoding="utf-8"), TextLoader)
     except FileNotFoundError:
-        configs = REPOSITORY / "configs"
-        folder = Path("configs") if Path.cwd() == REPOSITORY else configs
-        known = ", ".join(str(folder / entry.name) for entry in sorted(configs.glob("*.yaml")))
-        raise UserError(f"{path}: no such config file; there are {known}") from None
+        raise UserError(f"{path}: no such config file; there are {_known_configs()}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except RepeatedKeyError as error:
+        assert error.problem_mark is not None
+        raise UserError(f"{path}, line {error.problem_mark.line + 1}: {error.problem}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{where}: not YAML ({getattr(error, 'problem', None) or 'not text'})") from None
+        problem = getattr(error, "problem", None) or "not text, or too deep"
+        raise UserError(f"{path}{where}: not YAML ({problem})") from None
     if not isinstance(raw, dict):
         raise UserError(f"{path}: a config file holds keys and values, such as 'max_steps: 1000'")
     return raw
 
 
-def _flatten(value: dict[str, Any], prefix: str = "") -> list[str]:
-    keys = []
-    for key, inner in value.items():
-        keys += _flatten(inner, f"{prefix}{key}.") if isinstance(inner, dict) else [f"{prefix}{key}"]
-    return keys
+def _known_configs() -> str:
+    configs = REPOSITORY / "configs"
+    folder = Path("configs") if Path.cwd() == REPOSITORY else configs
+    return ", ".join(str(folder / entry.name) for entry in sorted(configs.glob("*.yaml")))
 
 
 def one_line(message: str) -> str:

@@ -15,12 +15,10 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from clinical_pretrain.config import (
     JOBS_FOLDER,
@@ -31,8 +29,10 @@ from clinical_pretrain.config import (
     load_config,
     read_yaml,
     refuse_unknown,
+    split_options,
 )
 from clinical_pretrain.deepspeed_config import resolve
+from clinical_pretrain.fields import build, flatten
 from clinical_pretrain.jobs import JOB_NAME, jobs_of, read_json, refuse_queued
 from clinical_pretrain.run_folder import refuse_other_folder
 from tokenizer_tools.manifest import Manifest, UserError, write_json
@@ -78,28 +78,17 @@ def site_config(path: str, overrides: Sequence[str]) -> SlurmConfig:
     Raises:
         UserError: a key or value can't be.
     """
-    import jsonargparse
-
     file = Path(path) if Path(path).exists() or path != SITE else REPOSITORY / SITE
     if not file.exists():
         raise UserError(f"{file}: no such site file; there is {SITE}, and examples are in slurm/sites/")
-    site = read_yaml(str(file), yaml.BaseLoader)  # 24:00:00 would be a number of seconds
-    names = [entry.name for entry in fields(SlurmConfig)]
-    try:
-        refuse_unknown(list(site), names, "")
-    except UserError as error:
-        raise UserError(f"{file}: {error}") from None
-    if odd := [key for key, value in site.items() if value and isinstance(value, str) == (key == "options")]:
+    site = {key: value for key, value in read_yaml(str(file)).items() if value}
+    refuse_unknown(site, keys_of(SlurmConfig), file=str(file))
+    if odd := [key for key, value in site.items() if isinstance(value, str) == (key == "options")]:
         raise UserError(f"{file}: {odd[0]} must be text; several lines as under 'setup: |', indented")
-    parser = jsonargparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
-    parser.add_class_arguments(SlurmConfig, "slurm")
-    words = [word[2:].split("=")[0] for word in overrides if word.startswith("--")]
-    refuse_unknown([w for w in words if not w.startswith("slurm.options.")], keys_of(SlurmConfig, "slurm."), "--")
-    try:
-        given = parser.instantiate(parser.parse_args([*(f"--slurm.{k}={v}" for k, v in site.items() if v), *overrides]))
-    except jsonargparse.ArgumentError as error:
-        raise UserError(f"{file} or --slurm: {' '.join(str(error).split())}") from None
-    return SlurmConfig(**{name: getattr(given.slurm, name) for name in names})
+    given = dict(split_options(overrides))
+    keys = [f"slurm.{key}" for key in keys_of(SlurmConfig)]
+    refuse_unknown([key for key in given if not key.startswith("slurm.options.")], keys, "--")
+    return build(SlurmConfig, flatten(site) | {key.removeprefix("slurm."): value for key, value in given.items()})
 
 
 def trainings(words: Sequence[str], sweep: Sequence[str]) -> list[Training]:
@@ -121,11 +110,11 @@ def trainings(words: Sequence[str], sweep: Sequence[str]) -> list[Training]:
     found = []
     for point in itertools.product(*axes):
         mine = [*words, *(word for key, value in point for word in (f"--{key}", value))]
-        config, _ = load_config(mine)
+        config, _ = load_config(mine, needs_file=True)
         if point:
             name = "-".join(f"{key.split('.')[-1]}={value}" for key, value in point)
             mine += ["--run_dir", f"{config.run_dir}/{name}"]
-            config, _ = load_config(mine)
+            config, _ = load_config(mine, needs_file=True)
         found.append(Training(config, tuple(mine)))
     if len({run.folder for run in found}) < len(found):
         raise UserError(f"--sweep {' '.join(sweep)}: says a value twice")
@@ -356,4 +345,4 @@ def python(slurm: SlurmConfig) -> str:
         return (
             f"apptainer exec --nv {slurm.container_options} {shlex.quote(slurm.container)} {slurm.python or 'python3'}"
         )
-    return shlex.quote(str(Path(slurm.python).expanduser()) if slurm.python else sys.executable)
+    return shlex.quote(slurm.python or sys.executable)

@@ -25,7 +25,7 @@ def main() -> int:
     speaks = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
     argv = [argument for argument in sys.argv[1:] if not argument.startswith("--local_rank")]
     try:
-        config, json_file = load_config(argv)
+        config, json_file = load_config(argv, needs_file=True)
         from clinical_pretrain.distributed import shut_down
         from clinical_pretrain.train import train
 

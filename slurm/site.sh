@@ -29,6 +29,7 @@ set +eu +o pipefail # modules and conda know none of these
 eval "$(printf '%s\n' "$_setup" | sed "s/^$_indent//")"
 set -eu -o pipefail
 _container=$(_value container)
+_container=${_container/#\~/$HOME}
 python=("${PYTHON:-$(_value python)}")
 python[0]=${python[0]/#\~/$HOME}
 if [ -n "$_container" ]; then

@@ -28,13 +28,37 @@ def test_file_and_overrides_are_one_config(tmp_path):
     [
         (["--optim.learning_rat", "1"], "unknown --optim.learning_rat (did you mean --optim.learning_rate?)"),
         (["--learning_rate", "1"], "did you mean --optim.learning_rate?"),
-        (["--max_steps", "many"], "max_steps"),
         (["--precision", "fp64"], "fp64"),
         (["--config", "nowhere.yaml"], "nowhere.yaml: no such config file; there are configs/"),
         (["--max_steps", "0", "--optim.warmup_steps", "-1"], "max_steps is 0, must be at least 1; "),
         (["--batch.train_batch_size", "7", "--batch.micro_batch_size_per_gpu", "2"], "no multiple of"),
         (["--data.language", "German"], "data.language is German, must be an ISO 639 code"),
         (["stray"], "stray"),
+        (["my.yaml"], "my.yaml: belongs to no option (--config my.yaml)"),
+        (["--max_steps"], "--max_steps: no value follows it"),
+        (["--max_steps", "--seed", "1"], "--max_steps: no value follows it"),
+        (["--max_steps", "many"], "config: max_steps is many, must be a whole number"),
+        (
+            ["--optim.learning_rate", "fast", "--seed", "1.5", "--masking.whole_words", "maybe"],
+            "seed is 1.5, must be a whole number; masking.whole_words is maybe, must be true or false; "
+            "optim.learning_rate is fast, must be a number",
+        ),
+        (["--optim", "5"], "optim is 5, must be a section with keys such as learning_rate; leave it out for its def"),
+        (["--optim", "{warmup_stps: 5}"], "unknown --optim.warmup_stps (did you mean --optim.warmup_steps?)"),
+        (["--lr", "1"], "unknown --lr (did you mean --optim.learning_rate?)"),
+        (["--optim.lr", "1"], "unknown --optim.lr (did you mean --optim.learning_rate?)"),
+        (["--batch_size", "1"], "unknown --batch_size (did you mean --batch.train_batch_size?)"),
+        (["--batch-size", "1"], "did you mean --batch.train_batch_size?"),
+        (["--epochs", "3"], "unknown --epochs (set max_steps: an epoch has as many steps as training rows / batch.tr"),
+        (["--per_device_train_batch_size", "2"], "did you mean --batch.micro_batch_size_per_gpu?"),
+        (["--gradient_accumulation_steps", "2"], "batch.train_batch_size / batch.micro_batch_size_per_gpu / GPUs"),
+        (["--fp16", "true"], "set precision to fp16"),
+        (["--output_dir", "x"], "did you mean --run_dir?"),
+        (["--warmup_ratio", "0.1"], "set optim.warmup_steps, in steps"),
+        (["--gradient_checkpointing", "true"], "did you mean --checkpointing?"),
+        (["--mlm_probability", "0.15"], "did you mean --masking.probability?"),
+        (["--model_name_or_path", "x"], "did you mean --model.name_or_path?"),
+        (["--max_seq_length", "4096"], "the shards say it: clinical-pretrain build-shards --sequence-length"),
     ],
 )
 def test_a_bad_call_is_refused_in_one_line(arguments, message):
@@ -49,6 +73,21 @@ def test_a_bad_call_is_refused_in_one_line(arguments, message):
         ("optim: {learning_rat: 1}", "learning_rat (did you mean"),
         ("optim: {learning_rate: fast}", "optim.learning_rate"),
         ("optim: [", "not YAML"),
+        ("lr: 1e-4", "lr (did you mean"),
+        ("num_train_epochs: 3", "unknown"),
+        ("seed: 1\noptim:\n  beta1: 0.8\n  beta2: 0.9\n  beta1: 0.9", "line 5: beta1 stands here again, after line 3"),
+        ("validation: null", "validation is null, must be a section with keys such as every_steps; leave it out"),
+        ("validation:", "validation is null, must be a section with keys such as every_steps; leave it out"),
+        ("run_dir: ~", "run_dir is null, must be text"),
+        ("max_steps: [1, 2]", "max_steps is ['1', '2'], must be a whole number"),
+        ("max_steps: {a: 1}", "unknown"),
+        ("optim: {epsilon: .nan}", "optim.epsilon is .nan, must be a number"),
+        ("a: &a\n  b: *a", "unknown a.b.b.b"),
+        ("[" * 5000, "not YAML"),
+        ("? [1]\n: 2", "not YAML"),
+        ("seed: !!python/object:os.system x", "not YAML"),
+        ("x: 'open", "not YAML"),
+        ("\0", "not YAML"),
         ("just words", "holds keys and values"),
     ],
 )
@@ -56,6 +95,50 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path, text, message):
     with pytest.raises(UserError) as caught:
         load_config(["--config", yaml_file(tmp_path, text)])
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_values_mean_what_they_say(tmp_path, monkeypatch):
+    """YAML 1.1 would make booleans of on and off, text of 1e-5, seconds of 1:00."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    text = """
+compile: on
+seed: 007
+max_steps: 2e5
+run_dir: ~/runs/1:00
+deepspeed: none
+attention: {dropout: null}
+optim: {learning_rate: 1e-5, warmup_steps: 1_000}
+masking: {whole_words: yes}
+data: {}
+"""
+    config, _ = load_config(["--config", yaml_file(tmp_path, text)])
+    assert (config.compile, config.seed, config.max_steps, config.deepspeed) == ("on", 7, 200_000, "none")
+    assert (config.optim.learning_rate, config.optim.warmup_steps, config.masking.whole_words) == (1e-5, 1000, True)
+    assert config.attention.dropout is None and config.run_dir == f"{tmp_path}/runs/1:00"
+    for word, meaning in (("off", "off"), ("yes", "on"), ("no", "off"), ("true", "on"), ("Auto", "auto")):
+        config, _ = load_config(["--config", yaml_file(tmp_path, f"compile: {word}")])
+        assert config.compile == meaning == load_config(["--compile", word])[0].compile
+    words = ["--attention.dropout", "0.1", "--config", yaml_file(tmp_path, "attention: {dropout: null}")]
+    assert load_config(words)[0].attention.dropout is None
+    assert load_config([*words, "--attention.dropout=0.1"])[0].attention.dropout == 0.1
+    assert load_config(["--optim", "{warmup_steps: 10, beta1: 0}", "--optim.beta1=0.5"])[0].optim.beta1 == 0.5
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = yaml_file(tmp_path, "data: {shards: ~/shards}\nmodel: {name_or_path: ~/model}\n")
+    words = ["--config=~/c.yaml", "--deepspeed", "~/zero.json", "--run_dir=~/run", "--json", "~/x.json"]
+    config, json_file = load_config(words)
+    assert path == f"{tmp_path}/c.yaml" and json_file == f"{tmp_path}/x.json"
+    paths = (config.data.shards, config.model.name_or_path, config.deepspeed, config.run_dir)
+    assert paths == tuple(f"{tmp_path}/{name}" for name in ("shards", "model", "zero.json", "run"))
+    monkeypatch.delenv("HOME")  # the password file still knows it, or nobody does
+    assert load_config(["--run_dir", "~/run"])[0].run_dir.endswith("/run")
+
+
+def test_a_run_needs_a_config_file():
+    with pytest.raises(UserError, match=r"no --config: name the file with the run's settings; there are .*longformer"):
+        load_config(["--data.shards", "x"], needs_file=True)
 
 
 def test_print_config_prints_what_config_reads(tmp_path, capsys):
