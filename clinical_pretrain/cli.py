@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clinical_pretrain.config import one_line, refuse_unknown
+from clinical_pretrain.console import make_output_lenient
 from tokenizer_tools.manifest import UserError, write_report
 
 
@@ -322,6 +323,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], dict[str, Any]]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand. A user's mistake ends in one line and exit code 2."""
     os.umask(0o077)
+    make_output_lenient()
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         if not argv or argv[0] in ("-h", "--help"):
@@ -336,9 +338,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 141
     except OSError as error:
         if error.filename is None:
             raise

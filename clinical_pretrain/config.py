@@ -494,7 +494,8 @@ def config_parser() -> Any:
     parser = jsonargparse.ArgumentParser(
         prog="deepspeed clinical_pretrain/run.py",
         usage="deepspeed clinical_pretrain/run.py --config FILE [--any.key value ...] [--print_config] [--json FILE]",
-        description="Continue masked-LM pretraining of Longformer or BigBird on a shard folder.",
+        description="Continue masked-LM pretraining of Longformer or BigBird on a shard folder. DeepSpeed says only "
+        "warnings: DEEPSPEED_LOG_LEVEL=info brings its other messages back, deepspeed -q leaves out its launcher's.",
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file; dotted options after it override it")
     parser.add_argument("--print_config", action="store_true", help="print the whole config, checked, and exit")

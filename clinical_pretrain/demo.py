@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -17,6 +18,10 @@ from tokenizer_tools.manifest import UserError, write_json
 from tokenizer_tools.read_notes import Columns, read_notes
 
 RANKS = 2
+PATIENT_LAUNCHER = (
+    "import signal; signal.signal(signal.SIGINT, lambda *_: None); from deepspeed.launcher.runner import main; main()"
+)
+"""The deepspeed command, but on Ctrl-C it waits for its ranks to save, rather than to end with a traceback."""
 EXAMPLES = (
     "He denies chest <mask>, fever, chills.",
     "Treated with metoprolol tartrate 25 <mask> PO BID.",
@@ -82,17 +87,23 @@ def _step(title: str, program: str, *arguments: object) -> None:
     words = [str(argument) for argument in arguments]
     print(f"\n== {title}\n$ {shlex.join([program, *map(_short, words)])}", flush=True)
     environment = os.environ | {"DS_ACCELERATOR": "cpu", "TOKENIZERS_PARALLELISM": "true"}
-    scripts = Path(sys.executable).parent
     if program == "deepspeed":
-        call = [str(scripts / "deepspeed"), "--master_port", _free_port(), *words]
+        call = [sys.executable, "-c", PATIENT_LAUNCHER, "--master_port", _free_port(), *words]
     else:
         call = [sys.executable, "-m", "clinical_pretrain.cli", *words]
-    environment["PATH"] = f"{scripts}{os.pathsep}{environment.get('PATH', '')}"
-    done = subprocess.run(call, env=environment)
-    if done.returncode == 2:
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
+    interrupted: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: interrupted.append(number))  # the step gets it, too
+    try:
+        code = subprocess.run(call, env=environment).returncode
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if interrupted:
+        raise KeyboardInterrupt
+    if code == 2:
         sys.exit(2)  # a user's mistake: the step has said so
-    if done.returncode:
-        raise UserError(f"demo: '{title}' ended with exit code {done.returncode}; its message stands above")
+    if code:
+        raise UserError(f"demo: '{title}' ended with exit code {code}; its message stands above")
 
 
 def _short(word: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import socket
@@ -210,6 +211,11 @@ def initialise() -> Ranks:
     import deepspeed
     import deepspeed.ops
 
+    # Its own messages are for those who look for them: DEEPSPEED_LOG_LEVEL=info. (Its launcher's: deepspeed -q.)
+    logger, level = logging.getLogger("DeepSpeed"), os.environ.get("DEEPSPEED_LOG_LEVEL", "").upper()
+    logger.setLevel(getattr(logging, level, logging.WARNING))
+    for handler in logger.handlers:
+        handler.setLevel(logger.level)
     # On a CPU, init_distributed would compile this all-reduce for minutes, and hang on the lock of a killed build.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     device = own_device(local_rank)

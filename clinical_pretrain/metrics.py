@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from clinical_pretrain.console import console
 from tokenizer_tools.manifest import write_atomically
 
 METRICS_NAME = "metrics.jsonl"
@@ -35,7 +35,6 @@ class Metrics:
         self._file = path.open("ab", buffering=0)
         self._torn = False
         self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=step + 1 if step else None)
-        self._open_line = False
 
     def train(
         self,
@@ -69,16 +68,16 @@ class Metrics:
         self._write(step, "train", values)
         done = step - self.first_step
         left = (time.monotonic() - self.started) / done * (self.max_steps - step)
-        self._progress(
-            f"step {step:,}/{self.max_steps:,} · loss {loss:.4f} · lr {learning_rate:.2e} · "
-            f"{tokens_per_second:,.0f} tokens/s{'' if mfu is None else f' ({mfu:.0%} MFU)'} · {duration(left)} left",
-            last=step == self.max_steps,
-        )
+        speed = f"{tokens_per_second:,.0f} tokens/s{'' if mfu is None else f' ({mfu:.0%} MFU)'}"
+        console.progress(
+            [f"step {step:,}/{self.max_steps:,}", f"loss {loss:.4f}", f"lr {learning_rate:.2e}", speed,
+             f"{duration(left)} left"]
+        )  # fmt: skip
 
     def validation(self, step: int, result: dict[str, Any]) -> None:
         """A validation's figures, overall and by category."""
         self._write(step, "validation", result)
-        self.say(
+        console.say(
             f"step {step:,} · validation loss {result['loss']:.4f} · accuracy {result['accuracy']:.2%} · "
             f"{result['predicted']:,} masked tokens"
         )
@@ -93,7 +92,9 @@ class Metrics:
             self._write(step, "save", {**values, "bytes": size})
         else:
             self._write(step, "save", {**values, "failures": failures})
-            self.say(f"step {step:,} · not saved ({error}), {failures} in a row; earlier checkpoints are as they were")
+            console.say(
+                f"step {step:,} · not saved ({error}), {failures} in a row; earlier checkpoints are as they were"
+            )
 
     def account(self, step: int, account: dict[str, Any]) -> None:
         """What the run has lost and what it has spent so far."""
@@ -102,22 +103,6 @@ class Metrics:
     def rollback(self, step: int, first_sample: int, samples: int) -> None:
         """The run went back to this step, and past these samples, numbered in the order of the data."""
         self._write(step, "rollback", {"first_sample": first_sample, "samples": samples})
-
-    def say(self, line: str) -> None:
-        """Print a line that stays."""
-        if self._open_line:
-            print(file=sys.stdout)
-            self._open_line = False
-        print(line, flush=True)
-
-    def _progress(self, line: str, last: bool) -> None:
-        if sys.stdout.isatty():
-            print(f"\r\x1b[K{line}", end="", flush=True)
-            self._open_line = True
-            if last:
-                self.say("")
-        else:
-            print(line, flush=True)
 
     def _write(self, step: int, kind: str, values: dict[str, Any]) -> None:
         line = {

@@ -9,9 +9,11 @@ from pathlib import Path
 # Launchers put this file's folder first on the path; the packages are one above.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from clinical_pretrain.console import console, make_output_lenient
 from clinical_pretrain.watch import hold_signals
 
 hold_signals()
+make_output_lenient()
 
 from clinical_pretrain.config import load_config
 from tokenizer_tools.manifest import UserError, write_report
@@ -26,6 +28,8 @@ def main() -> int:
     argv = [argument for argument in sys.argv[1:] if not argument.startswith("--local_rank")]
     try:
         config, json_file = load_config(argv, needs_file=True)
+        if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
+            console.progress(["loading PyTorch, transformers and DeepSpeed"])
         from clinical_pretrain.distributed import shut_down
         from clinical_pretrain.train import train
 
@@ -35,7 +39,7 @@ def main() -> int:
             shut_down()
     except UserError as error:
         if speaks:
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            console.say(f"error: {error}", error=True)
         return 2
     if json_file and os.environ.get("RANK", "0") == "0":
         write_report(json_file, summary)

@@ -30,6 +30,7 @@ from safetensors.torch import load_file, save_file
 
 from clinical_pretrain.bad_steps import Jump
 from clinical_pretrain.config import JOBS_FOLDER, REPOSITORY, RunConfig
+from clinical_pretrain.console import console
 from clinical_pretrain.deepspeed_config import zero_stage
 from clinical_pretrain.distributed import Ranks
 from clinical_pretrain.history import data_facts, validation_set
@@ -143,7 +144,7 @@ def _locked(run_dir: Path) -> TextIO:
                     return stream
                 raise UserError(f"{run_dir}: another process still trains here; stop it first") from None
             if not told:
-                print(f"{run_dir}: another process trains here; waiting for its end", flush=True)
+                console.say(f"{run_dir}: another process trains here; waiting for its end")
                 told = True
             time.sleep(0.2)
         except OSError:  # a network disk that knows no locks

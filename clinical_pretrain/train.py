@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Generator, Iterator
@@ -21,6 +21,7 @@ import torch
 from clinical_pretrain import checkpoint, deepspeed_config
 from clinical_pretrain.bad_steps import BadStepsError, Judge, Jump, sample_index
 from clinical_pretrain.config import NO_ZERO, RunConfig
+from clinical_pretrain.console import console
 from clinical_pretrain.data.masking import Collator, MicroBatch, Vocabulary
 from clinical_pretrain.data.prefetch import ahead
 from clinical_pretrain.data.sampler import DROPOUT, MASKS, PROBE, Sampler, generator, micro_batch_of
@@ -248,6 +249,8 @@ def end_early(run: Run) -> NoReturn:
         is_saved = False
     step = run.step if is_saved else newest_saved(run)
     code = ENDED if number in ENDING else STOPPED
+    if number == signal.SIGINT and run.watch.has_launcher:
+        say(run, "a traceback below is the launcher's own way to end; the run is saved")
     leave(run, f"stopped at step {run.step:,} ({by}); the same command goes on from step {step:,}", code)
 
 
@@ -280,21 +283,31 @@ def setup(config: RunConfig, stack: ExitStack) -> Run:
 
     The watch over the other ranks goes onto `stack`: it begins as soon as they meet.
     """
-    _, world_size = read_environment()
+    rank, world_size = read_environment()
+
+    def tell(doing: str) -> None:
+        """Set-up takes its time: say for what."""
+        if rank == 0:
+            console.progress([doing])
+
     shards = Path(config.data.shards)
     manifest = load_shards(shards)
     resolved = deepspeed_config.resolve(config, world_size)
     check_hardware(config)
+    tell("building the model")
     model = build_model(config, manifest, deepspeed_config.zero_stage(resolved))
+    tell(f"starting DeepSpeed on {world_size} {'rank' if world_size == 1 else 'ranks'}")
     ranks = initialise()
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     run_dir = Path(config.run_dir)
     watch = stack.enter_context(Watch(ranks, run_dir, config.watch.silence_seconds, config.watch.step_seconds))
     on_first_rank(lambda: refuse_other_folder(run_dir, config, resolved, manifest), run_dir, ranks)
     stack.enter_context(alone_in(run_dir, ranks))
     changes = prepare_run_folder(run_dir, config, resolved, manifest, model, shards, ranks)
     watch.run_is_there = True
+    if checkpoint.saved_steps(run_dir):
+        tell("verifying the newest checkpoint")
     step, faults = checkpoint.newest_whole(run_dir, ranks)
+    tell(f"reading the checkpoint of step {step:,}" if step else "building DeepSpeed's engine")
     state = checkpoint.read_state(run_dir, step) if step else None
     if state:
         engine = restore_engine(model, config, resolved, run_dir, state, ranks)
@@ -683,8 +696,8 @@ def describe(run: Run) -> str:
 
 def say(run: Run, line: str) -> None:
     """Print a line, on rank 0."""
-    if run.metrics is not None:
-        run.metrics.say(line)
+    if run.ranks.is_first:
+        console.say(line)
 
 
 def _due(step: int, every: int) -> bool:

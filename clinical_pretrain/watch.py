@@ -15,7 +15,6 @@ import secrets
 import selectors
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -24,21 +23,26 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
+from clinical_pretrain.console import console
 from tokenizer_tools.manifest import UserError, write_json
 
 if TYPE_CHECKING:  # the import takes seconds, and signals are to be held before
     from clinical_pretrain.distributed import Ranks
 
-ENDING = (signal.SIGTERM, signal.SIGINT)
-"""Somebody wants the run to end: from Ctrl-C, `scancel` and a launcher that is gone. SLURM's pre-emption sends it, too;
-slurm/end.sh tells it from scancel, and requeues the job."""
-STOP_SIGNALS = (*ENDING, signal.SIGUSR1, signal.SIGUSR2)
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Somebody wants the run to end: from Ctrl-C, a closed terminal, `scancel` and a launcher that is gone. SLURM's
+pre-emption sends SIGTERM, too; slurm/end.sh tells it from scancel, and requeues the job."""
+STOP_SIGNALS: tuple[signal.Signals, ...] = (*ENDING, signal.SIGUSR1, signal.SIGUSR2)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN and "TORCHELASTIC_RUN_ID" not in os.environ:
+    # By nohup: a closed terminal isn't to end the run. (Torchrun ends then all the same, and tells its ranks by SIGHUP,
+    # which lie in sessions of their own.)
+    STOP_SIGNALS = tuple(number for number in STOP_SIGNALS if number != signal.SIGHUP)
 STOPPED = 75
 """Exit code of a run that SIGUSR1 or SIGUSR2 told of a time limit: it has saved, and wants to be started again."""
 LOST = 76
 """Exit code of a run that lost a rank or hung; the same command goes on from the last checkpoint."""
 ENDED = 77
-"""Exit code of a run that SIGTERM or SIGINT has ended: it has saved, and can go on."""
+"""Exit code of a run that SIGTERM, SIGINT or SIGHUP has ended: it has saved, and can go on."""
 INTERRUPTED = 130
 STOP_NAME = "stop.json"
 """Why the run last ended."""
@@ -51,9 +55,17 @@ _held: list[int] = []
 
 
 def hold_signals() -> None:
-    """From now on, keep SIGUSR1 and SIGUSR2 for the Watch: a time limit may come near while a run is still set up."""
+    """From now on, keep SIGUSR1 and SIGUSR2 for the Watch: a time limit may come near while a run is still set up. On
+    Ctrl-C leave at once, without a traceback from amid an import."""
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, lambda number, frame: _held.append(number))
+    signal.signal(signal.SIGINT, _leave)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        console.say("interrupted before the first step; nothing was to be saved", error=True)
+    os._exit(INTERRUPTED)
 
 
 class Watch:
@@ -85,6 +97,7 @@ class Watch:
         self._lost, self._told, self._first_is_gone, self._beat_at = threading.Event(), "", False, 0.0
         self._looked = time.monotonic()
         self._launchers = launchers()
+        self.has_launcher = bool(self._launchers)
         self._selector = selectors.DefaultSelector()
         self._heard: dict[socket.socket, float] = {}
         self._names: dict[socket.socket, str] = {}
@@ -318,7 +331,7 @@ class Watch:
             _briefly(lambda: note_stop(self.run_dir, reason, code, self.step))
 
     def _say(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        console.say(line, error=True)
 
 
 def note_stop(run_dir: Path, reason: str, code: int, step: int) -> None:

@@ -22,6 +22,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -615,7 +616,8 @@ def _run(
     try:
         waiting: set[Future[int]] = set()
         for function, *arguments in itertools.chain(first, jobs):
-            waiting.add(pool.submit(_in_worker, settings.out, function, *arguments))
+            with _interrupts_held():  # workers start here, and inherit it: Ctrl-C is for this process alone
+                waiting.add(pool.submit(_in_worker, settings.out, function, *arguments))
             if len(waiting) >= 2 * workers:
                 finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 for future in finished:
@@ -627,8 +629,21 @@ def _run(
             "a worker process was killed, perhaps for want of memory; run the same command again, with --workers "
             f"{max(1, workers // 2)}: what is done stays done"
         ) from None
+    except KeyboardInterrupt:
+        for process in list(pool._processes.values()):
+            process.kill()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker(parent: int) -> None:

@@ -206,23 +206,6 @@ def test_a_stop_amid_a_validation_is_heard_and_the_validation_done_again(resumed
                                                                                    (75, 20, [10, 20])]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def config_file(tmp_path_factory):
-    """The tiny run as a user's YAML file."""
-    content = {
-        "max_steps": 20, "precision": "fp32", "checkpointing": "none", "deepspeed": "ds_configs/zero1.json",
-        "log_every_steps": 1,
-        "model": {"init": "random", "size": {"layers": 2, "hidden_size": 32, "heads": 2, "intermediate_size": 64,
-                                             "attention_window": 32}},
-        "batch": {"train_batch_size": 8, "micro_batch_size_per_gpu": 2},
-        "optim": {"learning_rate": 2e-3, "warmup_steps": 4, "weight_decay": 0.1},
-        "validation": {"every_steps": 0, "max_rows": 8}, "checkpoint": {"every_steps": 10},
-    }  # fmt: skip
-    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
-    path.write_text(yaml.safe_dump(content))
-    return path
-
-
 RUN = REPOSITORY / "clinical_pretrain" / "run.py"
 
 
@@ -261,7 +244,8 @@ def test_what_a_run_leaves_behind(alone, shards):
     assert "auto" not in (run_dir / "deepspeed.json").read_text()
     assert list((run_dir / "tensorboard").iterdir())
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("starting: longformer") and "tokens/s" in done.stdout and "left" in done.stdout
+    assert lines[:2] == ["loading PyTorch, transformers and DeepSpeed", "building the model"]
+    assert lines[4].startswith("starting: longformer") and "tokens/s" in done.stdout and "left" in done.stdout
     assert not [p for p in run_dir.rglob("*") if p.stat().st_mode & 0o077]
 
 

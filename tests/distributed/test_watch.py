@@ -103,21 +103,22 @@ def test_a_second_run_in_a_folder_waits_for_the_first(shards, tmp_path):
         names = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         call = [sys.executable, "-u", str(WATCHED), "none-0", str(shards), str(tmp_path)]
         second = subprocess.Popen(call, env=os.environ | ENVIRONMENT | names, text=True, stdout=subprocess.PIPE)
-        assert "another process trains here; waiting for its end" in second.stdout.readline()
+        assert any("another process trains here; waiting for its end" in line for line in second.stdout)
         assert first.poll() is None
         first.terminate()
         assert first.wait(timeout=30) == ENDED
         stopped = json.loads((tmp_path / "none-0" / "stop.json").read_text())["step"]
-        assert f"going on from step {stopped:,}:" in second.stdout.readline()
+        assert any(f"going on from step {stopped:,}:" in line for line in second.stdout)
     finally:
         first.kill()
         second.kill()
         second.wait()
 
 
-@pytest.mark.parametrize("how", ["SIGTERM to the outer process", "Ctrl-C"])
+@pytest.mark.parametrize("how", ["SIGTERM to the outer process", "Ctrl-C", "a closed terminal"])
 def test_under_the_deepspeed_launcher(how, shards, tmp_path):
-    """SIGTERM ends the outer of its processes alone; Ctrl-C reaches all of them, and ranks by INT and TERM."""
+    """SIGTERM ends the outer of its processes alone; Ctrl-C reaches all of them, and ranks by INT and TERM; a closed
+    terminal sends SIGHUP to all."""
     run_dir = tmp_path / "none-0"
     call = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", "2", "--master_port",
             str(free_port()), str(WATCHED), "none-0", str(shards), str(tmp_path)]  # fmt: skip
@@ -127,12 +128,15 @@ def test_under_the_deepspeed_launcher(how, shards, tmp_path):
     if how == "Ctrl-C":
         os.killpg(launcher.pid, signal.SIGINT)
         assert launcher.wait(timeout=40) != 0
+    elif how == "a closed terminal":
+        os.killpg(launcher.pid, signal.SIGHUP)
+        assert launcher.wait(timeout=10) == -signal.SIGHUP
     else:
         launcher.send_signal(signal.SIGTERM)
         assert launcher.wait(timeout=10) == -signal.SIGTERM
     wait_for(lambda: (run_dir / "stop.json").exists(), 30)
     stop = json.loads((run_dir / "stop.json").read_text())
     assert stop["exit_code"] == ENDED and re.match(
-        r"stopped at step \d+ \((SIGTERM|SIGINT|the launcher is gone)\)", stop["reason"]
+        r"stopped at step \d+ \((SIGTERM|SIGINT|SIGHUP|the launcher is gone)\)", stop["reason"]
     )
     assert saved_steps(run_dir)[-1] == stop["step"]

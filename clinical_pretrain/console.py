@@ -1,0 +1,106 @@
+"""What is printed: it never costs the work, and on a terminal one line of progress is drawn over and over."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TextIO
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+REDRAW_SECONDS = 0.1
+
+
+class LenientStream:
+    """A standard stream that drops what it can't write: its terminal is closed, its reader has gone, its disk is full.
+
+    Args:
+        stream: the stream itself.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write, if that is possible."""
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            self._give_up(error)
+            return len(text)
+
+    def flush(self) -> None:
+        """Flush, if that is possible."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        """Send all that follows to nowhere, also what C code writes and what waits in the buffer: its flush at exit
+        would change the exit code. A full disk may have room again."""
+        if error.errno not in FULL_DISK:
+            with suppress(OSError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self._stream.fileno())
+                os.close(nowhere)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def make_output_lenient() -> None:
+    """From now on, no output that can't be written ends this process or changes its exit code."""
+    for descriptor in range(3):  # one that was closed before the start would be taken by the next file
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if not isinstance(stream, LenientStream):
+            setattr(sys, name, LenientStream(stream or Path(os.devnull).open("w")))  # noqa: SIM115
+
+
+class Console:
+    """Lines that stay, and one line of progress, which a terminal draws over and over."""
+
+    def __init__(self) -> None:
+        self._is_open, self._drawn_at = False, 0.0
+
+    def say(self, line: str, error: bool = False) -> None:
+        """Print a line that stays."""
+        if self._is_open:
+            print(flush=True)
+            self._is_open = False
+        print(line, file=sys.stderr if error else sys.stdout, flush=True)
+
+    def progress(self, parts: Sequence[str], log: bool = True) -> None:
+        """Say how far the work is.
+
+        Args:
+            parts: most important: the first and the last. A terminal leaves out what doesn't fit into its width.
+            log: whether a log gets a line of this, too; a terminal always draws it.
+        """
+        if not sys.stdout.isatty():
+            if log:
+                print(" · ".join(parts), flush=True)
+        elif log or time.monotonic() - self._drawn_at >= REDRAW_SECONDS:
+            print(f"\r\x1b[K{fit(parts, shutil.get_terminal_size().columns - 1)}", end="", flush=True)
+            self._is_open, self._drawn_at = True, time.monotonic()
+
+
+def fit(parts: Sequence[str], width: int) -> str:
+    """Parts in a line of at most so many characters: the last but one is left out first, and so on."""
+    kept = list(parts)
+    while len(line := " · ".join(kept)) > width and len(kept) > 1:
+        kept.pop(-2 if len(kept) > 2 else -1)
+    return line[: max(0, width)]
+
+
+console = Console()

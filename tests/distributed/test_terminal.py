@@ -1,0 +1,114 @@
+"""A terminal that is closed, a reader that has gone, Ctrl-C: nothing of it costs what has been trained."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import termios
+
+import pytest
+from launching import ENVIRONMENT, REPOSITORY
+from test_watch import wait_for
+
+from clinical_pretrain.checkpoint import saved_steps
+from clinical_pretrain.distributed import free_port
+from clinical_pretrain.metrics import read_metrics
+from clinical_pretrain.watch import ENDED, INTERRUPTED
+
+RUN = REPOSITORY / "clinical_pretrain" / "run.py"
+LONG = ("--max_steps", "100000", "--checkpoint.every_steps", "5")
+
+
+@pytest.fixture
+def start(config_file, shards, tmp_path):
+    """Starts the tiny run, in tmp_path/run; what is still there at the end is killed."""
+    processes = []
+
+    def start(*options, before=(), **how):
+        call = [*before, sys.executable, "-u", str(RUN), "--config", str(config_file), "--data.shards", str(shards),
+                "--run_dir", str(tmp_path / "run"), *options]  # fmt: skip
+        processes.append(subprocess.Popen(call, env=os.environ | ENVIRONMENT, text=True, **how))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def test_a_reader_that_has_gone_does_not_end_a_run(start, tmp_path):
+    """As `… | head -1` for both streams, or both closed from the start."""
+    process = start(stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert process.stdout.readline().startswith("loading PyTorch")
+    process.stdout.close()
+    assert process.wait(timeout=100) == 0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 20
+    again = start(before=("sh", "-c", 'exec "$@" >&- 2>&-', "sh"))
+    assert again.wait(timeout=100) == 0
+    command = 'from clinical_pretrain.cli import main; raise SystemExit(main(["--help"]))'
+    done = subprocess.run(["bash", "-c", f"{sys.executable} -c '{command}' | true; echo ${{PIPESTATUS[0]}}"], text=True,
+                          env=os.environ | ENVIRONMENT, capture_output=True)  # fmt: skip
+    assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+def test_a_closed_terminal_is_a_stop_and_nohup_is_respected(start, tmp_path):
+    """SIGHUP; the second start goes on from what was saved."""
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = start(*LONG, **quiet)
+    wait_for(lambda: 5 in saved_steps(tmp_path / "run"))
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=60) == ENDED
+    stop = json.loads((tmp_path / "run" / "stop.json").read_text())
+    assert f"stopped at step {stop['step']} (SIGHUP)" in stop["reason"] and stop["exit_code"] == ENDED
+    assert saved_steps(tmp_path / "run")[-1] == stop["step"]
+    process = start(*LONG, before=("nohup",), **quiet)
+    wait_for(lambda: read_metrics(tmp_path / "run", "train")[-1]["step"] > stop["step"])
+    process.send_signal(signal.SIGHUP)
+    wait_for(lambda: saved_steps(tmp_path / "run")[-1] >= stop["step"] + 10)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == ENDED
+
+
+def test_torchrun_ends_at_a_closed_terminal_also_under_nohup(config_file, shards, tmp_path):
+    """It tells its ranks by SIGHUP, and kills them after half a minute."""
+    call = ["nohup", sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port",
+            str(free_port()), str(RUN), "--config", str(config_file), "--data.shards", str(shards), "--run_dir",
+            str(tmp_path / "run"), *LONG]  # fmt: skip
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    launcher = subprocess.Popen(call, env=os.environ | ENVIRONMENT, **quiet)
+    try:
+        wait_for(lambda: 5 in saved_steps(tmp_path / "run"))
+        launcher.send_signal(signal.SIGHUP)
+        assert launcher.wait(timeout=60) != 0
+    finally:
+        launcher.kill()
+    stop = json.loads((tmp_path / "run" / "stop.json").read_text())
+    assert "SIGHUP" in stop["reason"] and saved_steps(tmp_path / "run")[-1] == stop["step"]
+
+
+@pytest.mark.parametrize(("moment", "code", "said"), [
+    ("loading PyTorch", INTERRUPTED, "interrupted before the first step; nothing was to be saved"),
+    ("step 10/", ENDED, "the same command goes on from step"),
+])  # fmt: skip
+def test_ctrl_c_on_a_terminal_is_no_error(start, moment, code, said):
+    """The terminal is 60 characters wide."""
+    terminal, inner = pty.openpty()
+    termios.tcsetwinsize(inner, (24, 60))
+    process = start(*LONG, stdin=inner, stdout=inner, stderr=inner, start_new_session=True)
+    os.close(inner)
+    seen = ""
+    while moment not in seen:
+        seen += os.read(terminal, 4096).decode()
+    os.killpg(process.pid, signal.SIGINT)
+    try:
+        while piece := os.read(terminal, 4096):
+            seen += piece.decode()
+    except OSError:  # all has been read
+        pass
+    assert process.wait(timeout=60) == code
+    assert said in seen and "Traceback" not in seen and "error" not in seen
+    drawn = [line for line in seen.replace("\n", "\r").split("\r") if line.startswith("\x1b[Kstep")]
+    assert all(len(line) < 60 + len("\x1b[K") and line.endswith("left") for line in drawn[:-1])
+    os.close(terminal)
