@@ -9,13 +9,15 @@ import re
 from dataclasses import dataclass, fields
 
 # MIMIC-III writes [**Known lastname 123**], sometimes over a line break; MIMIC-IV writes exactly three underscores.
-# The blank before it goes too, as the tokens for a word carry their own.
-_PLACEHOLDER = re.compile(r"[ \t]*(?:\[\*\*[^\[\]]{0,300}?\*\*\]|(?<!_)___(?!_))")
-_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f\ufeff\ufffe\uffff]")
+# The blank before it goes too, as the tokens for a word carry their own. The lookbehind keeps it linear: a run of
+# blanks is entered at its start alone.
+_PLACEHOLDER = re.compile(r"(?<![ \t])[ \t]*(?:\[\*\*[^\[\]]{0,300}?\*\*\]|(?<!_)___(?!_))")
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f\ufeff\ufffe\uffff]+")
 _SEPARATOR_LINE = re.compile(r"^[ \t]*(?:_{4,}|={4,}|-{4,}|\*{4,}|~{4,}|#{4,})[ \t]*$", re.MULTILINE)
 _BLANKS = re.compile(r"[ \t\v\f\u00a0]+")
 _BLANK_AT_LINE_END = re.compile(r" +$|^ +(?=\n)", re.MULTILINE)
 _EMPTY_LINES = re.compile(r"\n{3,}")
+_LINE_BREAK = re.compile(r"(?<!\s)\s*\n\s*")
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class CleaningRules:
     line_endings: bool = True
     """Write every line ending as a newline."""
     control_characters: bool = True
-    """Drop control characters and byte-order marks."""
+    """Write a blank for each run of control characters and byte-order marks, so that no numbers are joined."""
     placeholders: bool = True
     """Put one token for each de-identification placeholder ([**...**], ___), or nothing: see --placeholder."""
     separator_lines: bool = True
@@ -40,26 +42,29 @@ class CleaningRules:
         return [field.name for field in fields(self) if getattr(self, field.name)]
 
 
-def clean(text: str, rules: CleaningRules, placeholder: str | None) -> str:
+def clean(text: str, rules: CleaningRules, placeholder: str | None, unseen_blanks: str = "") -> str:
     """Apply the rules that are on.
 
     Args:
         text: a note.
         rules: which rules.
         placeholder: the token to write for a de-identification placeholder; None drops it.
+        unseen_blanks: white space that the tokenizer doesn't know (BigBird's: newline, tab), each written as a blank.
     """
     if rules.line_endings:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     if rules.control_characters:
-        text = _CONTROL.sub("", text)
+        text = _CONTROL.sub(" ", text)
     if rules.placeholders:
         text = replace_placeholders(text, placeholder)
     if rules.separator_lines:
         text = _SEPARATOR_LINE.sub("", text)
+    if unseen_blanks:
+        text = text.translate(dict.fromkeys(map(ord, unseen_blanks), " "))
     if rules.whitespace:
         text = squeeze_whitespace(text)
     if rules.join_lines:
-        text = re.sub(r"\s*\n\s*", " ", text)
+        text = _LINE_BREAK.sub(" ", text)
     return text
 
 

@@ -62,6 +62,42 @@ def test_no_visible_character_is_lost(text):
     assert re.sub(r"\s+", "", cleaned(text)) == re.sub(r"\s+", "", text)
 
 
+def numbers(text: str) -> list[str]:
+    """Numbers with their signs, in order."""
+    return re.findall(r"[+-]?\d+(?:[.,/:]\d+)*%?", text)
+
+
+@pytest.mark.parametrize("character", ["\x00", "\x07", "\x1f", "\x7f", "\ufeff", "\x00\x01"])
+def test_a_control_character_joins_no_numbers(character):
+    assert cleaned(f"WBC 5{character}10 g") == "WBC 5 10 g"
+    assert numbers(cleaned(f"-{character}5")) == ["5"]
+
+
+@given(
+    st.lists(
+        st.sampled_from(["5", "10", "0.125", "7.35", "-", "+", "120/80", "½", "\x00", "\x07\x08", "\ufeff", "\x7f", " ",
+                         "\t", "\u00a0", "\x0b", "\r", "\n", "____", "----", "[**X**]", "___", "mg", "%"]),
+        max_size=24,
+    ),
+    st.sampled_from(["", "\n\t", "\n\t\u2003"]),
+    st.sampled_from(["<unk>", None]),
+)  # fmt: skip
+def test_no_rule_joins_or_changes_a_number(pieces, unseen, placeholder):
+    """Whatever is removed or written anew lies between numbers, never within one, and never joins two."""
+    text = "".join(pieces)
+    separated = re.sub(r"\[\*\*X\*\*\]|(?<!_)___(?!_)|[\x00\x07\x08\ufeff\x7f]", " ", text)
+    separated = re.sub(r"(?m)^[ \t]*-{4,}[ \t]*$", "", re.sub(r"\r\n?", "\n", separated))
+    assert numbers(clean(text, CleaningRules(), placeholder, unseen)) == numbers(separated)
+
+
+@pytest.mark.parametrize("rules", [{}, {"whitespace": False, "join_lines": True}, {"join_lines": True}])
+@pytest.mark.parametrize("run", [" ", "\t", " \t", "\u00a0", "\n", "_", "-", "=", "[**", "\x00", "\r"])
+@pytest.mark.timeout(120)
+def test_every_rule_takes_linear_time(rules, run):
+    """A run of a million characters, which takes an hour where a pattern is quadratic."""
+    assert len(cleaned("a" + run * (1_000_000 // len(run)) + "x", **rules)) <= 1_000_003
+
+
 @given(
     st.lists(st.sampled_from(["no", "7.35", "-", "+", "mg", "0.125", "___", "[**X**]", "\n", "  ", "--"]), max_size=30)
 )
