@@ -30,7 +30,7 @@ pack() {
     for model in longformer bigbird; do
         if [ -d "$data" ]; then
             notes=$data/notes/mtsamples_all.jsonl.gz
-            shards=("$notes" --tokenizer "$data/tokenizers/$model" --columns.category specialty)
+            shards=("$notes" --tokenizer "$data/tokenizers/$model" --columns.category specialty --split.by note)
         else # synthetic notes, and the real vocabularies from the Hub
             notes=$bring/notes.csv.gz
             [ -f "$notes" ] || .venv/bin/clinical-pretrain make-notes --patients 2000 --out "$notes"

@@ -6,6 +6,9 @@ Builds the shards, trains a 2-layer model with random weights on two CPU ranks u
 it, and writes the losses beside the entropy of the held-out notes' own token frequencies: what a model that knows
 those frequencies and nothing else would reach. A BigBird is also measured with the random blocks of its training
 instead of those of transformers' eval mode.
+
+MTSamples has lost its line breaks. `--corpus mts_dialog` does the same on the dialogues of MTS-Dialog, which have one
+after each utterance: BigBird's vocabulary can't see them.
 """
 
 from __future__ import annotations
@@ -31,6 +34,15 @@ from clinical_pretrain.validation import Validation
 from tokenizer_tools.manifest import TOKENIZER_FOLDER, Manifest, write_json
 
 DATA = REPOSITORY.parent / "shared" / "data"
+CORPORA = {
+    "mtsamples": (["notes/mtsamples_all.jsonl.gz"], ["--columns.category", "specialty"]),
+    "mts_dialog": (
+        [f"notes/mts_dialog/MTS-Dialog-{name}.csv" for name in ("TrainingSet", "ValidationSet",
+         "TestSet-1-MEDIQA-Chat-2023", "TestSet-2-MEDIQA-Sum-2023")],
+        ["--columns.text", "dialogue", "--columns.category", "section_header"],
+    ),
+}  # fmt: skip
+"""Files, and what build-shards must be told of them. Neither names patients."""
 
 
 def unigram_entropy(shards: Path, split: str) -> float:
@@ -71,25 +83,30 @@ def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", choices=["longformer", "bigbird"], default="longformer")
-    parser.add_argument("--notes", default=DATA / "notes" / "mtsamples_all.jsonl.gz", type=Path)
+    parser.add_argument("--corpus", choices=list(CORPORA), default="mtsamples")
+    parser.add_argument("--notes", nargs="+", type=Path, help="default: the corpus's files")
     parser.add_argument("--tokenizer", type=Path, help="default: the real one of --family beside the notes")
-    parser.add_argument("--out", type=Path, default=Path("runs/mtsamples"))
-    parser.add_argument("--json", type=Path, help="default: benchmarks/results/mtsamples_FAMILY.json")
+    parser.add_argument("--out", type=Path, help="default: runs/CORPUS")
+    parser.add_argument("--json", type=Path, help="default: benchmarks/results/CORPUS_FAMILY.json")
     parser.add_argument("overrides", nargs="*", help="after --: dotted options for the run config")
     args = parser.parse_args()
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     tokenizer = args.tokenizer or DATA / "tokenizers" / args.family
-    shards, run_dir, model = (args.out / f"{part}_{args.family}" for part in ("shards", "run", "model"))
-    run("clinical-pretrain", "build-shards", "--notes", args.notes, "--tokenizer", tokenizer, "--out", shards,
-        "--columns.category", "specialty")  # fmt: skip
-    report = args.json or REPOSITORY / "benchmarks" / "results" / f"mtsamples_{args.family}.json"
+    files, columns = CORPORA[args.corpus]
+    out = args.out or Path("runs") / args.corpus
+    shards, run_dir, model = (out / f"{part}_{args.family}" for part in ("shards", "run", "model"))
+    run("clinical-pretrain", "build-shards", "--notes", *(args.notes or [DATA / file for file in files]), "--tokenizer",
+        tokenizer, "--out", shards, "--split.by", "note", *columns)  # fmt: skip
+    report = args.json or REPOSITORY / "benchmarks" / "results" / f"{args.corpus}_{args.family}.json"
     report.parent.mkdir(parents=True, exist_ok=True)
     options = ["--config", str(REPOSITORY / "benchmarks" / "mtsamples.yaml"), "--model.family", args.family,
                "--data.shards", str(shards), "--run_dir", str(run_dir), *args.overrides]  # fmt: skip
     entry = REPOSITORY / "clinical_pretrain" / "run.py"
     run("deepspeed", "-q", "--num_gpus", 2, "--master_port", free_port(), entry, *options)
     run("clinical-pretrain", "export", run_dir, "--out", model)
-    found = result(options, shards, run_dir, model)
+    found: dict[str, Any] = {"what": f"masked-LM loss on held-out notes of {args.corpus}, nats per masked token"}
+    found |= {"command": f"python benchmarks/mtsamples.py --corpus {args.corpus} --family {args.family}"}
+    found |= result(options, shards, run_dir, model)
     if args.family == "bigbird":
         found["validation_loss_after_with_random_blocks_of"] = {
             kind: loss_with(kind, options, shards, model) for kind in ("evaluation", "training")
@@ -101,10 +118,9 @@ def result(options: list[str], shards: Path, run_dir: Path, model: Path) -> dict
     """The figures, with all that they depend on."""
     summary = json.loads((run_dir / "summary.json").read_text())
     start = json.loads((run_dir / "run.json").read_text())["starts"][0]
-    splits = Manifest.load(shards).splits
+    manifest = Manifest.load(shards)
+    splits = manifest.splits
     return {
-        "what": "masked-LM loss on held-out MTSamples notes, nats per masked token",
-        "command": f"python benchmarks/mtsamples.py --family {load_config(options)[0].model.family}",
         "validation_loss_before": summary["validation_loss_before"],
         "validation_loss_after": summary["validation_loss_after"],
         "validation_accuracy_after": summary["validation_accuracy_after"],
@@ -112,6 +128,7 @@ def result(options: list[str], shards: Path, run_dir: Path, model: Path) -> dict
         "curve": [[line["step"], line["loss"]] for line in read_metrics(run_dir, "validation")],
         "steps": summary["steps"],
         "max_logit_difference": json.loads((model / "pretraining.json").read_text())["max_logit_difference"],
+        "unknown": manifest.unknown,
         "train_tokens": splits["train"].tokens,
         "validation_tokens": splits["validation"].tokens,
         "hardware": f"{processor()}, {os.cpu_count()} cores, two ranks of one thread each",
