@@ -14,15 +14,53 @@ from clinical_pretrain.console import make_output_lenient
 from tokenizer_tools.manifest import UserError, write_report
 
 
-def _shards_parser(command: str, description: str | None) -> Any:
-    from tokenizer_tools.clean_notes import CleaningRules
-    from tokenizer_tools.read_notes import Columns
+def _add_input_options(parser: Any, required: bool = True) -> None:
+    """The options of all commands that read notes."""
+    from tokenizer_tools.columns import Columns
+    from tokenizer_tools.input_files import SUFFIXES
     from tokenizer_tools.split_patients import SplitRule
 
-    parser = _parser(command, description)
     parser.add_argument(
-        "--notes", nargs="+", required=True, help="CSV(.gz), JSONL(.gz) or Parquet files, or folders of .txt"
+        "--notes",
+        nargs="+",
+        required=required,
+        help="CSV, JSONL or Parquet files, gzipped or not, or folders of files of one kind (.txt: a note in each)",
     )
+    parser.add_argument("--files", choices=list(SUFFIXES), help="in a folder of several kinds: the kind to read")
+    parser.add_argument(
+        "--patient-folder",
+        type=int,
+        default=0,
+        metavar="LEVEL",
+        help="in a folder: the level below it whose folders are the patients (1: right below it)",
+    )
+    parser.add_argument(
+        "--on-bad-row",
+        choices=["fail", "skip"],
+        default="fail",
+        help="stop at a row that can't be used (not UTF-8, wrong number of fields, no patient), or skip and count it",
+    )
+    parser.add_class_arguments(Columns, "columns")
+    parser.add_class_arguments(SplitRule, "split")
+
+
+def _input_options(parser: Any, args: Any) -> dict[str, Any]:
+    """What the functions that read notes take: notes, reading and split."""
+    from tokenizer_tools.read_notes import InputOptions
+
+    ready = parser.instantiate(args)
+    notes = args.notes or []
+    if not all(path.strip() for path in notes):
+        raise UserError("--notes: an empty name; name a file or a folder")
+    reading = InputOptions(ready.columns, args.files, args.patient_folder, args.on_bad_row)
+    return {"notes": [Path(path) for path in notes], "reading": reading, "split": ready.split}
+
+
+def _shards_parser(command: str, description: str | None) -> Any:
+    from tokenizer_tools.clean_notes import CleaningRules
+
+    parser = _parser(command, description)
+    _add_input_options(parser)
     parser.add_argument("--tokenizer", required=True, help="tokenizer folder or Hub id: the base model's own")
     parser.add_argument("--out", required=True, help="shard folder to make; a build that was stopped goes on")
     parser.add_argument("--sequence-length", type=int, default=4096, help="tokens per row")
@@ -32,20 +70,12 @@ def _shards_parser(command: str, description: str | None) -> Any:
         help="what [**...**] and ___ become: unk (the tokenizer's unknown token, default), none, or a token",
     )
     parser.add_argument(
-        "--on-invalid-utf8",
-        choices=["fail", "skip"],
-        default="fail",
-        help="stop at such a note, or skip and count it",
-    )
-    parser.add_argument(
         "--patient-key",
         help="file with the secret of the patient hashes (default: ~/.config/clinical-pretrain/…)",
     )
     parser.add_argument("--notes-per-part", type=int, default=10_000, help="notes per file")
     parser.add_argument("--workers", type=int, help="processes (default: all cores); doesn't change the result")
-    parser.add_class_arguments(Columns, "columns")
     parser.add_class_arguments(CleaningRules, "cleaning")
-    parser.add_class_arguments(SplitRule, "split")
     return parser
 
 
@@ -62,23 +92,19 @@ def build_shards(argv: Sequence[str]) -> dict[str, Any]:
     )
     parser.add_argument("--share", default="0/1", help="K/N: of stage pack, the K-th (from 0) of N shares")
     args = _parse(parser, argv)
-    ready = parser.instantiate(args)
     out = Path(args.out)
     was_there = (out / "manifest.json").exists()
     index, _, count = args.share.partition("/")
     if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
         raise UserError(f"--share {args.share}: must be K/N with K from 0 to N - 1")
     manifest = shards.build_shards(
-        [Path(path) for path in args.notes],
-        args.tokenizer,
-        out,
+        tokenizer=args.tokenizer,
+        out=out,
+        **_input_options(parser, args),
         sequence_length=args.sequence_length,
-        columns=ready.columns,
-        cleaning=ready.cleaning,
+        cleaning=parser.instantiate(args).cleaning,
         placeholder=args.placeholder,
-        split=ready.split,
         patient_key=Path(args.patient_key) if args.patient_key else None,
-        on_invalid_utf8=args.on_invalid_utf8,
         notes_per_part=args.notes_per_part,
         workers=args.workers,
         stage=args.stage,
@@ -87,18 +113,7 @@ def build_shards(argv: Sequence[str]) -> dict[str, Any]:
     if manifest is None:
         print(f"{out}: {args.stage} {args.share if args.stage == 'pack' else ''} is done")
         return _report(args, {"stage": args.stage})
-    counts = manifest.counts
-    dropped = [f"{n:,} {name.removeprefix('dropped_').replace('_', ' ')}" for name, n in counts.items() if n]
-    print(
-        f"{out}: {'already built' if was_there else 'built'}, {counts['kept']:,} of {counts['read']:,} notes kept",
-        end="",
-    )
-    print(f" (dropped: {', '.join(dropped[2:])})" if len(dropped) > 2 else "")
-    for name, split in manifest.splits.items():
-        print(
-            f"  {name:<10} {split.rows:>9,} rows of {manifest.sequence_length:,} · {split.tokens:>13,} tokens · "
-            f"{split.notes:>9,} notes · {split.patients:>7,} patients"
-        )
+    print("\n".join(shards.describe(manifest, out, was_there)))
     return _report(args, shards.summarise(manifest))
 
 
@@ -119,25 +134,22 @@ def make_notes(argv: Sequence[str]) -> dict[str, Any]:
 def train_tokenizer(argv: Sequence[str]) -> dict[str, Any]:
     """Train a byte-level BPE tokenizer on notes (for a model that starts from nothing)."""
     from tokenizer_tools import train_tokenizer as trainer
-    from tokenizer_tools.read_notes import Columns
 
     parser = _parser("train-tokenizer", train_tokenizer.__doc__)
-    parser.add_argument("--notes", nargs="+", required=True, help="as for build-shards")
+    _add_input_options(parser)
     parser.add_argument("--out", required=True, help="tokenizer folder to make")
     parser.add_argument("--vocab-size", type=int, default=8192, help="entries of the vocabulary")
     parser.add_argument("--min-frequency", type=int, default=2, help="a rarer piece gets no entry")
     parser.add_argument("--sequence-length", type=int, default=4096, help="model_max_length")
-    parser.add_class_arguments(Columns, "columns")
     args = _parse(parser, argv)
     result = trainer.train_tokenizer(
-        [Path(path) for path in args.notes],
-        Path(args.out),
-        columns=parser.instantiate(args).columns,
+        out=Path(args.out),
+        **_input_options(parser, args),
         vocab_size=args.vocab_size,
         min_frequency=args.min_frequency,
         sequence_length=args.sequence_length,
     )
-    print(f"{args.out}: {result['vocab_size']:,} entries, from {result['notes']:,} notes")
+    print(f"{args.out}: {result['vocab_size']:,} entries, from {result['notes']:,} notes of the training split")
     return _report(args, result)
 
 
@@ -199,15 +211,16 @@ def plot(argv: Sequence[str]) -> dict[str, Any]:
 def demo(argv: Sequence[str]) -> dict[str, Any]:
     """Run the whole job on this machine's CPU: notes, shards, training, export."""
     from clinical_pretrain.demo import run_demo
-    from tokenizer_tools.read_notes import Columns
 
     parser = _parser("demo", demo.__doc__)
-    parser.add_argument("--out", default="demo", help="folder for everything that is made")
-    parser.add_argument("--notes", help="your notes (default: synthetic ones)")
-    parser.add_class_arguments(Columns, "columns")
+    parser.add_argument("--out", help="folder for everything that is made (default: demo, or demo-NAME of your notes)")
+    input_arguments = _divide(argv, parser)[2]
+    _add_input_options(parser, required=False)
     args = _parse(parser, argv)
-    notes = Path(args.notes) if args.notes else None
-    return _report(args, run_demo(Path(args.out), notes, parser.instantiate(args).columns))
+    options = _input_options(parser, args)
+    notes = options["notes"]
+    out = args.out or (f"demo-{notes[0].name.split('.')[0]}" if notes else "demo")
+    return _report(args, run_demo(Path(out), options, input_arguments))
 
 
 def chaos(argv: Sequence[str]) -> dict[str, Any]:
@@ -275,11 +288,13 @@ def submit_shards(argv: Sequence[str]) -> dict[str, Any]:
     mine, slurm_words, words = _divide(argv, parser)
     args = _parse(parser, mine)
     from clinical_pretrain import launch
-    from tokenizer_tools.read_notes import check_inputs
+    from tokenizer_tools.input_files import find_inputs
 
     slurm = launch.site_config(args.site, slurm_words)
-    building = _parse(_shards_parser("submit-shards", None), words)
-    check_inputs([Path(path) for path in building.notes])
+    shards_parser = _shards_parser("submit-shards", None)
+    building = _parse(shards_parser, words)
+    options = _input_options(shards_parser, building)
+    find_inputs(options["notes"], options["reading"].files)
     launch.check_is_here(building.tokenizer)
     result = launch.submit_shards(words, Path(building.out), slurm, args.dry_run)
     if args.dry_run:

@@ -5,23 +5,26 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from clinical_pretrain.config import REPOSITORY
-from tokenizer_tools.manifest import UserError, write_json
-from tokenizer_tools.read_notes import Columns, read_notes
+from tokenizer_tools.manifest import Manifest, UserError, held_out, write_json
+from tokenizer_tools.read_notes import read_notes
 
 RANKS = 2
 PATIENT_LAUNCHER = (
     "import signal; signal.signal(signal.SIGINT, lambda *_: None); from deepspeed.launcher.runner import main; main()"
 )
 """The deepspeed command, but on Ctrl-C it waits for its ranks to save, rather than to end with a traceback."""
+MADE_OF = "demo.json"
+"""Names what a demo's folder was made of: another demo's tokenizer and shards must not be taken for this one's."""
 EXAMPLES = (
     "He denies chest <mask>, fever, chills.",
     "Treated with metoprolol tartrate 25 <mask> PO BID.",
@@ -29,31 +32,35 @@ EXAMPLES = (
 )
 
 
-def run_demo(out: Path, notes: Path | None = None, columns: Columns | None = None) -> dict[str, Any]:
+def run_demo(out: Path, options: dict[str, Any], input_arguments: Sequence[str]) -> dict[str, Any]:
     """Notes, tokenizer, shards, training on two CPU ranks under ZeRO 2, export, examples.
 
     Args:
         out: folder for everything that is made; a demo that was stopped goes on there.
-        notes: the user's notes; default synthetic ones.
-        columns: their column names, where they aren't MIMIC's.
+        options: notes (none: synthetic ones are made), reading and split, as for `build_shards`.
+        input_arguments: the same as a user types them.
 
     Returns:
         What `OUT/summary.json` holds.
 
     Raises:
-        UserError: a step failed; its own message has been printed.
+        UserError: a step failed; its own message has been printed. Or `out` holds a demo of other notes.
     """
-    started = time.monotonic()
-    if notes is not None:
-        next(read_notes([notes], columns), None)  # a missing file or column is known before anything is made
+    started, notes = time.monotonic(), options["notes"]
+    if notes:
+        next(read_notes(notes, options["reading"], options["split"]), None)  # mistakes show before anything is made
+    made_of = {"notes": [str(path.resolve()) for path in notes], "arguments": list(input_arguments)}
+    if (out / MADE_OF).exists():
+        if json.loads((out / MADE_OF).read_text()) != made_of:
+            raise UserError(f"{out}: holds a demo of other notes or options; choose another --out, or delete it")
+    elif out.exists() and any(out.iterdir()):
+        raise UserError(f"{out}: not empty, and holds no demo; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
-    if notes is None:
-        notes = out / "NOTEEVENTS.csv.gz"
-        if not notes.exists():
-            _step("synthetic notes", "clinical-pretrain", "make-notes", "--out", notes)
-    named = [
-        word for role, name in asdict(columns or Columns()).items() if name for word in (f"--columns.{role}", name)
-    ]
+    write_json(out / MADE_OF, made_of)
+    if not notes:
+        input_arguments = ["--notes", str(out / "NOTEEVENTS.csv.gz"), *input_arguments]
+        if not (out / "NOTEEVENTS.csv.gz").exists():
+            _step("synthetic notes", "clinical-pretrain", "make-notes", "--out", out / "NOTEEVENTS.csv.gz")
     tokenizer, shards, run_dir, model = (
         out / "tokenizer",
         out / "shards",
@@ -61,9 +68,9 @@ def run_demo(out: Path, notes: Path | None = None, columns: Columns | None = Non
         out / "model",
     )
     if not tokenizer.exists():
-        _step("a tokenizer", "clinical-pretrain", "train-tokenizer", "--notes", notes, "--out", tokenizer, *named)
-    _step("notes to shards", "clinical-pretrain", "build-shards", "--notes", notes, "--tokenizer", tokenizer,
-          "--out", shards, "--patient-key", out / "patient_key", *named)  # fmt: skip
+        _step("a tokenizer", "clinical-pretrain", "train-tokenizer", *input_arguments, "--out", tokenizer)
+    _step("notes to shards", "clinical-pretrain", "build-shards", *input_arguments, "--tokenizer", tokenizer,
+          "--out", shards, "--patient-key", out / "patient_key")  # fmt: skip
     _step("training", "deepspeed", "-q", "--num_gpus", RANKS, REPOSITORY / "clinical_pretrain" / "run.py", "--config",
           REPOSITORY / "configs" / "demo_cpu.yaml", "--data.shards", shards, "--run_dir", run_dir)  # fmt: skip
     result = out / "export.json"
@@ -122,9 +129,10 @@ def _tell(summary: dict[str, Any], run_dir: Path, model: Path, shards: Path) -> 
     before, after = summary["validation_loss_before"], summary["validation_loss_after"]
     print("\n== result")
     if before is None:
-        print("no patient of this corpus fell into the validation split, so no held-out loss was measured")
+        print("no note of this corpus fell into the validation split, so no held-out loss was measured")
     else:
-        print(f"validation loss (held-out patients): {before:.2f} before, {after:.2f} after {summary['steps']} steps")
+        on = held_out(Manifest.load(shards).split_by)
+        print(f"validation loss ({on}): {before:.2f} before, {after:.2f} after {summary['steps']} steps")
     print(f"exported model gives the trained model's logits to {summary['max_logit_difference']:.1e}")
     print("\nfill-mask, with plain transformers:")
     for text, guesses in fill_masks(model):
@@ -135,6 +143,9 @@ def _tell(summary: dict[str, Any], run_dir: Path, model: Path, shards: Path) -> 
     print(f"curves          tensorboard --logdir {run_dir.parent}")
     base = "allenai/longformer-base-4096"
     print("\nnext, on a GPU with your notes:")
+    activate = Path(sys.prefix) / "bin" / "activate"
+    if shutil.which("clinical-pretrain") is None and activate.exists():
+        print(f"  source {shlex.quote(_short(str(activate)))}")
     print(f"  clinical-pretrain build-shards --notes NOTEEVENTS.csv.gz --tokenizer {base} --out shards/")
     print("  deepspeed clinical_pretrain/run.py --config configs/clinical_longformer.yaml --data.shards shards/")
 
@@ -149,6 +160,10 @@ def fill_masks(model_dir: Path) -> list[tuple[str, str]]:
     results = []
     for text in EXAMPLES:
         text = text.replace("<mask>", fill.tokenizer.mask_token)
-        guesses = [f"{guess['token_str'].strip()} {guess['score']:.0%}" for guess in fill(text, top_k=3)]
+        guesses = [f"{_visible(guess['token_str'])} {guess['score']:.0%}" for guess in fill(text, top_k=3)]
         results.append((text, " · ".join(guesses)))
     return results
+
+
+def _visible(token: str) -> str:
+    return token.strip() or ("(newline)" if "\n" in token else "(blank)")

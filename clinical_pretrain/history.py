@@ -43,8 +43,10 @@ def data_facts(manifest: Manifest) -> dict[str, Any]:
     return {
         "fingerprint": manifest.fingerprint,
         "sequence_length": manifest.sequence_length,
+        "split_by": manifest.split_by,
+        "patients_in_several_splits": manifest.patients_in_several_splits,
         "splits": {
-            name: {"rows": split.rows, "tokens": split.tokens, "notes": split.notes, "patients": split.patients}
+            name: {key: value for key, value in asdict(split).items() if key != "files"}
             for name, split in manifest.splits.items()
         },
     }

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from clinical_pretrain.metrics import read_metrics
-from tokenizer_tools.manifest import UserError
+from tokenizer_tools.manifest import UserError, held_out
 
 
 def plot_loss(run_dir: Path, out: Path | None = None) -> dict[str, Any]:
@@ -27,6 +28,7 @@ def plot_loss(run_dir: Path, out: Path | None = None) -> dict[str, Any]:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    split_by = json.loads((run_dir / "data.json").read_text())["split_by"]
     out = out or run_dir / "loss.png"
     figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=120)
     axes.plot([p["step"] for p in train], [p["loss"] for p in train], color="#9db7d5", linewidth=1, label="training")
@@ -36,7 +38,7 @@ def plot_loss(run_dir: Path, out: Path | None = None) -> dict[str, Any]:
         color="#b2182b",
         marker="o",
         markersize=4,
-        label="validation (held-out patients)",
+        label=f"validation ({held_out(split_by)})",
     )
     for point in (validation[0], validation[-1]) if validation else ():
         axes.annotate(f"{point['loss']:.2f}", (point["step"], point["loss"]), (0, 8), textcoords="offset points")

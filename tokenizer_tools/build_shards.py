@@ -1,7 +1,8 @@
 """The pipeline: read, clean, split, drop duplicates, tokenise, pack, write. It can be killed and started again.
 
 1. Scan. The notes are read once, in parts of a fixed number in input order; of each note its text's hash, its
-   patient's keyed hash, split, category and time are kept in `work/scan/`.
+   patient's keyed hash, split, category and time are kept in `work/scan/`. Then notes that name an admission alone
+   are given the patient that other notes of the admission name.
 2. Keep list. Over all parts: which notes stay, and their place in the notes table (`work/keep.npy`).
 3. Pack. The notes are read again; each part is tokenised and packed alone and written to `SPLIT/part-N.arrow`.
 4. Finish. `notes.arrow`, then `manifest.json`, then `work/` is deleted.
@@ -25,6 +26,7 @@ import shutil
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -39,6 +41,7 @@ from tokenizers import Tokenizer
 
 from tokenizer_tools.clean_notes import CleaningRules, clean
 from tokenizer_tools.deduplicate import HASH_DTYPE, first_occurrences, ranks_within, text_hash
+from tokenizer_tools.input_files import Input, find_inputs
 from tokenizer_tools.load_tokenizer import describe_tokenizer, encode, load_tokenizer, save_tokenizer, special_ids
 from tokenizer_tools.manifest import (
     FORMAT_VERSION,
@@ -56,12 +59,23 @@ from tokenizer_tools.manifest import (
     write_json,
 )
 from tokenizer_tools.pack_sequences import PackedRow, pack_rows
-from tokenizer_tools.progress import Progress
-from tokenizer_tools.read_notes import Columns, Note, check_inputs, input_files, read_notes
-from tokenizer_tools.split_patients import SplitRule, key_id, load_patient_key, patient_hash
+from tokenizer_tools.progress import Progress, say
+from tokenizer_tools.read_notes import InputOptions, Note, read_notes
+from tokenizer_tools.split_patients import SplitRule, key_id, load_patient_key, patient_hash, patients_of_admissions
+from tokenizer_tools.unknown_characters import NAMED_CHARACTERS, count_unknown, describe_unknown, unseen_blanks
 
-KEPT, EMPTY, INVALID_UTF8, DUPLICATE = range(4)
-OUTCOMES = ("kept", "dropped_empty", "dropped_invalid_utf8", "dropped_duplicate")
+OUTCOMES = (
+    "kept",
+    "dropped_empty",
+    "dropped_duplicate",
+    "dropped_invalid_utf8",
+    "dropped_malformed",
+    "dropped_no_patient",
+    "dropped_marked_error",
+)
+KEPT, EMPTY, DUPLICATE = range(3)
+NOBODY, ADMISSION, PATIENT = range(3)
+"""What a note names."""
 # Notes whose hashes are sorted at once while duplicates are looked for: 60 bytes each.
 NOTES_IN_MEMORY = 4_000_000
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -77,7 +91,14 @@ class ShardSettings:
     cleaning: CleaningRules
     split: SplitRule
     notes_per_part: int
+    on_bad_row: Literal["fail", "skip"]
+    unseen_blanks: str
+    """White space that the tokenizer doesn't know."""
     patient_key: bytes = field(repr=False)
+
+    def cleaned(self, text: str) -> str:
+        """A note's text as it is hashed and tokenised."""
+        return clean(text, self.cleaning, self.tokenizer.placeholder, self.unseen_blanks)
 
     @property
     def work(self) -> Path:
@@ -95,12 +116,11 @@ def build_shards(
     tokenizer: str,
     out: Path,
     sequence_length: int = 4096,
-    columns: Columns | None = None,
+    reading: InputOptions | None = None,
     cleaning: CleaningRules | None = None,
     placeholder: str = "unk",
     split: SplitRule | None = None,
     patient_key: Path | None = None,
-    on_invalid_utf8: Literal["fail", "skip"] = "fail",
     notes_per_part: int = 10_000,
     workers: int | None = None,
     stage: Literal["all", "scan", "pack"] = "all",
@@ -111,18 +131,17 @@ def build_shards(
     Started again after a crash, the same command does only what is missing. No note's text is written anywhere.
 
     Args:
-        notes: CSV, CSV.GZ, JSONL(.gz) or Parquet files, or folders of .txt.
+        notes: CSV, JSONL or Parquet files, gzipped or not, or folders of files of one kind (.txt: a note in each).
         tokenizer: a folder or a Hub id, usually the base model's own.
         out: the shard folder to make.
         sequence_length: tokens per row.
-        columns: column names, where they aren't MIMIC's.
+        reading: column names, where they aren't MIMIC's; what to read of a folder; what to do with bad rows.
         cleaning: the cleaning rules to switch on or off.
         placeholder: what [**...**] and ___ become: 'unk' (the tokenizer's unknown token), 'none' (they go), or a
             token of the vocabulary.
-        split: shares of the patients held out.
+        split: shares of the patients held out, or what else to split by.
         patient_key: file with the secret behind the patient hashes; made if missing. Default
             ~/.config/clinical-pretrain/patient_key.
-        on_invalid_utf8: stop at a note that isn't UTF-8, or skip and count it.
         notes_per_part: notes per file and unit of work; part of what the bytes depend on.
         workers: processes; default all cores.
         stage: scan stops before anything is packed, pack does only that: for machines that share the work. After them
@@ -135,25 +154,33 @@ def build_shards(
     Raises:
         UserError: bad input, a folder that holds something else, or a full disk.
     """
-    check_inputs(notes)
+    reading = reading or InputOptions()
+    inputs = find_inputs(notes, reading.files)
     if sequence_length < 8 or notes_per_part < 1 or (workers is not None and workers < 1):
         raise UserError("sequence_length must be at least 8, notes_per_part and workers at least 1")
+    split = split or SplitRule()
+    for number, entry in enumerate(inputs):
+        if entry.is_folder:
+            say(entry.describe())
+        next(read_notes(inputs[number : number + 1], reading, split), None)  # the commonest mistakes show at once
     loaded = load_tokenizer(tokenizer)
     key = load_patient_key(patient_key)
+    info = describe_tokenizer(loaded, tokenizer, placeholder)
     settings = ShardSettings(
         out=out,
-        tokenizer=describe_tokenizer(loaded, tokenizer, placeholder),
+        tokenizer=info,
         sequence_length=sequence_length,
         cleaning=cleaning or CleaningRules(),
-        split=split or SplitRule(),
+        split=split,
         notes_per_part=notes_per_part,
+        on_bad_row=reading.on_bad_row,
+        unseen_blanks=unseen_blanks(loaded.backend_tokenizer, info.unknown_id),
         patient_key=key,
     )
     plan = {
         "format_version": FORMAT_VERSION,
-        "inputs": [{"name": path.name, "sha256": _input_sha256(path)} for path in notes],
-        "columns": asdict(columns or Columns()),
-        "on_invalid_utf8": on_invalid_utf8,
+        "inputs": [{"name": entry.path.name, "sha256": _input_sha256(entry)} for entry in inputs],
+        "reading": asdict(reading),
         "tokenizer": {k: v for k, v in asdict(settings.tokenizer).items() if k != "name"},
         "sequence_length": sequence_length,
         "cleaning": settings.cleaning.names(),
@@ -171,9 +198,9 @@ def build_shards(
             _save_tokenizer(loaded, settings)
 
             def read() -> Iterator[tuple[int, list[Note]]]:
-                return _parts(read_notes(notes, columns, on_invalid_utf8), notes_per_part)
+                return _parts(read_notes(inputs, reading, split), notes_per_part)
 
-            parts = _scan(read, settings, workers)
+            parts = _scan(read, inputs, settings, workers)
             keep = _keep_list(parts, settings)
             if stage == "scan":
                 return None
@@ -237,8 +264,13 @@ def _save_tokenizer(loaded: Any, settings: ShardSettings) -> None:
 # 1. Scan ----------------------------------------------------------------------------------------------------------
 
 
-def _scan(read: Callable[[], Iterator[tuple[int, list[Note]]]], settings: ShardSettings, workers: int | None) -> int:
-    """Hash every note. Returns the number of parts."""
+def _scan(
+    read: Callable[[], Iterator[tuple[int, list[Note]]]],
+    inputs: list[Input],
+    settings: ShardSettings,
+    workers: int | None,
+) -> int:
+    """Hash every note, and find whose it is. Returns the number of parts."""
     done = settings.work / "scan" / "done.json"
     if done.exists():
         return int(json.loads(done.read_text())["parts"])
@@ -256,41 +288,89 @@ def _scan(read: Callable[[], Iterator[tuple[int, list[Note]]]], settings: ShardS
         _run(jobs(), workers, settings, lambda count: progress.advance(count))
     if parts == 0:
         raise UserError("no notes found in the input; check --notes")
+    _resolve_admissions(parts, inputs, settings)
     write_json(done, {"parts": parts})
     return parts
 
 
 def scan_part(number: int, notes: list[Note], settings: ShardSettings) -> int:
     """Write what the keep list and the notes table need of one part. Returns its number of notes."""
-    status, hashes, patients, named, splits, categories, times, sources = ([] for _ in range(8))
+    rows = []
     for note in notes:
-        text = clean(note.text, settings.cleaning, settings.tokenizer.placeholder)
-        empty = not text.strip()
-        digest = text_hash(text)
-        group = note.group or f"text {digest}"
-        status.append(INVALID_UTF8 if note.invalid_utf8 else EMPTY if empty else KEPT)
-        hashes.append(digest)
-        patients.append(patient_hash(settings.patient_key, group))
-        named.append(note.group is not None)
-        splits.append(settings.split.split_of(group))
-        categories.append(note.category)
-        times.append(note.time[:32])
-        sources.append(note.source)
+        text = settings.cleaned(note.text)
+        digest, key, rule = text_hash(text), settings.patient_key, settings.split
+        status = OUTCOMES.index(f"dropped_{note.fault}") if note.fault else KEPT if text.strip() else EMPTY
+        group = f"patient {note.patient}" if note.patient else f"admission {note.admission}"
+        rows.append(
+            {
+                "status": status,
+                "hashes": digest,
+                # Notes of nobody have the order and the place in the notes table of their text.
+                "groups": patient_hash(key, group if note.patient or note.admission else f"text {digest}"),
+                "admissions": patient_hash(key, f"admission {note.admission}") if note.admission else "",
+                "named": PATIENT if note.patient else ADMISSION if note.admission else NOBODY,
+                "splits": rule.split_of(rule.group_of(note.patient, note.admission, digest)),
+                "categories": note.category.encode(),
+                "times": note.time[:32].encode(),
+                "sources": note.source,
+                "rows": note.row,
+            }
+        )
+    _write_scan(settings, number, {name: np.array([row[name] for row in rows], _SCANNED[name]) for name in _SCANNED})
+    return len(notes)
+
+
+_SCANNED: dict[str, npt.DTypeLike] = {"status": np.uint8, "hashes": HASH_DTYPE, "groups": HASH_DTYPE,
+    "admissions": HASH_DTYPE, "named": np.uint8, "splits": np.uint8, "categories": "S", "times": "S",
+    "sources": np.int16, "rows": np.int64}  # fmt: skip
+
+
+def _write_scan(settings: ShardSettings, number: int, columns: dict[str, npt.NDArray[Any]]) -> None:
     path = _scan_file(settings, number)
     with (temporary := path.with_suffix(".tmp")).open("wb") as stream:
-        np.savez(
-            stream,
-            status=np.array(status, np.uint8),
-            hashes=np.array(hashes, HASH_DTYPE),
-            patients=np.array(patients, HASH_DTYPE),
-            named=np.array(named, bool),
-            splits=np.array(splits, np.uint8),
-            categories=np.array([category.encode() for category in categories]),
-            times=np.array([time.encode() for time in times]),
-            sources=np.array(sources, np.int16),
-        )
+        np.savez(stream, **columns)  # type: ignore[arg-type]
     temporary.replace(path)
-    return len(notes)
+
+
+def _resolve_admissions(parts: int, inputs: list[Input], settings: ShardSettings) -> None:
+    """Give notes that name an admission alone the patient, and so the split, of the admission's other notes. Done
+    twice, it changes nothing more.
+
+    Raises:
+        UserError: the split is by patient, and nobody knows whose note one is.
+    """
+    if not settings.split.needs_identity:
+        return
+
+    def pairs() -> Iterator[tuple[tuple[bytes, int] | None, bytes]]:
+        for number in range(parts):
+            names = ("named", "groups", "splits", "admissions")
+            for named, *patient, admission in zip(*_columns(settings, number, *names), strict=True):
+                yield (tuple(patient) if named == PATIENT else None), admission
+
+    known, lost, first, no_patient = patients_of_admissions(pairs), 0, "", OUTCOMES.index("dropped_no_patient")
+    for number in range(parts):
+        with np.load(_scan_file(settings, number)) as arrays:
+            columns = dict(arrays)
+        usable = np.isin(columns["status"], (KEPT, no_patient))  # also one that was marked before a restart
+        alone = np.flatnonzero((columns["named"] == ADMISSION) & usable)
+        for i in alone:
+            if patient := known.get(columns["admissions"][i]):
+                columns["groups"][i], columns["splits"][i] = patient
+                columns["named"][i] = PATIENT
+            elif settings.split.by == "patient":
+                columns["status"][i] = no_patient
+                entry, row = inputs[columns["sources"][i]], int(columns["rows"][i])
+                lost, first = lost + 1, first or f"{entry.path}, {'file' * (entry.kind == 'txt') or 'row'} {row:,}"
+        if len(alone):
+            _write_scan(settings, number, columns)
+    if lost and settings.on_bad_row == "fail":
+        raise UserError(
+            f"{first}: no patient, and no other note says whose admission it is ({lost:,} such notes); name the "
+            "patient's column with --columns.patient, let admissions stand for patients with --split.by admission (a "
+            "patient's admissions may then be trained on and held out at once), or drop and count such notes with "
+            "--on-bad-row skip"
+        )
 
 
 def _scan_file(settings: ShardSettings, number: int) -> Path:
@@ -298,8 +378,12 @@ def _scan_file(settings: ShardSettings, number: int) -> Path:
 
 
 def _column(settings: ShardSettings, number: int, name: str) -> npt.NDArray[Any]:
+    return _columns(settings, number, name)[0]
+
+
+def _columns(settings: ShardSettings, number: int, *names: str) -> list[npt.NDArray[Any]]:
     with np.load(_scan_file(settings, number)) as arrays:
-        return np.asarray(arrays[name])
+        return [np.asarray(arrays[name]) for name in names]
 
 
 # 2. Keep list -----------------------------------------------------------------------------------------------------
@@ -310,7 +394,7 @@ class KeepList:
     """What becomes of each note, over all parts, memory-mapped."""
 
     outcome: npt.NDArray[np.uint8]
-    """(notes read,): KEPT, EMPTY, INVALID_UTF8 or DUPLICATE."""
+    """(notes read,): what became of each, an index into OUTCOMES."""
     time_order: npt.NDArray[np.int32]
     """(notes read,): the note's rank among its patient's kept notes, by time."""
     begins: list[int]
@@ -338,7 +422,7 @@ def _keep_list(parts: int, settings: ShardSettings) -> KeepList:
             index, hashes = _share(parts, settings, begins, outcome, "hashes", this, rounds)
             outcome[index[~first_occurrences(hashes[:, 0])]] = DUPLICATE
         for this in range(rounds):
-            index, rows = _share(parts, settings, begins, outcome, "patients", this, rounds, "times")
+            index, rows = _share(parts, settings, begins, outcome, "groups", this, rounds, "times")
             time_order[index] = ranks_within(rows[:, 0], rows[:, 1])
         for path, array in zip(paths, (outcome, time_order), strict=True):
             with (temporary := path.with_suffix(".tmp")).open("wb") as stream:
@@ -426,10 +510,14 @@ def pack_part(
     special = special_ids(backend)
     if info.placeholder_id is not None:
         special[info.placeholder_id] = False
-    ids = []
+    ids: list[npt.NDArray[Any]] = []
+    unknown, characters = 0, Counter[str]()
     for start in range(0, len(texts), 1000):
-        batch = [clean(text, settings.cleaning, info.placeholder) for text in texts[start : start + 1000]]
-        for tokens in encode(backend, batch):
+        batch = [settings.cleaned(text) for text in texts[start : start + 1000]]
+        encoded = encode(backend, batch)
+        count, behind = count_unknown(backend, batch, encoded, info.unknown_token, info.unknown_id)
+        unknown, characters = unknown + count, characters + behind
+        for tokens in encoded:
             array = np.array([info.begin_id, *tokens, info.end_id], dtype=settings.id_dtype)
             # A note that spells out a special token ("<mask>", "[SEP]") must not steer the model with it.
             inner = array[1:-1]
@@ -450,7 +538,7 @@ def pack_part(
             write_rows(settings.out / path, rows, settings.id_dtype)
             count = sum(len(row.input_ids) for row in rows)
             files[name] = asdict(ShardFile(path, len(rows), count, file_sha256(settings.out / path)))
-    write_json(_packed_file(settings, number), files)
+    write_json(_packed_file(settings, number), {"files": files, "unknown": unknown, "characters": characters})
     return len(kept)
 
 
@@ -513,15 +601,17 @@ def _backend(path: Path) -> Tokenizer:
 
 def _finish(packed: list[dict[str, Any]], keep: KeepList, plan: dict[str, Any], settings: ShardSettings) -> Manifest:
     """Write the notes table and the manifest, then delete the work folder."""
-    notes, patients = _write_notes_table(keep, settings)
+    notes = _write_notes_table(keep, settings)
+    patients, admissions, in_several = _count_people(keep, settings)
     splits = {}
     for index, name in enumerate(SPLITS):
-        files = [ShardFile(**part[name]) for part in packed if name in part]
+        files = [ShardFile(**part["files"][name]) for part in packed if name in part["files"]]
         splits[name] = SplitInfo(
             rows=sum(entry.rows for entry in files),
             tokens=sum(entry.tokens for entry in files),
             notes=notes[index],
             patients=patients[index],
+            admissions=admissions[index],
             files=files,
         )
     if not splits["train"].rows:
@@ -534,7 +624,9 @@ def _finish(packed: list[dict[str, Any]], keep: KeepList, plan: dict[str, Any], 
         tokenizer=info,
         splits=splits,
         counts=counts,
-        split_rule={"by": "patient, else admission, else text", "hash": "sha256", **asdict(settings.split)},
+        split_rule={"hash": "sha256", **asdict(settings.split)},
+        patients_in_several_splits=in_several,
+        unknown=_unknown(packed, sum(split.tokens for split in splits.values()), settings.unseen_blanks),
         cleaning_rules=settings.cleaning.names(),
         notes_per_part=settings.notes_per_part,
         settings=plan,
@@ -552,8 +644,36 @@ def _finish(packed: list[dict[str, Any]], keep: KeepList, plan: dict[str, Any], 
     return manifest
 
 
-def _write_notes_table(keep: KeepList, settings: ShardSettings) -> tuple[list[int], list[int]]:
-    """Write `notes.arrow`, a row per kept note, in input order. Returns notes and patients per split."""
+def _count_people(keep: KeepList, settings: ShardSettings) -> tuple[list[int], list[int], int]:
+    """Distinct patients, and admissions of notes without one, of the kept notes in each split; and how many patients
+    are in several splits."""
+    counts, in_several = {PATIENT: [0] * len(SPLITS), ADMISSION: [0] * len(SPLITS)}, 0
+    rounds = -(-len(keep.outcome) // NOTES_IN_MEMORY)
+    for this in range(rounds):
+        parts = len(keep.begins) - 1
+        _, rows = _share(parts, settings, keep.begins, keep.outcome, "groups", this, rounds, "named", "splits")
+        distinct = np.unique(rows, axis=0)
+        for kind, by_split in counts.items():
+            mine = distinct[distinct[:, 1] == str(kind).encode()]
+            for split in range(len(SPLITS)):
+                by_split[split] += int((mine[:, 2] == str(split).encode()).sum())
+            if kind == PATIENT:
+                in_several += int((np.unique(mine[:, 0], return_counts=True)[1] > 1).sum())
+    return counts[PATIENT], counts[ADMISSION], in_several
+
+
+def _unknown(packed: list[dict[str, Any]], tokens: int, blanks: str) -> dict[str, Any]:
+    """The manifest's account of what the tokenizer can't see."""
+    count, characters = sum(part["unknown"] for part in packed), Counter[str]()
+    for part in packed:
+        characters.update(part["characters"])
+    most = dict(sorted(characters.items(), key=lambda item: (-item[1], item[0]))[:NAMED_CHARACTERS])
+    share = round(count / tokens, 6) if tokens else 0.0
+    return {"tokens": count, "share": share, "characters": most, "written_as_blanks": blanks}
+
+
+def _write_notes_table(keep: KeepList, settings: ShardSettings) -> list[int]:
+    """Write `notes.arrow`, a row per kept note, in input order. Returns notes per split."""
     import pyarrow as pa
     from datasets import Features, Value
 
@@ -565,20 +685,18 @@ def _write_notes_table(keep: KeepList, settings: ShardSettings) -> tuple[list[in
             "time_order": Value("int32"),
         }
     )
-    notes, patients = [0] * len(SPLITS), [0] * len(SPLITS)
+    notes = [0] * len(SPLITS)
 
     def tables() -> Iterator[Any]:
         for number in range(len(keep.begins) - 1):
             kept = np.asarray(keep.outcome[keep.of_part(number)]) == KEPT
             order = np.asarray(keep.time_order[keep.of_part(number)])[kept]
             splits = _column(settings, number, "splits")[kept]
-            earliest = _column(settings, number, "named")[kept] & (order == 0)  # one note of each patient
             for split in range(len(SPLITS)):
                 notes[split] += int((splits == split).sum())
-                patients[split] += int((earliest & (splits == split)).sum())
             yield pa.table(
                 {
-                    "patient": pa.array([p.decode() for p in _column(settings, number, "patients")[kept]], pa.string()),
+                    "patient": pa.array([p.decode() for p in _column(settings, number, "groups")[kept]], pa.string()),
                     "category": pa.array(
                         [c.decode() for c in _column(settings, number, "categories")[kept]], pa.string()
                     ),
@@ -588,7 +706,7 @@ def _write_notes_table(keep: KeepList, settings: ShardSettings) -> tuple[list[in
             )
 
     _write_arrow(settings.out / NOTES_TABLE_NAME, features, tables())
-    return notes, patients
+    return notes
 
 
 # Processes, files -------------------------------------------------------------------------------------------------
@@ -692,16 +810,42 @@ def _lock(work: Path, shared: bool) -> Iterator[None]:
         yield
 
 
-def _input_sha256(path: Path) -> str:
-    if not path.is_dir():
-        return file_sha256(path)
-    lines = [f"{entry.relative_to(path)} {file_sha256(entry)}" for entry in input_files(path)]
+def _input_sha256(entry: Input) -> str:
+    if not entry.is_folder:
+        return file_sha256(entry.path)
+    lines = [f"{file.relative_to(entry.path)} {file_sha256(file)}" for file in entry.files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def describe(manifest: Manifest, out: Path, was_there: bool) -> list[str]:
+    """What shards hold, for a reader."""
+    counts = manifest.counts
+    dropped = [f"{n:,} {name.removeprefix('dropped_').replace('_', ' ')}" for name, n in counts.items() if n][2:]
+    built = "already built" if was_there else "built"
+    lines = [f"{out}: {built}, {counts['kept']:,} of {counts['read']:,} notes kept"]
+    lines[0] += f" (dropped: {', '.join(dropped)})" if dropped else ""
+    for name, split in manifest.splits.items():
+        people = f" · {split.patients:>7,} patients" if split.patients or not split.admissions else ""
+        people += f" · {split.admissions:>7,} admissions without a patient" if split.admissions else ""
+        lines.append(
+            f"  {name:<10} {split.rows:>9,} rows of {manifest.sequence_length:,} · {split.tokens:>13,} tokens · "
+            f"{split.notes:>9,} notes{people}"
+        )
+    if manifest.split_by != "patient":
+        known = sum(split.patients for split in manifest.splits.values()) - manifest.patients_in_several_splits
+        named = (
+            f"{manifest.patients_in_several_splits:,} patients are in several splits" if known else "no patient known"
+        )
+        lines.append(f"  split by {manifest.split_by}: {named}")
+    lines.append(f"  {describe_unknown(manifest.unknown)}")
+    return lines
 
 
 def summarise(manifest: Manifest) -> dict[str, Any]:
     """A manifest's figures, flat, for --json."""
     flat: dict[str, Any] = {"fingerprint": manifest.fingerprint, "sequence_length": manifest.sequence_length}
+    flat |= {"split_by": manifest.split_by, "patients_in_several_splits": manifest.patients_in_several_splits}
+    flat |= {"unknown_tokens": manifest.unknown["tokens"], "unknown_share": manifest.unknown["share"]}
     flat |= {f"notes_{name}": count for name, count in manifest.counts.items()}
     for name, split in manifest.splits.items():
         flat |= {f"{name}_{key}": value for key, value in asdict(replace(split, files=[])).items() if key != "files"}

@@ -137,6 +137,7 @@ def describe_tokenizer(tokenizer: Any, name: str, placeholder: str | None) -> To
         end_id=end,
         pad_id=tokenizer.pad_token_id,
         mask_id=tokenizer.mask_token_id,
+        unknown_token=tokenizer.unk_token,
         unknown_id=tokenizer.unk_token_id,
         placeholder=token,
         placeholder_id=None if token is None else backend.token_to_id(token),

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SPLITS = ("train", "validation", "test")
 MANIFEST_NAME = "manifest.json"
 NOTES_TABLE_NAME = "notes.arrow"
@@ -44,6 +44,9 @@ class SplitInfo:
     tokens: int
     notes: int
     patients: int
+    """Distinct patients that are named; 0 where none is."""
+    admissions: int
+    """Distinct admissions of notes without a patient."""
     files: list[ShardFile] = field(default_factory=list)
 
 
@@ -59,6 +62,7 @@ class TokenizerInfo:
     end_id: int
     pad_id: int
     mask_id: int
+    unknown_token: str
     unknown_id: int
     """What a special token that a note spells out becomes."""
     placeholder: str | None
@@ -75,6 +79,12 @@ class Manifest:
     counts: dict[str, int]
     """Notes read, kept, and dropped by reason."""
     split_rule: dict[str, Any]
+    """What was split by (patient, admission or note), the shares, the seed and the hash."""
+    patients_in_several_splits: int
+    """0 where the split is by patient."""
+    unknown: dict[str, Any]
+    """What the tokenizer can't see: `tokens`, their `share`, the most frequent `characters` behind them, and the white
+    space that is `written_as_blanks`."""
     cleaning_rules: list[str]
     notes_per_part: int
     settings: dict[str, Any]
@@ -84,6 +94,11 @@ class Manifest:
     fingerprint: str
     """sha256 over the tokenizer and every shard's bytes: one value that names the data and their order."""
     format_version: int = FORMAT_VERSION
+
+    @property
+    def split_by(self) -> str:
+        """What stays together: patient, admission or note."""
+        return str(self.split_rule["by"])
 
     def save(self, folder: Path) -> None:
         """Write `manifest.json`, atomically: it is the last file of a finished shard folder."""
@@ -122,6 +137,15 @@ class Manifest:
             raise UserError(
                 f"{path}: not a manifest of format {FORMAT_VERSION} ({error}); build the shards again"
             ) from None
+
+
+def held_out(split_by: str) -> str:
+    """What a loss on the held-out rows was measured on, in words."""
+    return {
+        "patient": "held-out patients",
+        "admission": "held-out admissions, whose patients may have been trained on",
+        "note": "held-out notes, whose patients may have been trained on",
+    }[split_by]
 
 
 def fingerprint(tokenizer_sha256: str, sequence_length: int, files: list[ShardFile]) -> str:

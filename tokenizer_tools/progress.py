@@ -7,6 +7,11 @@ import time
 from types import TracebackType
 
 
+def say(line: str) -> None:
+    """Print a line beside the results: to stderr."""
+    print(line, file=sys.stderr, flush=True)
+
+
 class Progress:
     """Counts notes. Use as a context manager.
 
@@ -24,6 +29,7 @@ class Progress:
             from rich.progress import (
                 BarColumn,
                 MofNCompleteColumn,
+                SpinnerColumn,
                 TextColumn,
                 TimeElapsedColumn,
                 TimeRemainingColumn,
@@ -31,6 +37,7 @@ class Progress:
             from rich.progress import Progress as Bar
 
             columns = (
+                SpinnerColumn(),
                 TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
@@ -63,8 +70,4 @@ class Progress:
     def _print(self) -> None:
         self.printed = time.monotonic()
         of = f" of {self.total:,}" if self.total is not None and self.count < self.total else ""
-        print(
-            f"{self.what}: {self.count:,}{of} notes, {self.printed - self.started:.0f} s",
-            file=sys.stderr,
-            flush=True,
-        )
+        say(f"{self.what}: {self.count:,}{of} notes, {self.printed - self.started:.0f} s")

@@ -1,47 +1,41 @@
-"""Notes from CSV, JSONL and Parquet files and folders of .txt, one at a time, in input order."""
+"""Notes from CSV, JSONL, Parquet and text files, one at a time, in input order."""
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
-import json
 import re
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
+from tokenizer_tools.columns import Columns, describe_columns, likely_columns, resolve_columns
+from tokenizer_tools.identifiers import LostDigitsError, identifier_of, text_of
+from tokenizer_tools.input_files import Input, Kind, find_inputs
 from tokenizer_tools.manifest import UserError
+from tokenizer_tools.rows import BadRowError, Fault, Row, is_utf16, read_rows
+from tokenizer_tools.split_patients import SplitRule
 
-# Lower case; the first that a file has is taken. MIMIC-III's NOTEEVENTS and MIMIC-IV-Note are covered.
-KNOWN_COLUMNS = {
-    "text": ("text", "note_text"),
-    "patient": ("subject_id", "patient_id", "person_id"),
-    "admission": ("hadm_id", "admission_id", "visit_occurrence_id"),
-    "category": ("category", "note_type"),
-    "time": ("charttime", "chartdate", "note_datetime", "note_date"),
-}
-SUFFIXES = (".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".parquet")
 UNCATEGORISED = "uncategorised"
-LONGEST_FIELD = 1 << 28
 
 
 @dataclass(frozen=True)
-class Columns:
-    """Column names (JSONL: keys) of the input, where they aren't MIMIC's own."""
+class InputOptions:
+    """How notes are read."""
 
-    text: str | None = None
-    """The note. Known without this option: TEXT, note_text, in upper or lower case."""
-    patient: str | None = None
-    """Whose note it is, the unit of the split. Known: SUBJECT_ID, patient_id, person_id."""
-    admission: str | None = None
-    """Stands in for the patient where there is none. Known: HADM_ID, admission_id, visit_occurrence_id."""
-    category: str | None = None
-    """The kind of note, for validation by category. Known: CATEGORY, note_type."""
-    time: str | None = None
-    """ISO date or time; orders a patient's notes. Known: CHARTTIME, CHARTDATE, note_datetime, note_date."""
+    columns: Columns = field(default_factory=Columns)
+    """Column names."""
+    files: Kind | None = None
+    """In a folder of several kinds of files, the kind to read."""
+    patient_folder: int = 0
+    """In a folder: the level below it whose folders are the patients (1: right below it); 0: none."""
+    on_bad_row: Literal["fail", "skip"] = "fail"
+    """Stop at a row that can't be used, or skip and count it."""
+
+    def __post_init__(self) -> None:
+        if self.patient_folder < 0:
+            raise UserError(f"--patient-folder {self.patient_folder}: must be a level, counted from 1, or 0 for none")
+        if self.patient_folder and self.columns.patient:
+            raise UserError("--patient-folder and --columns.patient: both say who the patient is; give one of them")
 
 
 @dataclass(frozen=True)
@@ -49,236 +43,156 @@ class Note:
     """One note as it came in."""
 
     text: str
-    """Empty where the bytes weren't valid UTF-8."""
-    group: str | None
-    """Who must stay in one split: the patient, else the admission, else nobody (None)."""
+    """Empty where the row can't be used."""
+    patient: str
+    """The patient's identifier in its one spelling; empty where the row has none."""
+    admission: str
+    """The admission's, likewise."""
     category: str
     time: str
     source: int
     """Which of the inputs it came from, counted from 0."""
+    row: int
+    """Its number within the input, counted from 1."""
     place: str
     """File and row, for messages."""
-    invalid_utf8: bool = False
+    fault: Fault | None = None
+    """Why the row can't be used."""
 
 
 def read_notes(
-    paths: Sequence[Path],
-    columns: Columns | None = None,
-    on_invalid_utf8: Literal["fail", "skip"] = "fail",
+    inputs: Sequence[Input | Path], options: InputOptions | None = None, rule: SplitRule | None = None
 ) -> Iterator[Note]:
-    """Yield every note of `paths`, one at a time: memory doesn't grow with the corpus.
+    """Yield every note of the inputs, one at a time: memory doesn't grow with the corpus.
 
     Args:
-        paths: CSV(.gz), JSONL(.gz) and Parquet files, and folders of .txt (one note a file, sorted by name).
-        columns: names where they aren't MIMIC's.
-        on_invalid_utf8: `fail` raises at the first note that isn't UTF-8; `skip` yields it empty and marked.
+        inputs: from `find_inputs`, or paths for it.
+        options: column names, and what to do with rows that can't be used.
+        rule: what the split needs to know of each note; a note that lacks it can't be used. Default: nothing.
 
     Raises:
-        UserError: a file is missing, of unknown kind or broken, lacks a column, or isn't UTF-8.
+        UserError: a file is missing, of unknown kind or broken, lacks a column, or a row can't be used.
     """
-    check_inputs(paths)
-    for source, path in enumerate(paths):
-        for place, row, columns_found in _rows(path):
-            where = place if ".jsonl" in path.name.lower()[-9:] else str(path)  # JSONL: each row has its own keys
-            names = _resolve(columns or Columns(), columns_found, where)
-            if isinstance(row.get(names["text"]), list | dict):
-                raise UserError(f"{place}: {names['text']!r} holds a list or an object; it must hold text")
-            values = {role: _text(row.get(name)) for role, name in names.items()}
-            invalid = not _is_utf8(values)
-            if invalid and on_invalid_utf8 == "fail":
-                raise UserError(
-                    f"{place}: not valid UTF-8; convert the file (iconv -f LATIN1 -t UTF-8), "
-                    "or drop such notes and count them with --on-invalid-utf8 skip"
-                )
-            if invalid:
-                values = {}
-            patient, admission = values.get("patient"), values.get("admission")
-            yield Note(
-                text=values.get("text", ""),
-                group=f"patient {patient}" if patient else f"admission {admission}" if admission else None,
-                category=values.get("category", "").strip() or UNCATEGORISED,
-                time=values.get("time", "").strip(),
-                source=source,
-                place=place,
-                invalid_utf8=invalid,
-            )
-
-
-def check_inputs(paths: Sequence[Path]) -> None:
-    """Refuse inputs that don't exist or are of no known kind, before anything is written."""
-    if not paths:
-        raise UserError("no notes given; name a file or a folder with --notes")
-    for path in paths:
-        if not path.exists():
-            raise UserError(f"{path}: no such file or folder; check --notes")
-        if path.is_dir():
-            if not any(path.rglob("*.txt")):
-                raise UserError(f"{path}: a folder without .txt files; name a file ({', '.join(SUFFIXES)})")
-        elif not path.name.lower().endswith(SUFFIXES):
-            raise UserError(f"{path}: unknown kind of file; known are {', '.join(SUFFIXES)} and folders of .txt")
-        if not _readable(path):
-            raise UserError(f"{path}: no permission to read it; ask its owner, or run as a user who may")
-
-
-def input_files(path: Path) -> list[Path]:
-    """The files behind one input: itself, or a folder's .txt files in reading order."""
-    return sorted(path.rglob("*.txt")) if path.is_dir() else [path]
-
-
-def _readable(path: Path) -> bool:
-    try:
-        if path.is_dir():
-            next(path.iterdir(), None)
-        else:
-            path.open("rb").close()
-    except OSError:
-        return False
-    return True
-
-
-Row = tuple[str, dict[str, Any], tuple[str, ...]]
-
-
-def _rows(path: Path) -> Iterator[Row]:
-    """(place, row, column names) of one input."""
-    name = path.name.lower()
-    if path.is_dir():
-        yield from _text_files(path)
-        return
-    if name.endswith(".parquet"):
-        yield from _parquet(path)
-        return
-    try:
-        with path.open("rb") as raw, gzip.open(raw) if name.endswith(".gz") else raw as stream:
-            yield from (_csv if ".csv" in name[-7:] else _jsonl)(path, stream)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path}: broken or cut-off gzip file ({error}); copy it again") from None
-
-
-def _csv(path: Path, stream: IO[bytes] | gzip.GzipFile) -> Iterator[Row]:
-    # Bytes that aren't UTF-8 become lone surrogates, so that the row they stand in can be named.
-    text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    csv.field_size_limit(LONGEST_FIELD)
-    reader = csv.reader(text, strict=True)  # else an unclosed quote swallows the rest of the file
-    number = 0
-    try:
-        header = next(reader, None)
-        if header is None:
-            raise UserError(f"{path}: empty file; it needs a header line and notes")
-        columns = tuple(header)
-        for number, values in enumerate(reader, start=1):
-            if not values:
-                continue
-            if len(values) != len(columns):
-                raise UserError(
-                    f"{path}, row {number}: {len(values)} fields where the header has {len(columns)}; "
-                    'quote fields that hold commas or line breaks (")'
-                )
-            yield f"{path}, row {number}", dict(zip(columns, values, strict=True)), columns
-    except csv.Error as error:
-        raise UserError(f"{path}, after row {number}: not a CSV file ({error}); look for an unclosed quote") from None
-
-
-def _jsonl(path: Path, stream: IO[bytes] | gzip.GzipFile) -> Iterator[Row]:
-    lines = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="\n")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        place = f"{path}, row {number}"
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if not isinstance(row, dict):
-            raise UserError(f"{place}: not a JSON object; every line must hold one")
-        yield place, row, tuple(row)
-
-
-def _parquet(path: Path) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.ParquetFile(path)
-        columns = tuple(table.schema_arrow.names)
+    options = options or InputOptions()
+    found = [find_inputs([entry], options.files)[0] if isinstance(entry, Path) else entry for entry in inputs]
+    for source, entry in enumerate(found):
+        reader = _Reader(entry, source, options, rule)
         number = 0
-        for batch in table.iter_batches(batch_size=1024):
-            # Read as bytes: Arrow would raise at the first string that isn't UTF-8, without its row.
-            arrays = [
-                array.cast(pa.large_binary())
-                if pa.types.is_string(array.type) or pa.types.is_large_string(array.type)
-                else array
-                for array in batch.columns
-            ]
-            for values in zip(*(array.to_pylist() for array in arrays), strict=True):
-                number += 1
-                yield f"{path}, row {number}", dict(zip(columns, values, strict=True)), columns
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-        kind = type(error).__name__
-        raise UserError(f"{path}: cannot be read as Parquet ({kind}); write it again") from None
+        for path in entry.files:
+            for note in reader.notes(path, number):
+                number = note.row
+                yield note
 
 
-def _text_files(folder: Path) -> Iterator[Row]:
-    for path in input_files(folder):
-        yield str(path), {"text": path.read_bytes()}, ("text",)
+class _Reader:
+    """Turns the rows of one input into notes."""
+
+    def __init__(self, entry: Input, source: int, options: InputOptions, rule: SplitRule | None) -> None:
+        self.input, self.source, self.options, self.rule = entry, source, options, rule
+        self._names: dict[tuple[str, ...], dict[str, list[str]]] = {}
+
+    def notes(self, path: Path, before: int) -> Iterator[Note]:
+        """The notes of one of its files; `before` of this input have been read."""
+        folder_patient = self._folder_of(path)
+        for number, row in enumerate(read_rows(path, self.input.kind, self.options.columns), start=before + 1):
+            try:
+                yield self._note(row, number, folder_patient)
+            except BadRowError as error:
+                if self.options.on_bad_row == "fail":
+                    raise
+                yield Note("", "", "", UNCATEGORISED, "", self.source, number, error.place, error.fault)
+
+    def _note(self, row: Row | BadRowError, number: int, folder_patient: str | None) -> Note:
+        if isinstance(row, BadRowError):
+            raise row
+        names = self._columns(row)
+        cells = {role: [row.values.get(name) for name in wanted] for role, wanted in names.items()}
+        for role, values in cells.items():
+            if isinstance(values[0], list | dict):
+                kind = "text" if role == "text" else "a single value"
+                raise BadRowError(
+                    row.place, "malformed", f"{names[role][0]!r} holds a list or an object; it must hold {kind}"
+                )
+        first = {
+            role: next((text for value in values if (text := text_of(value))), "") for role, values in cells.items()
+        }
+        if not all(map(_is_utf8, first.values())):
+            found = "UTF-16" if self.input.kind == "txt" and is_utf16(row.values["text"][:64]) else "LATIN1"
+            raise BadRowError(
+                row.place, "invalid_utf8", f"not valid UTF-8; convert the file (iconv -f {found} -t UTF-8)"
+            )
+        if first.get("error", "").strip().lower() in ("1", "1.0", "true", "t", "yes", "y"):
+            return Note("", "", "", UNCATEGORISED, "", self.source, number, row.place, "marked_error")
+        patient, admission = (self._identifier(row, names, cells, role) for role in ("patient", "admission"))
+        patient = patient if folder_patient is None else folder_patient
+        needs_identity = self.rule and self.rule.needs_identity and first["text"].strip()
+        if needs_identity and not (patient or admission):
+            raise self._nobody(row)
+        return Note(
+            text=first["text"],
+            patient=patient,
+            admission=admission,
+            category=first.get("category", "").strip() or UNCATEGORISED,
+            time=re.sub(r"(?<=\d)T(?=\d)", " ", first.get("time", "").strip()),
+            source=self.source,
+            row=number,
+            place=row.place,
+        )
+
+    def _columns(self, row: Row) -> dict[str, list[str]]:
+        if row.columns not in self._names:
+            try:
+                self._names = {row.columns: resolve_columns(self.options.columns, row.columns, row.where)}
+            except UserError as error:
+                if self.input.kind != "jsonl":  # there, each row has keys of its own
+                    raise
+                raise BadRowError(row.place, "malformed", str(error).removeprefix(f"{row.where}: ")) from None
+        return self._names[row.columns]
+
+    def _identifier(self, row: Row, names: dict[str, list[str]], cells: dict[str, list[Any]], role: str) -> str:
+        try:
+            return identifier_of(cells[role][0]) if role in cells else ""
+        except LostDigitsError:
+            raise BadRowError(
+                row.place,
+                "no_patient",
+                f"{names[role][0]!r} was stored as a number that has lost digits; write the column as text",
+            ) from None
+
+    def _folder_of(self, path: Path) -> str | None:
+        """The patient that a file's folder stands for."""
+        level = self.options.patient_folder
+        if not level or not self.input.is_folder:
+            return None
+        parents = path.relative_to(self.input.path).parts[:-1]
+        return identifier_of(parents[level - 1]) if len(parents) >= level else ""
+
+    def _nobody(self, row: Row) -> UserError:
+        """The error of a row that doesn't say whose it is, with the ways to say it."""
+        names, level = self._columns(row), self.options.patient_folder
+        if level and self.input.is_folder:
+            return BadRowError(row.place, "no_patient", f"lies above the folders of level {level} (--patient-folder)")
+        if "patient" in names or "admission" in names:
+            named = " and ".join(names[role][0] for role in ("patient", "admission") if role in names)
+            return BadRowError(row.place, "no_patient", f"no patient in {named}; fill it in")
+        by_note = "split by --split.by note (a patient's notes may then be trained on and held out at once)"
+        if self.input.kind == "txt":
+            levels = ", ".join(
+                f"level {n}: {count:,}" for n, count in enumerate(self.input.folders_by_level(), start=1)
+            )
+            level_remedy = f"if folders are patients, name their level with --patient-folder ({levels} folders); or "
+            return UserError(
+                f"{self.input.path}: nothing says whose notes these are; {level_remedy * bool(levels)}{by_note}"
+            )
+        message = f"no patient column; {describe_columns(row.columns)}; {likely_columns(row.columns)}; or {by_note}"
+        if self.input.kind == "jsonl":
+            return BadRowError(row.place, "no_patient", message)
+        return UserError(f"{row.where}: {message}")
 
 
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bytes):
-        return value.decode("utf-8", errors="surrogateescape")
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))  # pandas writes an id column with gaps as floats: 123.0 and 123 are one patient
-    return str(value)
-
-
-def _is_utf8(values: dict[str, str]) -> bool:
+def _is_utf8(text: str) -> bool:
     try:
-        for value in values.values():
-            value.encode()
+        text.encode()
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _resolve(wanted: Columns, found: tuple[str, ...], where: str) -> dict[str, str]:
-    """Role -> column name. A named column that is missing is an error; of the known ones only text must be there."""
-    key = (wanted, found)
-    if key not in _resolved:
-        _resolved.clear()  # one entry: rows come file by file, and JSONL keys seldom change
-        _resolved[key] = _find_columns(wanted, found, where)
-    return _resolved[key]
-
-
-_resolved: dict[tuple[Columns, tuple[str, ...]], dict[str, str]] = {}
-
-
-def _find_columns(wanted: Columns, found: tuple[str, ...], where: str) -> dict[str, str]:
-    by_lower_case = {name.strip().lower(): name for name in reversed(found)}
-    names: dict[str, str] = {}
-    for role, known in KNOWN_COLUMNS.items():
-        asked = getattr(wanted, role)
-        if asked is not None:
-            if asked not in found:
-                raise UserError(f"{where}: no column {asked!r} (--columns.{role}); {describe_columns(found)}")
-            names[role] = asked
-            continue
-        match = next((by_lower_case[name] for name in known if name in by_lower_case), None)
-        if match is not None:
-            names[role] = match
-    if "text" not in names:
-        raise UserError(f"{where}: no text column; {describe_columns(found)}; name it with --columns.text NAME")
-    return names
-
-
-def describe_columns(found: Iterable[str]) -> str:
-    """The columns' names for a message, unless the first row may be data: then not a word of it."""
-    names = list(found)
-    looks_like_a_header = len(set(names)) == len(names) and all(
-        re.fullmatch(r"[A-Za-z_][\w.\-/]*( [\w.\-/]+){0,3}", name) and len(name) <= 40 for name in names
-    )
-    if not looks_like_a_header:
-        commas = ", separated by commas" if len(names) == 1 else ""
-        return f"its first row ({len(names)} fields) doesn't look like a header: put the column names there{commas}"
-    return f"columns found: {', '.join(names)}"

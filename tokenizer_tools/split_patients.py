@@ -1,4 +1,4 @@
-"""Train, validation or test: by patient, never by note, and a function of the patient alone.
+"""Train, validation or test: by patient unless asked otherwise, and a function of the patient alone.
 
 A patient's split doesn't depend on the rest of the corpus, its order or its size, so that a corpus can grow without
 a held-out patient ever moving into training.
@@ -10,15 +10,20 @@ import hashlib
 import hmac
 import os
 import secrets
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeVar
 
 from tokenizer_tools.manifest import SPLITS, UserError
+
+Admission = TypeVar("Admission", bound=Hashable)
+Patient = TypeVar("Patient")
 
 
 @dataclass(frozen=True)
 class SplitRule:
-    """Which share of the patients is held out."""
+    """What is held out, and what stays together."""
 
     validation: float = 0.05
     """Share of patients whose notes measure the loss during training."""
@@ -26,6 +31,9 @@ class SplitRule:
     """Share of patients set aside."""
     seed: int = 0
     """Another seed gives another split."""
+    by: Literal["patient", "admission", "note"] = "patient"
+    """patient: each note needs a patient, or an admission that another note gives a patient; admission: where there is
+    no patient, the admission stands for it; note: each note by itself, so that a patient may be on both sides."""
 
     def __post_init__(self) -> None:
         if not (self.validation >= 0 and self.test >= 0 and self.validation + self.test < 1):
@@ -34,13 +42,43 @@ class SplitRule:
                 "that leave something to train on"
             )
 
+    @property
+    def needs_identity(self) -> bool:
+        """Whether each note must say whose it is: not by note, nor where nothing is held out."""
+        return self.by != "note" and self.validation + self.test > 0
+
+    def group_of(self, patient: str, admission: str, text_digest: str) -> str:
+        """What a note stays together with: all notes of the patient, else of the admission, else of the same text."""
+        if self.by != "note" and patient:
+            return f"patient {patient}"
+        return f"admission {admission}" if self.by != "note" and admission else f"text {text_digest}"
+
     def split_of(self, group: str) -> int:
-        """Index into SPLITS for a patient (or, where a note names none, for its text's hash)."""
+        """Index into SPLITS for what `group_of` gives."""
         digest = hashlib.sha256(f"{self.seed}:{group}".encode()).digest()
         draw = int.from_bytes(digest[:8], "big") / 2**64
         if draw < self.validation:
             return SPLITS.index("validation")
         return SPLITS.index("test") if draw < self.validation + self.test else SPLITS.index("train")
+
+
+def patients_of_admissions(
+    pairs: Callable[[], Iterable[tuple[Patient | None, Admission | None]]],
+) -> dict[Admission, Patient]:
+    """Patients of the admissions that some notes name without a patient, where other notes name both.
+
+    An admission that is named with two patients is left out: it doesn't tell whose it is.
+
+    Args:
+        pairs: gives (patient, admission) of all notes, each time it is called; both may be missing (falsy).
+    """
+    alone = {admission for patient, admission in pairs() if admission and not patient}
+    found: dict[Admission, Patient] = {}
+    ambiguous: set[Admission] = set()
+    for patient, admission in pairs() if alone else ():
+        if patient and admission in alone and found.setdefault(admission, patient) != patient:
+            ambiguous.add(admission)
+    return {admission: patient for admission, patient in found.items() if admission not in ambiguous}
 
 
 def default_key_path() -> Path:

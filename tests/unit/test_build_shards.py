@@ -17,9 +17,10 @@ from tokenizers import Tokenizer
 from clinical_pretrain.data.shards import Split, note_categories
 from tokenizer_tools.build_shards import build_shards
 from tokenizer_tools.clean_notes import CleaningRules, clean
+from tokenizer_tools.columns import Columns
 from tokenizer_tools.load_tokenizer import load_tokenizer
 from tokenizer_tools.manifest import SPLITS, Manifest, UserError
-from tokenizer_tools.read_notes import Columns
+from tokenizer_tools.read_notes import InputOptions
 from tokenizer_tools.split_patients import SplitRule
 
 
@@ -245,15 +246,15 @@ def test_a_full_disk_leaves_the_folder_restartable(built, corpus, tmp_path):
     ("text", "options", "message"),
     [
         ("id,body\n1,x\n", [], "no text column; columns found: id, body"),
-        ("text\n", [], "no notes found"),
+        ("subject_id,text\n", [], "no notes found"),
         ('text\n""\n"  "\n', [], "no note with text"),
-        (b"text\nok\ncaf\xe9\n", [], "row 2: not valid UTF-8"),
-        ("text\nhello\n", ["--placeholder", "[DEID]"], "--placeholder [DEID]: not a token"),
-        ("text\nhello\n", ["--split.validation", "1"], "leave something to train on"),
-        ("text\nhello\n", ["--columns.txt", "x"], "did you mean --columns.text?"),
-        ("text\nhello\n", ["--tokenizer", "nobody/nothing"], "hf download nobody/nothing"),
-        ("text\nhello\n", ["--tokenizer", "/nowhere"], "neither a folder nor a tokenizer"),
-        ("text\nhello\n", ["--out", "/proc/nowhere"], "/proc/nowhere"),
+        (b"subject_id,text\n1,ok\n2,caf\xe9\n", [], "row 2: not valid UTF-8"),
+        ("subject_id,text\n1,hello\n", ["--placeholder", "[DEID]"], "--placeholder [DEID]: not a token"),
+        ("subject_id,text\n1,hello\n", ["--split.validation", "1"], "leave something to train on"),
+        ("subject_id,text\n1,hello\n", ["--columns.txt", "x"], "did you mean --columns.text?"),
+        ("subject_id,text\n1,hello\n", ["--tokenizer", "nobody/nothing"], "hf download nobody/nothing"),
+        ("subject_id,text\n1,hello\n", ["--tokenizer", "/nowhere"], "neither a folder nor a tokenizer"),
+        ("subject_id,text\n1,hello\n", ["--out", "/proc/nowhere"], "/proc/nowhere"),
         (None, [], "no such file or folder"),
     ],
 )
@@ -271,11 +272,11 @@ def test_bad_input_is_one_line_and_writes_nothing(corpus, tmp_path, text, option
 
 
 def test_the_mended_call_works_in_the_same_folder(corpus, tmp_path):
-    (tmp_path / "n.csv").write_text("id,body\n1,hello there\n")
+    (tmp_path / "n.csv").write_text("subject_id,body\n1,hello there\n")
     with pytest.raises(UserError, match="no text column"):
         build_shards([tmp_path / "n.csv"], str(corpus / "tokenizer"), tmp_path / "s")
-    build_shards([tmp_path / "n.csv"], str(corpus / "tokenizer"), tmp_path / "s", columns=Columns(text="body"),
-                 split=SplitRule(0, 0))  # fmt: skip
+    build_shards([tmp_path / "n.csv"], str(corpus / "tokenizer"), tmp_path / "s", split=SplitRule(0, 0),
+                 reading=InputOptions(Columns(text="body")))  # fmt: skip
     assert Manifest.load(tmp_path / "s").counts["kept"] == 1
 
 
@@ -315,7 +316,8 @@ def test_the_real_corpus_with_the_real_vocabularies(kind, tmp_path):
         [SHARED / "notes" / "mtsamples_all.jsonl.gz"],
         str(SHARED / "tokenizers" / kind),
         tmp_path / "s",
-        columns=Columns(category="specialty"),
+        reading=InputOptions(Columns(category="specialty")),
+        split=SplitRule(by="note"),
     )
     assert manifest.counts["kept"] == 2357 and manifest.counts["read"] == 4966
     assert sum(split.tokens for split in manifest.splits.values()) > 1_500_000

@@ -5,14 +5,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tokenizer_tools.columns import Columns
 from tokenizer_tools.manifest import UserError
-from tokenizer_tools.read_notes import Columns, read_notes
+from tokenizer_tools.read_notes import InputOptions, read_notes
 
 HEADER = "ROW_ID,SUBJECT_ID,HADM_ID,CHARTDATE,CATEGORY,TEXT\n"
 
 
 def notes_of(path, **options):
-    return list(read_notes([path], **options))
+    return list(read_notes([path], InputOptions(**options)))
 
 
 def write(path, content):
@@ -23,9 +24,10 @@ def write(path, content):
 def test_mimic_iii_columns(tmp_path):
     path = write(tmp_path / "n.csv", HEADER + '1,22,333,2151-07-16,"Physician ","line one\nline ""two"""\n')
     (note,) = notes_of(path)
-    assert (note.text, note.group, note.category, note.time) == (
+    assert (note.text, note.patient, note.admission, note.category, note.time) == (
         'line one\nline "two"',
-        "patient 22",
+        "22",
+        "333",
         "Physician",
         "2151-07-16",
     )
@@ -35,20 +37,21 @@ def test_mimic_iv_columns_gzipped(tmp_path):
     path = tmp_path / "n.csv.gz"
     path.write_bytes(gzip.compress(b"note_id,subject_id,hadm_id,note_type,charttime,text\nx,7,8,DS,2180-01-01,hello\n"))
     (note,) = notes_of(path)
-    assert (note.text, note.group, note.category) == ("hello", "patient 7", "DS")
+    assert (note.text, note.patient, note.category) == ("hello", "7", "DS")
 
 
-def test_admission_stands_in_for_the_patient_and_nobody_for_both(tmp_path):
+def test_a_note_may_name_an_admission_alone_or_nobody(tmp_path):
     path = write(tmp_path / "n.csv", HEADER + "1,,333,,A,x\n2,,,,,y\n")
-    assert [(n.group, n.category) for n in notes_of(path)] == [("admission 333", "A"), (None, "uncategorised")]
+    found = [(n.patient, n.admission, n.category) for n in notes_of(path)]
+    assert found == [("", "333", "A"), ("", "", "uncategorised")]
 
 
 def test_a_patient_is_the_same_in_csv_parquet_and_jsonl(tmp_path):
     pq.write_table(pa.table({"subject_id": [22.0, None], "text": ["a", "b"]}), tmp_path / "n.parquet")
     write(tmp_path / "n.jsonl", json.dumps({"subject_id": 22, "text": "a"}) + "\n\n")
     write(tmp_path / "n.csv", HEADER + "1,22,,,,a\n")
-    groups = {name: notes_of(tmp_path / name)[0].group for name in ("n.parquet", "n.jsonl", "n.csv")}
-    assert set(groups.values()) == {"patient 22"}
+    patients = {name: notes_of(tmp_path / name)[0].patient for name in ("n.parquet", "n.jsonl", "n.csv")}
+    assert set(patients.values()) == {"22"}
 
 
 def test_a_folder_of_text_files_in_order(tmp_path):
@@ -61,7 +64,7 @@ def test_a_folder_of_text_files_in_order(tmp_path):
 def test_other_column_names(tmp_path):
     path = write(tmp_path / "n.jsonl", json.dumps({"body": "x", "mrn": "9", "text": "not this"}))
     (note,) = notes_of(path, columns=Columns(text="body", patient="mrn"))
-    assert (note.text, note.group) == ("x", "patient 9")
+    assert (note.text, note.patient) == ("x", "9")
 
 
 def test_several_inputs_are_told_apart(tmp_path):
@@ -81,7 +84,7 @@ def test_several_inputs_are_told_apart(tmp_path):
         ("n.parquet", "not parquet", "cannot be read as Parquet"),
         ("n.docx", "x", "unknown kind of file"),
         ("n.csv", 'text\n"never closed\nmore\n', "look for an unclosed quote"),
-        ("n.csv", "id;text\n1;hello\n", "separated by commas"),
+        ("n.csv", "id:text\n1:hello\n", "separated by commas, tabs or semicolons"),
         ("n.jsonl", '{"text": "a"}\n{"body": "a"}\n', "row 2: no text column"),
         ("n.jsonl", '{"text": ["a"]}\n', "row 1: 'text' holds a list"),
         ("n.csv.gz", "not gzip", "broken or cut-off gzip"),
@@ -129,6 +132,6 @@ def test_invalid_utf8_fails_with_its_row_or_is_counted(tmp_path, kind):
         path.mkdir()
         for name, content in (("1.txt", b"ok"), ("2.txt", bad), ("3.txt", b"ok")):
             write(path / name, content)
-    with pytest.raises(UserError, match=r"(row 2|2\.txt): not valid UTF-8.*--on-invalid-utf8 skip"):
+    with pytest.raises(UserError, match=r"(row 2|2\.txt): not valid UTF-8.*--on-bad-row skip"):
         notes_of(path)
-    assert [n.invalid_utf8 for n in notes_of(path, on_invalid_utf8="skip")] == [False, True, False]
+    assert [n.fault for n in notes_of(path, on_bad_row="skip")] == [None, "invalid_utf8", None]

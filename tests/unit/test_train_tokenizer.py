@@ -62,7 +62,7 @@ def test_bad_calls(made, tmp_path):
         train_tokenizer([made / "n.csv"], made / "tokenizer")
     with pytest.raises(UserError, match="at least 300"):
         train_tokenizer([made / "n.csv"], tmp_path / "t", vocab_size=10)
-    (tmp_path / "empty.csv").write_text("text\n\n")
+    (tmp_path / "empty.csv").write_text("subject_id,text\n1,\n")
     with pytest.raises(UserError, match="no note with text"):
         train_tokenizer([tmp_path / "empty.csv"], tmp_path / "t")
     assert not (tmp_path / "t").exists()

@@ -1,0 +1,329 @@
+"""Who is a patient: one spelling, no guess, nobody on two sides."""
+
+import csv
+import gzip
+import json
+import re
+from decimal import Decimal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from clinical_pretrain.cli import main
+from tokenizer_tools.build_shards import build_shards
+from tokenizer_tools.columns import Columns
+from tokenizer_tools.identifiers import LostDigitsError, identifier_of, text_of
+from tokenizer_tools.manifest import Manifest, UserError
+from tokenizer_tools.read_notes import InputOptions, read_notes
+from tokenizer_tools.split_patients import SplitRule
+from tokenizer_tools.train_tokenizer import train_tokenizer
+
+HALF = SplitRule(0.3, 0.2)
+
+
+@pytest.mark.parametrize(
+    "spelling", ["123", "123.0", " 123", "00123", 123, 123.0, Decimal("123.00"), b"123", "１２３", "1.23e+02", "+123"]
+)
+def test_one_patient_in_all_spellings(spelling):
+    assert identifier_of(spelling) == "123"
+
+
+@pytest.mark.parametrize(
+    "value", ["NULL", "nan", "None", "NA", "\\N", "<NA>", "", "  ", None, float("nan"), b"null", "?"]
+)
+def test_a_missing_patient_is_nobody(value):
+    assert identifier_of(value) == ""
+
+
+def test_other_patients_stay_others():
+    values = ["123", "1230", "12.3", "-123", "a123", "4E12", "12e3", "123-1", "0"]
+    assert len({identifier_of(value) for value in values}) == len(values)
+    assert identifier_of("Ab12") == identifier_of("aB12")
+
+
+@pytest.mark.parametrize("value", [2.0**53, 1.2e18, "1.23457E+11"])
+def test_identifiers_that_have_lost_digits_are_refused(value, tmp_path):
+    with pytest.raises(LostDigitsError):
+        identifier_of(value)
+    (tmp_path / "n.jsonl").write_text(json.dumps({"subject_id": value, "text": "a"}))
+    with pytest.raises(UserError, match=r"row 1: 'subject_id' was stored as a number that has lost digits"):
+        list(read_notes([tmp_path / "n.jsonl"]))
+
+
+def test_a_missing_text_is_no_note(tmp_path):
+    (tmp_path / "n.jsonl").write_text('{"text": NaN}\n{"text": null}\n{"text": "NULL"}\n{"text": "nan given"}\n')
+    assert [note.text for note in read_notes([tmp_path / "n.jsonl"])] == ["", "", "", "nan given"]
+    assert text_of("\\N") == "" and text_of("None of these") == "None of these"
+
+
+# A corpus under many names -----------------------------------------------------------------------------------------
+
+NAMES = ["MRN", "PatientID", "pat_id", "patient", "pid", "empi", "Patient Number"]
+
+
+def rows(patient_column):
+    return [
+        {patient_column: f"{patient}", "text": f"note {number} of {patient}"}
+        for patient in range(40)
+        for number in range(3)
+    ]
+
+
+def write(path, records):
+    """Records as CSV, JSONL or Parquet, by the path's name."""
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(records), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    else:
+        with path.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, list(records[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
+            writer.writeheader()
+            writer.writerows(records)
+    return path
+
+
+def command(corpus, notes, out, *options):
+    """Of build-shards."""
+    return ["build-shards", "--notes", str(notes), "--tokenizer", str(corpus / "tokenizer"), "--out", str(out),
+            "--sequence-length", "64", "--workers", "1", "--split.validation", "0.3", *options]  # fmt: skip
+
+
+def sides(out):
+    """Patients' hashes, and the splits that each is in."""
+    from clinical_pretrain.data.shards import Split
+
+    table = pa.ipc.open_stream(pa.memory_map(str(out / "notes.arrow"))).read_all()
+    patients, found = table.column("patient").to_pylist(), {}
+    manifest = Manifest.load(out)
+    for name in manifest.splits:
+        split = Split(out, manifest, name)
+        for i in range(len(split)):
+            for note in split[i].segment_notes:
+                found.setdefault(patients[note], set()).add(name)
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_a_patient_under_any_name_is_asked_for(name, suffix, corpus, tmp_path, capsys):
+    path = write(tmp_path / f"n{suffix}", rows(name))
+    call = command(corpus, path, tmp_path / "s")
+    assert main(call) == 2
+    error = capsys.readouterr().err
+    quoted = f"'{name}'" if " " in name else name
+    assert error.count("\n") == 1 and f"name it with --columns.patient {quoted}" in error, error
+    assert "--split.by note" in error and not (tmp_path / "s").exists()
+    if suffix in (".csv", ".parquet") and name in ("MRN", "Patient Number"):
+        assert main([*call, "--columns.patient", name]) == 0
+        found = sides(tmp_path / "s")
+        assert len(found) == 40 and all(len(splits) == 1 for splits in found.values())
+
+
+@pytest.mark.parametrize("name", ["encounter_id", "stay_id", "csn"])
+def test_an_admission_is_not_taken_for_a_patient(name, tmp_path):
+    path = write(tmp_path / "n.csv", rows(name))
+    with pytest.raises(UserError, match=f"if there is none, --columns.admission {name} --split.by admission"):
+        list(read_notes([path], rule=SplitRule()))
+
+
+def test_splitting_by_note_must_be_said_and_is_said(corpus, tmp_path, capsys):
+    path = write(tmp_path / "n.csv", rows("subject_id"))
+    call = command(corpus, path, tmp_path / "s", "--split.by", "note")
+    assert main(call) == 0
+    manifest = Manifest.load(tmp_path / "s")
+    several = sum(len(splits) > 1 for splits in sides(tmp_path / "s").values())
+    assert manifest.split_by == "note" and manifest.patients_in_several_splits == several > 0
+    assert f"split by note: {several} patients are in several splits" in capsys.readouterr().out
+
+
+def test_an_admission_leads_to_its_patient_over_all_inputs(corpus, tmp_path):
+    """Patient in some rows, the admission alone in others, in another file, before the ones that tell."""
+    alone = [
+        {"hadm_id": f"{p}{k}.0", "text": f"alone {p} {k} {n}"} for p in range(100, 160) for k in (1, 2) for n in (1, 2)
+    ]
+    both = [
+        {"subject_id": p, "hadm_id": int(f"{p}{k}"), "text": f"both {p} {k}"} for p in range(100, 160) for k in (1, 2)
+    ]
+    paths = [write(tmp_path / "alone.csv", alone), write(tmp_path / "both.jsonl", both)]
+    manifest = build_shards(
+        paths, str(corpus / "tokenizer"), tmp_path / "s", 64, split=HALF, notes_per_part=50, workers=1
+    )
+    found = sides(tmp_path / "s")
+    assert len(found) == 60 and all(len(splits) == 1 for splits in found.values())
+    assert sum(split.patients for split in manifest.splits.values()) == 60
+    assert [split.admissions for split in manifest.splits.values()] == [0, 0, 0]
+
+
+def test_an_admission_that_leads_nowhere(corpus, tmp_path):
+    records = [{"subject_id": p, "hadm_id": p, "text": f"a {p}"} for p in range(20)]
+    records += [
+        {"subject_id": "", "hadm_id": "99", "text": "whose?"},
+        {"subject_id": None, "hadm_id": "7", "text": "of 7"},
+    ]
+    records += [{"subject_id": 8, "hadm_id": 7, "text": "another patient's 7"}]
+    path = write(tmp_path / "n.csv", records)
+
+    def build(out, split=HALF, **reading):
+        return build_shards(
+            [path], str(corpus / "tokenizer"), tmp_path / out, 64, split=split, reading=InputOptions(**reading)
+        )
+
+    for _ in range(2):  # a second start mustn't take the first one's marks for leave
+        with pytest.raises(UserError, match=r"n.csv, row 21: no patient, and no other note says .*\(2 such notes\)"):
+            build("s")
+    assert build("s", on_bad_row="skip").counts["dropped_no_patient"] == 2
+    by_admission = build("t", split=SplitRule(0.3, 0.2, by="admission"))
+    assert by_admission.counts["kept"] == 23 and sum(s.admissions for s in by_admission.splits.values()) == 2
+
+
+def test_folders_of_texts(corpus, tmp_path, capsys):
+    root = tmp_path / "files"
+    for patient in range(30):
+        folder = root / f"p{patient % 3}" / f"p{patient}"
+        folder.mkdir(parents=True)
+        for note in range(3):
+            (folder / f"s{note}.txt").write_text(f"report {note} of {patient}")
+    call = command(corpus, root, tmp_path / "s")
+    assert main(call) == 2
+    error = capsys.readouterr().err
+    assert "--patient-folder (level 1: 3, level 2: 30 folders); or split by --split.by note" in error
+    assert main([*call, "--patient-folder", "2"]) == 0
+    found = sides(tmp_path / "s")
+    assert len(found) == 30 and all(len(splits) == 1 for splits in found.values())
+    (root / "p0" / "stray.txt").write_text("whose?")
+    with pytest.raises(UserError, match=r"stray.txt: lies above the folders of level 2"):
+        list(read_notes([root], InputOptions(patient_folder=2), SplitRule()))
+
+
+def test_two_columns_that_could_be_meant_are_refused(tmp_path):
+    (tmp_path / "n.csv").write_text("subject_id,person_id,text\n1,2,a\n")
+    with pytest.raises(UserError, match="both 'subject_id' and 'person_id' could be the patient"):
+        list(read_notes([tmp_path / "n.csv"]))
+    (tmp_path / "m.csv").write_text("subject_id,text,TEXT\n1,2,a\n")
+    with pytest.raises(UserError, match="column 'text' occurs more than once"):
+        list(read_notes([tmp_path / "m.csv"]))
+
+
+def test_a_tokenizer_never_sees_held_out_patients(tmp_path):
+    """Words of held-out patients, and of their admissions' notes, make no entry."""
+    word = {patient: f"zq{chr(97 + patient % 26)}{chr(97 + patient // 26)}xv" for patient in range(60)}
+    records = [
+        {"subject_id": p if n % 2 else "", "hadm_id": p, "text": f"{word[p]} " * 30 + str(n)}
+        for p in word
+        for n in range(4)
+    ]
+    path = write(tmp_path / "n.csv", records)
+    train_tokenizer([path], tmp_path / "t", split=HALF, vocab_size=2000)
+    vocabulary = json.loads((tmp_path / "t" / "tokenizer.json").read_text())["model"]["vocab"]
+    learned = {patient for patient in word if any(word[patient] in token for token in vocabulary)}
+    assert learned == {patient for patient in word if HALF.split_of(f"patient {patient}") == 0}
+
+
+# Rows that can't be used -------------------------------------------------------------------------------------------
+
+
+def test_bad_rows_are_counted_by_reason(corpus, tmp_path):
+    lines = [b"subject_id,iserror,text", b"1,,fine", b"2,1,entered in error", b"3,,two,many", b"4,,caf\xe9", b",,whose",
+             b'5,,"a"b', b"subject_id,iserror,text", b"6,,last"]  # fmt: skip
+    (tmp_path / "n.csv").write_bytes(b"\n".join(lines) + b"\n")
+
+    def build(**reading):
+        tokenizer, reading = str(corpus / "tokenizer"), InputOptions(**reading)
+        return build_shards([tmp_path / "n.csv"], tokenizer, tmp_path / "s", 64, reading, split=SplitRule(0.01, 0))
+
+    with pytest.raises(UserError, match=r"row 3: 4 fields where the header has 3.*--on-bad-row skip"):
+        build()
+    counts = {name: count for name, count in build(on_bad_row="skip").counts.items() if count}
+    assert counts == {"read": 8, "kept": 2, "dropped_malformed": 3, "dropped_invalid_utf8": 1, "dropped_no_patient": 1,
+                      "dropped_marked_error": 1}  # fmt: skip
+
+
+def test_jsonl_rows_without_their_keys_can_be_skipped(tmp_path):
+    (tmp_path / "n.jsonl").write_text('{"text": "a"}\n{"body": "b"}\n[1]\n{"text": "c"}\n')
+    found = [note.fault for note in read_notes([tmp_path / "n.jsonl"], InputOptions(on_bad_row="skip"))]
+    assert found == [None, "malformed", "malformed", None]
+
+
+def test_the_date_stands_in_where_the_time_is_empty(tmp_path):
+    path = tmp_path / "n.csv"
+    path.write_text("SUBJECT_ID,CHARTDATE,CHARTTIME,TEXT\n1,2101-01-02,,a\n1,2101-01-01,2101-01-01T10:00:00,b\n")
+    assert [note.time for note in read_notes([path])] == ["2101-01-02", "2101-01-01 10:00:00"]
+
+
+@pytest.mark.parametrize("separator", ["\t", ";", "|", ","])
+def test_other_separators(separator, tmp_path):
+    (tmp_path / "n.csv").write_text(f'subject_id{separator}text\n1{separator}"a, b; c\td"\n')
+    (note,) = read_notes([tmp_path / "n.csv"])
+    assert (note.patient, note.text) == ("1", "a, b; c\td")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf_16_is_named(encoding, tmp_path):
+    (tmp_path / "n.csv").write_bytes("subject_id,text\n1,a\n".encode(encoding))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a.txt").write_bytes("some note's text".encode(encoding))
+    with pytest.raises(UserError, match=r"n.csv: UTF-16.*iconv -f UTF-16"):
+        list(read_notes([tmp_path / "n.csv"]))
+    if encoding == "utf-16":
+        with pytest.raises(UserError, match=r"a.txt: not valid UTF-8.*iconv -f UTF-16"):
+            list(read_notes([tmp_path / "folder"]))
+
+
+def test_parquet_reads_only_what_it_needs(tmp_path):
+    """A date that Python can't hold, in a column of no interest, and as the note's time; dictionaries; decimals."""
+    table = pa.table(
+        {
+            "text": pa.array(["a", "b"]).dictionary_encode(),
+            "subject_id": pa.array([Decimal("7.00"), None], pa.decimal128(10, 2)),
+            "other": pa.array([10_000_000, 0], pa.int32()).cast(pa.date32()),
+            "charttime": pa.array([10_000_000, 0], pa.int32()).cast(pa.date32()),
+        }
+    )
+    pq.write_table(table, tmp_path / "n.parquet")
+    found = [(note.text, note.patient, bool(note.time)) for note in read_notes([tmp_path / "n.parquet"])]
+    assert found == [("a", "7", True), ("b", "", True)]
+
+
+# Folders -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_several_kinds_is_refused(tmp_path):
+    with gzip.open(tmp_path / "discharge.csv.gz", "wt") as stream:
+        stream.write("subject_id,text\n1,a\n")
+    (tmp_path / "LICENSE.txt").write_text("licence")
+    (tmp_path / "README.md").write_text("readme")
+    with pytest.raises(
+        UserError, match=r"several kinds \(1 csv, 1 other \(.md\), 1 txt\); choose with --files csv or --fil"
+    ):
+        list(read_notes([tmp_path]))
+    assert [note.text for note in read_notes([tmp_path], InputOptions(files="csv"))] == ["a"]
+    with pytest.raises(UserError, match="holds no parquet file"):
+        list(read_notes([tmp_path], InputOptions(files="parquet")))
+
+
+def test_texts_of_any_case_and_no_hidden_file(tmp_path):
+    from tokenizer_tools.input_files import find_inputs
+
+    for name in ("b.TXT", "a.txt", "._a.txt", "_SUCCESS"):
+        (tmp_path / name).write_bytes(b"\x00\x05" if name.startswith(".") else name.encode())
+    assert [note.text for note in read_notes([tmp_path])] == ["a.txt", "b.TXT"]
+    (found,) = find_inputs([tmp_path])
+    assert re.search(r"reading 2 txt files; not read: 2 hidden", found.describe())
+
+
+def test_a_source_tree_is_no_corpus(tmp_path, capsys):
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "a.txt").write_text("x")
+    (tmp_path / "constraints.txt").write_text("torch")
+    (tmp_path / "setup.py").write_text("pass")
+    with pytest.raises(UserError, match=r"several kinds \(1 other \(.py\), 1 txt\)"):
+        list(read_notes([tmp_path]))
+    assert main(["train-tokenizer", "--notes", "", "--out", str(tmp_path / "t")]) == 2
+    assert "an empty name" in capsys.readouterr().err
+
+
+def test_the_patients_folder_and_column_are_not_both_taken():
+    with pytest.raises(UserError, match="give one of them"):
+        InputOptions(Columns(patient="mrn"), patient_folder=1)

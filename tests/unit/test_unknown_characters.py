@@ -1,0 +1,74 @@
+"""What a vocabulary can't see: white space becomes a blank, the rest is counted and named."""
+
+import json
+
+import pytest
+from conftest import SHARED
+from tokenizers import Tokenizer
+
+from clinical_pretrain.cli import main
+from clinical_pretrain.data.shards import Split
+from tokenizer_tools.build_shards import build_shards
+from tokenizer_tools.manifest import Manifest
+from tokenizer_tools.split_patients import SplitRule
+from tokenizer_tools.synthetic_notes import make_notes
+from tokenizer_tools.unknown_characters import unseen_blanks
+
+BIGBIRD, LONGFORMER = (SHARED / "tokenizers" / name for name in ("bigbird", "longformer"))
+
+
+def build(tmp_path, text, tokenizer=BIGBIRD, **options):
+    (tmp_path / "n.jsonl").write_text(json.dumps({"text": text}))
+    manifest = build_shards(
+        [tmp_path / "n.jsonl"], str(tokenizer), tmp_path / "s", 64, split=SplitRule(0, 0), **options
+    )
+    backend = Tokenizer.from_file(str(tmp_path / "s" / "tokenizer" / "tokenizer.json"))
+    ids = Split(tmp_path / "s", manifest, "train")[0].input_ids
+    return manifest, [backend.id_to_token(int(token)) for token in ids[1:-1]]
+
+
+@pytest.mark.shared
+def test_newline_and_tab_become_blanks_where_bigbird_cannot_see_them(tmp_path):
+    manifest, tokens = build(tmp_path, "Meds:\nmetoprolol 25 mg\n\n\tdaily\r\nstable")
+    backend = Tokenizer.from_file(str(tmp_path / "s" / "tokenizer" / "tokenizer.json"))
+    assert tokens == backend.encode("Meds: metoprolol 25 mg daily stable", add_special_tokens=False).tokens
+    assert "<unk>" not in tokens and manifest.unknown["tokens"] == 0
+    assert set("\n\t") <= set(manifest.unknown["written_as_blanks"])
+
+
+@pytest.mark.shared
+def test_longformers_newlines_stay(tmp_path):
+    manifest, tokens = build(tmp_path, "Meds:\nmetoprolol 25 mg ≥ 5", LONGFORMER)
+    assert "Ċ" in tokens and manifest.unknown == {"tokens": 0, "share": 0.0, "characters": {}, "written_as_blanks": ""}
+
+
+@pytest.mark.shared
+def test_unknown_characters_are_counted_and_named_but_placeholders_are_not(tmp_path):
+    manifest, tokens = build(tmp_path, "INR ≥ 2, pain ≤ 3, BP → 120, ≥ 5, seen by [**Name**] and ___")
+    assert tokens.count("<unk>") == 6
+    assert manifest.unknown["tokens"] == 4 and manifest.unknown["characters"] == {"≥": 2, "→": 1, "≤": 1}
+    assert manifest.unknown["share"] == round(4 / manifest.splits["train"].tokens, 6)
+
+
+@pytest.mark.shared
+def test_notes_with_line_breaks_lose_no_word_start(tmp_path, capsys):
+    """Synthetic notes hold lines: with BigBird's vocabulary 5 % of their tokens were unknown."""
+    make_notes(tmp_path / "n.csv", patients=10)
+    call = [
+        "build-shards",
+        "--notes",
+        str(tmp_path / "n.csv"),
+        "--tokenizer",
+        str(BIGBIRD),
+        "--out",
+        str(tmp_path / "s"),
+    ]
+    assert main(call) == 0
+    unknown = Manifest.load(tmp_path / "s").unknown
+    assert unknown["share"] < 0.005, unknown
+    assert "newline and tab and " in capsys.readouterr().out
+
+
+def test_the_projects_own_tokenizers_see_everything(corpus):
+    backend = Tokenizer.from_file(str(corpus / "tokenizer" / "tokenizer.json"))
+    assert unseen_blanks(backend, backend.token_to_id("<unk>")) == ""

@@ -1,0 +1,130 @@
+"""Which files an input stands for. A folder holds files of one kind, or the user says which kind to read."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tokenizer_tools.manifest import UserError
+
+Kind = Literal["csv", "jsonl", "parquet", "txt"]
+SUFFIXES: dict[Kind, tuple[str, ...]] = {
+    "csv": (".csv", ".csv.gz", ".tsv", ".tsv.gz"),
+    "jsonl": (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz"),
+    "parquet": (".parquet",),
+    "txt": (".txt", ".txt.gz"),
+}
+_TABLES = [suffix for kind, suffixes in SUFFIXES.items() if kind != "txt" for suffix in suffixes]
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input: a file with many notes, or a folder."""
+
+    path: Path
+    kind: Kind
+    files: list[Path]
+    """In reading order: sorted by path."""
+    skipped: dict[str, int]
+    """In a folder: how many files are not read, by kind."""
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a folder."""
+        return self.path.is_dir()
+
+    def describe(self) -> str:
+        """What is read of a folder and what isn't, for a line."""
+        skipped = f"; not read: {_listed(self.skipped)}" if self.skipped else ""
+        return f"{self.path}: reading {len(self.files):,} {self.kind} file{'s' * (len(self.files) != 1)}{skipped}"
+
+    def folders_by_level(self) -> list[int]:
+        """How many folders hold the files, at each level below the input."""
+        parents = [path.relative_to(self.path).parts[:-1] for path in self.files]
+        depth = max(map(len, parents), default=0)
+        return [len({parts[:level] for parts in parents if len(parts) >= level}) for level in range(1, depth + 1)]
+
+
+def find_inputs(paths: Sequence[Path], kind: Kind | None = None) -> list[Input]:
+    """The files behind each input. In folders, hidden files (`.name`, `_name`) and linked folders are never read.
+
+    Args:
+        paths: files, and folders of files of one kind.
+        kind: the kind to read where a folder holds several.
+
+    Raises:
+        UserError: an input doesn't exist, can't be read, is of an unknown kind, or a folder holds several kinds.
+    """
+    if not paths:
+        raise UserError("no notes given; name a file or a folder with --notes")
+    return [_find(path, kind) for path in paths]
+
+
+def kind_of(path: Path) -> Kind | None:
+    """A file's kind, by its name."""
+    name = path.name.lower()
+    return next((kind for kind, suffixes in SUFFIXES.items() if name.endswith(suffixes)), None)
+
+
+def _find(path: Path, wanted: Kind | None) -> Input:
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder; check --notes")
+    if path.is_dir():
+        return _folder(path, wanted)
+    kind = kind_of(path)
+    if kind is None or kind == "txt":
+        raise UserError(
+            f"{path}: unknown kind of file; known are {', '.join(_TABLES)}, and folders of .txt with a note in each"
+        )
+    _check_readable(path)
+    return Input(path, kind, [path], {})
+
+
+def _folder(path: Path, wanted: Kind | None) -> Input:
+    files, linked = _walk(path)
+    hidden = [file for file in files if any(part[0] in "._" for part in file.relative_to(path).parts)]
+    visible = sorted(set(files) - set(hidden))
+    found = Counter(kind_of(file) or f"other ({file.suffix.lower() or 'no suffix'})" for file in visible)
+    kinds = [kind for kind in SUFFIXES if found[kind]]
+    if wanted is None and (not kinds or len(found) > 1):
+        choice = " or ".join(f"--files {kind}" for kind in kinds)
+        remedy = f"choose with {choice}, or name one file" if kinds else f"name a file ({', '.join(_TABLES)})"
+        held = _listed(found) if found else "no visible file"
+        raise UserError(f"{path}: a folder of {'several kinds' if kinds else 'no known kind'} ({held}); {remedy}")
+    kind = wanted or kinds[0]
+    chosen = [file for file in visible if kind_of(file) == kind]
+    if not chosen:
+        raise UserError(f"{path}: holds no {kind} file ({_listed(found)}); choose another --files")
+    for file in chosen:
+        _check_readable(file)
+    skipped = {name: count for name, count in found.items() if name != kind}
+    skipped |= {name: count for name, count in (("hidden", len(hidden)), ("linked folders", linked)) if count}
+    return Input(path, kind, chosen, skipped)
+
+
+def _walk(folder: Path) -> tuple[list[Path], int]:
+    """All files below a folder, and how many linked folders were not entered."""
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename}: {error.strerror}; ask its owner, or name another folder with --notes")
+
+    files, linked = [], 0
+    for root, folders, names in os.walk(folder, onerror=refuse):
+        linked += sum((Path(root) / name).is_symlink() for name in folders)
+        files += [Path(root) / name for name in names]
+    return files, linked
+
+
+def _check_readable(path: Path) -> None:
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; ask its owner, or run as a user who may read it") from None
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in sorted(counts.items()))
