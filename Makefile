@@ -7,7 +7,7 @@ OUT    ?= $(if $(NOTES),demo-$(basename $(notdir $(NOTES))),demo)
 .PHONY: help setup demo test test-slurm check bench
 
 help:
-	@echo "make demo [NOTES=my_notes.csv] [OUT=folder]   the whole job on a CPU, in under 5 minutes"
+	@echo "make demo [NOTES=my_notes.csv] [OUT=folder] [ARGS='--columns.patient MRN']   the whole job on a CPU"
 	@echo "make test                                     all tests"
 	@echo "make test-slurm                               those on a real SLURM (sudo tests/slurm/install.sh)"
 	@echo "make check                                    ruff, mypy, import-linter"
@@ -23,7 +23,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup
-	@$(BIN)/clinical-pretrain demo --out '$(OUT)' $(if $(NOTES),--notes '$(NOTES)')
+	@$(BIN)/clinical-pretrain demo --out '$(OUT)' $(if $(NOTES),--notes '$(NOTES)') $(ARGS)
 
 test: setup
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -159,10 +159,10 @@ def build_shards(
     if sequence_length < 8 or notes_per_part < 1 or (workers is not None and workers < 1):
         raise UserError("sequence_length must be at least 8, notes_per_part and workers at least 1")
     split = split or SplitRule()
-    for number, entry in enumerate(inputs):
-        if entry.is_folder:
-            say(entry.describe())
-        next(read_notes(inputs[number : number + 1], reading, split), None)  # the commonest mistakes show at once
+    for entry in inputs:
+        next(read_notes([entry], reading, split), None)  # the commonest mistakes show at once
+    for entry in inputs:
+        say(entry.describe())
     loaded = load_tokenizer(tokenizer)
     key = load_patient_key(patient_key)
     info = describe_tokenizer(loaded, tokenizer, placeholder)
@@ -824,19 +824,19 @@ def describe(manifest: Manifest, out: Path, was_there: bool) -> list[str]:
     built = "already built" if was_there else "built"
     lines = [f"{out}: {built}, {counts['kept']:,} of {counts['read']:,} notes kept"]
     lines[0] += f" (dropped: {', '.join(dropped)})" if dropped else ""
+    patients, admissions = (
+        sum(getattr(split, people) for split in manifest.splits.values()) for people in ("patients", "admissions")
+    )
     for name, split in manifest.splits.items():
-        people = f" · {split.patients:>7,} patients" if split.patients or not split.admissions else ""
-        people += f" · {split.admissions:>7,} admissions without a patient" if split.admissions else ""
+        people = f" · {split.patients:>7,} patients" if patients else ""
+        people += f" · {split.admissions:>7,} admissions without a patient" if admissions else ""
         lines.append(
             f"  {name:<10} {split.rows:>9,} rows of {manifest.sequence_length:,} · {split.tokens:>13,} tokens · "
             f"{split.notes:>9,} notes{people}"
         )
     if manifest.split_by != "patient":
-        known = sum(split.patients for split in manifest.splits.values()) - manifest.patients_in_several_splits
-        named = (
-            f"{manifest.patients_in_several_splits:,} patients are in several splits" if known else "no patient known"
-        )
-        lines.append(f"  split by {manifest.split_by}: {named}")
+        known = f"{manifest.patients_in_several_splits:,} patients are in several splits"
+        lines.append(f"  split by {manifest.split_by}: {known if patients else 'no patient is known'}")
     lines.append(f"  {describe_unknown(manifest.unknown)}")
     return lines
 

@@ -38,9 +38,11 @@ class Input:
         return self.path.is_dir()
 
     def describe(self) -> str:
-        """What is read of a folder and what isn't, for a line."""
+        """What is read, and what isn't, for a line."""
+        size = sum(path.stat().st_size for path in self.files)
+        files = f": {len(self.files):,} {self.kind} file{'s' * (len(self.files) != 1)}" if self.is_folder else ""
         skipped = f"; not read: {_listed(self.skipped)}" if self.skipped else ""
-        return f"{self.path}: reading {len(self.files):,} {self.kind} file{'s' * (len(self.files) != 1)}{skipped}"
+        return f"reading {self.path}{files} ({size / 1e6:,.1f} MB){skipped}"
 
     def folders_by_level(self) -> list[int]:
         """How many folders hold the files, at each level below the input."""

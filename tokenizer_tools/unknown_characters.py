@@ -59,8 +59,7 @@ def describe_unknown(unknown: dict[str, Any]) -> str:
     named = ", ".join(f"{name_of(c)} {count:,}" for c, count in list(unknown["characters"].items())[:8])
     line = f"{unknown['share']:.2%} of the tokens are unknown to the tokenizer" + (f" ({named})" if named else "")
     blanks = unknown["written_as_blanks"]
-    names = [name for blank, name in (("\n", "newline"), ("\t", "tab")) if blank in blanks]
-    if names:
-        others = f" and {len(blanks) - len(names)} other kinds of white space" if len(blanks) > len(names) else ""
-        line += f"; {' and '.join(names)}{others} are written as a blank, for it doesn't know them"
+    names = [name for blank, name in (("\n", "newline"), ("\t", "tab")) if blank in blanks] or ["other white space"]
+    if blanks:
+        line += f"; {' and '.join(names)}, which it doesn't know, became blanks"
     return line

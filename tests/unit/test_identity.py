@@ -310,7 +310,7 @@ def test_texts_of_any_case_and_no_hidden_file(tmp_path):
         (tmp_path / name).write_bytes(b"\x00\x05" if name.startswith(".") else name.encode())
     assert [note.text for note in read_notes([tmp_path])] == ["a.txt", "b.TXT"]
     (found,) = find_inputs([tmp_path])
-    assert re.search(r"reading 2 txt files; not read: 2 hidden", found.describe())
+    assert re.search(r"reading .*: 2 txt files \(0.0 MB\); not read: 2 hidden", found.describe())
 
 
 def test_a_source_tree_is_no_corpus(tmp_path, capsys):
