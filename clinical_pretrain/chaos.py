@@ -162,8 +162,6 @@ def chaos(
     Raises:
         UserError: `out` isn't empty, or the run doesn't even work when it's left alone.
     """
-    if faults < 1 or ranks < 1:
-        raise UserError(f"--faults {faults} --ranks {ranks}: must be at least 1")
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out}: not empty; choose another --out, or delete it")
     out.mkdir(parents=True, exist_ok=True)

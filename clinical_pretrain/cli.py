@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-from clinical_pretrain.config import one_line, refuse_unknown
+from clinical_pretrain.config import find_file, one_line, refuse_unknown, version
 from clinical_pretrain.console import make_output_lenient
+from clinical_pretrain.fields import Range, described, expand_home
+from tokenizer_tools.command_line import typed
 from tokenizer_tools.manifest import UserError, write_report
 
 
@@ -125,7 +130,7 @@ def make_notes(argv: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--out", required=True, help="CSV or CSV.GZ file to make")
     parser.add_argument("--patients", type=int, default=400, help="how many patients")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other notes")
-    args = _parse(parser, argv)
+    args = _parse(parser, argv, patients=Range(1, 10_000_000), seed=Range(0, 2**63 - 1))
     counts = synthetic_notes.make_notes(Path(args.out), patients=args.patients, seed=args.seed)
     print(f"{args.out}: " + ", ".join(f"{value:,} {name}" for name, value in counts.items()))
     return _report(args, dict(counts))
@@ -160,6 +165,8 @@ def export(argv: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--out", required=True, help="folder to make")
     parser.add_argument("--step", type=int, help="which checkpoint (default: the newest)")
     args = _parse(parser, argv)
+    if not Path(args.run, "run.json").exists():  # before the seconds that PyTorch takes
+        raise UserError(f"{args.run}: not a run folder; give the --run_dir of a training run, such as runs/NAME")
     from clinical_pretrain import export as exporting
 
     result = exporting.export(Path(args.run), Path(args.out), args.step)
@@ -168,7 +175,7 @@ def export(argv: Sequence[str]) -> dict[str, Any]:
         f"logits differ by at most "
         f"{result['max_logit_difference']:.1e}"
     )
-    print(f"next: clinical-pretrain push {args.out} --repo-id YOUR_NAME/MODEL")
+    print(f"next: {typed()} push {shlex.quote(args.out)} --repo-id YOUR_NAME/MODEL")
     return _report(args, result)
 
 
@@ -232,11 +239,11 @@ def chaos(argv: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other faults")
     parser.add_argument("--ranks", type=int, default=2, help="processes of a run")
     parser.add_argument("--elastic", action="store_true", help="other numbers of ranks and ZeRO stages at each start")
-    args = _parse(parser, argv)
+    args = _parse(parser, argv, faults=Range(1, 1_000_000), ranks=Range(1, 1000), seed=Range(0, 2**63 - 1))
+    config = find_file(args.config)
     from clinical_pretrain import chaos as harm
-    from clinical_pretrain.config import find_file
 
-    result = harm.chaos(find_file(args.config), Path(args.out), args.faults, args.seed, args.ranks, args.elastic)
+    result = harm.chaos(config, Path(args.out), args.faults, args.seed, args.ranks, args.elastic)
     print("\n".join(["", *harm.table(result)]))
     _report(args, result)
     if result["survived"] < result["faults"] or not result["agrees"]:
@@ -278,7 +285,7 @@ def submit(argv: Sequence[str]) -> dict[str, Any]:
         export_job = f"; then job {job['export_job']} exports it" if "export_job" in job else ""
         print(f"job {job['job']}: {job['run_dir']}, {ranks}{export_job}; log: {job['log']}")
     folder = Path(jobs[0]["run_dir"]) if len(jobs) == 1 else Path(jobs[0]["run_dir"]).parent
-    print(f"next: clinical-pretrain status {shlex.quote(str(folder))}")
+    print(f"next: {typed()} status {shlex.quote(str(folder))}")
     return _report(args, {"jobs": jobs})
 
 
@@ -335,14 +342,22 @@ COMMANDS: dict[str, Callable[[Sequence[str]], dict[str, Any]]] = {
 }
 
 
+STOPPED = "stopped; the same command goes on from here"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand. A user's mistake ends in one line and exit code 2."""
     os.umask(0o077)
     make_output_lenient()
-    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
+    argv = [expand_home(word) for word in (sys.argv[1:] if argv is None else argv)]
     try:
         if not argv or argv[0] in ("-h", "--help"):
             print(_overview())
+            return 0
+        if argv[0] == "--version":
+            print(version())
             return 0
         if argv[0] not in COMMANDS:
             refuse_unknown([argv[0]], list(COMMANDS))
@@ -351,7 +366,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        print(STOPPED, file=sys.stderr)
         return 130
     except OSError as error:
         if error.filename is None:
@@ -361,9 +376,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt, but amid an import end at once: libraries lose it there, or make an error of their own
+    of it."""
+    while frame:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            os.write(2, f"{STOPPED}\n".encode())
+            os._exit(130)
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
 def _overview() -> str:
     lines = [
-        "usage: clinical-pretrain COMMAND [options]      (clinical-pretrain COMMAND --help says more)",
+        "usage: clinical-pretrain COMMAND [options]      (clinical-pretrain COMMAND --help says more; --version)",
         "",
         "Continued masked-LM pretraining of Longformer and BigBird on clinical notes.",
         "",
@@ -372,7 +398,8 @@ def _overview() -> str:
     lines += [
         "",
         "Training itself is started with a launcher:",
-        "  deepspeed clinical_pretrain/run.py --config configs/clinical_longformer.yaml --data.shards shards/",
+        f"  {typed('deepspeed')} clinical_pretrain/run.py --config configs/clinical_longformer.yaml "
+        "--data.shards shards/",
     ]
     return "\n".join(lines)
 
@@ -417,15 +444,35 @@ def _divide(argv: Sequence[str], parser: Any) -> tuple[list[str], list[str], lis
     return mine, slurm, others
 
 
-def _parse(parser: Any, argv: Sequence[str]) -> Any:
+def _parse(parser: Any, argv: Sequence[str], **ranges: Range) -> Any:
+    """The options' values; `ranges` says of numbers, by name, what they may be."""
     import jsonargparse
 
     given = [argument.split("=")[0] for argument in argv if argument.startswith("--")]
     refuse_unknown(given, [option for action in parser._actions for option in action.option_strings])
+    names = {action.dest: (action.option_strings or [action.dest])[-1] for action in parser._actions}
     try:
-        return parser.parse_args(list(argv))
+        args = parser.parse_args(list(argv))
     except jsonargparse.ArgumentError as error:
-        raise UserError(f"{one_line(str(error))} (see {parser.prog} --help)") from None
+        raise UserError(f"{_plain(one_line(str(error)), names)} (see {parser.prog} --help)") from None
+    if empty := [names[name] for name, value in vars(args).items() if value == ""]:
+        raise UserError(f"{', '.join(empty)}: empty; is a variable of the shell unset?")
+    wrong = {name: ranges[name].fault(getattr(args, name)) for name in ranges}
+    if faults := [f"{names[name]} is {getattr(args, name)}, {fault}" for name, fault in wrong.items() if fault]:
+        raise UserError("; ".join(faults))
+    return args
+
+
+def _plain(message: str, names: dict[str, str]) -> str:
+    """jsonargparse's message in the words of the command line; `names` of the options by their keys."""
+    if missing := re.fullmatch(r"the following arguments are required: (.*)", message):
+        return f"missing: {', '.join(names.get(key, key) for key in missing[1].split(', '))}"
+    patterns = (r'^Parser key "([^"]+)"', r"<class '(\w+)'>", r"(?:Got|Given) value: ?(.*)$")
+    key, kind, value = (found[1] if (found := re.search(p, message)) else None for p in patterns)
+    types = {kind.__name__: kind for kind in (int, float, bool, str)}
+    if key is None or kind not in types or value is None:
+        return message
+    return f"{names.get(key, key)} is {value or 'empty'}, must be {described(types[kind])}"
 
 
 def _report(args: Any, result: dict[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from clinical_pretrain.fields import (
     type_faults,
 )
 from clinical_pretrain.other_names import OTHER_NAMES
-from tokenizer_tools.manifest import UserError
+from tokenizer_tools.manifest import Manifest, UserError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NO_ZERO = "none"
@@ -402,7 +402,10 @@ def refuse_unknown(names: Iterable[str], valid: Sequence[str], dashes: str = "",
             faults.append(f"unknown {dashes}{name} ({of_others})")
             continue
         near = near or difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-        faults.append(f"unknown {dashes}{name}" + (f" (did you mean {dashes}{near[0]}?)" if near else ""))
+        hint = f" (did you mean {dashes}{near[0]}?)" if near else ""
+        if not near and len(valid) < 20:
+            hint = f" (there are {', '.join(valid)})"
+        faults.append(f"unknown {dashes}{name}{hint}")
     if faults:
         raise UserError((f"{file}: " if file else "") + "; ".join(faults))
 
@@ -540,6 +543,25 @@ def one_line(message: str) -> str:
     """jsonargparse's explanation without its indented lines of nested parsers."""
     lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
     return " ".join(lines)[:400]
+
+
+def check_files(config: RunConfig) -> None:
+    """See that a run's files are there, as far as that takes no second.
+
+    Raises:
+        UserError: the shards, the DeepSpeed file or the base model's folder isn't.
+    """
+    Manifest.load(config.data.shards)
+    if config.deepspeed != NO_ZERO:
+        find_file(config.deepspeed)
+    if config.model.init == "pretrained":
+        refuse_missing_folder(config.model.name_or_path)
+
+
+def refuse_missing_folder(name_or_path: str) -> None:
+    """Raise a UserError where a base model's name can only be a folder's, and that isn't there."""
+    if Path(name_or_path).is_absolute() and not Path(name_or_path).is_dir():
+        raise UserError(f"{name_or_path}: no such folder (model.name_or_path)")
 
 
 def find_file(name: str) -> Path:

@@ -80,7 +80,7 @@ def _type_fault(value: Any, hint: Any) -> str | None:
     """What type a value must have and doesn't."""
     base, optional, _ = unwrap(hint)
     if value is None:
-        return None if optional else f"must be {_described(base)}"
+        return None if optional else f"must be {described(base)}"
     right = {
         int: type(value) is int,
         float: type(value) in (int, float),
@@ -93,7 +93,7 @@ def _type_fault(value: Any, hint: Any) -> str | None:
         fits = isinstance(value, dict) and all(isinstance(word, str) for pair in value.items() for word in pair)
     else:
         fits = right.get(base, False)
-    return None if fits else f"must be {_described(base)}{' or null' if optional else ''}"
+    return None if fits else f"must be {described(base)}{' or null' if optional else ''}"
 
 
 def _range_fault(value: Any, hint: Any) -> str | None:
@@ -113,7 +113,8 @@ def unwrap(hint: Any) -> tuple[Any, bool, tuple[Any, ...]]:
     return hint, False, ()
 
 
-def _described(base: Any) -> str:
+def described(base: Any) -> str:
+    """A type in plain words."""
     if is_dataclass(base):
         return f"a section with keys such as {fields(base)[0].name}; leave it out for its defaults"
     if get_origin(base) is Literal:

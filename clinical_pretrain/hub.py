@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from tokenizer_tools.command_line import typed
 from tokenizer_tools.manifest import UserError, write_atomically
 
 NEEDED = ("config.json", "model.safetensors", "tokenizer.json", "pretraining.json")
@@ -132,7 +133,7 @@ def _read_facts(model: Path) -> dict[str, Any]:
     if missing:
         raise UserError(
             f"{model}: not an exported model ({', '.join(missing)} missing); make one with "
-            f"'clinical-pretrain export runs/NAME --out {model}'"
+            f"'{typed()} export runs/NAME --out {model}'"
         )
     return dict(json.loads((model / "pretraining.json").read_text()))
 

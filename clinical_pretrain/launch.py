@@ -25,6 +25,7 @@ from clinical_pretrain.config import (
     REPOSITORY,
     RunConfig,
     SlurmConfig,
+    check_files,
     keys_of,
     load_config,
     read_yaml,
@@ -34,7 +35,6 @@ from clinical_pretrain.config import (
 from clinical_pretrain.deepspeed_config import resolve
 from clinical_pretrain.fields import build, flatten
 from clinical_pretrain.jobs import JOB_NAME, jobs_of, read_json, refuse_queued
-from clinical_pretrain.run_folder import refuse_other_folder
 from tokenizer_tools.manifest import Manifest, UserError, write_json
 
 SITE = "slurm/site.yaml"
@@ -231,6 +231,9 @@ def check(config: RunConfig, slurm: SlurmConfig) -> None:
     Raises:
         UserError: it would.
     """
+    check_files(config)
+    from clinical_pretrain.run_folder import refuse_other_folder  # with PyTorch
+
     manifest = Manifest.load(Path(config.data.shards))
     resolved = resolve(config, slurm.nodes * slurm.ranks_per_node)
     refuse_other_folder(Path(config.run_dir), config, resolved, manifest)

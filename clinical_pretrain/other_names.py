@@ -1,6 +1,6 @@
 """What settings are called elsewhere: in Hugging Face's Trainer and run_mlm.py, and by habit."""
 
-_LENGTH = "the shards say it: clinical-pretrain build-shards --sequence-length"
+_LENGTH = "the shards say it: build-shards --sequence-length"
 _EPOCHS = "set max_steps: an epoch has as many steps as training rows / batch.train_batch_size"
 _WARMUP = "set optim.warmup_steps, in steps"
 _SHARDS = "data.shards"
@@ -51,7 +51,7 @@ OTHER_NAMES = {
     "whole_word_mask": "masking.whole_words",
     "model_name_or_path": "model.name_or_path",
     "model_type": "model.family",
-    "tokenizer_name": "the shards hold their tokenizer: clinical-pretrain build-shards --tokenizer",
+    "tokenizer_name": "the shards hold their tokenizer: build-shards --tokenizer",
     "dataset_name": _SHARDS,
     "train_file": _SHARDS,
     "data_dir": _SHARDS,

@@ -15,7 +15,7 @@ from clinical_pretrain.watch import hold_signals
 hold_signals()
 make_output_lenient()
 
-from clinical_pretrain.config import load_config
+from clinical_pretrain.config import check_files, load_config
 from tokenizer_tools.manifest import UserError, write_report
 
 
@@ -28,6 +28,7 @@ def main() -> int:
     argv = [argument for argument in sys.argv[1:] if not argument.startswith("--local_rank")]
     try:
         config, json_file = load_config(argv, needs_file=True)
+        check_files(config)
         if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
             console.progress(["loading PyTorch, transformers and DeepSpeed"])
         from clinical_pretrain.distributed import shut_down

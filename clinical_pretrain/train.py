@@ -58,6 +58,7 @@ from clinical_pretrain.run_folder import (
 )
 from clinical_pretrain.validation import Validation
 from clinical_pretrain.watch import ENDED, ENDING, STOPPED, Watch, note_stop
+from tokenizer_tools.command_line import typed
 from tokenizer_tools.manifest import (
     TOKENIZER_FOLDER,
     Manifest,
@@ -147,7 +148,7 @@ def steps(run: Run) -> dict[str, Any]:
         raise UserError(f"{run.run_dir}: trained to the end, but it can't be saved; make room and start it again")
     summarise(run, time.monotonic() - started)
     skipped = f", {run.judge.skipped:,} of them without an update" if run.judge.skipped else ""
-    export = f"clinical-pretrain export {shlex.quote(str(run.run_dir))} --out model/"
+    export = f"{typed()} export {shlex.quote(str(run.run_dir))} --out model/"
     say(run, f"done: {run.step:,} steps{skipped}; next: {export}")
     finish(run)
     path = run.run_dir / "summary.json"

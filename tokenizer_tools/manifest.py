@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tokenizer_tools.command_line import typed
+
 FORMAT_VERSION = 2
 SPLITS = ("train", "validation", "test")
 MANIFEST_NAME = "manifest.json"
@@ -117,7 +119,7 @@ class Manifest:
         except FileNotFoundError:
             raise UserError(
                 f"{folder}: no {MANIFEST_NAME}, so this is not a finished shard folder; "
-                f"make one with 'clinical-pretrain build-shards --notes FILE --tokenizer DIR --out {folder}'"
+                f"make one with '{typed()} build-shards --notes FILE --tokenizer DIR --out {folder}'"
             ) from None
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot be read ({error}); build the shards again") from None

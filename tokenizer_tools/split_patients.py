@@ -83,7 +83,10 @@ def patients_of_admissions(
 
 def default_key_path() -> Path:
     """`~/.config/clinical-pretrain/patient_key`, or under XDG_CONFIG_HOME."""
-    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    try:
+        base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    except RuntimeError:
+        raise UserError("no home folder is known for the patient key; name its file with --patient-key") from None
     return Path(base) / "clinical-pretrain" / "patient_key"
 
 

@@ -10,7 +10,7 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoTokenizer, BigBirdConfig, LongformerConfig
 
-from clinical_pretrain.config import ModelConfig, RunConfig
+from clinical_pretrain.config import ModelConfig, RunConfig, refuse_missing_folder
 from clinical_pretrain.distributed import uses_gpu
 from clinical_pretrain.models.bigbird_attention import shortest_sparse
 from clinical_pretrain.models.encoder import Encoder, HuggingFaceEncoder, use_fused_gelu
@@ -205,8 +205,7 @@ def _load_pretrained(name_or_path: str, model_config: Any) -> Any:
 
 def _from_hub_or_folder(load: Any, name_or_path: str, **arguments: Any) -> Any:
     folder = Path(name_or_path)
-    if folder.is_absolute() and not folder.is_dir():
-        raise UserError(f"{name_or_path}: no such folder (model.name_or_path)")
+    refuse_missing_folder(name_or_path)
     try:
         return load(name_or_path, **arguments)
     except (OSError, ValueError) as error:

@@ -58,7 +58,7 @@ def test_file_and_overrides_are_one_config(tmp_path):
         (["--gradient_checkpointing", "true"], "did you mean --checkpointing?"),
         (["--mlm_probability", "0.15"], "did you mean --masking.probability?"),
         (["--model_name_or_path", "x"], "did you mean --model.name_or_path?"),
-        (["--max_seq_length", "4096"], "the shards say it: clinical-pretrain build-shards --sequence-length"),
+        (["--max_seq_length", "4096"], "the shards say it: build-shards --sequence-length"),
     ],
 )
 def test_a_bad_call_is_refused_in_one_line(arguments, message):

@@ -1,0 +1,151 @@
+"""What a command says before it does anything, and how it is typed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from clinical_pretrain.cli import main
+from clinical_pretrain.config import REPOSITORY
+from tokenizer_tools.command_line import typed
+
+RUN = str(REPOSITORY / "clinical_pretrain" / "run.py")
+CONFIG = str(REPOSITORY / "configs" / "clinical_longformer.yaml")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("make-notes", "missing: --out (see clinical-pretrain make-notes --help)"),
+        ("make-notes --out n.csv --patients many", "--patients is many, must be a whole number (see"),
+        ("make-notes --out n.csv --patients 0", "--patients is 0, must be at least 1"),
+        ("make-notes --out n.csv --seed -1", "--seed is -1, must be at least 0"),
+        ("chaos --faults 0 --ranks 0", "--faults is 0, must be at least 1; --ranks is 0, must be at least 1"),
+        ("build-shards --notes x --out y --tokenizer z --split.validation a", "--split.validation is a, must be a num"),
+        (
+            "build-shards --notes x --out y --tokenizer z --cleaning.whitespace so",
+            "--cleaning.whitespace is so, must be",
+        ),
+        ("push x", "missing: --repo-id"),
+        ("push x --repo-id a/b --private maybe", "--private is maybe, must be true or false"),
+        ("export x --out=", "--out: empty; is a variable of the shell unset?"),
+        ("foo", "unknown foo (there are build-shards, export,"),
+    ],
+)
+def test_mistakes_are_told_in_plain_words(words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(words.split()) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {message}") and len(error.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_both_commands_say_their_version(capsys):
+    assert main(["--version"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("clinical-pretrain ") and said.split()[1][0].isdigit()
+    done = subprocess.run([sys.executable, RUN, "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, said)
+
+
+MISTAKES = [
+    [],
+    ["--config", "nowhere.yaml"],
+    ["--config", CONFIG, "--lr", "1"],
+    ["--config", CONFIG, "--max_steps", "0"],
+    ["--config", CONFIG, "--data.shards", "nowhere"],
+    ["--config", CONFIG, "--data.shards", "SHARDS", "--deepspeed", "nowhere.json"],
+    ["--config", CONFIG, "--data.shards", "SHARDS", "--model.name_or_path", "/nowhere"],
+    ["foo"],
+    ["export", "nowhere", "--out", "x"],
+    ["push", "nowhere", "--repo-id", "a/b"],
+    ["plot", "nowhere"],
+    ["status", "nowhere"],
+    ["chaos", "--config", "nowhere.yaml"],
+    ["submit", "--config", "nowhere.yaml"],
+    ["submit", "--config", CONFIG, "--max_steps", "0"],
+    ["submit", "--config", CONFIG, "--data.shards", "nowhere"],
+    ["submit", "--config", CONFIG, "--slurm.nodes", "0"],
+    ["submit-shards", "--notes", "nowhere", "--tokenizer", "x", "--out", "y"],
+]
+
+
+def test_mistakes_are_told_before_the_seconds_that_pytorch_takes(shards, tmp_path):
+    code = """
+import runpy, sys
+from clinical_pretrain.cli import main
+for words in MISTAKES:
+    if words and not words[0].startswith("-"):
+        assert main(words) == 2, words
+    else:
+        sys.argv = ["run.py", *words]
+        try:
+            runpy.run_path(RUN, run_name="__main__")
+        except SystemExit as end:
+            assert end.code == 2, words
+    assert not {"torch", "transformers", "deepspeed"} & sys.modules.keys(), words
+"""
+    mistakes = [[str(shards) if word == "SHARDS" else word for word in words] for words in MISTAKES]
+    code = f"MISTAKES, RUN = {mistakes!r}, {RUN!r}\n{code}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    errors = done.stderr.splitlines()
+    assert len(errors) == len(MISTAKES) and all(line.startswith("error: ") for line in errors), done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupt_amid_an_import_is_no_error(tmp_path):
+    """Libraries would go on without the rest of a module, or raise an ImportError."""
+    (tmp_path / "run.json").write_text("{}")
+    call = [sys.executable, "-m", "clinical_pretrain.cli", "export", str(tmp_path), "--out", str(tmp_path / "model")]
+    for wait in (0, 0.1, 0.2):
+        process = subprocess.Popen(call, stderr=subprocess.PIPE, text=True)
+        while process.poll() is None and "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text():
+            time.sleep(0.005)
+        time.sleep(wait)
+        process.send_signal(signal.SIGINT)
+        error = process.communicate()[1]
+        assert (process.returncode, error) == (130, "stopped; the same command goes on from here\n")
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    """Also after an equals sign, where no shell expands it."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["make-notes", "--out=~/n.csv", "--patients", "1", "--json", "~/a/b.json"]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"n.csv", "a"}
+
+
+def test_no_home_is_needed(tmp_path, monkeypatch, capsys):
+    """HOME isn't set, and the user has none in the password file, as in a container."""
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    monkeypatch.chdir(tmp_path)
+    assert main(["make-notes", "--out", "n.csv", "--patients", "20"]) == 0
+    assert main(["train-tokenizer", "--notes", "n.csv", "--out", "tokenizer", "--vocab-size", "400"]) == 0
+    words = ["build-shards", "--notes", "n.csv", "--tokenizer", "tokenizer", "--out", "shards", "--workers", "1"]
+    assert main(words) == 2
+    assert capsys.readouterr().err.endswith("no home folder is known for the patient key; name its file with "
+                                            "--patient-key\n")  # fmt: skip
+    assert main([*words, "--patient-key", "key"]) == 0
+
+
+def test_the_next_command_can_be_typed_as_it_is_printed(tmp_path, monkeypatch):
+    scripts = tmp_path / "my env" / "bin"
+    scripts.mkdir(parents=True)
+    for name in ("python", "clinical-pretrain"):
+        (scripts / name).write_text("#!/bin/sh\n")
+        (scripts / name).chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(scripts / "python"))
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    assert typed() == f"'{scripts}/clinical-pretrain'"
+    monkeypatch.chdir(tmp_path)
+    assert typed() == "'my env/bin/clinical-pretrain'"
+    monkeypatch.setenv("PATH", f"{scripts}:/usr/bin:/bin")
+    assert typed() == "clinical-pretrain"
+    (scripts / "clinical-pretrain").unlink()
+    assert typed() == f"'{scripts}/python' -m clinical_pretrain.cli"
