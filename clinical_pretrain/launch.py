@@ -231,14 +231,14 @@ def check(config: RunConfig, slurm: SlurmConfig) -> None:
     Raises:
         UserError: it would.
     """
+    if config.model.init == "pretrained":
+        check_is_here(config.model.name_or_path)
     check_files(config)
     from clinical_pretrain.run_folder import refuse_other_folder  # with PyTorch
 
     manifest = Manifest.load(Path(config.data.shards))
     resolved = resolve(config, slurm.nodes * slurm.ranks_per_node)
     refuse_other_folder(Path(config.run_dir), config, resolved, manifest)
-    if config.model.init == "pretrained":
-        check_is_here(config.model.name_or_path)
 
 
 def check_is_here(name: str) -> None:

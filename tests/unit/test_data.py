@@ -28,7 +28,7 @@ def vocabulary(tmp_path_factory):
     backend.add_special_tokens(["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
     backend.save(str(path))
-    info = TokenizerInfo("t", "", "", len(TOKENS), 0, 2, 1, 12, 3, "<unk>", 3)
+    info = TokenizerInfo("t", "", "", len(TOKENS), 0, 2, 1, 12, "<unk>", 3, "<unk>", 3)
     return Vocabulary.load(path, info)
 
 
