@@ -1,5 +1,4 @@
-"""What a vocabulary makes of notes with line breaks: the share of unknown tokens, as the notes are written and as shards
-hold them.
+"""What a vocabulary makes of notes with line breaks: the share of unknown tokens, as the notes are written and in shards.
 
     python benchmarks/unknown_tokens.py --tokenizer bigbird --json FILE
 
@@ -55,8 +54,7 @@ def main() -> None:
         }
     for name, result in found.items():
         print(f"{name:<12} {result['as_written']:.2%} unknown as written, {result['in_shards']:.2%} in shards")
-    command = f"python benchmarks/unknown_tokens.py --tokenizer {args.tokenizer}"
-    write_json(args.json, {"what": "share of unknown tokens", "command": command, "corpora": found, **facts()})
+    write_json(args.json, {"what": "share of unknown tokens", "corpora": found, **facts()})
 
 
 if __name__ == "__main__":
