@@ -17,6 +17,7 @@ import yaml
 from clinical_pretrain.fields import (
     MANY,
     PathText,
+    Pattern,
     Range,
     RepeatedKeyError,
     TextLoader,
@@ -93,7 +94,9 @@ class DataConfig:
 
     shards: Annotated[str, PathText()] = "shards"
     """Shard folder made by `clinical-pretrain build-shards`."""
-    language: str = "en"
+    language: Annotated[
+        str, Pattern("[a-z]{2,3}|multilingual", "an ISO 639 code such as en or de, or multilingual")
+    ] = "en"
     """Language of the notes, for the model card: an ISO 639 code such as en or de, or multilingual."""
     document_attention: Literal["row", "isolate"] = "row"
     """row: tokens see over the borders of the notes in a row, as Clinical-Longformer's; isolate: a token sees its own
@@ -259,8 +262,6 @@ class RunConfig:
                 f"batch.train_batch_size {batch.train_batch_size} is no multiple of batch.micro_batch_size_per_gpu "
                 f"{batch.micro_batch_size_per_gpu}"
             )
-        if not re.fullmatch(r"[a-z]{2,3}|multilingual", self.data.language):
-            yield f"data.language is {self.data.language}, must be an ISO 639 code such as en or de, or multilingual"
         dropout = self.attention.dropout
         if dropout and self.attention.backend in ("flex", "varlen"):
             yield f"attention.backend {self.attention.backend} takes no dropout; set attention.dropout to 0 or use auto"

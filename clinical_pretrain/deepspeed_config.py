@@ -14,6 +14,7 @@ from clinical_pretrain.config import NO_ZERO, RunConfig, find_file
 from tokenizer_tools.manifest import UserError
 
 AUTO = "auto"
+_SECTIONS = ("zero_optimization", "bf16", "fp16", "data_types")
 
 
 def resolve(config: RunConfig, world_size: int) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def resolve(config: RunConfig, world_size: int) -> dict[str, Any]:
         section[name] = value
     faults += [f'{key} is "auto", which nothing fills in' for key in _autos(raw)]
     stage = raw.get("zero_optimization", {}).get("stage", 0)
-    if stage not in (0, 1, 2, 3):
+    if type(stage) is not int or stage not in (0, 1, 2, 3):
         faults.append(f"zero_optimization.stage is {json.dumps(stage)}, must be 0, 1, 2 or 3")
     if faults:
         raise UserError(f"{config.deepspeed}: " + "; ".join(faults))
@@ -64,12 +65,21 @@ def _load(name: str) -> dict[str, Any]:
         return {"zero_optimization": {"stage": 0}}
     path = find_file(name)
     try:
-        raw = json.loads(path.read_text())
+        raw = json.loads(path.read_text(), object_pairs_hook=_once_each)
     except (OSError, ValueError) as error:
         raise UserError(f"{name}: not a JSON file ({error})") from None
     if not isinstance(raw, dict):
         raise UserError(f"{name}: a DeepSpeed config is a JSON object")
+    if wrong := [key for key in _SECTIONS if not isinstance(raw.get(key, {}), dict)]:
+        raise UserError(f'{name}: {", ".join(wrong)} must be a JSON object, such as {{"enabled": "auto"}}')
     return raw
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    if twice := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
+        raise ValueError(f"{', '.join(twice)} stands twice in an object")
+    return dict(pairs)
 
 
 def _section(raw: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:

@@ -56,6 +56,18 @@ class PathText:
         return None if fits else "must be a path in printable characters"
 
 
+@dataclass(frozen=True)
+class Pattern:
+    """The form of a text field, and what it is called."""
+
+    pattern: str
+    name: str
+
+    def fault(self, value: str) -> str | None:
+        """What the text must be and isn't."""
+        return None if re.fullmatch(self.pattern, value) else f"must be {self.name}"
+
+
 def type_faults(settings: Any, prefix: str = "") -> list[str]:
     """Values of the wrong type in a dataclass and those within it, with their dotted keys."""
     return list(_faults(settings, prefix, _type_fault))

@@ -29,9 +29,9 @@ set +eu +o pipefail # modules and conda know none of these
 eval "$(printf '%s\n' "$_setup" | sed "s/^$_indent//")"
 set -eu -o pipefail
 _container=$(_value container)
-_container=${_container/#\~/$HOME}
+_container=${_container/#\~/~}
 python=("${PYTHON:-$(_value python)}")
-python[0]=${python[0]/#\~/$HOME}
+python[0]=${python[0]/#\~/~}
 if [ -n "$_container" ]; then
     [ -e "$_container" ] || fail "$_container: the container of $1 isn't there"
     # shellcheck disable=SC2207  # options are words

@@ -186,7 +186,10 @@ def test_a_value_that_agrees_may_stand(tmp_path):
     assert resolve(RunConfig(deepspeed=path), 3)["gradient_accumulation_steps"] == 2
 
 
-@pytest.mark.parametrize("content", ["{", "[]"])
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", '{"zero_optimization": 2}', '{"bf16": true}', '{"zero_optimization": {"stage": 1, "stage": 3}}'],
+)
 def test_a_broken_deepspeed_file(tmp_path, content):
     (tmp_path / "ds.json").write_text(content)
     with pytest.raises(UserError, match="JSON"):

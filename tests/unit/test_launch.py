@@ -200,15 +200,14 @@ def test_what_only_the_end_would_refuse_is_refused_at_once(shards, tmp_path, cap
     assert "# then, in a job of its own: python -m clinical_pretrain.cli export" in capsys.readouterr().out
 
 
-def test_a_warning_that_is_too_short_is_said_once(monkeypatch):
+def test_a_warning_that_is_too_short_is_said_once(monkeypatch, capsys):
     monkeypatch.setenv("WARNING_SECONDS", "300")
-    lines = []
-    watch, metrics = SimpleNamespace(longest=200.0), SimpleNamespace(say=lines.append)
-    run = SimpleNamespace(watch=watch, metrics=metrics)
+    run = SimpleNamespace(watch=SimpleNamespace(longest=200.0), ranks=SimpleNamespace(is_first=True))
     warn_of_short_warning(run, 45.0)
-    assert not lines
+    assert not capsys.readouterr().out
     for _ in range(2):
         warn_of_short_warning(run, 55.0)
+    lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 and "may take 310 s" in lines[0] and "announced only 300 s ahead" in lines[0]
 
 

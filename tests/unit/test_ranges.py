@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import get_type_hints
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clinical_pretrain.config import ModelConfig, ModelSize, OptimConfig, RunConfig, SlurmConfig
-from clinical_pretrain.fields import PathText, Range, unwrap
+from clinical_pretrain.fields import Range, TextLoader, build, flatten, unwrap
 from tokenizer_tools.manifest import UserError
 
 
@@ -65,6 +66,7 @@ def test_every_number_has_both_ends(cls):
         ("optim.learning_rate", "fast", "optim.learning_rate is fast, must be a number"),
         ("attention.dropout", "x", "attention.dropout is x, must be a number or null"),
         ("precision", "fp64", "precision is fp64, must be one of bf16, fp16, fp32"),
+        ("data.language", "en\nde", "data.language is en de, must be an ISO 639 code such as en or de, or multiling"),
         ("run_dir", "", "run_dir is '', must be a path in printable characters"),
         ("validation", None, "validation is null, must be a section with keys such as every_steps; leave it out for"),
     ],
@@ -86,10 +88,16 @@ def test_all_faults_are_told_at_once():
 
 
 ANYTHING = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.integers(-(10**40), 10**40), st.floats(), st.text(max_size=9),
-    st.lists(st.integers(), max_size=2), st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=2),
-    st.sampled_from([ModelSize(), "on", "random", "wsd", "flex", "hf", 10**5000, b"x"]),
-)  # fmt: skip
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.integers(-(10**40), 10**40),
+    st.floats(),
+    st.text(max_size=9),
+    st.lists(st.integers(), max_size=2),
+    st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=2),
+    st.sampled_from([ModelSize(), "on", "random", "wsd", "flex", "hf", "null", "none", "1e5", "de", 10**5000, b"x"]),
+)
 
 
 @settings(max_examples=300, deadline=None, derandomize=True, database=None)
@@ -107,8 +115,7 @@ def test_making_a_config_raises_nothing_but_a_line(values):
         base, _, constraints = unwrap(hint)
         if base in (int, float) and value is not None:
             assert type(value) in (base, int) and not any(c.fault(value) for c in constraints)
-        if any(isinstance(c, PathText) for c in constraints):
-            assert Path(value)
+    assert build(RunConfig, flatten(yaml.load(config.to_yaml(), TextLoader))) == config
 
 
 def test_a_drawn_config_is_refused_or_trained_and_exported(shards):
