@@ -6,6 +6,7 @@ drops an "auto" it doesn't know for a default without a word, so none may be lef
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -37,6 +38,10 @@ def resolve(config: RunConfig, world_size: int) -> dict[str, Any]:
         for key in ("optimizer", "scheduler")
         if key in raw
     ]
+    known = ["zero_optimization", "data_types", *(key.split(".")[0] for key in owned)]
+    for key in sorted(raw.keys() - known):  # which DeepSpeed drops without a word, if it isn't one of its rarer ones
+        if near := difflib.get_close_matches(key, known, n=1, cutoff=0.8):
+            faults.append(f"unknown {key} (did you mean {near[0]}?)")
     for key, value in owned.items():
         section, name = _section(raw, key)
         given = section.get(name, AUTO)

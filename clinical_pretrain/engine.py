@@ -15,15 +15,29 @@ from clinical_pretrain.deepspeed_config import zero_stage
 from clinical_pretrain.distributed import Ranks, uses_gpu
 from clinical_pretrain.optim import make_optimizer
 from clinical_pretrain.reshard import WEIGHT, Stored, put_into
+from tokenizer_tools.manifest import UserError
 
 
 def make_engine(model: Any, config: RunConfig, resolved: dict[str, Any]) -> Any:
-    """DeepSpeed's engine around the model."""
+    """DeepSpeed's engine around the model.
+
+    Raises:
+        UserError: DeepSpeed refuses a value of its file.
+    """
     import deepspeed
+    from deepspeed.runtime.config import DeepSpeedConfigError
+    from pydantic import ValidationError
 
     if uses_gpu() and "offload_optimizer" not in resolved.get("zero_optimization", {}):
         model.cuda()
-    engine, *_ = deepspeed.initialize(model=model, optimizer=make_optimizer(model, config.optim), config=resolved)
+    optimizer = make_optimizer(model, config.optim)
+    try:
+        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=resolved)
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+        raise UserError(f"{config.deepspeed}: {error.title}: {'; '.join(faults)}") from None
+    except DeepSpeedConfigError as error:
+        raise UserError(f"{config.deepspeed}: {' '.join(str(error).split())}") from None
     if zero_stage(resolved) == 0:
         if config.precision == "fp32":
             skip_bad_updates(engine.optimizer)

@@ -20,6 +20,9 @@ from clinical_pretrain.train import train
 from tokenizer_tools.manifest import UserError
 
 SHARDS = sys.argv[1]
+FOLDER = tempfile.TemporaryDirectory()
+MISSPELT = f"{FOLDER.name}/misspelt.json"
+Path(MISSPELT).write_text('{"zero_optimization": {"stage": 2, "overlap_com": true}}')
 OUTCOMES = Counter()
 BASE = {
     "model.init": "random", "model.size.layers": 1, "model.size.hidden_size": 8, "model.size.intermediate_size": 8,
@@ -36,7 +39,8 @@ CHOICES = {
     "max_steps": [-1, 0, 1, 3],
     "precision": ["bf16", "fp16", "fp32", "fp64"],
     "checkpointing": ["none", "attention", "full"],
-    "deepspeed": [str(REPOSITORY / "ds_configs" / f"zero{stage}.json") for stage in (1, 2, 3)] + ["no/such.json", ""],
+    "deepspeed": [str(REPOSITORY / "ds_configs" / f"zero{stage}.json") for stage in (1, 2, 3)]
+    + ["no/such.json", "", MISSPELT],
     "log_every_steps": COUNT,
     "model.family": ["longformer", "bigbird"],
     "model.positions": ["keep", "tile"],
@@ -97,6 +101,7 @@ def overrides(draw):
 @example({"model.size.hidden_size": 0})
 @example({"model.size.random_blocks": 0, "model.family": "bigbird"})
 @example({"optim.beta1": 1.5})
+@example({"deepspeed": MISSPELT})
 @example({"optim.epsilon": -1.0})
 @example({"attention.backend": "hf", "validation.random_blocks": "training"})
 @given(overrides())

@@ -181,6 +181,14 @@ def test_all_disagreements_are_reported_at_once(tmp_path):
         assert part in str(caught.value)
 
 
+def test_a_misspelt_key_of_deepspeed_is_not_dropped(tmp_path):
+    path = deepspeed_file(tmp_path, zero_optimisation={"stage": 3}, gradient_cliping=1.0, wall_clock_breakdown=True)
+    with pytest.raises(UserError) as caught:
+        resolve(RunConfig(deepspeed=path), 1)
+    assert "unknown zero_optimisation (did you mean zero_optimization?)" in str(caught.value)
+    assert "unknown gradient_cliping (did you mean gradient_clipping?)" in str(caught.value)
+
+
 def test_a_value_that_agrees_may_stand(tmp_path):
     path = deepspeed_file(tmp_path, train_batch_size=18, gradient_clipping=1.0)
     assert resolve(RunConfig(deepspeed=path), 3)["gradient_accumulation_steps"] == 2
