@@ -1,0 +1,215 @@
+// CUDA's libraries for a machine without a GPU: a device that allocates memory and computes nothing. What isn't here,
+// run.py adds as functions that return 0, "success". GPU_CAPABILITY says which GPU to be: "9.0" is an H100.
+#define _GNU_SOURCE
+#include <cuda_runtime_api.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+enum { GIGABYTES = 1000 }; // never the limit: what would fit is read from the peaks
+
+static int major_version(void) {
+    const char *version = getenv("GPU_CAPABILITY");
+    return version ? version[0] - '0' : 9;
+}
+static int minor_version(void) {
+    const char *version = getenv("GPU_CAPABILITY");
+    return version ? version[2] - '0' : 0;
+}
+static int processors(void) { return major_version() == 7 ? 80 : major_version() == 8 ? 108 : 132; }
+static int shared_memory(void) { // of a block, at most
+    return major_version() == 7 ? 98304 : major_version() == 8 ? 166912 : 232448;
+}
+
+// The device ---------------------------------------------------------------------------------------------------------
+
+cudaError_t cudaGetDeviceCount(int *count) { return *count = 1, cudaSuccess; }
+cudaError_t cudaGetDevice(int *device) { return *device = 0, cudaSuccess; }
+cudaError_t cudaSetDevice(int device) { return device ? cudaErrorInvalidDevice : cudaSuccess; }
+cudaError_t cudaDriverGetVersion(int *version) { return *version = CUDART_VERSION, cudaSuccess; }
+cudaError_t cudaRuntimeGetVersion(int *version) { return *version = CUDART_VERSION, cudaSuccess; }
+cudaError_t cudaDeviceCanAccessPeer(int *can, int device, int peer) { return *can = 0, cudaSuccess; }
+cudaError_t cudaDeviceGetPCIBusId(char *id, int length, int device) { return strcpy(id, "0000:00:00.0"), cudaSuccess; }
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *found, int device) {
+    memset(found, 0, sizeof *found);
+    sprintf(found->name, "no GPU: a stand-in for an sm_%d%d", major_version(), minor_version());
+    found->major = major_version();
+    found->minor = minor_version();
+    found->totalGlobalMem = GIGABYTES * 1000000000UL;
+    found->multiProcessorCount = processors();
+    found->warpSize = 32;
+    found->maxThreadsPerBlock = 1024;
+    found->maxThreadsPerMultiProcessor = 2048;
+    found->maxBlocksPerMultiProcessor = 32;
+    found->sharedMemPerBlock = 49152;
+    found->sharedMemPerBlockOptin = shared_memory();
+    found->sharedMemPerMultiprocessor = shared_memory() + 1024;
+    found->regsPerBlock = found->regsPerMultiprocessor = 65536;
+    found->l2CacheSize = 50 << 20;
+    found->maxGridSize[0] = 2147483647;
+    found->maxGridSize[1] = found->maxGridSize[2] = 65535;
+    found->maxThreadsDim[0] = found->maxThreadsDim[1] = 1024;
+    found->maxThreadsDim[2] = 64;
+    found->memoryBusWidth = 5120;
+    found->unifiedAddressing = found->concurrentKernels = 1;
+    found->textureAlignment = 512;
+    return cudaSuccess;
+}
+cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr name, int device) {
+    switch (name) {
+    case cudaDevAttrComputeCapabilityMajor: *value = major_version(); break;
+    case cudaDevAttrComputeCapabilityMinor: *value = minor_version(); break;
+    case cudaDevAttrMultiProcessorCount: *value = processors(); break;
+    case cudaDevAttrWarpSize: *value = 32; break;
+    case cudaDevAttrMaxThreadsPerBlock: *value = 1024; break;
+    case cudaDevAttrMaxThreadsPerMultiProcessor: *value = 2048; break;
+    case cudaDevAttrMaxGridDimX: *value = 2147483647; break;
+    case cudaDevAttrMaxSharedMemoryPerBlock: *value = 49152; break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = shared_memory(); break;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = shared_memory() + 1024; break;
+    case cudaDevAttrMaxRegistersPerBlock: *value = 65536; break;
+    case cudaDevAttrMaxRegistersPerMultiprocessor: *value = 65536; break;
+    default: *value = 1;
+    }
+    return cudaSuccess;
+}
+// The driver's numbers for attributes are the runtime's.
+int cuDeviceGetAttribute(int *value, int name, int device) { return cudaDeviceGetAttribute(value, name, device); }
+int cuDeviceGetCount(int *count) { return *count = 1, 0; }
+int cuDeviceGet(int *device, int number) { return *device = 0, 0; }
+int cuDevicePrimaryCtxGetState(int device, unsigned *flags, int *active) { return *flags = 0, *active = 1, 0; }
+int cuDevicePrimaryCtxRetain(void **context, int device) { return *context = (void *)8, 0; }
+int cuCtxGetCurrent(void **context) { return *context = (void *)8, 0; }
+
+// Memory -------------------------------------------------------------------------------------------------------------
+
+static struct Block {
+    char *start;
+    size_t size;
+    enum cudaMemoryType type;
+    struct Block *next;
+} *blocks;
+
+static cudaError_t allocate(void **start, size_t size, enum cudaMemoryType type) { // pages cost nothing until written
+    struct Block *block = malloc(sizeof *block);
+    char *found = mmap(0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (found == MAP_FAILED)
+        return cudaErrorMemoryAllocation;
+    *block = (struct Block){found, size, type, blocks};
+    blocks = block;
+    return *start = found, cudaSuccess;
+}
+cudaError_t cudaMalloc(void **start, size_t size) { return allocate(start, size, cudaMemoryTypeDevice); }
+cudaError_t cudaMallocAsync(void **start, size_t size, cudaStream_t stream) { return cudaMalloc(start, size); }
+cudaError_t cudaHostAlloc(void **start, size_t size, unsigned flags) { return allocate(start, size, cudaMemoryTypeHost); }
+cudaError_t cudaMallocHost(void **start, size_t size) { return allocate(start, size, cudaMemoryTypeHost); }
+cudaError_t cudaFree(void *start) {
+    for (struct Block **place = &blocks; *place; place = &(*place)->next)
+        if ((*place)->start == start) {
+            struct Block *block = *place;
+            *place = block->next;
+            munmap(block->start, block->size);
+            free(block);
+            break;
+        }
+    return cudaSuccess;
+}
+cudaError_t cudaFreeHost(void *start) { return cudaFree(start); }
+cudaError_t cudaMemGetInfo(size_t *available, size_t *total) {
+    return *available = *total = GIGABYTES * 1000000000UL, cudaSuccess;
+}
+cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes *found, const void *pointer) {
+    memset(found, 0, sizeof *found);
+    for (struct Block *block = blocks; block; block = block->next)
+        if ((char *)pointer >= block->start && (char *)pointer < block->start + block->size) {
+            found->type = block->type;
+            found->devicePointer = found->hostPointer = (void *)pointer;
+        }
+    return cudaSuccess;
+}
+cudaError_t cudaMemcpy(void *to, const void *from, size_t size, enum cudaMemcpyKind kind) {
+    return memmove(to, from, size), cudaSuccess;
+}
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t size, enum cudaMemcpyKind kind, cudaStream_t stream) {
+    return kind == cudaMemcpyDeviceToDevice || kind == cudaMemcpyDefault ? cudaSuccess : cudaMemcpy(to, from, size, kind);
+}
+cudaError_t cudaMemset(void *start, int value, size_t size) { return memset(start, value, size), cudaSuccess; }
+
+// Streams, events, launches ------------------------------------------------------------------------------------------
+
+cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest) { return *least = 0, *greatest = -5, cudaSuccess; }
+cudaError_t cudaStreamCreate(cudaStream_t *stream) { return *stream = malloc(8), cudaSuccess; }
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) { return cudaStreamCreate(stream); }
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned flags, int p) { return cudaStreamCreate(stream); }
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, enum cudaStreamCaptureStatus *status) {
+    return *status = cudaStreamCaptureStatusNone, cudaSuccess;
+}
+cudaError_t cudaStreamGetCaptureInfo(cudaStream_t stream, enum cudaStreamCaptureStatus *status, unsigned long long *id,
+                                     cudaGraph_t *graph, const cudaGraphNode_t **nodes, const cudaGraphEdgeData **edges,
+                                     size_t *count) {
+    return *status = cudaStreamCaptureStatusNone, cudaSuccess;
+}
+cudaError_t cudaEventCreate(cudaEvent_t *event) { return *event = malloc(8), cudaSuccess; }
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags) { return cudaEventCreate(event); }
+cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t from, cudaEvent_t to) {
+    return *milliseconds = 1, cudaSuccess;
+}
+cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *found, const void *function) {
+    memset(found, 0, sizeof *found);
+    found->maxThreadsPerBlock = 1024;
+    found->numRegs = 32;
+    found->binaryVersion = 10 * major_version() + minor_version();
+    found->ptxVersion = 80;
+    found->maxDynamicSharedSizeBytes = shared_memory();
+    return cudaSuccess;
+}
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *count, const void *f, int threads, size_t shared) {
+    return *count = 2, cudaSuccess;
+}
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *count, const void *f, int threads, size_t shared,
+                                                                   unsigned flags) {
+    return *count = 2, cudaSuccess;
+}
+void **__cudaRegisterFatBinary(void *binary) {
+    static void *handle[4];
+    return handle;
+}
+cudaError_t __cudaPopCallConfiguration(dim3 *grid, dim3 *block, size_t *shared, void *stream) {
+    *grid = *block = (dim3){1, 1, 1};
+    return *shared = 0, cudaSuccess;
+}
+static int nothing(void) { return 0; }
+cudaError_t cudaGetDriverEntryPointByVersion(const char *name, void **function, unsigned version, unsigned long long flags,
+                                             enum cudaDriverEntryPointQueryResult *result) {
+    if (result)
+        *result = cudaDriverEntryPointSuccess;
+    return *function = (void *)nothing, cudaSuccess;
+}
+const char *cudaGetErrorString(cudaError_t error) { return "from a stand-in"; }
+const char *cudaGetErrorName(cudaError_t error) { return "stand-in"; }
+
+// What Triton asks of the driver
+int cuModuleLoadData(void **module, const void *code) { return *module = (void *)8, 0; }
+int cuModuleGetFunction(void **function, void *module, const char *name) { return *function = (void *)8, 0; }
+int cuModuleGetLoadingMode(int *mode) { return *mode = 2, 0; }
+int cuFuncGetAttribute(int *value, int name, void *function) { return *value = name == 0 ? 1024 : name == 4 ? 64 : 0, 0; }
+int cuOccupancyMaxActiveClusters(int *count, void *function, void *config) { return *count = 8, 0; }
+
+// Other libraries ----------------------------------------------------------------------------------------------------
+
+int cublasCreate_v2(void **handle) { return *handle = malloc(64), 0; }
+int cublasLtCreate(void **handle) { return *handle = malloc(64), 0; }
+int cublasGetVersion_v2(void *handle, int *version) { return *version = 130000, 0; }
+int cublasLtMatmulAlgoGetHeuristic(void *h, void *o, void *a, void *b, void *c, void *d, void *p, int n, void *found,
+                                   int *count) {
+    return memset(found, 0, 64), *count = 1, 0;
+}
+size_t cudnnGetVersion(void) { return 92000; }
+int ncclGetVersion(int *version) { return *version = 22907, 0; }
+int ncclGetUniqueId(void *id) { return memset(id, 1, 128), 0; }
+int ncclCommInitRankConfig(void **comm, int n, char id[128], int rank, void *config) { return *comm = malloc(64), 0; }
+int ncclCommGetAsyncError(void *comm, int *error) { return *error = 0, 0; }
+int ncclCommCount(void *comm, int *count) { return *count = 1, 0; }
+const char *ncclGetErrorString(int error) { return ""; }
+const char *ncclGetLastError(void *comm) { return ""; }

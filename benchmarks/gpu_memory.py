@@ -1,0 +1,114 @@
+"""Peak GPU memory of the recipes' training steps, by rows of a micro-batch.
+
+    python benchmarks/gpu_memory.py --model longformer --precision bf16 --rows 1 3 6 18 --json FILE
+
+Base size with random weights, rows of 4,096 tokens, two micro-batches a step, one GPU; all else is the recipe of
+configs/. Peaks are of torch's allocator, weights and optimizer included: what tensors take (allocated), and what is
+asked of the GPU for them (reserved). Beside these, a process needs some 0.5 GB for CUDA, and NCCL its buffers.
+
+Runs on a GPU, or on the stand-ins of gpu_dry_run/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from common import VOCABULARY, facts
+
+from clinical_pretrain import deepspeed_config
+from clinical_pretrain.config import load_config
+from clinical_pretrain.data.masking import capacity
+from clinical_pretrain.distributed import initialise, shut_down
+from clinical_pretrain.engine import make_engine
+from clinical_pretrain.models.build import build_model
+from clinical_pretrain.models.mlm_head import mean_loss
+from tokenizer_tools.manifest import write_json
+
+LENGTH = 4096
+ACCUMULATION_STEPS = 2
+SIZE = {"layers": 12, "hidden_size": 768, "heads": 12, "intermediate_size": 3072, "attention_window": 512}
+
+
+def make(args: argparse.Namespace) -> tuple[Any, Any]:
+    """The recipe's config and engine, with random weights."""
+    options = {
+        "config": f"configs/clinical_{args.model}.yaml",
+        "model.init": "random",
+        "model.family": args.model,
+        "precision": args.precision,
+        "checkpointing": args.checkpointing,
+        "compile": args.compile,
+        "attention.backend": args.backend,
+        "batch.train_batch_size": ACCUMULATION_STEPS,
+        "batch.micro_batch_size_per_gpu": 1,
+        **{f"model.size.{name}": value for name, value in SIZE.items()},
+    }
+    config, _ = load_config([word for name, value in options.items() for word in (f"--{name}", str(value))])
+    pad_id = 1 if args.model == "longformer" else 0
+    tokenizer = SimpleNamespace(vocab_size=VOCABULARY[args.model], pad_id=pad_id, begin_id=2, end_id=3, name="none")
+    manifest: Any = SimpleNamespace(tokenizer=tokenizer, sequence_length=LENGTH)
+    resolved = deepspeed_config.resolve(config, world_size=1)
+    model = build_model(config, manifest, deepspeed_config.zero_stage(resolved))
+    initialise()
+    return config, make_engine(model, config, resolved)
+
+
+def peak(config: Any, engine: Any, rows: int) -> dict[str, int]:
+    """Of two training steps, in bytes."""
+    device = engine.device
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    for _ in range(2 * ACCUMULATION_STEPS):
+        ids = torch.randint(5, 50000, (rows, LENGTH)).to(device)
+        predicted = capacity(ids.numel(), config.masking)
+        labels = torch.full((predicted,), 7).to(device)
+        positions = torch.arange(predicted).to(device)
+        losses, _ = engine(
+            input_ids=ids, documents=torch.ones_like(ids), positions=positions, labels=labels, most_documents=1
+        )
+        engine.backward(mean_loss(losses, labels))
+        engine.step()
+    torch.cuda.synchronize()
+    return {"allocated": torch.cuda.max_memory_allocated(), "reserved": torch.cuda.max_memory_reserved()}
+
+
+def main() -> None:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=["longformer", "bigbird"], default="longformer")
+    parser.add_argument("--precision", choices=["bf16", "fp16"], default="bf16")
+    parser.add_argument("--checkpointing", choices=["none", "attention", "full"], default="none")
+    parser.add_argument("--backend", choices=["auto", "blocked", "flex", "varlen"], default="auto")
+    parser.add_argument("--compile", choices=["auto", "on", "off"], default="auto")
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 3, 6, 18], help="sequences per micro-batch")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    if not torch.cuda.is_available():
+        raise SystemExit("error: no GPU; benchmarks/gpu_dry_run/run.py runs this without one")
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    config, engine = make(args)
+    encode = engine.module.encode
+    result = {
+        "what": "peak memory of training steps",
+        **facts(),
+        "config": config.to_dict(),
+        "attention": encode.backend,
+        "compiled": encode.compiled,
+        "peak_bytes_by_rows": {rows: peak(config, engine, rows) for rows in args.rows},
+    }
+    shut_down()
+    if args.json:
+        write_json(args.json, result)
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
