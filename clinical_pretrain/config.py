@@ -391,22 +391,31 @@ def keys_of(cls: type, prefix: str = "") -> list[str]:
 
 
 def refuse_unknown(names: Iterable[str], valid: Sequence[str], dashes: str = "", file: str = "") -> None:
-    """Raise a UserError that names every unknown key, of options or of a file, and the nearest valid one."""
-    faults = []
+    """Raise a UserError that names every unknown key, of options or of a file, and the nearest valid one.
+
+    Where all of a file's keys are strange, none is named: it may be notes.
+    """
+    faults, all_strange = [], True
+    last_parts = {key.split(".")[-1]: key for key in reversed(valid)}
     for name in names:
-        if name in valid:
-            continue
         word = name.lower().replace("-", "_").split(".")[-1]
         of_others = OTHER_NAMES.get(word, "") if "max_steps" in valid else ""
-        near = [key for key in valid if key.split(".")[-1] == word] or [key for key in valid if key == of_others]
-        if of_others and not near:
-            faults.append(f"unknown {dashes}{name} ({of_others})")
-            continue
+        same = [key for key in valid if key.split(".")[-1] == word] or [key for key in valid if key == of_others]
+        near = same or difflib.get_close_matches(name, valid, n=1, cutoff=0.8)
+        near = near or [last_parts[part] for part in difflib.get_close_matches(word, last_parts, n=1, cutoff=0.75)]
+        all_strange &= not (near or of_others or name.split(".")[0] in valid)
         near = near or difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
         hint = f" (did you mean {dashes}{near[0]}?)" if near else ""
-        if not near and len(valid) < 20:
+        if of_others and not same:
+            hint = f" ({of_others})"
+        elif not near and len(valid) < 20:
             hint = f" (there are {', '.join(valid)})"
-        faults.append(f"unknown {dashes}{name}{hint}")
+        elif not near and dashes:
+            hint = " (--help lists all)"
+        if name not in valid:
+            faults.append(f"unknown {dashes}{name}{hint}")
+    if faults and file and all_strange:
+        raise UserError(f"{file}: none of its keys is a setting, such as {valid[0]}")
     if faults:
         raise UserError((f"{file}: " if file else "") + "; ".join(faults))
 
@@ -449,7 +458,10 @@ def load_config(argv: Sequence[str], needs_file: bool = False) -> tuple[RunConfi
         sys.exit(0)
     if needs_file and "config" not in names:
         raise UserError(f"no --config: name the file with the run's settings; there are {_known_configs()}")
-    return config, dict(given).get("json")
+    json_file = dict(given).get("json")
+    if json_file is not None and (not json_file or Path(json_file).is_dir()):
+        raise UserError(f"--json {json_file}: a file is wanted, not a folder")
+    return config, json_file
 
 
 def split_options(argv: Sequence[str], flags: Sequence[str] = ()) -> list[tuple[str, str]]:

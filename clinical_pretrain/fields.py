@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 
+from tokenizer_tools.manifest import UserError
+
 T = TypeVar("T")
 MANY = 1_000_000_000
 """Largest count of steps, sequences or rows."""
@@ -172,7 +174,7 @@ class TextLoader(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
                 if key.value in lines:
-                    problem = f"{key.value} stands here again, after line {lines[key.value]}; delete one of them"
+                    problem = f"this key stands in line {lines[key.value]}, too; delete one of them"
                     raise RepeatedKeyError(problem=problem, problem_mark=key.start_mark)
                 lines[key.value] = key.start_mark.line + 1
         return node
@@ -183,11 +185,18 @@ TextLoader.add_implicit_resolver(_MERGE, re.compile(r"^(?:<<)$"), ["<"])
 
 
 def flatten(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values by their dotted keys."""
+    """Nested values by their dotted keys.
+
+    Raises:
+        UserError: a key is there both dotted and nested.
+    """
     flat: dict[str, Any] = {}
     for key, value in values.items():
         is_section = isinstance(value, dict) and prefix.count(".") < 9  # in YAML a mapping may hold itself
-        flat |= flatten(value, f"{prefix}{key}.") if is_section else {f"{prefix}{key}": value}
+        more = flatten(value, f"{prefix}{key}.") if is_section else {f"{prefix}{key}": value}
+        if twice := sorted(flat.keys() & more.keys()):
+            raise UserError(f"{', '.join(twice)}: given twice; delete one of them")
+        flat |= more
     return flat
 
 

@@ -43,7 +43,13 @@ def main() -> int:
             console.say(f"error: {error}", error=True)
         return 2
     if json_file and os.environ.get("RANK", "0") == "0":
-        write_report(json_file, summary)
+        try:
+            write_report(json_file, summary)
+        except OSError as error:
+            console.say(
+                f"error: {json_file}: cannot be written ({error.strerror}); the run itself is saved", error=True
+            )
+            return 2
     return 0
 
 
