@@ -837,6 +837,8 @@ def describe(manifest: Manifest, out: Path, was_there: bool) -> list[str]:
     if manifest.split_by != "patient":
         known = f"{manifest.patients_in_several_splits:,} patients are in several splits"
         lines.append(f"  split by {manifest.split_by}: {known if patients else 'no patient is known'}")
+    elif patients == counts["kept"] > 1:
+        lines.append("  each note has a patient of its own: if that can't be, --columns.patient names another column")
     lines.append(f"  {describe_unknown(manifest.unknown)}")
     return lines
 

@@ -138,6 +138,12 @@ def test_splitting_by_note_must_be_said_and_is_said(corpus, tmp_path, capsys):
     assert f"split by note: {several} patients are in several splits" in capsys.readouterr().out
 
 
+def test_a_column_that_numbers_the_notes_is_noticed(corpus, tmp_path, capsys):
+    path = write(tmp_path / "n.csv", [{"id": number, "text": f"note {number}"} for number in range(40)])
+    assert main(command(corpus, path, tmp_path / "s", "--columns.patient", "id")) == 0
+    assert "each note has a patient of its own" in capsys.readouterr().out
+
+
 def test_an_admission_leads_to_its_patient_over_all_inputs(corpus, tmp_path):
     """Patient in some rows, the admission alone in others, in another file, before the ones that tell."""
     alone = [
