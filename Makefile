@@ -1,14 +1,16 @@
 # The project's commands, each one line of what you would type yourself.
 PYTHON ?= python3
 VENV   := .venv
+CONSTRAINTS := constraints.txt
 BIN    := $(VENV)/bin
 OUT    ?= $(if $(NOTES),demo-$(basename $(notdir $(NOTES))),demo)
 
-.PHONY: help setup demo test test-slurm check bench
+.PHONY: help setup demo test test-oldest test-slurm check bench
 
 help:
 	@echo "make demo [NOTES=my_notes.csv] [OUT=folder] [ARGS='--columns.patient MRN']   the whole job on a CPU"
 	@echo "make test                                     all tests"
+	@echo "make test-oldest                              unit tests with the oldest versions that are claimed to work"
 	@echo "make test-slurm                               those on a real SLURM (sudo tests/slurm/install.sh)"
 	@echo "make check                                    ruff, mypy, import-linter"
 	@echo "make setup                                    only .venv"
@@ -16,10 +18,10 @@ help:
 
 setup: $(VENV)/.ready
 
-$(VENV)/.ready: pyproject.toml constraints.txt
+$(VENV)/.ready: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch setuptools wheel
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) torch setuptools wheel
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --no-build-isolation --editable '.[dev]'
 	@touch $@
 
 demo: setup
@@ -27,6 +29,9 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-oldest:
+	$(MAKE) test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt PYTEST_ARGS='tests/unit $(PYTEST_ARGS)'
 
 test-slurm: setup
 	$(BIN)/python -m pytest tests/slurm $(PYTEST_ARGS)

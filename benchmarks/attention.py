@@ -20,7 +20,7 @@ from common import DTYPES, base_config, device, facts, peak_memory, stock_model,
 from clinical_pretrain.models import bigbird_attention, longformer_attention
 from clinical_pretrain.models.bigbird_attention import BigBirdContext, make_plan
 from clinical_pretrain.models.flex import COMPILE_OPTIONS
-from clinical_pretrain.models.longformer_attention import LongformerContext, has_varlen
+from clinical_pretrain.models.longformer_attention import LongformerContext
 from tokenizer_tools.manifest import write_json
 
 
@@ -39,7 +39,7 @@ def functions(args: argparse.Namespace, module: Any) -> dict[str, Callable[[torc
             return out
 
         names = ["blocked", "flex"] if on_gpu else ["blocked"]
-        names += ["varlen"] if on_gpu and has_varlen() and args.precision != "fp32" else []
+        names += ["varlen"] if on_gpu and args.precision != "fp32" else []
         for name in names:
             context = LongformerContext(ones, 1)
             (mask,) = context.prepare(longformer_attention.BACKENDS[name], [window], dtype)

@@ -20,7 +20,6 @@ from common import DTYPES, device, facts
 from torch._dynamo.utils import counters
 from train_step import Sides
 
-from clinical_pretrain.models.longformer_attention import has_varlen
 from tokenizer_tools.manifest import write_json
 
 Gradients = dict[str, torch.Tensor]
@@ -52,7 +51,7 @@ def ways(model: str, precision: str) -> list[tuple[str, str]]:
     if device().type == "cpu":
         return [("blocked", "off")]
     backends = ["blocked", "flex"]
-    if model == "longformer" and precision == "bf16" and has_varlen():
+    if model == "longformer" and precision == "bf16":
         backends.append("varlen")
     return [(backend, compiled) for backend in backends for compiled in ("off", "on")]
 

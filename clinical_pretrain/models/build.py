@@ -14,7 +14,6 @@ from clinical_pretrain.config import ModelConfig, RunConfig, refuse_missing_fold
 from clinical_pretrain.distributed import uses_gpu
 from clinical_pretrain.models.bigbird_attention import shortest_sparse
 from clinical_pretrain.models.encoder import Encoder, HuggingFaceEncoder, use_fused_gelu
-from clinical_pretrain.models.longformer_attention import has_varlen
 from clinical_pretrain.models.mlm_head import BigBirdForMaskedPositions, LongformerForMaskedPositions, pad_vocabulary
 from tokenizer_tools.manifest import Manifest, TokenizerInfo, UserError, vocab_sha256
 
@@ -285,7 +284,7 @@ def _obstacle(backend: str, model: Any, config: RunConfig, on_gpu: bool) -> str 
         return "takes no global tokens"
     if config.precision == "fp32":
         return "computes in bf16 and fp16 alone"
-    return None if has_varlen() else f"torch {torch.__version__} has no varlen_attn with windows"
+    return None
 
 
 def compiles(config: RunConfig, zero_stage: int) -> bool:

@@ -29,8 +29,7 @@ def raise_recompile_limit() -> None:
     import torch._dynamo
 
     settings: Any = torch._dynamo.config
-    name = "recompile_limit" if hasattr(settings, "recompile_limit") else "cache_size_limit"
-    setattr(settings, name, max(RECOMPILE_LIMIT, getattr(settings, name)))
+    settings.recompile_limit = max(RECOMPILE_LIMIT, settings.recompile_limit)
 
 
 @cache

@@ -11,8 +11,6 @@ q tokens of a query block, k tokens that a query block sees.
 
 from __future__ import annotations
 
-import contextlib
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,12 +19,9 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch.nn.attention.flex_attention import BlockMask
+from torch.nn.attention.varlen import varlen_attn
 
 from clinical_pretrain.models.flex import FLEX_BLOCK, compiled_flex_attention, flex_layout
-
-varlen_attn: Any = None
-with contextlib.suppress(ImportError):  # torch before 2.10
-    from torch.nn.attention.varlen import varlen_attn
 
 
 @dataclass
@@ -245,7 +240,7 @@ def varlen(
     assert not dropout and context.is_global is None
     longest = q_blhd.shape[1]
     q, k, v = (x.flatten(0, 1) for x in (q_blhd, k_blhd, v_blhd))
-    out: torch.Tensor = varlen_attn(q, k, v, mask, mask, longest, longest, window_size=(window, window))
+    out: Any = varlen_attn(q, k, v, mask, mask, longest, longest, window_size=(window, window))
     return out.view_as(q_blhd)
 
 
@@ -257,11 +252,6 @@ def cumulative_lengths(context: LongformerContext, window: int, dtype: torch.dty
     starts = torch.where(first, torch.arange(len(keys), device=keys.device), len(keys)).sort().values
     rows = len(context.documents)
     return F.pad(starts, (0, rows), value=len(keys))[: rows * (context.most_documents + 1) + 1].int()
-
-
-def has_varlen() -> bool:
-    """Whether this torch brings varlen_attn with windows."""
-    return varlen_attn is not None and "window_size" in inspect.signature(varlen_attn).parameters
 
 
 BACKENDS = {

@@ -18,7 +18,6 @@ from transformers import (
 from clinical_pretrain.config import AttentionConfig, DataConfig, ModelConfig, ModelSize, RunConfig
 from clinical_pretrain.models import build
 from clinical_pretrain.models.build import build_model, choose_backend
-from clinical_pretrain.models.longformer_attention import has_varlen
 from clinical_pretrain.models.mlm_head import mean_loss
 from tokenizer_tools.load_tokenizer import load_tokenizer
 from tokenizer_tools.manifest import Manifest, UserError
@@ -248,7 +247,7 @@ def test_which_backend_on_a_gpu(bases, manifest, monkeypatch):
         config = replace(run_config(bases / kind, attention=AttentionConfig(**attention)), precision=precision)
         return choose_backend(models[kind], config, on_gpu=True)
 
-    assert backend() == ("varlen" if has_varlen() else "flex")
+    assert backend() == "varlen"
     assert backend(precision="fp32") == backend(global_tokens="first") == backend("bigbird") == "flex"
     assert backend("bigbird", block=16) == backend("bigbird", heads=96) == "blocked"
     assert backend(dropout=0.1) == backend(capability=(7, 0)) == backend("bigbird", capability=(7, 0)) == "blocked"

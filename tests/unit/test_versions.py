@@ -1,0 +1,35 @@
+"""What pyproject.toml claims to work with is what is tested."""
+
+import tomllib
+
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from clinical_pretrain.config import REPOSITORY
+
+
+def pins(name):
+    lines = [line for line in (REPOSITORY / name).read_text().splitlines() if line and not line.startswith("#")]
+    return {package.lower().replace("_", "-"): Version(version) for package, version in (x.split("==") for x in lines)}
+
+
+def claimed():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    found = [Requirement(text) for text in project["dependencies"] + project["optional-dependencies"]["dev"]]
+    return {each.name.lower().replace("_", "-"): each.specifier for each in found}
+
+
+def test_the_oldest_versions_tested_are_the_oldest_claimed():
+    oldest = pins("constraints-oldest.txt")
+    lowest = {name: bound for name, bounds in claimed().items() for bound in bounds if bound.operator == ">="}
+    assert oldest.keys() == lowest.keys()
+    for name, bound in lowest.items():
+        assert Version(bound.version) == oldest[name] and oldest[name] in claimed()[name], name
+
+
+def test_the_newest_versions_tested_are_the_newest_claimed():
+    newest = pins("constraints.txt")
+    assert all(newest[name] in bounds for name, bounds in claimed().items())
+    for name in ("torch", "deepspeed", "transformers"):  # whose private parts are used
+        (bound,) = (bound for bound in claimed()[name] if bound.operator == "<")
+        assert Version(bound.version).release[:2] == (newest[name].major, newest[name].minor + 1), name
