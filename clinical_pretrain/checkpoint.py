@@ -12,7 +12,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -154,8 +154,9 @@ class Save:
         """Whether this rank's files are on the disk, or can't be written."""
         return self._written.done()
 
-    def finish(self, config: CheckpointConfig) -> Saved:
-        """Wait for all ranks' files, make them a checkpoint, and delete what need not be kept."""
+    def finish(self, config: CheckpointConfig, best: Callable[[list[int]], int | None] = lambda steps: None) -> Saved:
+        """Wait for all ranks' files, make them a checkpoint, and delete what need not be kept: `best` says, on rank 0,
+        which of these steps to keep for its validation loss."""
         results = self._ranks.gather(self._written.result())
         error, size = next((error for error, _ in results if error), None), 0
         if self._ranks.is_first and error is None:
@@ -168,7 +169,7 @@ class Save:
                 error = _reason(caught)
         error, size = self._ranks.agree((error, size))
         if self._ranks.is_first:
-            _tidy(self._run_dir, config, failed=error is not None)
+            _tidy(self._run_dir, config, best, failed=error is not None)
         self._ranks.barrier()
         return Saved(error, size)
 
@@ -219,7 +220,7 @@ def _point_to(folder: Path) -> None:
         write_atomically(folder.parent / LATEST_NAME, folder.name)
 
 
-def _tidy(run_dir: Path, config: CheckpointConfig, failed: bool) -> None:
+def _tidy(run_dir: Path, config: CheckpointConfig, best: Callable[[list[int]], int | None], failed: bool) -> None:
     """Delete what was left half-way; after a save, also what need not be kept, or was set aside and is there anew."""
     checkpoints = run_dir / "checkpoints"
     with suppress(OSError):  # the next save tries again
@@ -227,8 +228,9 @@ def _tidy(run_dir: Path, config: CheckpointConfig, failed: bool) -> None:
         if not failed:
             steps = saved_steps(run_dir)
             doomed += [path for path in map(_aside, map(partial(folder_of, run_dir), steps)) if path.exists()]
+            kept = best(steps) if config.keep_best else None
             for step in steps[: -config.keep] if config.keep else []:
-                if not (config.keep_every_steps and step % config.keep_every_steps == 0):
+                if step != kept and not (config.keep_every_steps and step % config.keep_every_steps == 0):
                     doomed.append(folder_of(run_dir, step))
         for folder in doomed:
             folder.rename(folder.with_name(f".{folder.name}.old"))  # first, for half of one must not look whole
@@ -300,8 +302,8 @@ def newest_whole(run_dir: Path, ranks: Ranks, before: int | None = None) -> tupl
         faults.append(fault)
     if faults:
         raise UserError(
-            f"no checkpoint is whole: {'; '.join(faults)}; bring one back from a copy, or delete "
-            f"{run_dir / 'checkpoints'} to begin at step 0"
+            f"no checkpoint is whole: {'; '.join(faults)}; bring one back from a copy, or choose "
+            "another --run_dir to begin at step 0"
         )
     return 0, []
 

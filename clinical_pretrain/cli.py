@@ -163,13 +163,17 @@ def export(argv: Sequence[str]) -> dict[str, Any]:
     parser = _parser("export", export.__doc__)
     parser.add_argument("run", help="run folder, such as runs/NAME")
     parser.add_argument("--out", required=True, help="folder to make")
-    parser.add_argument("--step", type=int, help="which checkpoint (default: the newest)")
+    parser.add_argument("--step", help="which checkpoint: a number, or best: of the lowest validation loss (default: "
+                                       "the newest)")  # fmt: skip
     args = _parse(parser, argv)
     if not Path(args.run, "run.json").exists():  # before the seconds that PyTorch takes
         raise UserError(f"{args.run}: not a run folder; give the --run_dir of a training run, such as runs/NAME")
+    step = str(args.step or "")
+    if step not in ("", "best") and not step.isdecimal():
+        raise UserError(f"--step {step}: must be a number, or best")
     from clinical_pretrain import export as exporting
 
-    result = exporting.export(Path(args.run), Path(args.out), args.step)
+    result = exporting.export(Path(args.run), Path(args.out), int(step) if step.isdecimal() else step or None)
     print(
         f"{args.out}: step {result['step']:,} of {args.run}; reloaded with plain transformers, "
         f"logits differ by at most "

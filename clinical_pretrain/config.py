@@ -164,6 +164,9 @@ class ValidationConfig:
     random_blocks: Literal["evaluation", "training"] = "evaluation"
     """BigBird: evaluation, where block 0 stands for all random blocks: what transformers computes in eval mode, so
     what users of the exported model get; training: the blocks that it is trained with."""
+    early_stopping: Annotated[int, Range(0, MANY)] = 0
+    """End the run, as if it were done, after this many validations in a row without a lower loss than the lowest of the
+    stage; 0: never."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +183,8 @@ class CheckpointConfig:
     """Go on although data or settings are others than those the run began with. Never another model or precision."""
     max_failures: Annotated[int, Range(0, MANY)] = 3
     """So many saves in a row may fail, say on a full disk, before the run ends; the earlier checkpoints stay whole."""
+    keep_best: bool = True
+    """Save where a validation's loss is the lowest so far, and keep that checkpoint: `export --step best`."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +223,11 @@ class RunConfig:
     seed: Annotated[int, Range(0, 2**63 - 1)] = 42
     """Seed of data order, masks, dropout and random weights."""
     max_steps: Annotated[int, Range(1, MANY)] = 200_000
-    """Optimizer steps."""
+    """Optimizer steps; those of the first stage where the run is extended."""
+    extend: Annotated[int, Range(0, MANY)] = 0
+    """Optimizer steps beyond max_steps, in all: a stage of its own, whose rows and masks follow on those before. The
+    rate warms up once more, from 0, over a tenth of its steps, optim.warmup_steps at the most, and decays over the rest
+    as optim.schedule says. The same number again adds nothing, a larger one another stage."""
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     """Arithmetic of the forward and backward pass; the optimizer keeps fp32 weights."""
     checkpointing: Literal["none", "attention", "full"] = "full"

@@ -14,6 +14,7 @@ import yaml
 from safetensors.torch import load_file
 
 from clinical_pretrain import checkpoint
+from clinical_pretrain.history import best_validation
 from clinical_pretrain.reshard import WEIGHT, Stored
 from clinical_pretrain.run_folder import plain_model, read_run
 from tokenizer_tools.manifest import TOKENIZER_FOLDER, UserError, copy_files, write_json
@@ -26,7 +27,7 @@ FP32_TOLERANCE = 1e-3
 HALF_TOLERANCE = 0.05
 
 
-def export(run_dir: Path, out: Path, step: int | None = None) -> dict[str, Any]:
+def export(run_dir: Path, out: Path, step: int | str | None = None) -> dict[str, Any]:
     """Make a model that plain `transformers` loads of a run's checkpoint.
 
     Any ZeRO stage is put together in fp32. The folder appears only after plain `AutoModelForMaskedLM` has loaded it
@@ -35,7 +36,7 @@ def export(run_dir: Path, out: Path, step: int | None = None) -> dict[str, Any]:
     Args:
         run_dir: the run folder, such as runs/NAME.
         out: the folder to make. An earlier export of the same run is replaced.
-        step: which checkpoint; default the newest.
+        step: which checkpoint; best: of those of the lowest validation loss; default the newest.
 
     Returns:
         model_dir, step, max_logit_difference, and what else `pretraining.json` holds.
@@ -50,7 +51,13 @@ def export(run_dir: Path, out: Path, step: int | None = None) -> dict[str, Any]:
     steps = checkpoint.saved_steps(run_dir)
     if not steps:
         raise UserError(f"{run_dir}: no checkpoint yet; train until checkpoint.every_steps or the end")
-    state = checkpoint.read_state(run_dir, steps[-1] if step is None else step)
+    if step == "best":
+        step = best_validation(run_dir, read_run(run_dir)["starts"], steps).get("step")
+        if step is None:
+            raise UserError(
+                f"{run_dir}: no step with a checkpoint has a validation loss; choose a --step by its number"
+            )
+    state = checkpoint.read_state(run_dir, steps[-1] if step is None else int(step))
     check_out(out, run_dir)
     folder = checkpoint.folder_of(run_dir, state.step)
     checkpoint.refuse_strangers(run_dir)

@@ -93,6 +93,28 @@ def validations(run_dir: Path, starts: Sequence[dict[str, Any]], step: int) -> V
     return Validations(before, after, [f"other {key}" for key in first if first[key] != last[key]])
 
 
+def comparable_validations(run_dir: Path, starts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Lines of metrics.jsonl on validations that measured what the last start's do, in order."""
+    lines = [line for line in read_metrics(run_dir, "validation") if line["loss"] is not None]
+    return [line for line in lines if _start_at(starts, line["time"])["validation_set"] == starts[-1]["validation_set"]]
+
+
+def best_validation(run_dir: Path, starts: Sequence[dict[str, Any]], among: Sequence[int] = ()) -> dict[str, Any]:
+    """The line of the lowest loss, the earliest of equal ones, of these steps where any are named; empty where there is
+    none. Step 0 doesn't count: it has no checkpoint."""
+    lines = [line for line in comparable_validations(run_dir, starts) if line["step"]]
+    return min(
+        (line for line in lines if not among or line["step"] in among), key=lambda line: line["loss"], default={}
+    )
+
+
+def validations_without_progress(run_dir: Path, starts: Sequence[dict[str, Any]], steps: range) -> int:
+    """Of the validations at these steps, how many have come after the one of the lowest loss. A function of what the
+    metrics say of them, and so the same after a resume."""
+    losses = [line["loss"] for line in comparable_validations(run_dir, starts) if line["step"] in steps]
+    return len(losses) - 1 - losses.index(min(losses)) if losses else 0
+
+
 def _start_at(starts: Sequence[dict[str, Any]], seconds: float) -> dict[str, Any]:
     """The start that ran at this time, in seconds since the epoch."""
     return next((start for start in reversed(starts) if start["timestamp"] <= seconds), starts[0])

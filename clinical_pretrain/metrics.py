@@ -23,7 +23,7 @@ class Metrics:
     Args:
         run_dir: the run folder.
         step: the step that the run goes on from; later lines, of a time that was lost, are cut off.
-        max_steps: of the run.
+        max_steps: the run's last step.
     """
 
     def __init__(self, run_dir: Path, step: int, max_steps: int) -> None:
@@ -33,8 +33,8 @@ class Metrics:
         path = run_dir / METRICS_NAME
         _cut_back(path, step)
         self._file = path.open("ab", buffering=0)
-        self._torn = False
-        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=step + 1 if step else None)
+        self._torn, self._of_last_line = False, list[str]()
+        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=step + 1)
 
     def train(
         self,
@@ -50,9 +50,10 @@ class Metrics:
         epoch: float,
         skipped_updates: int,
         loss_scale: float | None,
+        stage: int = 1,
     ) -> None:
         """One training step's figures. Loss in nats per predicted token; mfu: model FLOPs utilisation, a share, where
-        the GPU's peak is known; seconds: of training, since the line before; loss_scale: in fp16."""
+        the GPU's peak is known; seconds: of training, since the line before; loss_scale: in fp16; stage: from 1."""
         values = {
             "loss": loss,
             "learning_rate": learning_rate,
@@ -60,19 +61,22 @@ class Metrics:
             "tokens_per_second": round(tokens_per_second, 1),
             "seconds": round(seconds, 3),
             **({} if mfu is None else {"mfu": round(mfu, 4)}),
+            "stage": stage,
             "samples_consumed": samples_consumed,
             "epoch": round(epoch, 4),
             "skipped_updates": skipped_updates,
             **({} if loss_scale is None else {"loss_scale": loss_scale}),
         }
         self._write(step, "train", values)
-        done = step - self.first_step
-        left = (time.monotonic() - self.started) / done * (self.max_steps - step)
         speed = f"{tokens_per_second:,.0f} tokens/s{'' if mfu is None else f' ({mfu:.0%} MFU)'}"
-        console.progress(
-            [f"step {step:,}/{self.max_steps:,}", f"loss {loss:.4f}", f"lr {learning_rate:.2e}", speed,
-             f"{duration(left)} left"]
-        )  # fmt: skip
+        self._of_last_line = [f"lr {learning_rate:.2e}", speed]
+        self.progress(step, loss, log=True)
+
+    def progress(self, step: int, loss: float, log: bool = False) -> None:
+        """Say how far the run is: on a terminal at each step, in a log with each line of metrics."""
+        left = (time.monotonic() - self.started) / (step - self.first_step) * (self.max_steps - step)
+        parts = [f"step {step:,}/{self.max_steps:,}", f"loss {loss:.4f}", *self._of_last_line, f"{duration(left)} left"]
+        console.progress(parts, log)
 
     def validation(self, step: int, result: dict[str, Any]) -> None:
         """A validation's figures, overall and by category."""
@@ -125,7 +129,10 @@ class Metrics:
                     for category, figures in value.items():
                         self._board.add_scalar(f"{kind}_{name}/{category}", figures["loss"], step)
                 else:
-                    self._board.add_scalar(f"{kind}/{name}", value, step)
+                    # TensorBoard sorts by the alphabet: losses first.
+                    group = "run" if kind == "account" else kind
+                    tag = f"loss/{kind}" if name == "loss" else f"{group}/{name}"
+                    self._board.add_scalar(tag, value, step)
 
     def close(self) -> None:
         """Flush and close."""

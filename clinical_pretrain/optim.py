@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -59,3 +62,40 @@ def learning_rate(step: int, config: OptimConfig, max_steps: int) -> float:
     progress = max(0, step - start) / (max_steps + 1 - start)
     falling = 0.5 * (1 + math.cos(math.pi * progress)) if config.schedule == "cosine" else 1 - progress
     return peak * (final + (1 - final) * falling)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Steps of a run that have a schedule of their own: up to max_steps, and what each `--extend` has added."""
+
+    number: int
+    """From 1."""
+    first_step: int
+    last_step: int
+
+    @property
+    def steps(self) -> int:
+        """How many."""
+        return self.last_step - self.first_step + 1
+
+    def schedule(self, config: OptimConfig) -> OptimConfig:
+        """The run's own, with a shorter warm-up in later stages."""
+        if self.number == 1:
+            return config
+        warmup = min(config.warmup_steps, math.ceil(self.steps / 10))
+        return replace(config, warmup_steps=warmup, decay_steps=min(config.decay_steps, self.steps - warmup))
+
+    def learning_rate(self, step: int, config: OptimConfig) -> float:
+        """Of one of its steps, counted from the beginning of the run."""
+        return learning_rate(step - self.first_step + 1, self.schedule(config), self.steps)
+
+
+def stage_of(step: int, ends: Sequence[int]) -> Stage:
+    """The stage that a step is part of.
+
+    Args:
+        step: counted from 1.
+        ends: the last step of each stage.
+    """
+    index = bisect_left(ends, step)
+    return Stage(index + 1, (ends[index - 1] if index else 0) + 1, ends[index])

@@ -1,8 +1,8 @@
 """The run folder: what a run is, written down before its first step, and whether a folder holds this very run.
 
 `config.yaml` and `deepspeed.json` (resolved), `model_config/`, `tokenizer/`, `data.json` (counts of the shards),
-`frozen.safetensors`, and `run.json`: the run's id, the base model, the shards' fingerprint, and each start's time,
-device, versions, config, data and validation set.
+`frozen.safetensors`, and `run.json`: the run's id, the base model, the shards' fingerprint, each stage's last step, and
+each start's time, device, versions, config, data and validation set.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from clinical_pretrain.bad_steps import Jump
+from clinical_pretrain.checkpoint import saved_steps
 from clinical_pretrain.config import JOBS_FOLDER, REPOSITORY, RunConfig
 from clinical_pretrain.console import console
 from clinical_pretrain.deepspeed_config import zero_stage
@@ -46,7 +47,7 @@ from tokenizer_tools.manifest import (
 )
 
 T = TypeVar("T")
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 NOT_COMPARED = ("zero_optimization", "gradient_accumulation_steps", "train_batch_size",
                 "train_micro_batch_size_per_gpu", "gradient_clipping")  # fmt: skip
 """Of the DeepSpeed config: how the same computation is spread over ranks, and what the run config says already."""
@@ -155,6 +156,7 @@ def note_start(
     run_dir: Path,
     step: int,
     changes: list[str],
+    stages: list[int],
     config: RunConfig,
     resolved: dict[str, Any],
     manifest: Manifest,
@@ -166,7 +168,7 @@ def note_start(
     def note() -> None:
         _write_settings(run_dir, config, resolved, manifest)
         facts = read_run(run_dir)
-        facts["shard_fingerprint"] = manifest.fingerprint
+        facts["shard_fingerprint"], facts["stages"] = manifest.fingerprint, stages
         if facts["starts"]:
             facts["starts"][-1] |= _reached(run_dir, facts["starts"][-1].get("timestamp", 0.0))
         facts["starts"].append(
@@ -199,6 +201,16 @@ def _reached(run_dir: Path, since: float) -> dict[str, Any]:
     """How far the start before came, as far as the metrics say."""
     lines = [line for line in read_metrics(run_dir) if line["time"] >= since]
     return {"to_step": max(line["step"] for line in lines), "until": lines[-1]["time"]} if lines else {}
+
+
+def lost_steps(run_dir: Path, step: int) -> str:
+    """What to say where earlier starts have trained beyond the step that this one goes on from; else empty."""
+    last = max((line["step"] for line in read_metrics(run_dir, "train")), default=0)
+    if last <= step:
+        return ""
+    if step == 0:
+        return f"an earlier start came to step {last:,}, and had no checkpoint yet: it is all done again"
+    return f"an earlier start came to step {last:,}: what came after step {step:,} is done again"
 
 
 def slurm_job() -> str | None:
@@ -274,6 +286,7 @@ def refuse_other_folder(run_dir: Path, config: RunConfig, resolved: dict[str, An
         Differences from that run that were accepted.
     """
     if (run_dir / "run.json").exists():
+        _refuse_lost_checkpoints(run_dir)
         return refuse_other_run(run_dir, config, resolved, manifest)
     _refuse_strangers_folder(run_dir)
     return []
@@ -294,11 +307,44 @@ def refuse_other_run(run_dir: Path, config: RunConfig, resolved: dict[str, Any],
     return soft
 
 
+def stage_ends(run_dir: Path, config: RunConfig) -> tuple[list[int], list[str]]:
+    """The last step of each stage of a run as this config has it, and a change of the present one's, which can be
+    accepted.
+
+    Raises:
+        UserError: the run has come further, or to an end that only --extend leads beyond.
+    """
+    target = config.max_steps + config.extend
+    if not (run_dir / "run.json").exists():
+        return sorted({config.max_steps, target}), []
+    ends = read_run(run_dir).get("stages")
+    ends = ends or [yaml.safe_load((run_dir / "config.yaml").read_text())["max_steps"]]
+    extended = f"--max_steps {ends[0]}" + (f" --extend {ends[-1] - ends[0]}" if ends[1:] else "")
+    reached = max(saved_steps(run_dir), default=0)
+    if config.max_steps == ends[0] and target < ends[-1]:
+        raise UserError(f"{run_dir}: the run has been extended to step {ends[-1]}; go back to {extended}")
+    if target < reached:
+        raise UserError(
+            f"{run_dir}: max_steps {target} is below step {reached}, which the run has reached; go back to {extended}, "
+            "or choose another --run_dir (an earlier step's model: clinical-pretrain export --step N)"
+        )
+    if config.max_steps != ends[0]:
+        if reached >= ends[0]:
+            more = max(target, ends[-1]) - ends[0]
+            raise UserError(
+                f"{run_dir}: max_steps was {ends[0]}, now {config.max_steps}, but the run is done with these; train "
+                f"further steps as a stage of their own: --max_steps {ends[0]} --extend {more or 'STEPS'}"
+            )
+        return sorted({config.max_steps, target}), [f"max_steps was {ends[0]}, now {config.max_steps}"]
+    return (ends if target == ends[-1] else [*ends, target]), []
+
+
 def differences(
     run_dir: Path, config: RunConfig, resolved: dict[str, Any], manifest: Manifest
 ) -> tuple[list[str], list[str]]:
     """Where a run differs from the one that a run folder holds: what can be accepted, and what can't, as the weights
     wouldn't fit."""
+    soft = stage_ends(run_dir, config)[1]
     old = yaml.safe_load((run_dir / "config.yaml").read_text())
     old, new = _comparable(_completed(old, RunConfig().to_dict())), _comparable(config.to_dict())
     fixed = ("model", "precision")
@@ -306,7 +352,7 @@ def differences(
     # Decides which weights are frozen.
     tokens = [{"attention.global_tokens": settings["attention"].pop("global_tokens")} for settings in (old, new)]
     hard += _differences(tokens[0], tokens[1])
-    soft = _differences(old, new)
+    soft += _differences(old, new)
     was, now = (
         {key: value for key, value in settings.items() if key not in NOT_COMPARED}
         for settings in (json.loads((run_dir / "deepspeed.json").read_text()), resolved)
@@ -331,10 +377,11 @@ def _comparable(config: dict[str, Any]) -> dict[str, Any]:
     """Without what may change: where folders are, what is saved, what the card says, and how the same function is
     computed. ZeRO's file is compared by what is in it."""
     config = json.loads(json.dumps(config))
-    for key in FREE:
+    for key in (*FREE, "max_steps", "extend"):  # of the latter stage_ends judges
         config.pop(key)
     config["data"].pop("shards")
     config["data"].pop("language")
+    config["validation"].pop("early_stopping")
     config["attention"].pop("backend")
     return config
 
@@ -357,6 +404,16 @@ def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
             found += _differences(old.get(key), new.get(key), f"{prefix}{separator}{key}")
         return found
     return [] if old == new else [f"{prefix} was {json.dumps(old)}, now {json.dumps(new)}"]
+
+
+def _refuse_lost_checkpoints(run_dir: Path) -> None:
+    """Raise a UserError where a run has saved, but no checkpoint is left: it would begin anew over its own history."""
+    saves = [line["step"] for line in read_metrics(run_dir, "save") if "failures" not in line]
+    if saves and not saved_steps(run_dir):
+        raise UserError(
+            f"{run_dir}: step {saves[-1]} was saved, but there is no checkpoint; bring {run_dir / 'checkpoints'} back "
+            "from a copy, or choose another --run_dir to begin anew"
+        )
 
 
 def _refuse_strangers_folder(run_dir: Path) -> None:
@@ -390,6 +447,7 @@ def _new_run_folder(
             "run_id": uuid.uuid4().hex,
             "base_model": base_model(config),
             "shard_fingerprint": manifest.fingerprint,
+            "stages": [],
             "starts": [],
         },
     )

@@ -39,8 +39,8 @@ def status(run_dir: Path) -> dict[str, Any]:
     """A run's state.
 
     Returns:
-        run_dir, job, state, step, max_steps, loss, validation_loss, seconds_left, restarts and last_stop; None for what
-        isn't known.
+        run_dir, job, state, step, max_steps (those of --extend, too), stage, loss, validation_loss, seconds_left,
+        restarts and last_stop; None for what isn't known.
     """
     starts, submission = starts_of(run_dir), read_json(run_dir / JOB_NAME) or {}
     last, jobs = starts[-1] if starts else {}, jobs_of(run_dir)
@@ -51,7 +51,8 @@ def status(run_dir: Path) -> dict[str, Any]:
     train, validation = ([line for line in lines if line["kind"] == kind] for kind in ("train", "validation"))
     max_steps = None
     with suppress(OSError, yaml.YAMLError):
-        max_steps = yaml.safe_load((run_dir / "config.yaml").read_text())["max_steps"]
+        config = yaml.safe_load((run_dir / "config.yaml").read_text())
+        max_steps = config["max_steps"] + config.get("extend", 0)
     stop = read_json(run_dir / STOP_NAME) or {}
     of_last_start = bool(stop) and (run_dir / STOP_NAME).stat().st_mtime >= last.get("timestamp", 0.0)
     state, reason = _state(last, stop if of_last_start else {}), stop.get("reason")
@@ -76,6 +77,7 @@ def status(run_dir: Path) -> dict[str, Any]:
         "state": state,
         "step": step,
         "max_steps": max_steps,
+        "stage": train[-1].get("stage", 1) if train else 1,
         "loss": train[-1]["loss"] if train else None,
         "validation_loss": validation[-1]["loss"] if validation else None,
         "seconds_left": _seconds_left(train, max_steps) if state == "running" else None,
@@ -91,6 +93,7 @@ def table(found: list[dict[str, Any]]) -> list[str]:
         losses = [f"{run[name]:.4f}" if run[name] is not None else "" for name in ("loss", "validation_loss")]
         left = "" if run["seconds_left"] is None else duration(run["seconds_left"])
         steps = f"{run['step']:,}" + (f"/{run['max_steps']:,}" if run["max_steps"] else "")
+        steps += f" (stage {run['stage']})" if run["stage"] > 1 else ""
         state = run["state"] + (f" (job {run['job']})" if run["job"] and "finished" not in run["state"] else "")
         stop = run["last_stop"] if run["last_stop"] not in (None, "finished") else ""
         rows.append((run["run_dir"], state, steps, *losses, left, str(run["restarts"]), stop))
@@ -100,7 +103,7 @@ def table(found: list[dict[str, Any]]) -> list[str]:
 
 def _state(last: dict[str, Any], stop: dict[str, Any]) -> str:
     """Of a run without a job: by its last start, and how that has ended."""
-    if stop.get("reason") == "finished":
+    if str(stop.get("reason")).startswith("finished"):
         return "finished"
     process = last.get("process")
     if process and last.get("host") == socket.gethostname() and Path(f"/proc/{process}").exists():

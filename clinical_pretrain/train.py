@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shlex
@@ -37,17 +36,19 @@ from clinical_pretrain.distributed import (
     uses_gpu,
 )
 from clinical_pretrain.engine import backward, make_engine, restore_engine, weights_are_finite
-from clinical_pretrain.history import validations
+from clinical_pretrain.history import best_validation, validations, validations_without_progress
+from clinical_pretrain.jobs import read_json
 from clinical_pretrain.metrics import Metrics, read_metrics
 from clinical_pretrain.models.build import build_model, compiles
 from clinical_pretrain.models.encoder import first_tokens
 from clinical_pretrain.models.flops import peak_flops, training_flops_per_token
 from clinical_pretrain.models.mlm_head import mean_loss
-from clinical_pretrain.optim import learning_rate, parameter_count
+from clinical_pretrain.optim import parameter_count, stage_of
 from clinical_pretrain.run_folder import (
     FORMAT_VERSION,
     account,
     alone_in,
+    lost_steps,
     note_jumps,
     note_start,
     on_first_rank,
@@ -55,6 +56,7 @@ from clinical_pretrain.run_folder import (
     read_jumps,
     read_run,
     refuse_other_folder,
+    stage_ends,
 )
 from clinical_pretrain.validation import Validation
 from clinical_pretrain.watch import ENDED, ENDING, STOPPED, Watch, note_stop
@@ -68,6 +70,8 @@ from tokenizer_tools.manifest import (
 )
 
 PROBE_POSITIONS = 8
+VALIDATION_LOG_SECONDS = 30
+"""A log has a line of progress of a validation so often."""
 
 
 @dataclass
@@ -88,6 +92,8 @@ class Run:
     watch: Watch
     judge: Judge
     jumps: list[Jump]
+    stages: list[int]
+    """The last step of each."""
     zero_stage: int
     peak_seconds_per_token: float | None
     """Seconds that a token would take all GPUs at their peak; None where that isn't known."""
@@ -101,6 +107,11 @@ class Run:
     """Training has stood still for it so long."""
     failed_saves: int = 0
     """The last so many saves failed."""
+
+    @property
+    def last_step(self) -> int:
+        """Where the run ends, if not early."""
+        return self.stages[-1]
 
     def samples_at(self, step: int) -> int:
         """Sequences consumed when a step is done."""
@@ -123,11 +134,9 @@ def train(config: RunConfig) -> dict[str, Any]:
         SystemExit: with code STOPPED or ENDED after a stop signal, once the run is saved.
     """
     with ExitStack() as stack:
-        run = setup(config, stack)
-        summary = steps(run)
-        if run.ranks.is_first:
-            note_stop(run.run_dir, "finished", 0, run.step)
-    return summary
+        opened = open_run(config, stack)
+        summary = summary_if_done(opened)
+        return steps(make_run(opened)) if summary is None else summary
 
 
 def steps(run: Run) -> dict[str, Any]:
@@ -137,22 +146,26 @@ def steps(run: Run) -> dict[str, Any]:
         try:
             if validation_is_missing(run):
                 validate(run)
-            steps_until_bad(run)
+            if not stops_early(run):
+                steps_until_bad(run)
             if validation_is_missing(run):
                 validate(run)
+            if run.saving:
+                end_save(run)
             is_saved = newest_saved(run) == run.step or save(run)
             break
         except BadStepsError as bad:
             roll_back(run, bad)
     if not is_saved:
         raise UserError(f"{run.run_dir}: trained to the end, but it can't be saved; make room and start it again")
-    summarise(run, time.monotonic() - started)
+    summary = summarise(run, time.monotonic() - started)
     skipped = f", {run.judge.skipped:,} of them without an update" if run.judge.skipped else ""
-    export = f"{typed()} export {shlex.quote(str(run.run_dir))} --out model/"
-    say(run, f"done: {run.step:,} steps{skipped}; next: {export}")
+    early = ", early: the validation loss falls no more" if summary["stopped_early"] else ""
+    say(run, f"done: {run.step:,} steps{early}{skipped}; {next_command(run.run_dir, summary)}")
+    if run.ranks.is_first:
+        note_stop(run.run_dir, reason_of_end(summary), 0, run.step)
     finish(run)
-    path = run.run_dir / "summary.json"
-    return dict(run.ranks.agree(json.loads(path.read_text()) if run.ranks.is_first else None))
+    return summary
 
 
 def steps_until_bad(run: Run) -> None:
@@ -164,7 +177,7 @@ def steps_until_bad(run: Run) -> None:
     config, log = run.config, Log(run)
     run.watch.go_on()
     with closing(micro_batches(run)) as batches:
-        while run.step < config.max_steps:
+        while run.step < run.last_step:
             loss = train_step(run, batches)
             run.step += 1
             run.watch.progress(run.step)
@@ -172,10 +185,11 @@ def steps_until_bad(run: Run) -> None:
             asked = run.watch.signal is not None
             before, (stop, writing) = run.reports.exchange(run.step, loss, asked, is_writing(run))
             log.add(before)
-            if run.step == config.max_steps:
+            if run.step == run.last_step:
                 break
             save_now, validate_now = (
-                _due(run.step, part.every_steps) for part in (config.checkpoint, config.validation)
+                _due(run.step, part.every_steps) or run.step in run.stages
+                for part in (config.checkpoint, config.validation)
             )
             if run.saving and (save_now or not writing) and not end_save(run):
                 refuse_more_failures(run)
@@ -185,6 +199,9 @@ def steps_until_bad(run: Run) -> None:
                 end_early(run)
             if validate_now:
                 validate(run)
+                save_now = save_now or (config.checkpoint.keep_best and best_step(run) == run.step)
+                if stops_early(run):
+                    break
             # Amid bad steps the weights may be spoilt: those of the checkpoint before are what will be needed.
             if save_now and not run.judge.in_a_row:
                 begin_save(run)
@@ -225,7 +242,7 @@ def roll_back(run: Run, bad: BadStepsError) -> None:
     run.reports = Reports(run.ranks, run.engine)
     if run.metrics is not None:
         run.metrics.close()
-    run.metrics = make_metrics(run.run_dir, step, run.config, run.ranks)
+    run.metrics = make_metrics(run.run_dir, step, run.last_step, run.ranks)
     if run.metrics is not None:
         run.metrics.rollback(step, first_sample=first, samples=end - at)
     say(run, line)
@@ -274,30 +291,56 @@ def samples_before(config: RunConfig, state: checkpoint.RunState) -> int:
     return state.samples_consumed - state.step * config.batch.train_batch_size
 
 
-def make_metrics(run_dir: Path, step: int, config: RunConfig, ranks: Ranks) -> Metrics | None:
+def make_metrics(run_dir: Path, step: int, last_step: int, ranks: Ranks) -> Metrics | None:
     """On rank 0; all learn of an error."""
-    return on_first_rank(lambda: Metrics(run_dir, step, config.max_steps), run_dir, ranks)
+    return on_first_rank(lambda: Metrics(run_dir, step, last_step), run_dir, ranks)
+
+
+@dataclass
+class Opened:
+    """A run before its engine is built: everything has been checked, and where it goes on is known."""
+
+    config: RunConfig
+    run_dir: Path
+    manifest: Manifest
+    resolved: dict[str, Any]
+    """DeepSpeed's config."""
+    model: Any
+    ranks: Ranks
+    watch: Watch
+    changes: list[str]
+    """Settings that differ from the start before, on rank 0."""
+    stages: list[int]
+    step: int
+    """Of the newest whole checkpoint; 0 where there is none."""
+    faults: list[str]
+    """Why newer checkpoints were passed over."""
+
+
+def tell(is_first: bool, doing: str) -> None:
+    """Set-up takes its time: say for what."""
+    if is_first:
+        console.progress([doing])
 
 
 def setup(config: RunConfig, stack: ExitStack) -> Run:
-    """Check everything, then build the model and the DeepSpeed engine, and go on from the newest checkpoint.
+    """All before the first step."""
+    return make_run(open_run(config, stack))
+
+
+def open_run(config: RunConfig, stack: ExitStack) -> Opened:
+    """Check everything, meet the other ranks, and find the newest checkpoint.
 
     The watch over the other ranks goes onto `stack`: it begins as soon as they meet.
     """
     rank, world_size = read_environment()
-
-    def tell(doing: str) -> None:
-        """Set-up takes its time: say for what."""
-        if rank == 0:
-            console.progress([doing])
-
     shards = Path(config.data.shards)
     manifest = load_shards(shards)
     resolved = deepspeed_config.resolve(config, world_size)
     check_hardware(config)
-    tell("building the model")
+    tell(rank == 0, "building the model")
     model = build_model(config, manifest, deepspeed_config.zero_stage(resolved))
-    tell(f"starting DeepSpeed on {world_size} {'rank' if world_size == 1 else 'ranks'}")
+    tell(rank == 0, f"starting DeepSpeed on {world_size} {'rank' if world_size == 1 else 'ranks'}")
     ranks = initialise()
     run_dir = Path(config.run_dir)
     watch = stack.enter_context(Watch(ranks, run_dir, config.watch.silence_seconds, config.watch.step_seconds))
@@ -306,15 +349,39 @@ def setup(config: RunConfig, stack: ExitStack) -> Run:
     changes = prepare_run_folder(run_dir, config, resolved, manifest, model, shards, ranks)
     watch.run_is_there = True
     if checkpoint.saved_steps(run_dir):
-        tell("verifying the newest checkpoint")
+        tell(rank == 0, "verifying the newest checkpoint")
     step, faults = checkpoint.newest_whole(run_dir, ranks)
-    tell(f"reading the checkpoint of step {step:,}" if step else "building DeepSpeed's engine")
+    stages = ranks.agree(stage_ends(run_dir, config)[0] if ranks.is_first else [])
+    return Opened(config, run_dir, manifest, resolved, model, ranks, watch, changes, stages, step, faults)
+
+
+def summary_if_done(opened: Opened) -> dict[str, Any] | None:
+    """The summary of a run that has come to its end, for which nothing is to be done, on all ranks; else None."""
+    config, run_dir, ranks, found = opened.config, opened.run_dir, opened.ranks, None
+    if ranks.is_first:
+        summary = read_json(run_dir / "summary.json") or {}
+        is_end = opened.step == opened.stages[-1] or early_stop_at(opened.step, run_dir, config, opened.stages)
+        if summary.get("steps") == opened.step and is_end:
+            found = summary
+            more = f"--extend {config.extend:,} and more" if config.extend else "--extend STEPS"
+            more = "--validation.early_stopping 0" if summary["stopped_early"] else more
+            line = f"{run_dir}: done already, at step {opened.step:,} (further steps: {more})"
+            console.say(f"{line}; {next_command(run_dir, summary)}")
+            note_stop(run_dir, reason_of_end(summary), 0, opened.step)
+    return ranks.agree(found)
+
+
+def make_run(opened: Opened) -> Run:
+    """Build the DeepSpeed engine, as the checkpoint holds it where there is one, and all that a step needs."""
+    config, run_dir, manifest, resolved = opened.config, opened.run_dir, opened.manifest, opened.resolved
+    model, ranks, step, shards = opened.model, opened.ranks, opened.step, Path(opened.config.data.shards)
+    tell(ranks.is_first, f"reading the checkpoint of step {step:,}" if step else "building DeepSpeed's engine")
     state = checkpoint.read_state(run_dir, step) if step else None
     if state:
         engine = restore_engine(model, config, resolved, run_dir, state, ranks)
     else:
         engine = make_engine(model, config, resolved)
-    note_start(run_dir, step, changes, config, resolved, manifest, model, ranks)
+    note_start(run_dir, step, opened.changes, opened.stages, config, resolved, manifest, model, ranks)
     split, held_out = Split(shards, manifest, "train"), Split(shards, manifest, "validation")
     isolate = config.data.document_attention == "isolate"
     collator = Collator(
@@ -324,6 +391,7 @@ def setup(config: RunConfig, stack: ExitStack) -> Run:
         most_documents=max(split.most_segments, held_out.most_segments) if isolate else 0,
         fill_up=compiles(config, deepspeed_config.zero_stage(resolved)),
     )
+    lost = lost_steps(run_dir, step) if ranks.is_first else ""
     run = Run(
         config=config,
         run_dir=run_dir,
@@ -334,21 +402,26 @@ def setup(config: RunConfig, stack: ExitStack) -> Run:
         sampler=Sampler(len(split), config.seed),
         collator=collator,
         validation=Validation(config, shards, held_out, collator, ranks),
-        metrics=make_metrics(run_dir, step, config, ranks),
+        metrics=make_metrics(run_dir, step, opened.stages[-1], ranks),
         reports=Reports(ranks, engine),
-        watch=watch,
+        watch=opened.watch,
         judge=make_judge(config, state),
         jumps=read_jumps(run_dir, ranks),
+        stages=opened.stages,
         zero_stage=deepspeed_config.zero_stage(resolved),
         peak_seconds_per_token=peak_seconds_per_token(config, model.config, manifest, ranks),
         step=step,
         samples_before=samples_before(config, state) if state else 0,
     )
-    for fault in faults:
+    for fault in opened.faults:
         say(run, f"damaged checkpoint passed over: {fault}")
-    if changes:
-        say(run, f"changed settings: {'; '.join(changes)}")
+    if opened.changes:
+        say(run, f"changed settings: {'; '.join(opened.changes)}")
     say(run, describe(run))
+    if lost:
+        say(run, lost)
+    if len(run.stages) > 1:
+        say(run, describe_stage(run))
     if not len(run.validation.rows):
         say(run, "no held-out rows in these shards: there will be no validation loss")
     return run
@@ -357,7 +430,7 @@ def setup(config: RunConfig, stack: ExitStack) -> Run:
 def train_step(run: Run, batches: Iterator[MicroBatch]) -> torch.Tensor:
     """One optimizer step over this rank's share of the micro-batches. Returns its mean loss on this rank."""
     config, ranks = run.config, run.ranks
-    rate = learning_rate(run.step + 1, config.optim, config.max_steps)
+    rate = stage_of(run.step + 1, run.stages).learning_rate(run.step + 1, config.optim)
     for group in run.engine.optimizer.param_groups:
         group["lr"] = rate
     turns = config.accumulation_steps(ranks.world_size)
@@ -388,7 +461,7 @@ def micro_batches(run: Run) -> Generator[MicroBatch]:
 
     numbers = (
         sample_index(run.samples_at(step), run.jumps) + micro_batch_of(ranks.rank, ranks.world_size, turn) * size
-        for step in range(run.step, run.config.max_steps)
+        for step in range(run.step, run.last_step)
         for turn in range(turns)
     )
     yield from ahead(make, numbers)
@@ -410,9 +483,11 @@ class Log:
             return
         self.run.judge.look(report)
         config = self.run.config
-        if _due(report.step, config.log_every_steps) or report.step == config.max_steps:
+        if _due(report.step, config.log_every_steps) or report.step == self.run.last_step:
             log_step(self.run, report, report.step - self.step, report.at - self.at)
             self.at, self.step = report.at, report.step
+        elif self.run.metrics is not None:
+            self.run.metrics.progress(report.step, report.loss)
 
     def resume(self) -> None:
         """Leave out of the speed what has been done beside training."""
@@ -423,12 +498,12 @@ def log_step(run: Run, report: Report, steps: int, seconds: float) -> None:
     """Write a step's figures, on rank 0, and the speed of the last so many."""
     if run.metrics is None:
         return
-    config, samples = run.config, run.samples_at(report.step)
+    config, samples, stage = run.config, run.samples_at(report.step), stage_of(report.step, run.stages)
     tokens_per_second = steps * config.batch.train_batch_size * run.manifest.sequence_length / seconds
     run.metrics.train(
         report.step,
         loss=report.loss,
-        learning_rate=learning_rate(report.step, config.optim, config.max_steps),
+        learning_rate=stage.learning_rate(report.step, config.optim),
         gradient_norm=report.gradient_norm,
         tokens_per_second=tokens_per_second,
         seconds=seconds,
@@ -437,12 +512,13 @@ def log_step(run: Run, report: Report, steps: int, seconds: float) -> None:
         epoch=samples / len(run.split),
         skipped_updates=run.judge.skipped,
         loss_scale=report.loss_scale if config.precision == "fp16" else None,
+        stage=stage.number,
     )
 
 
 def validation_is_missing(run: Run) -> bool:
-    """At the start, at the end, or where the run was stopped before a validation that was due, or amid it."""
-    if run.step not in (0, run.config.max_steps) and not _due(run.step, run.config.validation.every_steps):
+    """At the start, at a stage's end, or where the run was stopped before a validation that was due, or amid it."""
+    if run.step not in (0, *run.stages) and not _due(run.step, run.config.validation.every_steps):
         return False
     lines = read_metrics(run.run_dir, "validation") if run.ranks.is_first else []
     return bool(run.ranks.agree(run.step not in [line["step"] for line in lines if line["loss"] is not None]))
@@ -456,9 +532,16 @@ def validate(run: Run) -> None:
         UserError: it isn't before the first step.
     """
 
-    def go_on() -> bool:
+    said = time.monotonic()
+
+    def go_on(done: int, total: int) -> bool:
+        nonlocal said
         run.watch.progress()
-        return not run.ranks.any(run.watch.signal is not None)
+        if run.ranks.is_first:
+            is_time = time.monotonic() - said > VALIDATION_LOG_SECONDS
+            said = time.monotonic() if is_time else said
+            console.progress([f"step {run.step:,}", f"validation: {done:,}/{total:,} micro-batches"], log=is_time)
+        return done == 0 or not run.ranks.any(run.watch.signal is not None)
 
     result = run.validation.run(run.engine, go_on)
     if result is None:
@@ -476,6 +559,24 @@ def validate(run: Run) -> None:
         earlier = run.ranks.agree(max((s for s in checkpoint.saved_steps(run.run_dir) if s < run.step), default=0))
         skips = run.judge.consecutive_skips
         raise BadStepsError(run.step - skips + 1 if skips else earlier + 1, run.step, reason)
+
+
+def best_step(run: Run) -> int | None:
+    """The step of the lowest validation loss so far."""
+    found = best_validation(run.run_dir, read_run(run.run_dir)["starts"]) if run.ranks.is_first else {}
+    return run.ranks.agree(found.get("step"))
+
+
+def stops_early(run: Run) -> bool:
+    """Whether the validation loss hasn't fallen for as long as the run bears it."""
+    return bool(run.ranks.agree(run.ranks.is_first and early_stop_at(run.step, run.run_dir, run.config, run.stages)))
+
+
+def early_stop_at(step: int, run_dir: Path, config: RunConfig, stages: list[int]) -> bool:
+    """On rank 0: whether a run ends at this step, with stages left or not."""
+    patience, stage = config.validation.early_stopping, stage_of(step, stages)
+    starts, first = read_run(run_dir)["starts"], stage.first_step if stage.number > 1 else 0
+    return 0 < patience <= validations_without_progress(run_dir, starts, range(first, step + 1))
 
 
 def save(run: Run) -> bool:
@@ -529,7 +630,10 @@ def end_save(run: Run) -> bool:
     # While steps are bad, what lies before them is needed.
     keep = 0 if run.judge.consecutive_skips else run.config.checkpoint.keep
     with standing_still(run):
-        saved = saving.finish(replace(run.config.checkpoint, keep=keep))
+        saved = saving.finish(
+            replace(run.config.checkpoint, keep=keep),
+            lambda steps: best_validation(run.run_dir, read_run(run.run_dir)["starts"], steps).get("step"),
+        )
     took = time.monotonic() - saving.began
     run.failed_saves = run.failed_saves + 1 if saved.error else 0
     if run.metrics is not None:
@@ -611,18 +715,18 @@ def probe(run: Run) -> dict[str, torch.Tensor]:
     return {**question, "logits": logits.cpu()}
 
 
-def summarise(run: Run, seconds: float) -> None:
-    """Write `summary.json`, on rank 0, unless it is there: the run in figures, flat."""
-    path = run.run_dir / "summary.json"
-    if not run.ranks.is_first or (path.exists() and json.loads(path.read_text())["steps"] == run.step):
-        return
-    measured = validations(run.run_dir, read_run(run.run_dir)["starts"], run.step)
-    before, after = {} if measured.differences else measured.before, measured.after
-    write_json(
-        path,
-        {
+def summarise(run: Run, seconds: float) -> dict[str, Any]:
+    """The run in figures, flat, on all ranks. Rank 0 writes `summary.json`."""
+    summary: dict[str, Any] = {}
+    if run.ranks.is_first:
+        starts = read_run(run.run_dir)["starts"]
+        measured, best = validations(run.run_dir, starts, run.step), best_validation(run.run_dir, starts)
+        before, after = {} if measured.differences else measured.before, measured.after
+        summary = {
             "format_version": FORMAT_VERSION,
             "steps": run.step,
+            "stages": run.stages,
+            "stopped_early": run.step < run.last_step,
             "samples_consumed": run.samples_consumed,
             "tokens_consumed": run.samples_consumed * run.manifest.sequence_length,
             "skipped_updates": run.judge.skipped,
@@ -630,10 +734,25 @@ def summarise(run: Run, seconds: float) -> None:
             "validation_loss_after": after.get("loss"),
             "validation_accuracy_before": before.get("accuracy"),
             "validation_accuracy_after": after.get("accuracy"),
+            "best_step": best.get("step"),
+            "best_validation_loss": best.get("loss"),
             "seconds": round(seconds, 1),
             **account(run.run_dir),
-        },
-    )
+        }
+        write_json(run.run_dir / "summary.json", summary)
+    return dict(run.ranks.agree(summary))
+
+
+def reason_of_end(summary: dict[str, Any]) -> str:
+    """For stop.json."""
+    return "finished early: the validation loss falls no more" if summary["stopped_early"] else "finished"
+
+
+def next_command(run_dir: Path, summary: dict[str, Any]) -> str:
+    """What to type now."""
+    best = summary["best_step"]
+    other = "" if best in (None, summary["steps"]) else f" (step {best:,} has the lowest validation loss: --step best)"
+    return f"next: {typed()} export {shlex.quote(str(run_dir))} --out model/{other}"
 
 
 def finish(run: Run) -> None:
@@ -692,6 +811,20 @@ def describe(run: Run) -> str:
         f"{start}: {run.engine.module.config.model_type}, {trained / 1e6:.1f} M parameters, {ranks.world_size} x "
         f"{ranks.device.type}, {zero}, {config.precision}, {attention}; {len(run.split):,} rows of "
         f"{run.manifest.sequence_length:,} tokens, {config.batch.train_batch_size} a step"
+    )
+
+
+def describe_stage(run: Run) -> str:
+    """The stage that comes next, in a line."""
+    stage, optim = stage_of(min(run.step + 1, run.last_step), run.stages), run.config.optim
+    line = f"stage {stage.number} of {len(run.stages)}: steps {stage.first_step:,} to {stage.last_step:,}"
+    if stage.number == 1:
+        return line
+    warmup = stage.schedule(optim).warmup_steps
+    return (
+        f"{line}: the learning rate rises again over {warmup:,} {'step' if warmup == 1 else 'steps'} to "
+        f"{optim.learning_rate:.2e}, then falls ({optim.schedule}) to "
+        f"{stage.learning_rate(stage.last_step, optim):.2e}; rows and masks follow on those before"
     )
 
 

@@ -28,8 +28,9 @@ class Validation:
         self.note_category, self.categories = note_categories(folder)
         self._encoder_inputs = {"training_blocks": True} if config.validation.random_blocks == "training" else {}
 
-    def run(self, engine: Any, go_on: Callable[[], bool] = lambda: True) -> dict[str, Any] | None:
-        """Measure, on all ranks together. `go_on` is asked after each micro-batch, and must say the same on all ranks.
+    def run(self, engine: Any, go_on: Callable[[int, int], bool] = lambda done, total: True) -> dict[str, Any] | None:
+        """Measure, on all ranks together. `go_on` is told of each micro-batch that is done, beginning with none, and of
+        their number, and must say the same on all ranks.
 
         Returns:
             loss (nats per masked token), accuracy, predicted (masked tokens), and by_category: the same for each
@@ -42,9 +43,10 @@ class Validation:
         try:
             with torch.no_grad():
                 turns = list(self._turns())
-                for numbers in turns:
+                go_on(0, len(turns))
+                for done, numbers in enumerate(turns, 1):
                     self._add(engine, numbers, sums)
-                    if not go_on() and numbers is not turns[-1]:
+                    if not go_on(done, len(turns)) and done < len(turns):
                         return None
         finally:
             engine.train()

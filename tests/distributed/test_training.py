@@ -280,12 +280,13 @@ def test_the_launcher_passes_on_one_line_and_exit_code_2(alone, config_file, sha
 
 
 def test_a_finished_run_started_again_does_nothing(alone, config_file, shards):
-    before = (alone[0] / "metrics.jsonl").read_bytes()
+    names = ("metrics.jsonl", "run.json", "summary.json")
+    before = [(alone[0] / name).read_bytes() for name in names]
     call = [sys.executable, str(RUN), "--config", str(config_file), "--data.shards", str(shards), "--run_dir",
             str(alone[0])]  # fmt: skip
     done = subprocess.run(call, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0 and "done: 20 steps" in done.stdout
-    assert (alone[0] / "metrics.jsonl").read_bytes() == before
+    assert done.returncode == 0 and "done already, at step 20" in done.stdout and "going on" not in done.stdout
+    assert [(alone[0] / name).read_bytes() for name in names] == before
 
 
 def test_killed_and_started_again(alone, config_file, shards, tmp_path):

@@ -178,6 +178,64 @@ def asked_amid_validations(root: Path, shards: str) -> None:
         (root / "stops.json").write_text(json.dumps(stops))
 
 
+@contextmanager
+def asked_to_stop_after(step: int) -> Iterator[None]:
+    """A signal comes at the end of this step, once."""
+    train_step, asked = training.train_step, []
+
+    def asking(run: training.Run, batches: Any) -> torch.Tensor:
+        loss = train_step(run, batches)
+        if run.step + 1 == step and not asked:
+            asked.append(os.kill(os.getpid(), signal.SIGUSR1))
+            while run.watch.signal is None:  # a thread hears it
+                time.sleep(0.001)
+        return loss
+
+    training.train_step = asking
+    try:
+        yield
+    except SystemExit as caught:
+        assert caught.code == STOPPED
+    else:
+        raise AssertionError("the signal didn't stop the run")
+    finally:
+        training.train_step = train_step
+
+
+def stages_of_a_run(root: Path, shards: str) -> None:
+    """A run in two stages, by one command, and by several with stops between; runs that end early, and the best of one
+    whose loss rises again."""
+    first = config(root, shards, "staged", stage=2, max_steps=8, checkpoint=CheckpointConfig(0))
+    train(replace(first, run_dir=str(root / "whole"), extend=4))
+    train(first)
+    with asked_to_stop_after(10):
+        train(replace(first, extend=4))
+    train(replace(first, extend=4))
+    train(replace(first, extend=4))
+    still = replace(first.optim, learning_rate=1e-12, warmup_steps=0)
+    common = {"validation": ValidationConfig(2, 8, early_stopping=2), "max_steps": 20, "stage": 1}
+    early = config(root, shards, "early", checkpoint=CheckpointConfig(1, keep=1), optim=still, **common)
+    with asked_to_stop_after(3):
+        train(early)
+    for _ in range(2):
+        train(early)
+    rises = config(root, shards, "rises", stage=1, max_steps=6, validation=ValidationConfig(2, 8),
+                   checkpoint=CheckpointConfig(4, keep=1, accept_changes=True))  # fmt: skip
+    train(rises)
+    train(replace(rises, extend=6, optim=replace(first.optim, learning_rate=1.0)))
+    if os.environ["RANK"] == "0":
+        shutil.copytree(root / "early", root / "on")
+    dist.barrier()
+    on = replace(early, run_dir=str(root / "on"), max_steps=20, validation=ValidationConfig(2, 8))
+    train(on)
+
+
+def one_rank_goes_on(root: Path, shards: str) -> None:
+    """With the second stage of a run of two."""
+    first = config(root, shards, "by-1", stage=2, max_steps=8, checkpoint=CheckpointConfig(0))
+    again(replace(first, extend=4), root / "whole", 8)
+
+
 class Poison:
     """Makes the loss of chosen micro-batches no number, on rank 1 alone. They are known by the sum of their labels."""
 
@@ -486,6 +544,13 @@ def _signal_after(run_dir: Path, step: int) -> None:
 if __name__ == "__main__":
     os.umask(0o077)
     job, shards_folder, root_folder = [a for a in sys.argv[1:] if not a.startswith("--local_rank")]
-    {"stages": stages, "resume": resume, "faults": faults, "fewer": fewer, "more": more, "bad": bad}[job](
-        Path(root_folder), shards_folder
-    )
+    {
+        "stages": stages,
+        "resume": resume,
+        "faults": faults,
+        "fewer": fewer,
+        "more": more,
+        "bad": bad,
+        "stages_of_a_run": stages_of_a_run,
+        "one_rank_goes_on": one_rank_goes_on,
+    }[job](Path(root_folder), shards_folder)

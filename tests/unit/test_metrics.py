@@ -3,8 +3,10 @@
 import json
 import resource
 
+from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 from transformers import BigBirdConfig, LongformerConfig
 
+from clinical_pretrain.console import fit
 from clinical_pretrain.metrics import Metrics, read_metrics
 from clinical_pretrain.models.flops import peak_flops, training_flops_per_token
 
@@ -37,6 +39,32 @@ def test_mfu_is_written_where_it_is_known(tmp_path, capsys):
     first, second = read_metrics(tmp_path, "train")
     assert first["mfu"] == 0.4123 and "mfu" not in second and json.dumps(first)
     assert "100,000 tokens/s (41% MFU)" in capsys.readouterr().out
+
+
+def test_curves_are_not_doubled_and_the_loss_comes_first(tmp_path):
+    """Started again before the first checkpoint, and from one."""
+    rest = {"learning_rate": 1e-4, "gradient_norm": 1.0, "tokens_per_second": 1e5, "samples_consumed": 1, "epoch": 0.1,
+            "skipped_updates": 0, "seconds": 2.0, "mfu": None, "loss_scale": None}  # fmt: skip
+    for start, (begin, end) in enumerate([(0, 5), (0, 8), (6, 9)]):
+        metrics = Metrics(tmp_path, begin, 9)
+        if not begin:
+            metrics.account(0, {"restarts": start})
+        for step in range(begin + 1, end + 1):
+            metrics.train(step, loss=float(start), **rest)
+        metrics.close()
+    board = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={SCALARS: 0}).Reload()
+    losses = [(event.step, event.value) for event in board.Scalars("loss/train")]
+    assert losses == [(step, 1.0) for step in range(1, 7)] + [(step, 2.0) for step in range(7, 10)]
+    assert [(line["step"], line["loss"]) for line in read_metrics(tmp_path, "train")] == losses
+    assert min(board.Tags()[SCALARS]) == "loss/train"
+
+
+def test_progress_fits_its_line():
+    parts = ["step 100,000/200,000", "loss 1.5342", "lr 2.99e-05", "1,234,567 tokens/s (41% MFU)", "100:01:55 left"]
+    assert fit(parts, 200) == " · ".join(parts)
+    assert fit(parts, 79) == "step 100,000/200,000 · loss 1.5342 · lr 2.99e-05 · 100:01:55 left"
+    assert fit(parts, 40) == "step 100,000/200,000 · 100:01:55 left"
+    assert fit(parts, 25) == "step 100,000/200,000" and fit(parts, 8) == "step 100" and fit(parts, 0) == ""
 
 
 def test_a_full_disk_costs_lines_and_no_more(tmp_path):

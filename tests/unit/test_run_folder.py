@@ -10,7 +10,15 @@ import pytest
 import yaml
 
 from clinical_pretrain.config import AttentionConfig, BatchConfig, CheckpointConfig, DataConfig, OptimConfig, RunConfig
-from clinical_pretrain.run_folder import FORMAT_VERSION, alone_in, read_run, refuse_other_run
+from clinical_pretrain.run_folder import (
+    FORMAT_VERSION,
+    alone_in,
+    lost_steps,
+    read_run,
+    refuse_other_folder,
+    refuse_other_run,
+    stage_ends,
+)
 from tokenizer_tools.manifest import Manifest, UserError
 
 
@@ -60,6 +68,55 @@ def test_what_differs_is_named_and_can_be_accepted(shards, tmp_path):
     (tmp_path / "tokenizer" / "tokenizer.json").write_text(json.dumps(other))
     with pytest.raises(UserError, match="another tokenizer"):
         refuse_other_run(tmp_path, accepting, resolved, manifest)
+
+
+def run_that_was_saved_at(folder, step, config, stages=None):
+    """A run folder as far as steps are concerned."""
+    facts = {"format_version": FORMAT_VERSION, "shard_fingerprint": "", "stages": stages or [config.max_steps]}
+    (folder / "run.json").write_text(json.dumps(facts))
+    (folder / "config.yaml").write_text(config.to_yaml())
+    (folder / "metrics.jsonl").write_text(json.dumps({"step": step, "kind": "save", "bytes": 1}) + "\n")
+    (folder / "checkpoints" / f"step-{step}").mkdir(parents=True)
+
+
+@pytest.mark.parametrize(
+    ("reached", "stages", "changes", "expected"),
+    [
+        (20, [20], {"max_steps": 24}, "was 20, now 24, but .* as a stage of their own: --max_steps 20 --extend 4$"),
+        (20, [20], {"max_steps": 10}, "max_steps 10 is below step 20, .*; go back to --max_steps 20"),
+        (12, [20], {"max_steps": 10}, "max_steps 10 is below step 12"),
+        (12, [20], {"max_steps": 24}, ([24], ["max_steps was 20, now 24"])),
+        (20, [20], {"max_steps": 20, "extend": 4}, ([20, 24], [])),
+        (12, [20], {"max_steps": 20, "extend": 4}, ([20, 24], [])),
+        (22, [20, 24], {"max_steps": 20, "extend": 4}, ([20, 24], [])),
+        (24, [20, 24], {"max_steps": 20, "extend": 10}, ([20, 24, 30], [])),
+        (22, [20, 24], {"max_steps": 20}, "extended to step 24; go back to --max_steps 20 --extend 4$"),
+        (24, [20, 24], {"max_steps": 24}, "max_steps was 20, now 24, .* --max_steps 20 --extend 4$"),
+    ],
+)  # fmt: skip
+def test_where_a_run_ends(reached, stages, changes, expected, tmp_path):
+    """Also where changes are accepted."""
+    base = RunConfig(optim=OptimConfig(warmup_steps=0), checkpoint=CheckpointConfig(accept_changes=True))
+    run_that_was_saved_at(tmp_path, reached, replace(base, max_steps=20), stages)
+    if isinstance(expected, str):
+        with pytest.raises(UserError, match=expected):
+            stage_ends(tmp_path, replace(base, **changes))
+    else:
+        assert stage_ends(tmp_path, replace(base, **changes)) == expected
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(shards, tmp_path):
+    """One that never had any may."""
+    config = RunConfig()
+    run_that_was_saved_at(tmp_path, 20, config)
+    (tmp_path / "checkpoints" / "step-20").rmdir()
+    with pytest.raises(UserError, match=r"step 20 was saved, but there is no checkpoint; bring .*checkpoints back"):
+        refuse_other_folder(tmp_path, config, {}, Manifest.load(shards))
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 20, "kind": "train"}) + "\n")
+    assert (
+        lost_steps(tmp_path, 0) == "an earlier start came to step 20, and had no checkpoint yet: it is all done again"
+    )
+    assert lost_steps(tmp_path, 10).endswith("what came after step 10 is done again") and not lost_steps(tmp_path, 20)
 
 
 def test_run_json_of_another_format_is_refused(tmp_path):
