@@ -285,7 +285,7 @@ def _scan(
                 yield scan_part, number, part, settings
 
     with Progress("reading and hashing notes") as progress:
-        _run(jobs(), workers, settings, lambda count: progress.advance(count))
+        _run(jobs(), workers, settings, progress)
     if parts == 0:
         raise UserError("no notes found in the input; check --notes")
     _resolve_admissions(parts, inputs, settings)
@@ -297,6 +297,7 @@ def scan_part(number: int, notes: list[Note], settings: ShardSettings) -> int:
     """Write what the keep list and the notes table need of one part. Returns its number of notes."""
     rows = []
     for note in notes:
+        _advance(1)
         text = settings.cleaned(note.text)
         digest, key, rule = text_hash(text), settings.patient_key, settings.split
         status = OUTCOMES.index(f"dropped_{note.fault}") if note.fault else KEPT if text.strip() else EMPTY
@@ -489,7 +490,7 @@ def _pack(
 
     with Progress("tokenising and packing", total=notes_of(mine)) as progress:
         progress.advance(notes_of(mine) - notes_of(missing))
-        _run(jobs(), workers, settings, lambda count: progress.advance(count))
+        _run(jobs(), workers, settings, progress)
     return [json.loads(_packed_file(settings, number).read_text()) for number in mine]
 
 
@@ -517,12 +518,14 @@ def pack_part(
         encoded = encode(backend, batch)
         count, behind = count_unknown(backend, batch, encoded, info.unknown_token, info.unknown_id)
         unknown, characters = unknown + count, characters + behind
+        _advance(len(batch))
         for tokens in encoded:
             array = np.array([info.begin_id, *tokens, info.end_id], dtype=settings.id_dtype)
             # A note that spells out a special token ("<mask>", "[SEP]") must not steer the model with it.
             inner = array[1:-1]
             inner[special[inner]] = info.unknown_id
             ids.append(array)
+    _advance(len(kept) - len(texts))
     splits = _column(settings, number, "splits")[kept]
     files: dict[str, dict[str, Any]] = {}
     for split, name in enumerate(SPLITS):
@@ -720,28 +723,32 @@ def _parts(notes: Iterator[Note], size: int) -> Iterator[tuple[int, list[Note]]]
         yield number, part
 
 
-def _run(
-    jobs: Iterator[tuple[Any, ...]], workers: int | None, settings: ShardSettings, done: Callable[[int], None]
-) -> None:
+def _run(jobs: Iterator[tuple[Any, ...]], workers: int | None, settings: ShardSettings, progress: Progress) -> None:
     """Run jobs (function, arguments…) over processes, with at most two per worker waiting: memory stays flat."""
     workers = workers or int(os.environ.get("SLURM_CPUS_PER_TASK") or len(os.sched_getaffinity(0)))
     first = list(itertools.islice(jobs, 2))
     if workers == 1 or len(first) < 2:  # one part: the tokenizer's own threads use the cores
-        for function, *arguments in itertools.chain(first, jobs):
-            done(function(*arguments))
+        with _counted(progress):
+            for function, *arguments in itertools.chain(first, jobs):
+                function(*arguments)
         return
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (os.getpid(),))
+    with _counted(progress) as counter:
+        _run_in_pool(itertools.chain(first, jobs), workers, settings, counter)
+
+
+def _run_in_pool(jobs: Iterable[tuple[Any, ...]], workers: int, settings: ShardSettings, counter: Any) -> None:
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (os.getpid(), counter))
     try:
         waiting: set[Future[int]] = set()
-        for function, *arguments in itertools.chain(first, jobs):
+        for function, *arguments in jobs:
             with _interrupts_held():  # workers start here, and inherit it: Ctrl-C is for this process alone
                 waiting.add(pool.submit(_in_worker, settings.out, function, *arguments))
             if len(waiting) >= 2 * workers:
                 finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 for future in finished:
-                    done(future.result())
+                    future.result()
         for future in waiting:
-            done(future.result())
+            future.result()
     except BrokenProcessPool:
         raise UserError(
             "a worker process was killed, perhaps for want of memory; run the same command again, with --workers "
@@ -755,6 +762,39 @@ def _run(
         pool.shutdown(cancel_futures=True)
 
 
+_counter: Any = None
+"""Notes that jobs have done, in this process and its workers: a bar that waited for whole parts would stand still."""
+
+
+def _advance(count: int) -> None:
+    with _counter.get_lock():
+        _counter.value += count
+
+
+@contextlib.contextmanager
+def _counted(progress: Progress) -> Iterator[Any]:
+    """Shows what jobs say by `_advance`, several times a second."""
+    global _counter
+    _counter, shown, ended = get_context("spawn").Value("q", 0), 0, threading.Event()
+
+    def show() -> None:
+        nonlocal shown
+        is_last = False
+        while not is_last:
+            is_last = ended.wait(0.2)
+            count = _counter.value
+            progress.advance(count - shown)
+            shown = count
+
+    thread = threading.Thread(target=show, daemon=True)
+    thread.start()
+    try:
+        yield _counter
+    finally:
+        ended.set()
+        thread.join()
+
+
 @contextlib.contextmanager
 def _interrupts_held() -> Iterator[None]:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -764,7 +804,9 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start_worker(parent: int) -> None:
+def _start_worker(parent: int, counter: Any) -> None:
+    global _counter
+    _counter = counter
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.umask(0o077)
 
