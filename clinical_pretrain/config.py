@@ -278,6 +278,8 @@ class RunConfig:
             yield "compile is on, but attention.backend hf runs the model's own code as it is; use auto"
         if 0 < self.bad_steps.spike_factor <= 1:
             yield f"bad_steps.spike_factor is {self.bad_steps.spike_factor}, must be above 1, or 0 for none"
+        if self.validation.early_stopping and not self.validation.every_steps:
+            yield "validation.early_stopping needs validations between start and end; set validation.every_steps"
         if optim.warmup_steps > self.max_steps:
             yield f"optim.warmup_steps {optim.warmup_steps} is more than max_steps {self.max_steps}"
         if optim.schedule == "wsd" and optim.warmup_steps + optim.decay_steps > self.max_steps:

@@ -202,6 +202,8 @@ def steps_until_bad(run: Run) -> None:
                 save_now = save_now or (config.checkpoint.keep_best and best_step(run) == run.step)
                 if stops_early(run):
                     break
+                if run.step in run.stages:
+                    say(run, describe_stage(run))
             # Amid bad steps the weights may be spoilt: those of the checkpoint before are what will be needed.
             if save_now and not run.judge.in_a_row:
                 begin_save(run)
@@ -351,7 +353,7 @@ def open_run(config: RunConfig, stack: ExitStack) -> Opened:
     if checkpoint.saved_steps(run_dir):
         tell(rank == 0, "verifying the newest checkpoint")
     step, faults = checkpoint.newest_whole(run_dir, ranks)
-    stages = ranks.agree(stage_ends(run_dir, config)[0] if ranks.is_first else [])
+    stages = ranks.agree(on_first_rank(lambda: stage_ends(run_dir, config)[0], run_dir, ranks))
     return Opened(config, run_dir, manifest, resolved, model, ranks, watch, changes, stages, step, faults)
 
 

@@ -76,14 +76,16 @@ def test_torchrun_ends_at_a_closed_terminal_also_under_nohup(config_file, shards
     call = ["nohup", sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port",
             str(free_port()), str(RUN), "--config", str(config_file), "--data.shards", str(shards), "--run_dir",
             str(tmp_path / "run"), *LONG]  # fmt: skip
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    launcher = subprocess.Popen(call, env=os.environ | ENVIRONMENT, **quiet)
+    environment, log = os.environ | ENVIRONMENT | {"DEEPSPEED_LOG_LEVEL": "info"}, tmp_path / "log.txt"
+    with log.open("w") as stream:
+        launcher = subprocess.Popen(call, env=environment, stdout=stream, stderr=stream)
     try:
         wait_for(lambda: 5 in saved_steps(tmp_path / "run"))
         launcher.send_signal(signal.SIGHUP)
         assert launcher.wait(timeout=60) != 0
     finally:
         launcher.kill()
+    assert "[INFO]" in log.read_text()  # DeepSpeed's, for which this environment asks
     stop = json.loads((tmp_path / "run" / "stop.json").read_text())
     assert "SIGHUP" in stop["reason"] and saved_steps(tmp_path / "run")[-1] == stop["step"]
 
@@ -108,7 +110,7 @@ def test_ctrl_c_on_a_terminal_is_no_error(start, moment, code, said):
     except OSError:  # all has been read
         pass
     assert process.wait(timeout=60) == code
-    assert said in seen and "Traceback" not in seen and "error" not in seen
+    assert said in seen and "Traceback" not in seen and "error" not in seen and "[INFO]" not in seen
     drawn = [line for line in seen.replace("\n", "\r").split("\r") if line.startswith("\x1b[Kstep")]
     assert all(len(line) < 60 + len("\x1b[K") and line.endswith("left") for line in drawn[:-1])
     os.close(terminal)
