@@ -14,6 +14,8 @@ from typing import Any, TextIO
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REDRAW_SECONDS = 0.1
+ERASE = "\r\x1b[K"
+"""Back to the beginning of a terminal's line, and clears it."""
 
 
 class LenientStream:
@@ -71,13 +73,13 @@ class Console:
     """Lines that stay, and one line of progress, which a terminal draws over and over."""
 
     def __init__(self) -> None:
-        self._is_open, self._drawn_at = False, 0.0
+        self._open_line, self._drawn_at = "", 0.0
+        """What ends the line that is drawn, if there is one: a line break, or its erasure."""
 
     def say(self, line: str, error: bool = False) -> None:
         """Print a line that stays."""
-        if self._is_open:
-            print(flush=True)
-            self._is_open = False
+        print(self._open_line, end="", flush=True)
+        self._open_line = ""
         print(line, file=sys.stderr if error else sys.stdout, flush=True)
 
     def progress(self, parts: Sequence[str], log: bool = True) -> None:
@@ -85,14 +87,14 @@ class Console:
 
         Args:
             parts: most important: the first and the last. A terminal leaves out what doesn't fit into its width.
-            log: whether a log gets a line of this, too; a terminal always draws it.
+            log: whether this is worth a line of a log; a terminal draws it anyway.
         """
         if not sys.stdout.isatty():
             if log:
                 print(" · ".join(parts), flush=True)
         elif log or time.monotonic() - self._drawn_at >= REDRAW_SECONDS:
-            print(f"\r\x1b[K{fit(parts, shutil.get_terminal_size().columns - 1)}", end="", flush=True)
-            self._is_open, self._drawn_at = True, time.monotonic()
+            print(f"{ERASE}{fit(parts, shutil.get_terminal_size().columns - 1)}", end="", flush=True)
+            self._open_line, self._drawn_at = "\n" if log else ERASE, time.monotonic()
 
 
 def fit(parts: Sequence[str], width: int) -> str:

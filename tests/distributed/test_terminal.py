@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -92,25 +93,52 @@ def test_torchrun_ends_at_a_closed_terminal_also_under_nohup(config_file, shards
 
 @pytest.mark.parametrize(("moment", "code", "said"), [
     ("loading PyTorch", INTERRUPTED, "interrupted before the first step; nothing was to be saved"),
-    ("step 10/", ENDED, "the same command goes on from step"),
+    ("/100,000", ENDED, "the same command goes on from step"),
 ])  # fmt: skip
 def test_ctrl_c_on_a_terminal_is_no_error(start, moment, code, said):
-    """The terminal is 60 characters wide."""
+    """The terminal is 60 characters wide, and its line moves between two lines of metrics, and in a validation."""
     terminal, inner = pty.openpty()
     termios.tcsetwinsize(inner, (24, 60))
-    process = start(*LONG, stdin=inner, stdout=inner, stderr=inner, start_new_session=True)
+    process = start(
+        *LONG, "--log_every_steps", "99999", stdin=inner, stdout=inner, stderr=inner, start_new_session=True
+    )
     os.close(inner)
-    seen = ""
-    while moment not in seen:
-        seen += os.read(terminal, 4096).decode()
+    seen = read_until(terminal, moment)
     os.killpg(process.pid, signal.SIGINT)
-    try:
-        while piece := os.read(terminal, 4096):
-            seen += piece.decode()
-    except OSError:  # all has been read
-        pass
+    seen += read_until(terminal)
     assert process.wait(timeout=60) == code
     assert said in seen and "Traceback" not in seen and "error" not in seen and "[INFO]" not in seen
-    drawn = [line for line in seen.replace("\n", "\r").split("\r") if line.startswith("\x1b[Kstep")]
-    assert all(len(line) < 60 + len("\x1b[K") and line.endswith("left") for line in drawn[:-1])
+    if code == ENDED:
+        drawn = [line.removeprefix("\x1b[K") for line in re.split("[\r\n]+", seen)]
+        assert any(re.fullmatch(r"step \d+/100,000 · loss \d.\d+ · [\d:]+ left", line) for line in drawn)
+        assert any(line.startswith("step 0 · validation: ") for line in drawn)
     os.close(terminal)
+
+
+def read_until(terminal, moment=None):
+    """What a terminal shows until then, or to the end."""
+    seen = ""
+    while moment is None or moment not in seen:
+        try:
+            piece = os.read(terminal, 4096)
+        except OSError:  # nobody writes any more
+            piece = b""
+        if not piece:
+            break
+        seen += piece.decode(errors="replace")
+    return seen
+
+
+def test_ctrl_c_in_building_shards_is_no_error(corpus, tmp_path):
+    """In none of its processes; and the same command does what is missing."""
+    call = [sys.executable, "-m", "clinical_pretrain.cli", "build-shards", "--notes", str(corpus / "notes.csv"),
+            "--tokenizer", str(corpus / "tokenizer"), "--out", str(tmp_path / "shards"), "--workers", "2",
+            "--notes-per-part", "20", "--sequence-length", "256"]  # fmt: skip
+    process = subprocess.Popen(call, env=os.environ | ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                               text=True, start_new_session=True)  # fmt: skip
+    wait_for(lambda: list(tmp_path.rglob("*00000*")) or process.poll() is not None)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=60) == INTERRUPTED
+    said = process.stderr.read()
+    assert said.endswith("stopped; the same command goes on from here\n") and "Traceback" not in said
+    assert subprocess.run(call, env=os.environ | ENVIRONMENT, capture_output=True).returncode == 0
