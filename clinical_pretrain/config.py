@@ -318,6 +318,9 @@ class RunConfig:
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
 
 
+_WORD = Pattern(r"\S*", "one word")
+
+
 @dataclass(frozen=True)
 class SlurmConfig:
     """A job on a SLURM cluster. What is the same for all jobs of a cluster stands in slurm/site.yaml."""
@@ -336,15 +339,15 @@ class SlurmConfig:
     """Time limit, as SLURM writes it; ahead of it a training saves, and is queued again."""
     warning_seconds: Annotated[int, Range(0, 1_000_000)] = 300
     """So long before the time limit a training is told. More than a step and a save take."""
-    memory: str = ""
+    memory: Annotated[str, _WORD] = ""
     """Memory of each node, such as 200G; empty: the cluster's default."""
-    partition: str = ""
+    partition: Annotated[str, _WORD] = ""
     """Empty: the cluster's default."""
-    account: str = ""
+    account: Annotated[str, _WORD] = ""
     """Who pays."""
-    qos: str = ""
+    qos: Annotated[str, _WORD] = ""
     """Quality of service."""
-    constraint: str = ""
+    constraint: Annotated[str, _WORD] = ""
     """Features of the nodes, such as a100."""
     python: Annotated[str, PathText(may_be_empty=True)] = ""
     """Interpreter on the nodes; empty: the one that submits."""

@@ -144,7 +144,7 @@ def _shown(value: Any) -> str:
         text = " ".join(str(value).split())
     except ValueError:  # an integer of more digits than Python writes
         return "a huge number"
-    return text if 0 < len(text) <= 60 else f"'{text[:60]}'"
+    return text if 0 < len(text) <= 60 and text.isprintable() else ascii(text[:60])
 
 
 def _number(value: float) -> str:

@@ -234,10 +234,10 @@ def check(config: RunConfig, slurm: SlurmConfig) -> None:
     if config.model.init == "pretrained":
         check_is_here(config.model.name_or_path)
     check_files(config)
+    resolved = resolve(config, slurm.nodes * slurm.ranks_per_node)
     from clinical_pretrain.run_folder import refuse_other_folder  # with PyTorch
 
     manifest = Manifest.load(Path(config.data.shards))
-    resolved = resolve(config, slurm.nodes * slurm.ranks_per_node)
     refuse_other_folder(Path(config.run_dir), config, resolved, manifest)
 
 

@@ -16,6 +16,7 @@ hold_signals()
 make_output_lenient()
 
 from clinical_pretrain.config import check_files, load_config
+from clinical_pretrain.deepspeed_config import resolve
 from tokenizer_tools.manifest import UserError, write_report
 
 
@@ -29,6 +30,8 @@ def main() -> int:
     try:
         config, json_file = load_config(argv, needs_file=True)
         check_files(config)
+        if ranks := os.environ.get("WORLD_SIZE"):
+            resolve(config, int(ranks))
         if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
             console.progress(["loading PyTorch, transformers and DeepSpeed"])
         from clinical_pretrain.distributed import shut_down

@@ -14,6 +14,7 @@ from clinical_pretrain.config import REPOSITORY
 from tokenizer_tools.command_line import typed
 
 RUN = str(REPOSITORY / "clinical_pretrain" / "run.py")
+DEMO = str(REPOSITORY / "configs" / "demo_cpu.yaml")
 CONFIG = str(REPOSITORY / "configs" / "clinical_longformer.yaml")
 
 
@@ -59,6 +60,7 @@ MISTAKES = [
     ["--config", CONFIG, "--max_steps", "0"],
     ["--config", CONFIG, "--data.shards", "nowhere"],
     ["--config", CONFIG, "--data.shards", "SHARDS", "--deepspeed", "nowhere.json"],
+    ["--config", DEMO, "--data.shards", "SHARDS"],
     ["--config", CONFIG, "--data.shards", "SHARDS", "--model.name_or_path", "/nowhere"],
     ["foo"],
     ["export", "nowhere", "--out", "x"],
@@ -70,19 +72,21 @@ MISTAKES = [
     ["submit", "--config", CONFIG, "--max_steps", "0"],
     ["submit", "--config", CONFIG, "--data.shards", "nowhere"],
     ["submit", "--config", CONFIG, "--slurm.nodes", "0"],
+    ["submit", "--config", CONFIG, "--slurm.partition", "a100\n#SBATCH --exclusive"],
+    ["submit", "--config", DEMO, "--data.shards", "SHARDS", "--slurm.gpus_per_node", "3"],
     ["submit-shards", "--notes", "nowhere", "--tokenizer", "x", "--out", "y"],
 ]
 
 
 def test_mistakes_are_told_before_the_seconds_that_pytorch_takes(shards, tmp_path):
     code = """
-import runpy, sys
+import os, runpy, sys
 from clinical_pretrain.cli import main
 for words in MISTAKES:
     if words and not words[0].startswith("-"):
         assert main(words) == 2, words
     else:
-        sys.argv = ["run.py", *words]
+        sys.argv, os.environ["WORLD_SIZE"] = ["run.py", *words], "3"
         try:
             runpy.run_path(RUN, run_name="__main__")
         except SystemExit as end:
