@@ -52,6 +52,7 @@ def choices(hint):
 
 CHOICES = {  # what else would take long, or isn't a number
     "max_steps": [-1, 0, 1, 3],
+    "extend": [-1, 0, 1, 2],
     "deepspeed": [*map(str, (REPOSITORY / "ds_configs").glob("zero?.json")), "no/such.json", "", MISSPELT],
     "model.size.layers": [-1, 0, 1, 2],
     "model.size.hidden_size": [-1, 0, 1, 2, 3, 8, 15],
