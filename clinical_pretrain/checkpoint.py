@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import stat
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,7 @@ FORMAT_VERSION = 3
 STATE_NAME = "state.json"
 PROBE_NAME = "probe.safetensors"
 MANIFEST_NAME = "manifest.json"
+LEASE_PREFIX = ".export-"
 LATEST_NAME = "latest"
 """Names the newest checkpoint's folder, as DeepSpeed's own file of that name does."""
 
@@ -89,14 +91,23 @@ def read_state(run_dir: Path, step: int) -> RunState:
     Raises:
         UserError: there is no such checkpoint, or it's of another format.
     """
-    path = folder_of(run_dir, step) / STATE_NAME
-    if not path.exists():
-        steps = ", ".join(map(str, saved_steps(run_dir))) or "none"
-        raise UserError(f"{run_dir}: no checkpoint of step {step}; there are: {steps}")
+    try:
+        return _read_state(folder_of(run_dir, step))
+    except FileNotFoundError:
+        raise _no_checkpoint(run_dir, step) from None
+
+
+def _read_state(folder: Path) -> RunState:
+    path = folder / STATE_NAME
     raw = json.loads(path.read_text())
     if raw.get("format_version") != FORMAT_VERSION:
         raise UserError(f"{path}: format_version {raw.get('format_version')}, but this reads {FORMAT_VERSION}")
     return RunState(**raw)
+
+
+def _no_checkpoint(run_dir: Path, step: int) -> UserError:
+    steps = ", ".join(map(str, saved_steps(run_dir))) or "none"
+    return UserError(f"{run_dir}: no checkpoint of step {step}; there are: {steps}")
 
 
 # Save -------------------------------------------------------------------------------------------------------------
@@ -258,6 +269,71 @@ def load(run_dir: Path, engine: Any, step: int) -> None:
         engine.optimizer.clip_grad = clip
 
 
+@contextmanager
+def lease(run_dir: Path, step: int | None = None) -> Iterator[tuple[Path, RunState]]:
+    """A checkpoint that stays readable, though training may delete it meanwhile: hard links to its files.
+
+    Args:
+        run_dir: the run folder.
+        step: which checkpoint; default the newest.
+
+    Yields:
+        The folder to read, and the checkpoint's RunState.
+
+    Raises:
+        UserError: there is no such checkpoint.
+    """
+    _clear_leases(run_dir)
+    links = run_dir / "checkpoints" / f"{LEASE_PREFIX}{socket.gethostname()}-{os.getpid()}"
+    try:
+        while True:
+            steps = saved_steps(run_dir)
+            if not steps:
+                raise UserError(f"{run_dir}: no checkpoint yet; train until checkpoint.every_steps or the end")
+            wanted = steps[-1] if step is None else step
+            try:
+                folder = _link_files(folder_of(run_dir, wanted), links)
+                state = _read_state(folder)
+                break
+            except FileNotFoundError as error:
+                if folder_of(run_dir, wanted).exists():
+                    raise UserError(f"{error.filename}: missing; try another --step") from None
+                if step is not None:
+                    raise _no_checkpoint(run_dir, step) from None
+                print(f"step {wanted:,}: training has deleted its checkpoint meanwhile; taking the newest there is now")
+                shutil.rmtree(links, ignore_errors=True)
+        yield folder, state
+    finally:
+        shutil.rmtree(links, ignore_errors=True)
+
+
+def _link_files(folder: Path, links: Path) -> Path:
+    """Link a checkpoint's files into a new folder. Returns the checkpoint itself where a disk can't: one that is
+    read-only, or knows no links.
+
+    Raises:
+        FileNotFoundError: the checkpoint isn't there, or no longer.
+    """
+    paths = list(folder.iterdir())
+    try:
+        links.mkdir()
+        for path in paths:
+            os.link(path, links / path.name)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return folder
+    return links
+
+
+def _clear_leases(run_dir: Path) -> None:
+    """Delete what exports of this machine that were killed have left."""
+    prefix = f"{LEASE_PREFIX}{socket.gethostname()}-"
+    for links in (run_dir / "checkpoints").glob(f"{prefix}*"):
+        if not Path(f"/proc/{links.name.removeprefix(prefix)}").exists():
+            shutil.rmtree(links, ignore_errors=True)
+
+
 def newest_whole(run_dir: Path, ranks: Ranks, before: int | None = None) -> tuple[int, list[str]]:
     """The newest step whose checkpoint is as it was written. Newer ones are renamed to `step-N.damaged`.
 
@@ -351,8 +427,11 @@ def refuse_strangers(run_dir: Path) -> None:
     Raises:
         UserError: something in the checkpoints belongs to another user, or others may write to it.
     """
-    folders = [run_dir, run_dir / "checkpoints", *(run_dir / "checkpoints").glob("step-*")]
-    for path in [*folders, *(path for folder in folders[2:] for path in folder.iterdir())]:
+    paths = [run_dir, run_dir / "checkpoints"]
+    for folder in (run_dir / "checkpoints").glob("step-*"):
+        with suppress(FileNotFoundError):  # an export runs beside a training, which deletes
+            paths += [folder, *folder.iterdir()]
+    for path in paths:
         try:
             facts = path.stat()
         except FileNotFoundError:

@@ -179,6 +179,8 @@ def export(argv: Sequence[str]) -> dict[str, Any]:
         f"logits differ by at most "
         f"{result['max_logit_difference']:.1e}"
     )
+    if result["kept"]:
+        print(f"left as they are, not made by export: {', '.join(result['kept'])}")
     print(f"next: {typed()} push {shlex.quote(args.out)} --repo-id YOUR_NAME/MODEL")
     return _report(args, result)
 
@@ -191,7 +193,7 @@ def push(argv: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("model", help="folder made by export")
     parser.add_argument("--repo-id", required=True, help="org/name on the Hub")
     parser.add_argument("--private", type=bool, default=True, help="false: everybody may see it")
-    parser.add_argument("--license", default="other", help="licence in the model card")
+    parser.add_argument("--license", help="licence in the model card that is made (default: other)")
     parser.add_argument("--revision", help="branch to push to")
     parser.add_argument("--dry-run", action="store_true", help="say what would be pushed, and don't")
     args = _parse(parser, argv)

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-import yaml
 from safetensors.torch import load_file
 
 from clinical_pretrain import checkpoint
-from clinical_pretrain.history import best_validation
+from clinical_pretrain.history import Period, best_validation, lineage, validations
+from clinical_pretrain.hub import CARD_NAME, is_generated
 from clinical_pretrain.reshard import WEIGHT, Stored
 from clinical_pretrain.run_folder import plain_model, read_run
-from tokenizer_tools.manifest import TOKENIZER_FOLDER, UserError, copy_files, write_json
+from clinical_pretrain.status import no_run
+from tokenizer_tools.manifest import TOKENIZER_FOLDER, UserError, copy_files, file_sha256, write_json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FACTS_NAME = "pretraining.json"
+CONFIG_NAME = "config.json"
+REPLACING_NAME = ".export.json"
+"""While an export takes an earlier one's place: hashes of the files of both, by name."""
 # Largest difference allowed between the trained model's logits and the export's: absolute in fp32; for half
 # precisions, whose logits were rounded on the way, the root mean square relative to the logits' own.
 FP32_TOLERANCE = 1e-3
@@ -31,52 +38,50 @@ def export(run_dir: Path, out: Path, step: int | str | None = None) -> dict[str,
     """Make a model that plain `transformers` loads of a run's checkpoint.
 
     Any ZeRO stage is put together in fp32. The folder appears only after plain `AutoModelForMaskedLM` has loaded it
-    and given the logits that the trained model gave when the checkpoint was saved.
+    and given the logits that the trained model gave when the checkpoint was saved, and plain `AutoTokenizer` the run's
+    token ids.
 
     Args:
         run_dir: the run folder, such as runs/NAME.
-        out: the folder to make. An earlier export of the same run is replaced.
+        out: the folder to make. Of an earlier export of the same run, the files that export made are replaced, and all
+            others stay.
         step: which checkpoint; best: of those of the lowest validation loss; default the newest.
 
     Returns:
-        model_dir, step, max_logit_difference, and what else `pretraining.json` holds.
+        model_dir, step, max_logit_difference, kept (names of the files in `out` that stayed), and what else
+        `pretraining.json` holds.
 
     Raises:
-        UserError: there is no such run or checkpoint, `out` holds something else, or the logits differ.
+        UserError: there is no such run or checkpoint, `out` holds something else, or the logits or ids differ.
     """
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # weights alone: no GPU is needed, nor a warning that there is none
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    facts_of_run = _read_run(run_dir)
-    steps = checkpoint.saved_steps(run_dir)
-    if not steps:
-        raise UserError(f"{run_dir}: no checkpoint yet; train until checkpoint.every_steps or the end")
-    if step == "best":
-        step = best_validation(run_dir, read_run(run_dir)["starts"], steps).get("step")
-        if step is None:
-            raise UserError(
-                f"{run_dir}: no step with a checkpoint has a validation loss; choose a --step by its number"
-            )
-    state = checkpoint.read_state(run_dir, steps[-1] if step is None else int(step))
+    if not (run_dir / "run.json").exists():
+        raise no_run(run_dir)
     check_out(out, run_dir)
-    folder = checkpoint.folder_of(run_dir, state.step)
     checkpoint.refuse_strangers(run_dir)
-    if fault := checkpoint.fault_of(folder):
-        raise UserError(f"{fault}; nothing was exported: try another --step ({', '.join(map(str, steps))} are there)")
+    out = out.resolve()
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        copy_files(run_dir / TOKENIZER_FOLDER, temporary)
-        _save_plain(run_dir, folder, state, temporary)
-        difference = compare(temporary, folder / checkpoint.PROBE_NAME, state.precision)
-        facts = _facts(run_dir, state, facts_of_run, difference)
+        with checkpoint.lease(run_dir, step) as (folder, state):
+            if fault := checkpoint.fault_of(folder):
+                fault = fault.replace(str(folder), str(checkpoint.folder_of(run_dir, state.step)))
+                raise UserError(f"{fault}; nothing was exported: try another --step")
+            copy_files(run_dir / TOKENIZER_FOLDER, temporary)
+            _save_plain(run_dir, folder, state, temporary)
+            difference = compare(temporary, folder / checkpoint.PROBE_NAME, state.precision)
+        compare_tokenizer(temporary, run_dir / TOKENIZER_FOLDER / "tokenizer.json")
+        facts = _facts(run_dir, state, difference)
+        facts["files"] = {path.name: file_sha256(path) for path in sorted(temporary.iterdir())}
+        facts["files"][FACTS_NAME] = _sha256_of(facts)
         write_json(temporary / FACTS_NAME, facts)
-        if out.exists():
-            shutil.rmtree(out)
-        temporary.replace(out)
+        kept = put_in_place(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return {"model_dir": str(out), "step": state.step, **{k: v for k, v in facts.items() if k != "steps"}}
+    of_steps = {key: value for key, value in facts.items() if key not in ("steps", "files")}
+    return {"model_dir": str(out), "step": state.step, **of_steps, "kept": kept}
 
 
 def _save_plain(run_dir: Path, folder: Path, state: checkpoint.RunState, out: Path) -> None:
@@ -120,72 +125,153 @@ def compare(model_dir: Path, probe_file: Path, precision: str) -> float:
     return float(difference)
 
 
-def _read_run(run_dir: Path) -> dict[str, Any]:
-    try:
-        return {
-            "run": read_run(run_dir),
-            "config": yaml.safe_load((run_dir / "config.yaml").read_text()),
-            "data": json.loads((run_dir / "data.json").read_text()),
-        }
-    except FileNotFoundError:
+def compare_tokenizer(model_dir: Path, tokenizer_file: Path) -> None:
+    """Raise a UserError if plain transformers, in the export, gives other ids than the run's tokenizer: tried on texts
+    made of its whole vocabulary."""
+    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer
+
+    trained = Tokenizer.from_file(str(tokenizer_file))
+    loaded = AutoTokenizer.from_pretrained(model_dir)
+    ids, size = list(range(trained.get_vocab_size())), 64
+    texts = [trained.decode(ids[i : i + size], skip_special_tokens=False) for i in range(0, len(ids), size)]
+    if loaded(texts)["input_ids"] != [encoding.ids for encoding in trained.encode_batch(texts)]:
         raise UserError(
-            f"{run_dir}: not a run folder; give the --run_dir of a training run, such as runs/NAME"
-        ) from None
+            f"{tokenizer_file}: transformers {transformers.__version__} gives other ids than the tokenizer that the "
+            "model was trained with; nothing was exported: report this"
+        )
+
+
+# Take an earlier export's place ------------------------------------------------------------------------------------
 
 
 def check_out(out: Path, run_dir: Path) -> None:
-    """Raise a UserError if the folder holds anything but an export of this run, which may not have begun yet."""
+    """Raise a UserError if the folder holds anything but an export of this run, which may not have begun yet, or files
+    of it have been changed since."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     try:
-        earlier = json.loads((out / FACTS_NAME).read_text())
-    except (OSError, ValueError):
+        run_id = json.loads((out / FACTS_NAME).read_text())["run_id"]
+        exported = _exported(out)
+    except (OSError, ValueError, KeyError):
         raise UserError(f"{out}: not empty, and not an earlier export; choose another --out") from None
-    if not (run_dir / "run.json").exists() or earlier.get("run_id") != _run_id(run_dir):
+    if not (run_dir / "run.json").exists() or run_id != read_run(run_dir)["run_id"]:
         raise UserError(f"{out}: holds the model of another run; choose another --out, or delete it")
+    changed = [name for name, hashes in exported.items() if (out / name).exists() and _hash(out / name) not in hashes]
+    if changed:
+        raise UserError(
+            f"{out}: {', '.join(changed)} changed since export made it; move it away, or choose another --out"
+        )
 
 
-def _run_id(run_dir: Path) -> str:
-    return str(read_run(run_dir)["run_id"])
+def put_in_place(temporary: Path, out: Path) -> list[str]:
+    """Put a finished export where an earlier one may be. What that has made goes; everything else stays.
+
+    The earlier config.json goes first and the new one comes last: in between nothing loads, and the next export there
+    starts over. So whoever is killed never leaves a mix of two models that loads.
+
+    Returns:
+        Names of what stays.
+
+    Raises:
+        UserError: a file of the new export would overwrite one that no export has made.
+    """
+    if not out.exists() or not any(out.iterdir()):
+        temporary.replace(out)
+        return []
+    exported, new = _exported(out), {path.name: _hash(path) for path in temporary.iterdir()}
+    if strange := sorted(name for name in new if name not in exported and (out / name).exists()):
+        raise UserError(f"{out}: {', '.join(strange)} not made by export; move it away, or choose another --out")
+    hashes = {name: sorted({*exported.get(name, ()), *filter(None, [new.get(name)])}) for name in exported | new}
+    write_json(out / REPLACING_NAME, hashes)
+    (out / CONFIG_NAME).unlink(missing_ok=True)
+    for name in [FACTS_NAME, *sorted(new.keys() - {FACTS_NAME, CONFIG_NAME})]:
+        (temporary / name).replace(out / name)
+    for name in exported.keys() - new.keys():
+        (out / name).unlink(missing_ok=True)
+    if is_generated(out / CARD_NAME):  # of the earlier model: push makes it anew
+        (out / CARD_NAME).unlink()
+    (temporary / CONFIG_NAME).replace(out / CONFIG_NAME)
+    (out / REPLACING_NAME).unlink()
+    return sorted(path.name for path in out.iterdir() if path.name not in new)
 
 
-def _facts(run_dir: Path, state: checkpoint.RunState, run: dict[str, Any], difference: float) -> dict[str, Any]:
+def _exported(out: Path) -> dict[str, list[str]]:
+    """The files that exports have made in a folder, with the hashes that they may have: two where an export was killed
+    while it took another's place."""
+    if (out / REPLACING_NAME).exists():
+        return dict(json.loads((out / REPLACING_NAME).read_text()))
+    return {name: [sha256] for name, sha256 in json.loads((out / FACTS_NAME).read_text())["files"].items()}
+
+
+def _hash(path: Path) -> str:
+    """A file's sha256; of pretraining.json, the one that stands in itself."""
+    return _sha256_of(json.loads(path.read_text())) if path.name == FACTS_NAME else file_sha256(path)
+
+
+def _sha256_of(facts: dict[str, Any]) -> str:
+    own = {**facts, "files": {name: sha256 for name, sha256 in facts["files"].items() if name != FACTS_NAME}}
+    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
+
+
+# Facts ------------------------------------------------------------------------------------------------------------
+
+
+def _facts(run_dir: Path, state: checkpoint.RunState, difference: float) -> dict[str, Any]:
     """What may be known of the run by whoever gets the model: figures, no text, no path."""
-    from clinical_pretrain.metrics import read_metrics
-
-    config, model = run["config"], run["config"]["model"]
-    optim, batch, masking = config["optim"], config["batch"], config["masking"]
-    validations = [line for line in read_metrics(run_dir, "validation") if line["step"] <= state.step]
-    before, after = (validations[0], validations[-1]) if validations else ({}, {})
-    base = Path(model["name_or_path"])
-    local = base.is_absolute() or base.exists() or len(base.parts) > 2
+    run = read_run(run_dir)
+    starts = run["starts"]
+    periods = lineage(starts, state.step)
+    measured = validations(run_dir, starts, state.step)
+    config, length = periods[-1].start["config"], periods[-1].start["data"]["sequence_length"]
+    languages = {start["data"]["fingerprint"]: start["config"]["data"]["language"] for start in starts}
     return {
         "format_version": FORMAT_VERSION,
-        "run_id": _run_id(run_dir),
-        "base_model": None if model["init"] == "random" else "a local folder" if local else model["name_or_path"],
-        "initialisation": model["init"],
-        "model_type": json.loads((run_dir / "model_config" / "config.json").read_text())["model_type"],
-        "sequence_length": run["data"]["sequence_length"],
+        "run_id": run["run_id"],
+        "base_model": run["base_model"],
+        "initialisation": config["model"]["init"],
+        "model_type": json.loads((run_dir / "model_config" / CONFIG_NAME).read_text())["model_type"],
+        "languages": sorted({languages[period.start["data"]["fingerprint"]] for period in periods}),
+        "sequence_length": length,
         "steps": state.step,
         "samples_consumed": state.samples_consumed,
-        "tokens_consumed": state.samples_consumed * run["data"]["sequence_length"],
-        "data": run["data"]["splits"],
-        "shard_fingerprint": state.shard_fingerprint,
-        "recipe": {
-            "optimizer": "AdamW",
-            **{k: optim[k] for k in ("learning_rate", "schedule", "warmup_steps", "weight_decay", "max_grad_norm")},
-            "train_batch_size": batch["train_batch_size"],
-            "precision": config["precision"],
-            "masking_probability": masking["probability"],
-            "whole_word_masking": masking["whole_words"],
-            "seed": config["seed"],
-            "zero_stage": state.zero_stage,
-        },
+        "tokens_consumed": state.samples_consumed * length,
+        "data": _by_steps(periods, lambda start: start["data"]),
+        "recipe": _by_steps(periods, _recipe),
         "results": {
-            "validation_loss_before": before.get("loss"),
-            "validation_loss_after": after.get("loss"),
-            "validation_accuracy_after": after.get("accuracy"),
+            "validation_loss_before": None if measured.differences else measured.before.get("loss"),
+            "validation_loss_after": measured.after.get("loss"),
+            "validation_accuracy_after": measured.after.get("accuracy"),
+            "validation_step_after": measured.after.get("step"),
+            "not_comparable": measured.differences,
         },
         "max_logit_difference": difference,
-        "versions": run["run"]["starts"][-1]["versions"],
+        "versions": periods[-1].start["versions"],
     }
+
+
+def _recipe(start: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a start that decide the weights."""
+    config = start["config"]
+    return {
+        "optimizer": "AdamW",
+        **config["optim"],
+        "max_steps": config["max_steps"],
+        "train_batch_size": config["batch"]["train_batch_size"],
+        "precision": config["precision"],
+        **{f"masking_{key}": value for key, value in config["masking"].items()},
+        "document_attention": config["data"]["document_attention"],
+        "global_tokens": config["attention"]["global_tokens"],
+        "attention_dropout": config["attention"]["dropout"],
+        "seed": config["seed"],
+        "zero_stage": start["zero_stage"],
+    }
+
+
+def _by_steps(periods: Sequence[Period], choose: Callable[[dict[str, Any]], dict[str, Any]]) -> list[dict[str, Any]]:
+    """What held in which steps; periods that are alike are one."""
+    found = []
+    for value, group in groupby(periods, lambda period: choose(period.start)):
+        same = list(group)
+        found.append({"first_step": same[0].first_step, "last_step": same[-1].last_step, **value})
+    return found

@@ -30,7 +30,7 @@ class Period:
 
 @dataclass(frozen=True)
 class Validations:
-    """A run's first and last validation up to a step: lines of metrics.jsonl, empty where there is none."""
+    """A run's first and last validation up to a step: lines of metrics.jsonl, the last empty where there is but one."""
 
     before: dict[str, Any]
     after: dict[str, Any]
@@ -86,8 +86,8 @@ def lineage(starts: Sequence[dict[str, Any]], step: int) -> list[Period]:
 def validations(run_dir: Path, starts: Sequence[dict[str, Any]], step: int) -> Validations:
     """The first and the last validation up to a step, and whether they measured the same."""
     lines = [line for line in read_metrics(run_dir, "validation") if line["step"] <= step]
-    if not lines:
-        return Validations({}, {}, [])
+    if len(lines) < 2:
+        return Validations(lines[0] if lines else {}, {}, [])
     before, after = lines[0], lines[-1]
     first, last = (_start_at(starts, line["time"])["validation_set"] for line in (before, after))
     return Validations(before, after, [f"other {key}" for key in first if first[key] != last[key]])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clinical_pretrain.metrics import read_metrics
+from clinical_pretrain.status import no_run
 from tokenizer_tools.manifest import UserError, held_out
 
 
@@ -20,9 +21,11 @@ def plot_loss(run_dir: Path, out: Path | None = None) -> dict[str, Any]:
     Raises:
         UserError: there is nothing to draw.
     """
+    if not (run_dir / "run.json").exists():
+        raise no_run(run_dir)
     train, validation = read_metrics(run_dir, "train"), read_metrics(run_dir, "validation")
     if not train and not validation:
-        raise UserError(f"{run_dir}: no metrics.jsonl with losses; give the --run_dir of a training run")
+        raise UserError(f"{run_dir}: no metrics.jsonl with losses yet")
     import matplotlib
 
     matplotlib.use("Agg")

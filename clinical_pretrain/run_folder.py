@@ -56,8 +56,6 @@ FREE = ("run_dir", "deepspeed", "compile", "checkpointing", "log_every_steps", "
 LOCK_SECONDS = 120
 """For so long a run waits for another in its folder to end; a lost node's lock on a network disk lasts as long."""
 LOCK_NAME = "lock"
-LOCAL_FOLDER = "a local folder"
-"""What run.json calls a base model that isn't on the Hub."""
 FROZEN_NAME = "frozen.safetensors"
 """The weights that training leaves alone, which the export takes over bit for bit."""
 BEGINNING = {LOCK_NAME, JOBS_FOLDER, "config.yaml", "deepspeed.json", "data.json", "model_config", TOKENIZER_FOLDER,
@@ -460,10 +458,10 @@ def _write_settings(run_dir: Path, config: RunConfig, resolved: dict[str, Any], 
 
 
 def base_model(config: RunConfig) -> str | None:
-    """What a model card says of where the weights come from: a Hub id, `a local folder`, or None for random weights."""
-    if config.model.init == "random":
-        return None
-    return LOCAL_FOLDER if Path(config.model.name_or_path).is_dir() else config.model.name_or_path
+    """The Hub id of the model that a run begins with; None where that is a local folder, or has random weights. Only a
+    run's start can tell an id from a folder of the same name."""
+    name = config.model.name_or_path
+    return None if config.model.init == "random" or Path(name).is_dir() else name
 
 
 def plain_model(run_dir: Path) -> tuple[Any, dict[str, torch.Tensor]]:

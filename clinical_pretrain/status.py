@@ -35,6 +35,15 @@ def runs_in(paths: list[Path]) -> list[Path]:
     return sorted(found)
 
 
+def no_run(path: Path) -> UserError:
+    """The error for a folder that should be a run's: names the runs in it, if there are any."""
+    with suppress(UserError):
+        if runs := [str(run) for run in runs_in([path]) if (run / "run.json").exists()]:
+            more = f" and {len(runs) - 10} more" if len(runs) > 10 else ""
+            return UserError(f"{path}: a folder of runs; give one of them: {', '.join(runs[:10])}{more}")
+    return UserError(f"{path}: not a run folder; give the --run_dir of a training run, such as runs/NAME")
+
+
 def status(run_dir: Path) -> dict[str, Any]:
     """A run's state.
 

@@ -40,6 +40,7 @@ from clinical_pretrain.config import (
     RunConfig,
     ValidationConfig,
 )
+from clinical_pretrain.export import export
 from clinical_pretrain.models import build
 from clinical_pretrain.train import train
 from clinical_pretrain.watch import STOPPED
@@ -443,6 +444,22 @@ def again(second: RunConfig, first: Path, step: int = 10) -> None:
         training.steps = steps_of
 
 
+def release(root: Path, shards: str) -> None:
+    """Alone: a run that goes on with other data and settings, for which a model in a local folder is made first; and a
+    short one of a BigBird."""
+    small = {"max_steps": 8, "checkpoint": CheckpointConfig(4, keep=0)}
+    train(config(root, shards, "first", **small))
+    other = {"data": DataConfig(str(root / "other-shards"), language="de"), "batch": BatchConfig(4, 2),
+             "optim": OptimConfig(learning_rate=1e-3, warmup_steps=4), "validation": ValidationConfig(0, 2),
+             "checkpoint": CheckpointConfig(4, keep=0, accept_changes=True), "max_steps": 8}  # fmt: skip
+    again(config(root, shards, "changed", **other), root / "first", 4)
+    train(config(root, shards, "bigbird", "bigbird", max_steps=4))
+    os.chdir(root)
+    export(root / "first", Path("bases/lf_bin"))
+    based = ModelConfig("bases/lf_bin")
+    train(config(root, shards, "based", model=based, max_steps=4))
+
+
 def faults(root: Path, shards: str) -> None:
     """Runs whose checkpoints are spoilt and that go on from an earlier one; a disk that is full for one rank."""
     whole = config(root, shards, "whole", stage=2, checkpoint=CheckpointConfig(5, keep=0))
@@ -553,4 +570,5 @@ if __name__ == "__main__":
         "bad": bad,
         "stages_of_a_run": stages_of_a_run,
         "one_rank_goes_on": one_rank_goes_on,
+        "release": release,
     }[job](Path(root_folder), shards_folder)

@@ -15,7 +15,11 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(ThreadingHTTPServer):
-    """Repositories by name: {"private": bool, "files": {path: bytes}}."""
+    """Repositories by name: {"private": bool, "files": {path: bytes}}.
+
+    `faults` maps a part of a call's path to what is answered instead: status, body, headers. A number in `storage` is
+    the port where large files of a repository shall go.
+    """
 
     daemon_threads = True
 
@@ -25,6 +29,8 @@ class Hub(ThreadingHTTPServer):
         self.repos = {}
         self.objects = {}
         self.commits = []
+        self.faults = {}
+        self.storage = {}
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
 
@@ -63,9 +69,11 @@ class Handler(BaseHTTPRequestHandler):
     def route(self):
         path = unquote(urlsplit(self.path).path)
         data = self.body()
+        if fault := next((fault for part, fault in self.server.faults.items() if part in path), None):
+            status, body, headers = fault
+            return self.answer(status, body, **headers)
         if path == "/api/validate-yaml":
-            card = json.loads(data)["content"]
-            return self.answer(200 if card.startswith("---\n") else 400, {"errors": [], "warnings": []})
+            return self.validate(json.loads(data)["content"])
         if match := re.fullmatch(r"/objects/(\w+)", path):
             if hashlib.sha256(data).hexdigest() != match[1]:
                 return self.answer(400)
@@ -93,8 +101,9 @@ class Handler(BaseHTTPRequestHandler):
             ]
             return self.answer(200, {"files": modes})
         if match := re.fullmatch(r"/([\w.-]+/[\w.-]+)\.git/info/lfs/objects/batch", path):
+            storage = f"http://127.0.0.1:{self.server.storage.get(match[1], self.server.server_port)}"
             objects = [
-                o | {"actions": {"upload": {"href": f"{self.server.url}/objects/{o['oid']}"}}}
+                o | {"actions": {"upload": {"href": f"{storage}/objects/{o['oid']}"}}}
                 for o in json.loads(data)["objects"]
             ]
             return self.answer(200, {"transfer": "basic", "objects": objects})
@@ -111,6 +120,13 @@ class Handler(BaseHTTPRequestHandler):
     def visible(self, name):
         repo = self.server.repos.get(name)
         return repo if repo and (not repo["private"] or self.allowed()) else None
+
+    def validate(self, card):
+        licence = card.split("license: ")[1].split("\n")[0] if card.startswith("---\n") else ""
+        if licence in ("other", "apache-2.0", "mit"):
+            return self.answer(200, {"errors": [], "warnings": []})
+        reason = '"license" must be one of [apache-2.0, mit, other]'
+        self.answer(400, {"errors": [{"message": reason}], "warnings": []})
 
     def commit(self, name, data):
         files = self.server.repos[name]["files"]

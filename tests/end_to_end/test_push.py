@@ -2,34 +2,42 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
+import yaml
+from conftest import REPOSITORY
 from hub_server import TOKEN, Hub
 from transformers import LongformerConfig, LongformerForMaskedLM
 
+from clinical_pretrain import hub as hub_module
+from clinical_pretrain.hub import render_model_card
 from tokenizer_tools.synthetic_notes import make_notes
 from tokenizer_tools.train_tokenizer import train_tokenizer
 
 FACTS = {
-    "format_version": 1,
+    "format_version": 2,
     "run_id": "x",
-    "base_model": "a local folder",
+    "base_model": None,
     "initialisation": "pretrained",
     "model_type": "longformer",
+    "languages": ["no"],
     "sequence_length": 64,
     "steps": 1200,
     "samples_consumed": 10,
     "tokens_consumed": 640,
-    "data": {s: {"rows": 1, "tokens": 64, "notes": 4321, "patients": 17} for s in ("train", "validation", "test")},
-    "shard_fingerprint": "f",
-    "recipe": {"optimizer": "AdamW", "learning_rate": 3e-5},
-    "results": {"validation_loss_before": 7.1, "validation_loss_after": 1.2345, "validation_accuracy_after": 0.5},
+    "data": [{"first_step": 1, "last_step": 1200, "fingerprint": "f", "splits": {
+        s: {"rows": 1, "tokens": 64, "notes": 4321, "patients": 17} for s in ("train", "validation", "test")
+    }}],
+    "recipe": [{"first_step": 1, "last_step": 1200, "optimizer": "AdamW", "learning_rate": 3e-5}],
+    "results": {"validation_loss_before": 7.1, "validation_loss_after": 1.2345, "validation_accuracy_after": 0.5,
+                "validation_step_after": 1200, "not_comparable": []},
     "max_logit_difference": 1e-6,
     "versions": {"torch": "2"},
-}
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +96,11 @@ def test_nothing_else_leaves_the_folder(pushed, hub):
 def test_the_card_has_counts_and_results_and_no_path(pushed, model, hub):
     card = hub.repos["hospital/tiny"]["files"]["README.md"].decode()
     assert "4,321" in card and "1.2345" in card and 'from_pretrained("hospital/tiny")' in card
-    assert str(model.parent) not in card and "base_model:" not in card
+    assert str(model.parent) not in card and "base_model:" not in card and "continued from a model in a local" in card
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert front["language"] == ["no"] and front["license"] == "other"
+    based = render_model_card(FACTS | {"base_model": "allenai/longformer-base-4096"}, repo_id="a/b", license="mit")
+    assert "base_model: allenai/longformer-base-4096\n" in based and "from `allenai/longformer-base-4096`" in based
 
 
 def test_a_fresh_process_loads_it_from_the_hub(pushed, model, hub, tmp_path):
@@ -109,16 +121,22 @@ def test_a_fresh_process_loads_it_from_the_hub(pushed, model, hub, tmp_path):
     ("options", "variables", "message"),
     [
         ({}, {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set"),
-        ({"token": "hf_wrong"}, {}, "the Hub refused (401)"),
+        ({}, {"TRANSFORMERS_OFFLINE": "1", "HF_HUB_OFFLINE": ""}, "TRANSFORMERS_OFFLINE is set"),
+        ({"token": "hf_wrong"}, {}, "the Hub refused (401: Invalid username or password); run 'hf auth login'"),
         ({"token": ""}, {}, "hf auth login"),
         ({"hub": None}, {}, "can't be reached"),
         ({"repo_id": "no-owner"}, {}, "must be org/name"),
+        ({"repo_id": "org/a--b"}, {}, "--repo-id org/a--b: Cannot have -- or .. in repo_id"),
+        ({"repo_id": f"org/{'a' * 100}"}, {}, "the maximum length is 96"),
+        ({"repo_id": "org/a b"}, {}, "must use alphanumeric chars"),
+        ({"repo_id": "hospital/large"}, {}, "hospital/large: the Hub refused (413: Request Entity Too Large); a file"),
         ({"repo_id": "hospital/public"}, {}, "exists and is public"),
         ({"repo_id": "hospital/x", "model": "nowhere"}, {}, "not an exported model"),
     ],
 )
 def test_one_line_and_exit_code_2(pushed, model, hub, options, variables, message):
     hub.repos["hospital/public"] = {"private": False, "files": {}}
+    hub.faults["hospital/large.git"] = (413, b"<html>413</html>", {"Content_Type": "text/html"})
     done = push(
         options.get("model", model),
         options.get("hub", hub),
@@ -131,8 +149,112 @@ def test_one_line_and_exit_code_2(pushed, model, hub, options, variables, messag
     assert len(done.stderr.strip().splitlines()) == 1 and not hub.repos["hospital/public"]["files"]
 
 
+FULL = {"error": "Private repository storage limit reached, please upgrade your plan."}
+REFUSALS = {
+    "bad-request": ("/commit/", 400, {"error": "Bad path in commit."}, "(400: Bad path in commit); correct what it"),
+    "forbidden": ("/commit/", 403, {"error": "You are not a member."}, "(403: You are not a member); run 'hf auth"),
+    "full": ("/preupload/", 403, FULL, "please upgrade your plan); make room in hospital's storage on the Hub"),
+    "unpaid": ("/commit/", 402, FULL, "make room in hospital's storage"),
+    "gone": ("/preupload/", 404, {"error": "No such thing."}, "(404: No such thing); check --repo-id"),
+    "conflict": ("/commit/", 409, {"error": "It is being renamed."}, "(409: It is being renamed); look at the repo"),
+    "moved": ("/commit/", 412, {"error": "A commit has happened since."}, "(412: A commit has happened since); someb"),
+    "large": ("/commit/", 413, b"<html>", "(413: Request Entity Too Large); a file is larger than the Hub, or"),
+    "busy": ("/commit/", 429, {"error": "Slow down."}, "(429: Slow down); too many requests: push again in 77 s"),
+    "fault": ("/commit/", 503, {"error": "Down for a moment."}, "(503: Down for a moment); the fault is the Hub's"),
+    "teapot": ("/commit/", 418, {"error": "Short."}, "(418: Short); nothing was pushed"),
+    "storage": (None, None, None, "the Hub answers, but 127.0.0.1:9, where it stores large files, can't be reached"),
+    "licence": (
+        None,
+        None,
+        None,
+        'Invalid metadata in README.md. - "license" must be one of [apache-2.0, mit, other];',
+    ),
+    "branch": ("/preupload/nowhere", 404, {"error": "x"}, "make it: hf repos branch create hospital/branch nowhere"),
+}
+PUSH_ALL = """
+import json, sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from clinical_pretrain.hub import push
+from tokenizer_tools.manifest import UserError
+
+def refusal(name):
+    special = {"licence": {"license": "nonsense"}, "branch": {"revision": "nowhere"}}
+    try:
+        push(Path(sys.argv[1]) / name, f"hospital/{name}", **special.get(name, {}))
+    except UserError as error:
+        return str(error)
+    return "pushed"
+
+with ThreadPoolExecutor(20) as pool:
+    print(json.dumps(dict(zip(sys.argv[2:], pool.map(refusal, sys.argv[2:])))))
+"""
+
+
+@pytest.fixture(scope="module")
+def refusals(model, hub, tmp_path_factory):
+    """What push says to each; side by side, and in two processes: huggingface_hub tries for half a minute to reach a
+    storage host, and closes its other connections then."""
+    root = tmp_path_factory.mktemp("refusals")
+    for name, (call, status, body, _) in REFUSALS.items():
+        shutil.copytree(model, root / name)
+        if call == "/preupload/nowhere":
+            hub.faults[f"hospital/{name}{call}"] = (status, body, {"X_Error_Code": "RevisionNotFound"})
+        elif call:
+            headers = {"Content_Type": "text/html"} if isinstance(body, bytes) else {"Retry_After": "77"}
+            hub.faults[f"hospital/{name}{call}"] = (status, body, headers)
+    hub.storage["hospital/storage"] = 9
+    environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_TOKEN": TOKEN}
+    environment |= {"PYTHONPATH": str(REPOSITORY)}
+    found, processes = {}, []
+    for names in (["storage"], [name for name in REFUSALS if name != "storage"]):
+        call = [sys.executable, "-c", PUSH_ALL, str(root), *names]
+        processes.append(subprocess.Popen(call, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+    for process in processes:
+        said, errors = process.communicate(timeout=300)
+        assert process.returncode == 0 and not errors, errors.decode()[-2000:]
+        found |= json.loads(said.splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_a_refusal_has_the_servers_reason_and_a_remedy_that_fits(refusals, name):
+    said = refusals[name]
+    assert REFUSALS[name][-1] in said and "\n" not in said, said
+    assert ("again later" in said) == (name == "fault") and ("auth login" in said) == (name == "forbidden")
+
+
+def test_a_generated_card_is_made_anew_and_a_written_one_stays(model, tmp_path, capsys):
+    folder, card = tmp_path / "model", tmp_path / "model" / "README.md"
+    shutil.copytree(model, folder)
+    card.unlink(missing_ok=True)
+    facts = json.loads((folder / "pretraining.json").read_text())
+
+    def prepare(repo_id, license=None, dry_run=False):
+        hub_module._prepare_card(card, facts, repo_id, license, dry_run)
+        return capsys.readouterr().out
+
+    assert "README.md: would be made from the run" in prepare("a/one", dry_run=True) and not card.exists()
+    prepare("a/one")
+    assert 'from_pretrained("a/one")' in card.read_text() and "license: other" in card.read_text()
+    before = card.read_text()
+    assert "would be made" in prepare("a/two", "mit", dry_run=True) and card.read_text() == before
+    prepare("a/two", "mit")
+    assert 'from_pretrained("a/two")' in card.read_text() and "license: mit" in card.read_text()
+    edited = card.read_text().replace("Not a medical device", "Never a medical device")
+    card.write_text(edited)
+    said = prepare("a/three", "apache-2.0")
+    assert card.read_text() == edited and "README.md: yours, so it stays as it is" in said
+    assert "says license: mit, and --license apache-2.0 doesn't change it" in said
+    assert "warning" not in prepare("a/three", "mit") and "warning" not in prepare("a/three")
+    for text, what in (("# mine", "says no license"), ("---\nlicense: [\n---\n", "says no license")):
+        card.write_text(text)
+        assert what in prepare("a/four", "mit") and card.read_text() == text
+
+
 def test_a_dry_run_pushes_nothing(pushed, model, hub):
-    before = len(hub.commits)
+    before, files = len(hub.commits), {path: path.read_bytes() for path in model.iterdir()}
     done = push(model, None, "--repo-id", "hospital/dry", "--dry-run")
+    assert files == {path: path.read_bytes() for path in model.iterdir()}
     assert done.returncode == 0 and "would push to hospital/dry (private)" in done.stdout
     assert len(hub.commits) == before and "hospital/dry" not in hub.repos
