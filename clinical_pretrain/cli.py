@@ -166,8 +166,10 @@ def export(argv: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--step", help="which checkpoint: a number, or best: of the lowest validation loss (default: "
                                        "the newest)")  # fmt: skip
     args = _parse(parser, argv)
+    from clinical_pretrain.status import no_run
+
     if not Path(args.run, "run.json").exists():  # before the seconds that PyTorch takes
-        raise UserError(f"{args.run}: not a run folder; give the --run_dir of a training run, such as runs/NAME")
+        raise no_run(Path(args.run))
     step = str(args.step or "")
     if step not in ("", "best") and not step.isdecimal():
         raise UserError(f"--step {step}: must be a number, or best")

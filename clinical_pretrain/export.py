@@ -20,7 +20,6 @@ from clinical_pretrain.history import Period, best_validation, lineage, validati
 from clinical_pretrain.hub import CARD_NAME, is_generated
 from clinical_pretrain.reshard import WEIGHT, Stored
 from clinical_pretrain.run_folder import plain_model, read_run
-from clinical_pretrain.status import no_run
 from tokenizer_tools.manifest import TOKENIZER_FOLDER, UserError, copy_files, file_sha256, write_json
 
 FORMAT_VERSION = 2
@@ -57,8 +56,7 @@ def export(run_dir: Path, out: Path, step: int | str | None = None) -> dict[str,
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # weights alone: no GPU is needed, nor a warning that there is none
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    if not (run_dir / "run.json").exists():
-        raise no_run(run_dir)
+    read_run(run_dir)  # tells what is no run
     check_out(out, run_dir)
     checkpoint.refuse_strangers(run_dir)
     out = out.resolve()
@@ -73,7 +71,7 @@ def export(run_dir: Path, out: Path, step: int | str | None = None) -> dict[str,
             _save_plain(run_dir, folder, state, temporary)
             difference = compare(temporary, folder / checkpoint.PROBE_NAME, state.precision)
         compare_tokenizer(temporary, run_dir / TOKENIZER_FOLDER / "tokenizer.json")
-        facts = _facts(run_dir, state, difference)
+        facts = _facts(run_dir, read_run(run_dir), state, difference)
         facts["files"] = {path.name: file_sha256(path) for path in sorted(temporary.iterdir())}
         facts["files"][FACTS_NAME] = _sha256_of(facts)
         write_json(temporary / FACTS_NAME, facts)
@@ -217,9 +215,8 @@ def _sha256_of(facts: dict[str, Any]) -> str:
 # Facts ------------------------------------------------------------------------------------------------------------
 
 
-def _facts(run_dir: Path, state: checkpoint.RunState, difference: float) -> dict[str, Any]:
+def _facts(run_dir: Path, run: dict[str, Any], state: checkpoint.RunState, difference: float) -> dict[str, Any]:
     """What may be known of the run by whoever gets the model: figures, no text, no path."""
-    run = read_run(run_dir)
     starts = run["starts"]
     periods = lineage(starts, state.step)
     measured = validations(run_dir, starts, state.step)
