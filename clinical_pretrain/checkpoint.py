@@ -270,12 +270,12 @@ def load(run_dir: Path, engine: Any, step: int) -> None:
 
 
 @contextmanager
-def lease(run_dir: Path, step: int | None = None) -> Iterator[tuple[Path, RunState]]:
+def lease(run_dir: Path, choose: Callable[[list[int]], int] = max) -> Iterator[tuple[Path, RunState]]:
     """A checkpoint that stays readable, though training may delete it meanwhile: hard links to its files.
 
     Args:
         run_dir: the run folder.
-        step: which checkpoint; default the newest.
+        choose: the step, given those that have a checkpoint; asked again where training was faster. Default the newest.
 
     Yields:
         The folder to read, and the checkpoint's RunState.
@@ -284,23 +284,25 @@ def lease(run_dir: Path, step: int | None = None) -> Iterator[tuple[Path, RunSta
         UserError: there is no such checkpoint.
     """
     _clear_leases(run_dir)
-    links = run_dir / "checkpoints" / f"{LEASE_PREFIX}{socket.gethostname()}-{os.getpid()}"
+    links, gone = run_dir / "checkpoints" / f"{LEASE_PREFIX}{socket.gethostname()}-{os.getpid()}", None
     try:
         while True:
             steps = saved_steps(run_dir)
             if not steps:
                 raise UserError(f"{run_dir}: no checkpoint yet; train until checkpoint.every_steps or the end")
-            wanted = steps[-1] if step is None else step
+            step = choose(steps)
+            if step not in steps or step == gone:
+                raise _no_checkpoint(run_dir, step)
+            if gone is not None:
+                print(f"step {gone:,}: training has deleted its checkpoint meanwhile; taking step {step:,}")
             try:
-                folder = _link_files(folder_of(run_dir, wanted), links)
+                folder = _link_files(folder_of(run_dir, step), links)
                 state = _read_state(folder)
                 break
             except FileNotFoundError as error:
-                if folder_of(run_dir, wanted).exists():
+                if folder_of(run_dir, step).exists():
                     raise UserError(f"{error.filename}: missing; try another --step") from None
-                if step is not None:
-                    raise _no_checkpoint(run_dir, step) from None
-                print(f"step {wanted:,}: training has deleted its checkpoint meanwhile; taking the newest there is now")
+                gone = step
                 shutil.rmtree(links, ignore_errors=True)
         yield folder, state
     finally:

@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ import transformers
 from safetensors.torch import load_file
 
 from clinical_pretrain import checkpoint
+from clinical_pretrain.config import OptimConfig
 from clinical_pretrain.history import Period, best_validation, lineage, validations
 from clinical_pretrain.hub import CARD_NAME, is_generated
+from clinical_pretrain.optim import stage_of
 from clinical_pretrain.reshard import WEIGHT, Stored
 from clinical_pretrain.run_folder import plain_model, read_run
 from tokenizer_tools.manifest import TOKENIZER_FOLDER, UserError, copy_files, file_sha256, write_json
@@ -63,7 +66,7 @@ def export(run_dir: Path, out: Path, step: int | str | None = None) -> dict[str,
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        with checkpoint.lease(run_dir, step) as (folder, state):
+        with checkpoint.lease(run_dir, lambda steps: _chosen(run_dir, step, steps)) as (folder, state):
             if fault := checkpoint.fault_of(folder):
                 fault = fault.replace(str(folder), str(checkpoint.folder_of(run_dir, state.step)))
                 raise UserError(f"{fault}; nothing was exported: try another --step")
@@ -80,6 +83,16 @@ def export(run_dir: Path, out: Path, step: int | str | None = None) -> dict[str,
         shutil.rmtree(temporary, ignore_errors=True)
     of_steps = {key: value for key, value in facts.items() if key not in ("steps", "files")}
     return {"model_dir": str(out), "step": state.step, **of_steps, "kept": kept}
+
+
+def _chosen(run_dir: Path, step: int | str | None, steps: list[int]) -> int:
+    """The step to export, of those that have a checkpoint."""
+    if step != "best":
+        return max(steps) if step is None else int(step)
+    best = best_validation(run_dir, read_run(run_dir)["starts"], steps)
+    if not best:
+        raise UserError(f"{run_dir}: no step with a checkpoint has a validation loss; choose a --step by its number")
+    return int(best["step"])
 
 
 def _save_plain(run_dir: Path, folder: Path, state: checkpoint.RunState, out: Path) -> None:
@@ -233,8 +246,8 @@ def _facts(run_dir: Path, run: dict[str, Any], state: checkpoint.RunState, diffe
         "steps": state.step,
         "samples_consumed": state.samples_consumed,
         "tokens_consumed": state.samples_consumed * length,
-        "data": _by_steps(periods, lambda start: start["data"]),
-        "recipe": _by_steps(periods, _recipe),
+        "data": _by_steps(periods, lambda period: period.start["data"]),
+        "recipe": _by_steps(list(_by_stages(periods)), _recipe),
         "results": {
             "validation_loss_before": None if measured.differences else measured.before.get("loss"),
             "validation_loss_after": measured.after.get("loss"),
@@ -247,13 +260,23 @@ def _facts(run_dir: Path, run: dict[str, Any], state: checkpoint.RunState, diffe
     }
 
 
-def _recipe(start: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a start that decide the weights."""
-    config = start["config"]
+def _by_stages(periods: Sequence[Period]) -> Iterator[Period]:
+    """Periods cut where one stage of the schedule ends and another begins."""
+    for period in periods:
+        first = period.first_step
+        while first <= period.last_step:
+            last = min(period.last_step, stage_of(first, period.start["stages"]).last_step)
+            yield replace(period, first_step=first, last_step=last)
+            first = last + 1
+
+
+def _recipe(period: Period) -> dict[str, Any]:
+    """The settings that decide the weights, with the schedule of the stage that the steps are part of."""
+    config, stage = period.start["config"], stage_of(period.first_step, period.start["stages"])
     return {
         "optimizer": "AdamW",
-        **config["optim"],
-        "max_steps": config["max_steps"],
+        **asdict(stage.schedule(OptimConfig(**config["optim"]))),
+        "schedule_steps": stage.steps,
         "train_batch_size": config["batch"]["train_batch_size"],
         "precision": config["precision"],
         **{f"masking_{key}": value for key, value in config["masking"].items()},
@@ -261,14 +284,14 @@ def _recipe(start: dict[str, Any]) -> dict[str, Any]:
         "global_tokens": config["attention"]["global_tokens"],
         "attention_dropout": config["attention"]["dropout"],
         "seed": config["seed"],
-        "zero_stage": start["zero_stage"],
+        "zero_stage": period.start["zero_stage"],
     }
 
 
-def _by_steps(periods: Sequence[Period], choose: Callable[[dict[str, Any]], dict[str, Any]]) -> list[dict[str, Any]]:
+def _by_steps(periods: Sequence[Period], choose: Callable[[Period], dict[str, Any]]) -> list[dict[str, Any]]:
     """What held in which steps; periods that are alike are one."""
     found = []
-    for value, group in groupby(periods, lambda period: choose(period.start)):
+    for value, group in groupby(periods, choose):
         same = list(group)
         found.append({"first_step": same[0].first_step, "last_step": same[-1].last_step, **value})
     return found

@@ -186,6 +186,7 @@ def note_start(
                 "git_commit": git_commit(),
                 "versions": versions(),
                 "config": config.to_dict(),
+                "stages": stages,
                 "data": data_facts(manifest),
                 "validation_set": validation_set(config, manifest),
             }

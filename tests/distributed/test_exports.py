@@ -19,7 +19,7 @@ from clinical_pretrain import checkpoint
 from clinical_pretrain.cli import main
 from clinical_pretrain.config import CheckpointConfig
 from clinical_pretrain.export import export, put_in_place
-from clinical_pretrain.hub import push
+from clinical_pretrain.hub import push, render_model_card
 from tokenizer_tools.build_shards import build_shards
 from tokenizer_tools.manifest import Manifest, UserError
 from tokenizer_tools.split_patients import SplitRule
@@ -57,7 +57,7 @@ def test_a_step_before_a_change_knows_nothing_of_it(root, shards, tmp_path):
     assert facts["results"]["validation_loss_before"] and facts["results"]["validation_loss_after"] is None
 
 
-def test_a_step_after_a_change_lists_both_and_compares_nothing(root, shards, tmp_path, capsys):
+def test_a_step_after_a_change_lists_both_and_compares_nothing(root, shards, tmp_path):
     export(root / "changed", tmp_path / "model")
     facts = facts_of(tmp_path / "model")
     other = Manifest.load(root / "other-shards").fingerprint
@@ -69,10 +69,6 @@ def test_a_step_after_a_change_lists_both_and_compares_nothing(root, shards, tmp
     results = facts["results"]
     assert results["validation_loss_before"] is None and results["validation_step_after"] == 8
     assert results["not_comparable"] == ["other held-out rows", "other number of rows"]
-    push(tmp_path / "model", "hospital/changed", dry_run=True)
-    assert not (tmp_path / "model" / "README.md").exists()
-    from clinical_pretrain.hub import render_model_card
-
     card = render_model_card(facts, repo_id="hospital/changed", license="other")
     assert "| train batch size | steps 1-4: 8; steps 5-8: 4 |" in card and "| masking probability | 0.15 |" in card
     assert "Steps 1-4:\n" in card and "Steps 5-8:\n" in card and "before |" not in card
@@ -85,6 +81,14 @@ def test_an_unchanged_run_compares_before_and_after(model):
     facts = facts_of(model)
     assert len(facts["data"]) == len(facts["recipe"]) == 1 and not facts["results"]["not_comparable"]
     assert facts["results"]["validation_loss_after"] < facts["results"]["validation_loss_before"]
+
+
+def test_stages_of_a_run_are_told_apart(root, tmp_path):
+    for step, stages in ((4, [(1, 4, 4, 4)]), (6, [(1, 4, 4, 4), (5, 6, 2, 1)])):
+        export(root / "bigbird", tmp_path / "model", step)
+        keys = ("first_step", "last_step", "schedule_steps", "warmup_steps")
+        assert [tuple(recipe[key] for key in keys) for recipe in facts_of(tmp_path / "model")["recipe"]] == stages
+        assert len(facts_of(tmp_path / "model")["data"]) == 1
 
 
 def test_a_local_base_model_is_never_named_as_one_of_the_hub(root, tmp_path, monkeypatch):
@@ -101,7 +105,6 @@ def test_a_second_export_replaces_its_own_files_alone(root, tmp_path, capsys):
     out = tmp_path / "model"
     export(root / "first", out, step=4)
     former = load_file(out / "model.safetensors")
-    push(out, "hospital/a", dry_run=True)
     (out / "README.md").write_text("# mine")
     (out / "results").mkdir()
     (out / "results" / "ner.json").write_text("{}")
@@ -194,12 +197,15 @@ def train_and_delete(run_dir, steps):
         manifest["files"].pop("state.json")
         (temporary / "manifest.json").write_text(json.dumps(manifest))
         checkpoint._put_in_place(temporary, new)
-        checkpoint._tidy(run_dir, CheckpointConfig(keep=1), failed=False)
+        checkpoint._tidy(run_dir, CheckpointConfig(keep=1), lambda steps: None, failed=False)
 
 
 def test_an_export_beside_a_training_that_deletes_its_checkpoints(root, tmp_path):
     run = root / "deleting"
     shutil.copytree(root / "first", run)
+    facts = json.loads((run / "run.json").read_text())
+    facts["starts"][0]["stages"] = [10**6]  # a long run
+    (run / "run.json").write_text(json.dumps(facts))
     training = multiprocessing.get_context("fork").Process(target=train_and_delete, args=(run, 100_000))
     training.start()
     try:

@@ -445,15 +445,15 @@ def again(second: RunConfig, first: Path, step: int = 10) -> None:
 
 
 def release(root: Path, shards: str) -> None:
-    """Alone: a run that goes on with other data and settings, for which a model in a local folder is made first; and a
-    short one of a BigBird."""
+    """Alone: a run that goes on with other data and settings, a BigBird in two stages, and a run that begins with a
+    model in a local folder."""
     small = {"max_steps": 8, "checkpoint": CheckpointConfig(4, keep=0)}
     train(config(root, shards, "first", **small))
     other = {"data": DataConfig(str(root / "other-shards"), language="de"), "batch": BatchConfig(4, 2),
              "optim": OptimConfig(learning_rate=1e-3, warmup_steps=4), "validation": ValidationConfig(0, 2),
              "checkpoint": CheckpointConfig(4, keep=0, accept_changes=True), "max_steps": 8}  # fmt: skip
     again(config(root, shards, "changed", **other), root / "first", 4)
-    train(config(root, shards, "bigbird", "bigbird", max_steps=4))
+    train(config(root, shards, "bigbird", "bigbird", max_steps=4, extend=2))
     os.chdir(root)
     export(root / "first", Path("bases/lf_bin"))
     based = ModelConfig("bases/lf_bin")
