@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from tokenizer_tools.hub_access import hub_arguments, not_found
 from tokenizer_tools.manifest import TokenizerInfo, UserError, tokenizer_sha256, vocab_sha256, write_json
 
 _PROBE = "Ünder  Café\nBP 120/80, pH 7.35; DIGOXIN 0.125 mg - no oedema"
@@ -55,16 +56,13 @@ def _from_pretrained(name_or_path: str) -> Any:
             if names & {"spiece.model"} and not names & {"tokenizer.json"}:
                 # AutoTokenizer asks for tiktoken here; the class itself reads the file.
                 return BigBirdTokenizer.from_pretrained(name_or_path)
-        return AutoTokenizer.from_pretrained(name_or_path)
+        return AutoTokenizer.from_pretrained(name_or_path, **hub_arguments(name_or_path))
     except Exception as error:
         if folder.is_dir():
             first_line = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
             raise UserError(f"{name_or_path}: no tokenizer could be loaded from this folder ({first_line})") from None
         if isinstance(error, OSError | ValueError):
-            raise UserError(
-                f"{name_or_path}: neither a folder nor a tokenizer in the Hugging Face cache or on the Hub; on a "
-                f"machine with internet run 'hf download {name_or_path}', or copy its folder here"
-            ) from None
+            raise not_found(name_or_path, "tokenizer") from None
         raise
 
 

@@ -15,6 +15,7 @@ from clinical_pretrain.distributed import uses_gpu
 from clinical_pretrain.models.bigbird_attention import shortest_sparse
 from clinical_pretrain.models.encoder import Encoder, HuggingFaceEncoder, use_fused_gelu
 from clinical_pretrain.models.mlm_head import BigBirdForMaskedPositions, LongformerForMaskedPositions, pad_vocabulary
+from tokenizer_tools.hub_access import hub_arguments, not_found
 from tokenizer_tools.manifest import Manifest, TokenizerInfo, UserError, vocab_sha256
 
 MODEL_CLASSES: dict[str, Any] = {
@@ -172,7 +173,7 @@ def _tile_positions(model: Any, length: int) -> Any:
 def _check_tokenizer(name_or_path: str, info: TokenizerInfo) -> None:
     """If the base model brings a tokenizer, the shards must have been made with the same vocabulary."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, **hub_arguments(name_or_path))
         vocabulary = tokenizer.backend_tokenizer.get_vocab()
     except Exception:
         return  # a folder with weights alone; the sizes have been compared
@@ -206,15 +207,12 @@ def _from_hub_or_folder(load: Any, name_or_path: str, **arguments: Any) -> Any:
     folder = Path(name_or_path)
     refuse_missing_folder(name_or_path)
     try:
-        return load(name_or_path, **arguments)
+        return load(name_or_path, **hub_arguments(name_or_path), **arguments)
     except (OSError, ValueError) as error:
         if folder.is_dir():
             reason = (str(error).strip().splitlines() or ["unreadable"])[0][:200]
             raise UserError(f"{name_or_path}: no model could be loaded from this folder ({reason})") from None
-        raise UserError(
-            f"{name_or_path}: neither a folder nor a model in the Hugging Face cache, and the Hub can't be reached "
-            f"from here; on a machine with internet run 'hf download {name_or_path}', or give a folder's path"
-        ) from None
+        raise not_found(name_or_path, "model") from None
 
 
 def _freeze_unused(model: Any, config: RunConfig) -> None:

@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -147,6 +149,52 @@ def test_one_line_and_exit_code_2(pushed, model, hub, options, variables, messag
     )
     assert done.returncode == 2 and message in done.stderr, done.stderr
     assert len(done.stderr.strip().splitlines()) == 1 and not hub.repos["hospital/public"]["files"]
+
+
+LOAD = """
+import sys
+from clinical_pretrain.models.build import load_model_config
+from tokenizer_tools.load_tokenizer import load_tokenizer
+from tokenizer_tools.manifest import UserError
+
+for name in sys.argv[1:]:
+    for load in (load_tokenizer, load_model_config):
+        try:
+            print(type(load(name)).__name__)
+        except UserError as error:
+            print(error)
+"""
+
+
+def test_without_internet_the_hub_is_not_asked_for_long(pushed, hub, tmp_path):
+    """What is in the cache is loaded, and what isn't is said at once."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "0", "HF_TOKEN": TOKEN, "HF_HOME": str(tmp_path / "home")}
+    environment |= {"HF_HUB_DISABLE_XET": "1", "PYTHONPATH": str(REPOSITORY)}
+    said = []
+    with socket.create_server(("127.0.0.1", 0)) as dead:  # as a firewall: it hears, and hangs up
+        asked = []
+
+        def hang_up():
+            while True:
+                try:
+                    asked.append(dead.accept()[0].close())
+                except OSError:
+                    return
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        for endpoint in (hub.url, f"http://127.0.0.1:{dead.getsockname()[1]}"):
+            call = [sys.executable, "-c", LOAD, "hospital/tiny", "nobody/nothing"]
+            done = subprocess.run(call, env=environment | {"HF_ENDPOINT": endpoint}, capture_output=True, text=True,
+                                  timeout=300)  # fmt: skip
+            assert done.returncode == 0 and not done.stderr, done.stderr[-2000:]
+            said.append(done.stdout.splitlines())
+        dead.shutdown(socket.SHUT_RDWR)
+    assert len(asked) < 6  # as often its client asks for each of several files
+    assert said[0][:2] == said[1][:2] == ["TokenizersBackend", "LongformerConfig"]
+    assert [f"a {what} that {hub.url} gives you; check the name" in line for what, line in
+            zip(("tokenizer", "model"), said[0][2:], strict=True)] == [True, True]  # fmt: skip
+    assert ["can't be reached from here; on a machine with internet run 'hf download nobody/nothing'" in line
+            for line in said[1][2:]] == [True, True]  # fmt: skip
 
 
 FULL = {"error": "Private repository storage limit reached, please upgrade your plan."}

@@ -1,0 +1,44 @@
+"""Whether the Hugging Face Hub can be reached: asked once, for its own client tries for almost a minute."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tokenizer_tools.manifest import UserError
+
+TIMEOUT_SECONDS = 10
+
+
+def hub_arguments(name_or_path: str) -> dict[str, Any]:
+    """For any `from_pretrained`: that a Hub id is to be looked for in the cache alone, where there is no internet."""
+    return {} if Path(name_or_path).is_dir() or hub_is_reachable() else {"local_files_only": True}
+
+
+@cache
+def hub_is_reachable() -> bool:
+    """Whether the Hub, or the mirror that HF_ENDPOINT names, answers anything at all."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=TIMEOUT_SECONDS)
+    except Exception:  # of an HTTP library that differs between versions; also HF_HUB_OFFLINE
+        return False
+    return True
+
+
+def not_found(name_or_path: str, what: str) -> UserError:
+    """The error for a name that is neither a folder nor, as far as can be known here, on the Hub."""
+    from huggingface_hub import constants
+
+    if hub_is_reachable():
+        return UserError(
+            f"{name_or_path}: neither a folder nor a {what} that {constants.ENDPOINT} gives you; check the name, and "
+            "run 'hf auth login' if it's private"
+        )
+    return UserError(
+        f"{name_or_path}: neither a folder nor a {what} in the Hugging Face cache, and {constants.ENDPOINT} can't be "
+        f"reached from here; on a machine with internet run 'hf download {name_or_path}', or copy its folder here"
+    )
