@@ -4,7 +4,7 @@
 #   benchmarks/gpu.sh pack                 where there is internet, after 'make setup': into .gpu/, at most 64 MiB
 #   benchmarks/gpu.sh PART MODEL           there, in a copy of the repository with .gpu/; MODEL: longformer or bigbird
 #
-# Parts, each under 9 minutes: parity attention step lengths baseline profile train. 'all' runs one after the other.
+# Parts, each under 9 minutes: parity attention step memory lengths baseline profile train. 'all' runs one after the other.
 # Figures go to benchmarks/results/gpu_*; then: python benchmarks/report.py
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -96,6 +96,14 @@ step() { # both sides by rows at once, then with something computed again
     done
 }
 
+memory() { # beside the peaks without a GPU, of gpu_dry_run/
+    local kind
+    for kind in none attention full; do
+        bench "gpu_memory_${model}_$kind" gpu_memory.py --model "$model" --precision "$precision" --checkpointing "$kind" \
+            --rows 1 6 18 36
+    done
+}
+
 lengths() {
     bench "gpu_lengths_$model" lengths.py --model "$model" --layers "$layers" --precision "$precision" \
         --tokens "$((16 * length))"
@@ -132,13 +140,13 @@ run=(--config benchmarks/gpu.yaml --model.family "$model" --data.shards "$bring/
     --model.size.layers "$layers" "${@:3}")
 case $part in
     pack) pack ;;
-    parity | attention | step | lengths | baseline | profile | train)
+    parity | attention | step | memory | lengths | baseline | profile | train)
         use_wheels
         "$part"
         ;;
     all)
         use_wheels
-        for part in parity attention step lengths baseline profile train; do "$part"; done
+        for part in parity attention step memory lengths baseline profile train; do "$part"; done
         ;;
     *) sed -n '2,9s/^# \{0,1\}//p' "$0" && exit 2 ;;
 esac

@@ -5,6 +5,7 @@ python benchmarks/report.py
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import statistics
@@ -60,6 +61,7 @@ def sections() -> Iterator[str]:
         ("What is computed again in the backward pass", r"checkpointing_.*", STEP_HEAD, step_row),
         ("One layer's attention", r"attention_.*", ATTENTION_HEAD, attention_rows),
         ("By sequence length", r"lengths_.*", LENGTH_HEAD, length_rows),
+        ("Memory by rows", r"memory_.*", MEMORY_HEAD, memory_row),
         ("The stock recipe under DeepSpeed", r"run_mlm_baseline_.*", BASELINE_HEAD, baseline_row),
         ("The same function", r"parity_.*", PARITY_HEAD, parity_rows),
         ("MTSamples", r"mtsamples_.*", MTSAMPLES_HEAD, mtsamples_row),
@@ -144,6 +146,39 @@ def length_rows(result: dict[str, Any]) -> list[list[Any]]:
          growth if length == "16384" else ""]
         for length, row in result["by_sequence_length"].items()
     ]  # fmt: skip
+
+
+GIGABYTES = {16: "sm_70", 32: "sm_70", 40: "sm_90", 80: "sm_90", 141: "sm_90"}
+"""GPUs by their memory, and which of those measured each is like."""
+MEMORY_HEAD = ["model", "GPU", "precision", "attention", "computed again", "GB at so many rows",
+               *(f"rows in {gigabytes} GB" for gigabytes in GIGABYTES)]  # fmt: skip
+
+
+def memory_row(result: dict[str, Any]) -> list[Any]:
+    """Of gpu_memory.py."""
+    config = result["config"]
+    peaks = {int(rows): peak["reserved"] / 1e9 for rows, peak in result["peak_bytes_by_rows"].items()}
+    gpu = result["hardware"].removeprefix("no GPU: a stand-in for an ")
+    return [
+        MODELS[config["model"]["family"]], gpu,
+        config["precision"], result["attention"] + (", compiled" if result["compiled"] else ""),
+        {"none": "nothing", "attention": "attention", "full": "layers"}[config["checkpointing"]],
+        " · ".join(f"{rows}: {peak:.1f}" for rows, peak in peaks.items()),
+        *(rows_that_fit(peaks, size) if gpu == kind or "sm_" not in gpu else "" for size, kind in GIGABYTES.items()),
+    ]  # fmt: skip
+
+
+def rows_that_fit(peaks: dict[int, float], gigabytes: float) -> int:
+    """Rows of a micro-batch whose peak leaves a tenth of the memory free, by straight lines through those measured."""
+    measured = sorted(peaks.items())
+    rows = 0
+    while True:
+        (x, y), (next_x, next_y) = next(
+            (pair for pair in itertools.pairwise(measured) if rows + 1 <= pair[1][0]), measured[-2:]
+        )
+        if y + (rows + 1 - x) * (next_y - y) / (next_x - x) > 0.9 * gigabytes:
+            return rows
+        rows += 1
 
 
 BASELINE_HEAD = ["model", "layers x width", "ZeRO file", "tokens/s, stock", "ours", "ratio"]

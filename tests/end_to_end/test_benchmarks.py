@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -74,3 +75,25 @@ def test_gpu_script_says_how_it_is_used():
     environment = os.environ | {"PYTHON": sys.executable, "PACKED": "nowhere"}
     done = subprocess.run([str(BENCHMARKS / "gpu.sh"), "parity"], capture_output=True, text=True, env=environment)
     assert done.returncode == 2 and "run 'benchmarks/gpu.sh pack'" in done.stderr
+
+
+@pytest.mark.parametrize("model", ["longformer", "bigbird"])
+def test_what_recipes_say_of_memory_was_measured(model):
+    sys.path.insert(0, str(BENCHMARKS))
+    import report
+
+    text = (REPOSITORY / "configs" / f"clinical_{model}.yaml").read_text()
+    kind, rows, gigabytes = re.search(r"checkpointing: (\w+) .* (\d) sequences at once take ([\d.]+) GB", text).groups()
+    assert f"micro_batch_size_per_gpu: {rows} " in text
+    peaks = [result["peak_bytes_by_rows"] for result in report.matching(rf"memory_{model}_.*_{kind}")]
+    assert max(peak[rows]["reserved"] for peak in peaks if rows in peak) / 1e9 == pytest.approx(
+        float(gigabytes), abs=0.05
+    )
+
+
+def test_rows_that_fit():
+    sys.path.insert(0, str(BENCHMARKS))
+    import report
+
+    peaks = {1: 5.0, 3: 7.0, 6: 13.0}
+    assert [report.rows_that_fit(peaks, gigabytes) for gigabytes in (5, 6, 8, 10, 12, 14, 16)] == [0, 1, 3, 4, 4, 5, 6]
