@@ -19,13 +19,12 @@ from safetensors.torch import load_file
 from clinical_pretrain import checkpoint
 from clinical_pretrain.config import OptimConfig
 from clinical_pretrain.history import Period, best_validation, lineage, validations
-from clinical_pretrain.hub import CARD_NAME, is_generated
+from clinical_pretrain.hub import CARD_NAME, FORMAT_VERSION, is_generated
 from clinical_pretrain.optim import stage_of
 from clinical_pretrain.reshard import WEIGHT, Stored
 from clinical_pretrain.run_folder import plain_model, read_run
 from tokenizer_tools.manifest import TOKENIZER_FOLDER, UserError, copy_files, file_sha256, write_json
 
-FORMAT_VERSION = 2
 FACTS_NAME = "pretraining.json"
 CONFIG_NAME = "config.json"
 REPLACING_NAME = ".export.json"
@@ -187,15 +186,17 @@ def put_in_place(temporary: Path, out: Path) -> list[str]:
     Raises:
         UserError: a file of the new export would overwrite one that no export has made.
     """
-    if not out.exists() or not any(out.iterdir()):
+    if not out.exists():
         temporary.replace(out)
         return []
-    exported, new = _exported(out), {path.name: _hash(path) for path in temporary.iterdir()}
+    exported = _exported(out) if any(out.iterdir()) else {}
+    new = {path.name: _hash(path) for path in temporary.iterdir()}
     if strange := sorted(name for name in new if name not in exported and (out / name).exists()):
         raise UserError(f"{out}: {', '.join(strange)} not made by export; move it away, or choose another --out")
-    hashes = {name: sorted({*exported.get(name, ()), *filter(None, [new.get(name)])}) for name in exported | new}
-    write_json(out / REPLACING_NAME, hashes)
-    (out / CONFIG_NAME).unlink(missing_ok=True)
+    if exported:
+        added = {name: [*exported.get(name, []), sha256] for name, sha256 in new.items()}
+        write_json(out / REPLACING_NAME, exported | added)
+        (out / CONFIG_NAME).unlink(missing_ok=True)
     for name in [FACTS_NAME, *sorted(new.keys() - {FACTS_NAME, CONFIG_NAME})]:
         (temporary / name).replace(out / name)
     for name in exported.keys() - new.keys():
@@ -203,7 +204,7 @@ def put_in_place(temporary: Path, out: Path) -> list[str]:
     if is_generated(out / CARD_NAME):  # of the earlier model: push makes it anew
         (out / CARD_NAME).unlink()
     (temporary / CONFIG_NAME).replace(out / CONFIG_NAME)
-    (out / REPLACING_NAME).unlink()
+    (out / REPLACING_NAME).unlink(missing_ok=True)
     return sorted(path.name for path in out.iterdir() if path.name not in new)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,12 @@ def validations(run_dir: Path, starts: Sequence[dict[str, Any]], step: int) -> V
     before, after = lines[0], lines[-1]
     first, last = (_start_at(starts, line["time"])["validation_set"] for line in (before, after))
     return Validations(before, after, [f"other {key}" for key in first if first[key] != last[key]])
+
+
+def validations_by_set(run_dir: Path, starts: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Lines of metrics.jsonl on validations, in order, cut where what they measured was changed."""
+    lines = [line for line in read_metrics(run_dir, "validation") if line["loss"] is not None]
+    return [list(same) for _, same in groupby(lines, lambda line: _start_at(starts, line["time"])["validation_set"])]
 
 
 def comparable_validations(run_dir: Path, starts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

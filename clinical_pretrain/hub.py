@@ -17,6 +17,8 @@ import yaml
 from tokenizer_tools.command_line import typed
 from tokenizer_tools.manifest import UserError, write_atomically
 
+FORMAT_VERSION = 2
+"""Of pretraining.json."""
 NEEDED = ("config.json", "model.safetensors", "tokenizer.json", "pretraining.json")
 # Nothing else leaves: a pickle, a log or a notes file beside the model stays where it is.
 ALLOWED = (
@@ -245,7 +247,16 @@ def _read_facts(model: Path) -> dict[str, Any]:
             f"{model}: not an exported model ({', '.join(missing)} missing); make one with "
             f"'{typed()} export runs/NAME --out {model}'"
         )
-    return dict(json.loads((model / "pretraining.json").read_text()))
+    path = model / "pretraining.json"
+    try:
+        facts = dict(json.loads(path.read_text()))
+    except ValueError:
+        raise UserError(f"{path}: damaged; export the model again") from None
+    if facts.get("format_version") != FORMAT_VERSION:
+        raise UserError(
+            f"{path}: format_version {facts.get('format_version')}, but this reads {FORMAT_VERSION}; export it again"
+        )
+    return facts
 
 
 def render_model_card(facts: dict[str, Any], *, repo_id: str, license: str) -> str:

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from clinical_pretrain.history import validations_by_set
+from clinical_pretrain.jobs import starts_of
 from clinical_pretrain.metrics import read_metrics
 from clinical_pretrain.status import no_run
 from tokenizer_tools.manifest import UserError, held_out
@@ -35,16 +37,17 @@ def plot_loss(run_dir: Path, out: Path | None = None) -> dict[str, Any]:
     out = out or run_dir / "loss.png"
     figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=120)
     axes.plot([p["step"] for p in train], [p["loss"] for p in train], color="#9db7d5", linewidth=1, label="training")
-    axes.plot(
-        [p["step"] for p in validation],
-        [p["loss"] for p in validation],
-        color="#b2182b",
-        marker="o",
-        markersize=4,
-        label=f"validation ({held_out(split_by)})",
-    )
-    for point in (validation[0], validation[-1]) if validation else ():
-        axes.annotate(f"{point['loss']:.2f}", (point["step"], point["loss"]), (0, 8), textcoords="offset points")
+    for number, same in enumerate(validations_by_set(run_dir, starts_of(run_dir))):  # no line joins what can't compare
+        axes.plot(
+            [p["step"] for p in same],
+            [p["loss"] for p in same],
+            color="#b2182b",
+            marker="o",
+            markersize=4,
+            label=None if number else f"validation ({held_out(split_by)})",
+        )
+        for point in (same[0], same[-1]):
+            axes.annotate(f"{point['loss']:.2f}", (point["step"], point["loss"]), (0, 8), textcoords="offset points")
     axes.set(xlabel="optimizer step", ylabel="masked-LM loss (nats per masked token)", title=run_dir.resolve().name)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)

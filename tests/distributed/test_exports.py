@@ -73,6 +73,7 @@ def test_a_step_after_a_change_lists_both_and_compares_nothing(root, shards, tmp
     assert "| train batch size | steps 1-4: 8; steps 5-8: 4 |" in card and "| masking probability | 0.15 |" in card
     assert "Steps 1-4:\n" in card and "Steps 5-8:\n" in card and "before |" not in card
     assert "No loss from before training compares with it: that was measured on other held-out rows" in card
+    assert main(["plot", str(root / "changed"), "--out", str(tmp_path / "loss.png")]) == 0
     summary = json.loads((root / "changed" / "summary.json").read_text())
     assert summary["validation_loss_before"] is None and summary["validation_loss_after"]
 
@@ -101,9 +102,11 @@ def test_a_local_base_model_is_never_named_as_one_of_the_hub(root, tmp_path, mon
         assert "lf_bin" not in (tmp_path / "model" / "pretraining.json").read_text()
 
 
-def test_a_second_export_replaces_its_own_files_alone(root, tmp_path, capsys):
+def test_a_second_export_replaces_its_own_files_alone(root, tmp_path, capsys, monkeypatch):
     out = tmp_path / "model"
-    export(root / "first", out, step=4)
+    out.mkdir()
+    monkeypatch.chdir(out)
+    export(root / "first", Path(), step=4)
     former = load_file(out / "model.safetensors")
     (out / "README.md").write_text("# mine")
     (out / "results").mkdir()

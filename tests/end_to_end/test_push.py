@@ -17,6 +17,7 @@ from transformers import LongformerConfig, LongformerForMaskedLM
 
 from clinical_pretrain import hub as hub_module
 from clinical_pretrain.hub import render_model_card
+from tokenizer_tools.manifest import UserError
 from tokenizer_tools.synthetic_notes import make_notes
 from tokenizer_tools.train_tokenizer import train_tokenizer
 
@@ -270,6 +271,16 @@ def test_a_refusal_has_the_servers_reason_and_a_remedy_that_fits(refusals, name)
     said = refusals[name]
     assert REFUSALS[name][-1] in said and "\n" not in said, said
     assert ("again later" in said) == (name == "fault") and ("auth login" in said) == (name == "forbidden")
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"), [("{", "pretraining.json: damaged"), ("{}", "format_version None, but this reads 2")]
+)
+def test_other_facts_are_refused(model, facts, message, tmp_path):
+    shutil.copytree(model, tmp_path / "model")
+    (tmp_path / "model" / "pretraining.json").write_text(facts)
+    with pytest.raises(UserError, match=message):
+        hub_module.push(tmp_path / "model", "a/b", dry_run=True)
 
 
 def test_a_generated_card_is_made_anew_and_a_written_one_stays(model, tmp_path, capsys):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from clinical_pretrain.config import DataConfig, MaskingConfig, OptimConfig, RunConfig, ValidationConfig
-from clinical_pretrain.history import lineage, validation_set, validations
+from clinical_pretrain.history import lineage, validation_set, validations, validations_by_set
 from tokenizer_tools.manifest import Manifest
 
 
@@ -61,6 +61,8 @@ def run(shards, tmp_path):
 def test_validations_compare_only_where_they_measure_the_same(run, change, differences):
     run_dir, starts, _ = run
     found = validations(run_dir, starts(replace(RunConfig(), **change)), 200)
+    groups = validations_by_set(run_dir, starts(replace(RunConfig(), **change)))
+    assert [len(group) for group in groups] == ([2, 1] if differences else [3])
     assert (found.before["step"], found.after["step"], found.differences) == (0, 200, differences)
     assert validations(run_dir, starts(replace(RunConfig(), **change)), 199).differences == []
 
