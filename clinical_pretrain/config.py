@@ -327,8 +327,8 @@ class SlurmConfig:
 
     nodes: Annotated[int, Range(1, 100_000)] = 1
     """Nodes of a training."""
-    gpus_per_node: Annotated[int, Range(0, 1000)] = 4
-    """GPUs on each; 0: trains on CPUs."""
+    gpus_per_node: Annotated[int, Range(0, 1000)] = 2
+    """GPUs on each, such that all share a step's micro-batches evenly (6 in the recipes); 0: trains on CPUs."""
     tasks_per_node: Annotated[int, Range(0, 1000)] = 0
     """Ranks on each; 0: one per GPU, or one."""
     cpus_per_task: Annotated[int, Range(1, 1000)] = 4

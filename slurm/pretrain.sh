@@ -2,7 +2,7 @@
 # Pretraining on SLURM: sbatch slurm/pretrain.sh configs/clinical_longformer.yaml [--any.key value]
 # Edit the next three lines; what is particular to your cluster stands in slurm/site.yaml.
 #SBATCH --nodes=1
-#SBATCH --gpus-per-node=4
+#SBATCH --gpus-per-node=2
 #SBATCH --time=24:00:00
 #SBATCH --cpus-per-gpu=4
 #SBATCH --job-name=clinical-pretrain

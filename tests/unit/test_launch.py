@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from clinical_pretrain.cli import main
-from clinical_pretrain.config import REPOSITORY, SlurmConfig, seconds_of
+from clinical_pretrain.config import REPOSITORY, SlurmConfig, load_config, seconds_of
 from clinical_pretrain.jobs import job_state, queued, refuse_queued
 from clinical_pretrain.launch import site_config, trainings
 from clinical_pretrain.status import runs_in, status, table
@@ -20,6 +20,17 @@ from clinical_pretrain.train import forget_tries, warn_of_short_warning
 from tokenizer_tools.manifest import UserError
 
 DEMO = ["--config", str(REPOSITORY / "configs" / "demo_cpu.yaml")]
+
+
+@pytest.mark.parametrize("recipe", ["longformer", "bigbird"])
+def test_the_printed_examples_share_a_recipes_step_evenly(recipe):
+    config, _ = load_config(["--config", str(REPOSITORY / "configs" / f"clinical_{recipe}.yaml")])
+    gpus = SlurmConfig().gpus_per_node
+    script = (REPOSITORY / "slurm" / "pretrain.sh").read_text()
+    assert f"#SBATCH --nodes=1\n#SBATCH --gpus-per-node={gpus}\n" in script
+    nodes = re.findall(r"submit .*--slurm.nodes (\d+)", (REPOSITORY / "slurm" / "README.md").read_text())
+    for count in {1, *map(int, nodes)}:
+        assert config.accumulation_steps(count * gpus) >= 1
 
 
 def test_a_sites_file_is_read_and_overridden(tmp_path):
