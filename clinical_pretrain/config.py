@@ -155,7 +155,7 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """Loss and accuracy on held-out patients, always at the start and at the end."""
+    """Loss and accuracy on held-out notes, always at the start and at the end."""
 
     every_steps: Annotated[int, Range(0, MANY)] = 1000
     """Optimizer steps between two; 0: only at the start and at the end."""
@@ -251,7 +251,7 @@ class RunConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Optimizer and schedule."""
     validation: ValidationConfig = field(default_factory=ValidationConfig)
-    """When to measure on held-out patients."""
+    """When to measure on held-out notes."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """When to save, and what to keep."""
     bad_steps: BadStepsConfig = field(default_factory=BadStepsConfig)

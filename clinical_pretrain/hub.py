@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from tokenizer_tools.command_line import typed
-from tokenizer_tools.manifest import UserError, write_atomically
+from tokenizer_tools.manifest import UserError, held_out, write_atomically
 
 FORMAT_VERSION = 2
 """Of pretraining.json."""
@@ -293,8 +293,7 @@ model = AutoModelForMaskedLM.from_pretrained("{repo_id}")
 
 ## Data
 
-Clinical notes, split by patient. The model saw {facts["tokens_consumed"]:,} tokens of the training split (repeats \
-counted).
+Clinical notes. The model saw {facts["tokens_consumed"]:,} tokens of the training split (repeats counted).
 
 {_data_tables(facts["data"])}
 
@@ -306,7 +305,7 @@ counted).
 
 ## Results
 
-Masked-LM loss on the held-out patients, in nats per masked token.
+Masked-LM loss on {held_out(facts["data"][-1]["split_by"])}, in nats per masked token.
 
 {_results(facts["results"])}
 
@@ -326,12 +325,24 @@ def _data_tables(corpora: list[dict[str, Any]]) -> str:
     """A table of counts for each corpus, under its steps where there are several."""
     tables = []
     for corpus in corpora:
-        rows = ["| split | patients | notes | tokens | rows |", "| --- | --- | --- | --- | --- |"]
-        for split, n in corpus["splits"].items():
-            rows.append(f"| {split} | {n['patients']:,} | {n['notes']:,} | {n['tokens']:,} | {n['rows']:,} |")
-        title = [f"{_steps(corpus).capitalize()}:", ""] if len(corpora) > 1 else []
-        tables.append("\n".join([*title, *rows]))
+        names = ["patients", "admissions", "notes", "tokens", "rows"]
+        known = [name for name in names if any(split[name] for split in corpus["splits"].values())]
+        rows = [f"| split | {' | '.join(known)} |", "| --- |" + " --- |" * len(known)]
+        for split, counts in corpus["splits"].items():
+            rows.append(f"| {split} | {' | '.join(f'{counts[name]:,}' for name in known)} |")
+        steps = f"{_steps(corpus).capitalize()}: " if len(corpora) > 1 else ""
+        tables.append("\n".join([f"{steps}{_split_by(corpus)}", "", *rows]))
     return "\n\n".join(tables)
+
+
+def _split_by(corpus: dict[str, Any]) -> str:
+    """Who may be in several splits."""
+    several = corpus["patients_in_several_splits"]
+    if corpus["split_by"] == "patient":
+        return "Split by patient, so that none is in several splits."
+    if any(split["patients"] for split in corpus["splits"].values()) and corpus["split_by"] == "note":
+        return f"Split by note: {several:,} patients are in several splits."
+    return f"Split by {corpus['split_by']}: a patient may be in several splits."
 
 
 def _recipe_rows(periods: list[dict[str, Any]]) -> str:

@@ -527,7 +527,7 @@ def validation_is_missing(run: Run) -> bool:
 
 
 def validate(run: Run) -> None:
-    """Measure on held-out patients and write it down. A stop signal ends it, and the next start does it again.
+    """Measure on held-out notes and write it down. A stop signal ends it, and the next start does it again.
 
     Raises:
         BadStepsError: the loss is no finite number.

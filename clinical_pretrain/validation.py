@@ -1,4 +1,4 @@
-"""Masked-LM loss and accuracy on held-out patients, overall and by note category."""
+"""Masked-LM loss and accuracy on held-out notes, overall and by note category."""
 
 from __future__ import annotations
 

@@ -32,8 +32,10 @@ FACTS = {
     "steps": 1200,
     "samples_consumed": 10,
     "tokens_consumed": 640,
-    "data": [{"first_step": 1, "last_step": 1200, "fingerprint": "f", "splits": {
-        s: {"rows": 1, "tokens": 64, "notes": 4321, "patients": 17} for s in ("train", "validation", "test")
+    "data": [{"first_step": 1, "last_step": 1200, "fingerprint": "f", "split_by": "patient",
+              "patients_in_several_splits": 0, "splits": {
+        s: {"rows": 1, "tokens": 64, "notes": 4321, "patients": 17, "admissions": 0}
+        for s in ("train", "validation", "test")
     }}],
     "recipe": [{"first_step": 1, "last_step": 1200, "optimizer": "AdamW", "learning_rate": 3e-5}],
     "results": {"validation_loss_before": 7.1, "validation_loss_after": 1.2345, "validation_accuracy_after": 0.5,
@@ -317,3 +319,21 @@ def test_a_dry_run_pushes_nothing(pushed, model, hub):
     assert files == {path: path.read_bytes() for path in model.iterdir()}
     assert done.returncode == 0 and "would push to hospital/dry (private)" in done.stdout
     assert len(hub.commits) == before and "hospital/dry" not in hub.repos
+
+
+@pytest.mark.parametrize(
+    ("split_by", "patients", "several", "expected"),
+    [
+        ("patient", 17, 0, "Split by patient, so that none is in several splits."),
+        ("note", 17, 5, "Split by note: 5 patients are in several splits."),
+        ("note", 0, 0, "Split by note: a patient may be in several splits."),
+        ("admission", 17, 0, "Split by admission: a patient may be in several splits."),
+    ],
+)
+def test_the_card_says_no_more_of_patients_than_is_known(split_by, patients, several, expected):
+    corpus = FACTS["data"][0]
+    splits = {name: counts | {"patients": patients} for name, counts in corpus["splits"].items()}
+    data = [corpus | {"split_by": split_by, "patients_in_several_splits": several, "splits": splits}]
+    card = render_model_card({**FACTS, "data": data}, repo_id="org/m", license="other")
+    assert expected in card and ("| patients |" in card) == bool(patients)
+    assert ("held-out patients" in card) == (split_by == "patient")
