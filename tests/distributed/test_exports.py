@@ -139,7 +139,7 @@ def test_a_changed_file_of_an_export_is_not_overwritten(root, model, name, tmp_p
 
 
 def killed_at(number, temporary, out):
-    """Put an export in place, in a process that SIGKILL ends before its so-manieth change to the folders."""
+    """Put an export in place, in a process that SIGKILL ends before its change of that number to the folders."""
 
     def count(event, _):
         nonlocal number
