@@ -406,7 +406,7 @@ def _overview() -> str:
     lines += [
         "",
         "Training itself is started with a launcher:",
-        f"  {typed('deepspeed')} clinical_pretrain/run.py --config configs/clinical_longformer.yaml "
+        f"  {typed('deepspeed')} -q clinical_pretrain/run.py --config configs/clinical_longformer.yaml "
         "--data.shards shards/",
     ]
     return "\n".join(lines)

@@ -522,8 +522,8 @@ def config_parser() -> Any:
 
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = jsonargparse.ArgumentParser(
-        prog="deepspeed clinical_pretrain/run.py",
-        usage="deepspeed clinical_pretrain/run.py --config FILE [--any.key value ...] [--print_config] [--json FILE]",
+        prog="deepspeed -q clinical_pretrain/run.py",
+        usage="deepspeed -q clinical_pretrain/run.py --config FILE [--any.key value ...] [--print_config] [--json FILE]",
         description="Continue masked-LM pretraining of Longformer or BigBird on a shard folder. DeepSpeed says only "
         "warnings: DEEPSPEED_LOG_LEVEL=info brings its other messages back, deepspeed -q leaves out its launcher's.",
     )

@@ -147,7 +147,7 @@ def _tell(summary: dict[str, Any], run_dir: Path, model: Path, shards: Path) -> 
     if shutil.which("clinical-pretrain") is None and activate.exists():
         print(f"  source {shlex.quote(_short(str(activate)))}")
     print(f"  clinical-pretrain build-shards --notes NOTEEVENTS.csv.gz --tokenizer {base} --out shards/")
-    print("  deepspeed clinical_pretrain/run.py --config configs/clinical_longformer.yaml --data.shards shards/")
+    print("  deepspeed -q clinical_pretrain/run.py --config configs/clinical_longformer.yaml --data.shards shards/")
 
 
 def fill_masks(model_dir: Path) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""The entry for launchers: `deepspeed clinical_pretrain/run.py --config FILE [--any.key value]`."""
+"""The entry for launchers: `deepspeed -q clinical_pretrain/run.py --config FILE [--any.key value]`."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@
 set -euo pipefail
 
 fail() { echo "error: $*" >&2; exit 2; }
-[ -n "${SLURM_JOB_ID:-}" ] || fail "this is a SLURM job; type: sbatch $0 CONFIG.yaml (without SLURM: deepspeed clinical_pretrain/run.py --config CONFIG.yaml)"
+[ -n "${SLURM_JOB_ID:-}" ] || fail "this is a SLURM job; type: sbatch $0 CONFIG.yaml (without SLURM: deepspeed -q clinical_pretrain/run.py --config CONFIG.yaml)"
 [ "${1:-}" != --config ] || shift
 [ $# -ge 1 ] || fail "no config; type: sbatch slurm/pretrain.sh CONFIG.yaml [--any.key value]"
 config=$1; shift
