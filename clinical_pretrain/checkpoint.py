@@ -381,7 +381,7 @@ def newest_whole(run_dir: Path, ranks: Ranks, before: int | None = None) -> tupl
     if faults:
         raise UserError(
             f"no checkpoint is whole: {'; '.join(faults)}; bring one back from a copy, or choose "
-            "another --run_dir to begin at step 0"
+            "another --run_dir to start at step 0"
         )
     return 0, []
 

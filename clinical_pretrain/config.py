@@ -165,8 +165,7 @@ class ValidationConfig:
     """BigBird: evaluation, where block 0 stands for all random blocks: what transformers computes in eval mode, so
     what users of the exported model get; training: the blocks that it is trained with."""
     early_stopping: Annotated[int, Range(0, MANY)] = 0
-    """End the run, as if it were done, after this many validations in a row without a lower loss than the lowest of the
-    stage; 0: never."""
+    """Validations in a row without a new lowest loss after which the run ends, with exit code 0; 0: never."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +183,7 @@ class CheckpointConfig:
     max_failures: Annotated[int, Range(0, MANY)] = 3
     """So many saves in a row may fail, say on a full disk, before the run ends; the earlier checkpoints stay whole."""
     keep_best: bool = True
-    """Save where a validation's loss is the lowest so far, and keep that checkpoint: `export --step best`."""
+    """Save when a validation's loss is the lowest so far, and keep that checkpoint, for `export --step best`."""
 
 
 @dataclass(frozen=True)
@@ -223,11 +222,11 @@ class RunConfig:
     seed: Annotated[int, Range(0, 2**63 - 1)] = 42
     """Seed of data order, masks, dropout and random weights."""
     max_steps: Annotated[int, Range(1, MANY)] = 200_000
-    """Optimizer steps; those of the first stage where the run is extended."""
+    """Optimizer steps; of the first stage, where the run is extended."""
     extend: Annotated[int, Range(0, MANY)] = 0
-    """Optimizer steps beyond max_steps, in all: a stage of its own, whose rows and masks follow on those before. The
-    rate warms up once more, from 0, over a tenth of its steps, optim.warmup_steps at the most, and decays over the rest
-    as optim.schedule says. The same number again adds nothing, a larger one another stage."""
+    """Optimizer steps beyond max_steps, in total, as a further stage. Rows and masks continue where the stage before
+    ended. The learning rate warms up again from 0, over a tenth of it but at most optim.warmup_steps, and decays
+    over the rest by optim.schedule. The same number again adds nothing; a larger one adds another stage."""
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     """Arithmetic of the forward and backward pass; the optimizer keeps fp32 weights."""
     checkpointing: Literal["none", "attention", "full"] = "full"
@@ -523,7 +522,7 @@ def config_parser() -> Any:
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = jsonargparse.ArgumentParser(
         prog="deepspeed -q clinical_pretrain/run.py",
-        usage="deepspeed -q clinical_pretrain/run.py --config FILE [--any.key value ...] [--print_config] [--json FILE]",
+        usage="deepspeed -q clinical_pretrain/run.py --config FILE [--key value ...] [--print_config] [--json FILE]",
         description="Continue masked-LM pretraining of Longformer or BigBird on a shard folder. DeepSpeed says only "
         "warnings: DEEPSPEED_LOG_LEVEL=info brings its other messages back, deepspeed -q leaves out its launcher's.",
     )

@@ -1,4 +1,4 @@
-"""What is printed: it never costs the work, and on a terminal one line of progress is drawn over and over."""
+"""Printing that never ends the work, and one progress line that a terminal redraws in place."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ERASE = "\r\x1b[K"
 
 
 class LenientStream:
-    """A standard stream that drops what it can't write: its terminal is closed, its reader has gone, its disk is full.
+    """A standard stream that drops what it can't write: the terminal is closed, the reader is gone, the disk is full.
 
     Args:
         stream: the stream itself.
@@ -44,8 +44,8 @@ class LenientStream:
             self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:
-        """Send all that follows to nowhere, also what C code writes and what waits in the buffer: its flush at exit
-        would change the exit code. A full disk may have room again."""
+        """Redirect the descriptor to /dev/null, for what is in the buffer (a failing flush at exit would change the
+        exit code) and for C code. Not on a full disk, which may have room again."""
         if error.errno not in FULL_DISK:
             with suppress(OSError):
                 nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -70,7 +70,7 @@ def make_output_lenient() -> None:
 
 
 class Console:
-    """Lines that stay, and one line of progress, which a terminal draws over and over."""
+    """Lines that stay, and one progress line that a terminal redraws in place."""
 
     def __init__(self) -> None:
         self._open_line, self._drawn_at = "", 0.0
@@ -98,7 +98,7 @@ class Console:
 
 
 def fit(parts: Sequence[str], width: int) -> str:
-    """Parts in a line of at most so many characters: the last but one is left out first, and so on."""
+    """Join parts to a line of at most `width` characters, dropping the last but one until it fits."""
     kept = list(parts)
     while len(line := " · ".join(kept)) > width and len(kept) > 1:
         kept.pop(-2 if len(kept) > 2 else -1)

@@ -101,14 +101,19 @@ def validations_by_set(run_dir: Path, starts: Sequence[dict[str, Any]]) -> list[
 
 
 def comparable_validations(run_dir: Path, starts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Lines of metrics.jsonl on validations that measured what the last start's do, in order."""
+    """Validation lines of metrics.jsonl whose figures compare with those of the last start, in order."""
     lines = [line for line in read_metrics(run_dir, "validation") if line["loss"] is not None]
     return [line for line in lines if _start_at(starts, line["time"])["validation_set"] == starts[-1]["validation_set"]]
 
 
 def best_validation(run_dir: Path, starts: Sequence[dict[str, Any]], among: Sequence[int] = ()) -> dict[str, Any]:
-    """The line of the lowest loss, the earliest of equal ones, of these steps where any are named; empty where there is
-    none. Step 0 doesn't count: it has no checkpoint."""
+    """The line with the lowest loss, the earliest of equals; empty if there is none. Step 0 doesn't count.
+
+    Args:
+        run_dir: the run folder.
+        starts: of run.json.
+        among: consider these steps only; empty: all.
+    """
     lines = [line for line in comparable_validations(run_dir, starts) if line["step"]]
     return min(
         (line for line in lines if not among or line["step"] in among), key=lambda line: line["loss"], default={}
@@ -116,8 +121,7 @@ def best_validation(run_dir: Path, starts: Sequence[dict[str, Any]], among: Sequ
 
 
 def validations_without_progress(run_dir: Path, starts: Sequence[dict[str, Any]], steps: range) -> int:
-    """Of the validations at these steps, how many have come after the one of the lowest loss. A function of what the
-    metrics say of them, and so the same after a resume."""
+    """How many of the validations at these steps come after the one with the lowest loss."""
     losses = [line["loss"] for line in comparable_validations(run_dir, starts) if line["step"] in steps]
     return len(losses) - 1 - losses.index(min(losses)) if losses else 0
 

@@ -203,13 +203,13 @@ def _reached(run_dir: Path, since: float) -> dict[str, Any]:
 
 
 def lost_steps(run_dir: Path, step: int) -> str:
-    """What to say where earlier starts have trained beyond the step that this one goes on from; else empty."""
+    """A line for the user if an earlier start trained beyond the step that this one resumes from; else empty."""
     last = max((line["step"] for line in read_metrics(run_dir, "train")), default=0)
     if last <= step:
         return ""
     if step == 0:
-        return f"an earlier start came to step {last:,}, and had no checkpoint yet: it is all done again"
-    return f"an earlier start came to step {last:,}: what came after step {step:,} is done again"
+        return f"an earlier start reached step {last:,} but saved no checkpoint: training starts again at step 0"
+    return f"an earlier start reached step {last:,}: the steps after step {step:,} are trained again"
 
 
 def slurm_job() -> str | None:
@@ -307,11 +307,10 @@ def refuse_other_run(run_dir: Path, config: RunConfig, resolved: dict[str, Any],
 
 
 def stage_ends(run_dir: Path, config: RunConfig) -> tuple[list[int], list[str]]:
-    """The last step of each stage of a run as this config has it, and a change of the present one's, which can be
-    accepted.
+    """The last step of each stage by this config, and a change of the current stage's, which can be accepted.
 
     Raises:
-        UserError: the run has come further, or to an end that only --extend leads beyond.
+        UserError: the run is already beyond these steps, or finished, so that only --extend adds steps.
     """
     target = config.max_steps + config.extend
     if not (run_dir / "run.json").exists():
@@ -331,8 +330,8 @@ def stage_ends(run_dir: Path, config: RunConfig) -> tuple[list[int], list[str]]:
         if reached >= ends[0]:
             more = max(target, ends[-1]) - ends[0]
             raise UserError(
-                f"{run_dir}: max_steps was {ends[0]}, now {config.max_steps}, but the run is done with these; train "
-                f"further steps as a stage of their own: --max_steps {ends[0]} --extend {more or 'STEPS'}"
+                f"{run_dir}: max_steps was {ends[0]}, now {config.max_steps}, but the run has finished; add steps "
+                f"as a stage of their own: --max_steps {ends[0]} --extend {more or 'STEPS'}"
             )
         return sorted({config.max_steps, target}), [f"max_steps was {ends[0]}, now {config.max_steps}"]
     return (ends if target == ends[-1] else [*ends, target]), []
@@ -406,12 +405,12 @@ def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
 
 
 def _refuse_lost_checkpoints(run_dir: Path) -> None:
-    """Raise a UserError where a run has saved, but no checkpoint is left: it would begin anew over its own history."""
+    """Raise a UserError if a run has saved but no checkpoint is left: it would overwrite its own history."""
     saves = [line["step"] for line in read_metrics(run_dir, "save") if "failures" not in line]
     if saves and not saved_steps(run_dir):
         raise UserError(
             f"{run_dir}: step {saves[-1]} was saved, but there is no checkpoint; bring {run_dir / 'checkpoints'} back "
-            "from a copy, or choose another --run_dir to begin anew"
+            "from a copy, or choose another --run_dir to start at step 0"
         )
 
 

@@ -71,7 +71,7 @@ from tokenizer_tools.manifest import (
 
 PROBE_POSITIONS = 8
 VALIDATION_LOG_SECONDS = 30
-"""A log has a line of progress of a validation so often."""
+"""Between two progress lines of a validation, in a log."""
 
 
 @dataclass
@@ -160,7 +160,7 @@ def steps(run: Run) -> dict[str, Any]:
         raise UserError(f"{run.run_dir}: trained to the end, but it can't be saved; make room and start it again")
     summary = summarise(run, time.monotonic() - started)
     skipped = f", {run.judge.skipped:,} of them without an update" if run.judge.skipped else ""
-    early = ", early: the validation loss falls no more" if summary["stopped_early"] else ""
+    early = ", early: the validation loss stopped falling" if summary["stopped_early"] else ""
     say(run, f"done: {run.step:,} steps{early}{skipped}; {next_command(run.run_dir, summary)}")
     if run.ranks.is_first:
         note_stop(run.run_dir, reason_of_end(summary), 0, run.step)
@@ -270,7 +270,7 @@ def end_early(run: Run) -> NoReturn:
     step = run.step if is_saved else newest_saved(run)
     code = ENDED if number in ENDING else STOPPED
     if number == signal.SIGINT and run.watch.has_launcher:
-        say(run, "a traceback below is the launcher's own way to end; the run is saved")
+        say(run, "a traceback below comes from the launcher; the run is saved")
     leave(run, f"stopped at step {run.step:,} ({by}); the same command goes on from step {step:,}", code)
 
 
@@ -300,7 +300,7 @@ def make_metrics(run_dir: Path, step: int, last_step: int, ranks: Ranks) -> Metr
 
 @dataclass
 class Opened:
-    """A run before its engine is built: everything has been checked, and where it goes on is known."""
+    """A run before its engine is built: all is checked, and the step to resume from is known."""
 
     config: RunConfig
     run_dir: Path
@@ -320,7 +320,7 @@ class Opened:
 
 
 def tell(is_first: bool, doing: str) -> None:
-    """Set-up takes its time: say for what."""
+    """Say what set-up is doing: it takes 10 to 20 s, or longer."""
     if is_first:
         console.progress([doing])
 
@@ -358,23 +358,23 @@ def open_run(config: RunConfig, stack: ExitStack) -> Opened:
 
 
 def summary_if_done(opened: Opened) -> dict[str, Any] | None:
-    """The summary of a run that has come to its end, for which nothing is to be done, on all ranks; else None."""
+    """The summary of a finished run, on all ranks; None for a run that has steps left."""
     config, run_dir, ranks, found = opened.config, opened.run_dir, opened.ranks, None
     if ranks.is_first:
         summary = read_json(run_dir / "summary.json") or {}
         is_end = opened.step == opened.stages[-1] or early_stop_at(opened.step, run_dir, config, opened.stages)
         if summary.get("steps") == opened.step and is_end:
             found = summary
-            more = f"--extend {config.extend:,} and more" if config.extend else "--extend STEPS"
+            more = f"--extend with more than {config.extend:,}" if config.extend else "--extend STEPS"
             more = "--validation.early_stopping 0" if summary["stopped_early"] else more
-            line = f"{run_dir}: done already, at step {opened.step:,} (further steps: {more})"
+            line = f"{run_dir}: already finished at step {opened.step:,} (to train further: {more})"
             console.say(f"{line}; {next_command(run_dir, summary)}")
             note_stop(run_dir, reason_of_end(summary), 0, opened.step)
     return ranks.agree(found)
 
 
 def make_run(opened: Opened) -> Run:
-    """Build the DeepSpeed engine, as the checkpoint holds it where there is one, and all that a step needs."""
+    """Build the DeepSpeed engine, from the checkpoint if there is one, and all that a step needs."""
     config, run_dir, manifest, resolved = opened.config, opened.run_dir, opened.manifest, opened.resolved
     model, ranks, step, shards = opened.model, opened.ranks, opened.step, Path(opened.config.data.shards)
     tell(ranks.is_first, f"reading the checkpoint of step {step:,}" if step else "building DeepSpeed's engine")
@@ -564,18 +564,18 @@ def validate(run: Run) -> None:
 
 
 def best_step(run: Run) -> int | None:
-    """The step of the lowest validation loss so far."""
+    """The step with the lowest validation loss so far, on all ranks."""
     found = best_validation(run.run_dir, read_run(run.run_dir)["starts"]) if run.ranks.is_first else {}
     return run.ranks.agree(found.get("step"))
 
 
 def stops_early(run: Run) -> bool:
-    """Whether the validation loss hasn't fallen for as long as the run bears it."""
+    """Whether early stopping ends the run at this step, on all ranks."""
     return bool(run.ranks.agree(run.ranks.is_first and early_stop_at(run.step, run.run_dir, run.config, run.stages)))
 
 
 def early_stop_at(step: int, run_dir: Path, config: RunConfig, stages: list[int]) -> bool:
-    """On rank 0: whether a run ends at this step, with stages left or not."""
+    """Whether early stopping ends the run at a step. Of the metrics up to that step alone: the same after a resume."""
     patience, stage = config.validation.early_stopping, stage_of(step, stages)
     starts, first = read_run(run_dir)["starts"], stage.first_step if stage.number > 1 else 0
     return 0 < patience <= validations_without_progress(run_dir, starts, range(first, step + 1))
@@ -747,7 +747,7 @@ def summarise(run: Run, seconds: float) -> dict[str, Any]:
 
 def reason_of_end(summary: dict[str, Any]) -> str:
     """For stop.json."""
-    return "finished early: the validation loss falls no more" if summary["stopped_early"] else "finished"
+    return "finished early: the validation loss stopped falling" if summary["stopped_early"] else "finished"
 
 
 def next_command(run_dir: Path, summary: dict[str, Any]) -> str:
@@ -817,16 +817,16 @@ def describe(run: Run) -> str:
 
 
 def describe_stage(run: Run) -> str:
-    """The stage that comes next, in a line."""
+    """The stage of the next step, in a line."""
     stage, optim = stage_of(min(run.step + 1, run.last_step), run.stages), run.config.optim
     line = f"stage {stage.number} of {len(run.stages)}: steps {stage.first_step:,} to {stage.last_step:,}"
     if stage.number == 1:
         return line
     warmup = stage.schedule(optim).warmup_steps
     return (
-        f"{line}: the learning rate rises again over {warmup:,} {'step' if warmup == 1 else 'steps'} to "
-        f"{optim.learning_rate:.2e}, then falls ({optim.schedule}) to "
-        f"{stage.learning_rate(stage.last_step, optim):.2e}; rows and masks follow on those before"
+        f"{line}: the learning rate warms up again over {warmup:,} {'step' if warmup == 1 else 'steps'} to "
+        f"{optim.learning_rate:.2e}, then decays ({optim.schedule}) to "
+        f"{stage.learning_rate(stage.last_step, optim):.2e}; rows and masks continue from the stage before"
     )
 
 

@@ -64,7 +64,7 @@ def hold_signals() -> None:
 
 def _leave(number: int, frame: FrameType | None) -> None:
     if os.environ.get("RANK", "0") == "0":
-        console.say("interrupted before the first step; nothing was to be saved", error=True)
+        console.say("interrupted before the first step; nothing to save", error=True)
     os._exit(INTERRUPTED)
 
 

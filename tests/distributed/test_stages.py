@@ -48,9 +48,11 @@ def test_an_extension_is_the_same_in_one_go_and_in_pieces(root):
         assert (facts["steps"], facts["stages"], facts["samples_consumed"]) == (12, [8, 12], 96)
     assert [start["from_step"] for start in starts(root / "staged")] == [0, 8, 10]  # none for the last: it was done
     said = (root / "said.txt").read_text()
-    stage = "stage 2 of 2: steps 9 to 12: the learning rate rises again over 1 step to 2.00e-03, then falls (linear)"
+    stage = (
+        "stage 2 of 2: steps 9 to 12: the learning rate warms up again over 1 step to 2.00e-03, then decays (linear)"
+    )
     assert said.count(stage) == 3  # within the one go, and at the start of each piece
-    assert "staged: done already, at step 12 (further steps: --extend 4 and more); next: " in said
+    assert "staged: already finished at step 12 (to train further: --extend with more than 4); next: " in said
     assert "12/12 (stage 2)" in table([status(root / "staged")])[1]
 
 
@@ -67,10 +69,10 @@ def test_a_run_without_progress_ends_early_and_stays_so(root):
     assert len(losses(run)) == 4 and [start["from_step"] for start in starts(run)] == [0, 3]
     facts, stop = summary(run), json.loads((run / "stop.json").read_text())
     assert facts["stopped_early"] and facts["steps"] == 4 and facts["best_step"] == 2
-    assert stop["exit_code"] == 0 and stop["reason"] == "finished early: the validation loss falls no more"
+    assert stop["exit_code"] == 0 and stop["reason"] == "finished early: the validation loss stopped falling"
     assert status(run)["state"] == "finished"
     assert (
-        "early: done already, at step 4 (further steps: --validation.early_stopping 0)"
+        "early: already finished at step 4 (to train further: --validation.early_stopping 0)"
         in (root / "said.txt").read_text()
     )
     assert len(losses(root / "on")) == 20 and not summary(root / "on")["stopped_early"]
@@ -105,7 +107,8 @@ def test_a_run_killed_before_its_first_checkpoint_writes_its_curves_once(config_
     assert done.returncode == 0, done.stderr
     if reached < 20:
         assert (
-            f"an earlier start came to step {reached}, and had no checkpoint yet: it is all done again" in done.stdout
+            f"an earlier start reached step {reached} but saved no checkpoint: training starts again at step 0"
+            in done.stdout
         )
     board = EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={SCALARS: 0}).Reload()
     assert [event.step for event in board.Scalars("loss/train")] == list(range(1, 21))

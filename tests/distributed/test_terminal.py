@@ -92,7 +92,7 @@ def test_torchrun_ends_at_a_closed_terminal_also_under_nohup(config_file, shards
 
 
 @pytest.mark.parametrize(("moment", "code", "said"), [
-    ("loading PyTorch", INTERRUPTED, "interrupted before the first step; nothing was to be saved"),
+    ("loading PyTorch", INTERRUPTED, "interrupted before the first step; nothing to save"),
     ("/100,000", ENDED, "the same command goes on from step"),
 ])  # fmt: skip
 def test_ctrl_c_on_a_terminal_is_no_error(start, moment, code, said):

@@ -285,7 +285,7 @@ def test_a_finished_run_started_again_does_nothing(alone, config_file, shards):
     call = [sys.executable, str(RUN), "--config", str(config_file), "--data.shards", str(shards), "--run_dir",
             str(alone[0])]  # fmt: skip
     done = subprocess.run(call, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0 and "done already, at step 20" in done.stdout and "going on" not in done.stdout
+    assert done.returncode == 0 and "already finished at step 20" in done.stdout and "going on" not in done.stdout
     assert [(alone[0] / name).read_bytes() for name in names] == before
 
 

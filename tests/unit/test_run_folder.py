@@ -114,9 +114,12 @@ def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(shards, tmp_path):
         refuse_other_folder(tmp_path, config, {}, Manifest.load(shards))
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 20, "kind": "train"}) + "\n")
     assert (
-        lost_steps(tmp_path, 0) == "an earlier start came to step 20, and had no checkpoint yet: it is all done again"
+        lost_steps(tmp_path, 0)
+        == "an earlier start reached step 20 but saved no checkpoint: training starts again at step 0"
     )
-    assert lost_steps(tmp_path, 10).endswith("what came after step 10 is done again") and not lost_steps(tmp_path, 20)
+    assert lost_steps(tmp_path, 10).endswith("the steps after step 10 are trained again") and not lost_steps(
+        tmp_path, 20
+    )
 
 
 def test_run_json_of_another_format_is_refused(tmp_path):
