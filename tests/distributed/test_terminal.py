@@ -15,7 +15,6 @@ from test_watch import wait_for
 
 from clinical_pretrain.checkpoint import saved_steps
 from clinical_pretrain.distributed import free_port
-from clinical_pretrain.metrics import read_metrics
 from clinical_pretrain.watch import ENDED, INTERRUPTED
 
 RUN = REPOSITORY / "clinical_pretrain" / "run.py"
@@ -55,7 +54,7 @@ def test_a_reader_that_has_gone_does_not_end_a_run(start, tmp_path):
 
 
 def test_a_closed_terminal_is_a_stop_and_nohup_is_respected(start, tmp_path):
-    """SIGHUP; the second start goes on from what was saved."""
+    """SIGHUP; the second start resumes what was saved, and outlives its terminal, which then can't be written to."""
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = start(*LONG, **quiet)
     wait_for(lambda: 5 in saved_steps(tmp_path / "run"))
@@ -64,8 +63,11 @@ def test_a_closed_terminal_is_a_stop_and_nohup_is_respected(start, tmp_path):
     stop = json.loads((tmp_path / "run" / "stop.json").read_text())
     assert f"stopped at step {stop['step']} (SIGHUP)" in stop["reason"] and stop["exit_code"] == ENDED
     assert saved_steps(tmp_path / "run")[-1] == stop["step"]
-    process = start(*LONG, before=("nohup",), **quiet)
-    wait_for(lambda: read_metrics(tmp_path / "run", "train")[-1]["step"] > stop["step"])
+    terminal, inner = pty.openpty()
+    process = start(*LONG, before=("sh", "-c", 'trap "" HUP; exec "$@"', "nohup"), stdout=inner, stderr=inner)
+    os.close(inner)
+    read_until(terminal, "/100,000")
+    os.close(terminal)
     process.send_signal(signal.SIGHUP)
     wait_for(lambda: saved_steps(tmp_path / "run")[-1] >= stop["step"] + 10)
     process.send_signal(signal.SIGTERM)
