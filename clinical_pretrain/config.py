@@ -173,7 +173,7 @@ class CheckpointConfig:
     """What is kept to go on from. The last step is always saved."""
 
     every_steps: Annotated[int, Range(0, MANY)] = 1000
-    """Optimizer steps between two; 0: only at the end."""
+    """Optimizer steps between two; 0: only at the end of a stage, and for keep_best."""
     keep: Annotated[int, Range(0, MANY)] = 3
     """The newest so many stay; 0: all."""
     keep_every_steps: Annotated[int, Range(0, MANY)] = 0
