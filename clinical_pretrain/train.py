@@ -270,7 +270,7 @@ def end_early(run: Run) -> NoReturn:
     step = run.step if is_saved else newest_saved(run)
     code = ENDED if number in ENDING else STOPPED
     if number == signal.SIGINT and run.watch.has_launcher:
-        say(run, "a traceback below comes from the launcher; the run is saved")
+        say(run, "if a traceback follows, it comes from the launcher")
     leave(run, f"stopped at step {run.step:,} ({by}); the same command goes on from step {step:,}", code)
 
 
