@@ -14,7 +14,7 @@ from typing import Any
 
 from clinical_pretrain.config import find_file, one_line, refuse_unknown, version
 from clinical_pretrain.console import make_output_lenient
-from clinical_pretrain.fields import Range, described, expand_home
+from clinical_pretrain.fields import MANY, Range, described, expand_home
 from tokenizer_tools.command_line import typed
 from tokenizer_tools.manifest import UserError, write_report
 
@@ -61,6 +61,9 @@ def _input_options(parser: Any, args: Any) -> dict[str, Any]:
     return {"notes": [Path(path) for path in notes], "reading": reading, "split": ready.split}
 
 
+_SHARDS_RANGES = {"sequence_length": Range(8, 1_000_000), "notes_per_part": Range(1, MANY)}
+
+
 def _shards_parser(command: str, description: str | None) -> Any:
     from tokenizer_tools.clean_notes import CleaningRules
 
@@ -96,7 +99,7 @@ def build_shards(argv: Sequence[str]) -> dict[str, Any]:
         help="for machines that share the work: first scan on one, then pack on each with its --share, then all on one",
     )
     parser.add_argument("--share", default="0/1", help="K/N: of stage pack, the K-th (from 0) of N shares")
-    args = _parse(parser, argv)
+    args = _parse(parser, argv, **_SHARDS_RANGES)
     out = Path(args.out)
     was_there = (out / "manifest.json").exists()
     index, _, count = args.share.partition("/")
@@ -146,7 +149,7 @@ def train_tokenizer(argv: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--vocab-size", type=int, default=8192, help="entries of the vocabulary")
     parser.add_argument("--min-frequency", type=int, default=2, help="a rarer piece gets no entry")
     parser.add_argument("--sequence-length", type=int, default=4096, help="model_max_length")
-    args = _parse(parser, argv)
+    args = _parse(parser, argv, sequence_length=_SHARDS_RANGES["sequence_length"], min_frequency=Range(1, MANY))
     result = trainer.train_tokenizer(
         out=Path(args.out),
         **_input_options(parser, args),
@@ -307,7 +310,7 @@ def submit_shards(argv: Sequence[str]) -> dict[str, Any]:
 
     slurm = launch.site_config(args.site, slurm_words)
     shards_parser = _shards_parser("submit-shards", None)
-    building = _parse(shards_parser, words)
+    building = _parse(shards_parser, words, **_SHARDS_RANGES)
     options = _input_options(shards_parser, building)
     find_inputs(options["notes"], options["reading"].files)
     launch.check_is_here(building.tokenizer)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from clinical_pretrain.config import REPOSITORY
+from tokenizer_tools.command_line import typed
 from tokenizer_tools.manifest import Manifest, UserError, held_out, write_json
 from tokenizer_tools.read_notes import read_notes
 
@@ -140,7 +141,7 @@ def _tell(summary: dict[str, Any], run_dir: Path, model: Path, shards: Path) -> 
     print(f"\nmodel           {model}")
     print(f"loss picture    {run_dir / 'loss.png'}")
     print(f"summary         {model.parent / 'summary.json'}")
-    print(f"curves          tensorboard --logdir {run_dir.parent}")
+    print(f"curves          {typed('tensorboard')} --logdir {shlex.quote(str(run_dir.parent))}")
     base = "allenai/longformer-base-4096"
     print("\nnext, on a GPU with your notes:")
     activate = Path(sys.prefix) / "bin" / "activate"

@@ -12,7 +12,9 @@ def typed(program: str = "clinical-pretrain") -> str:
     """The bare name where PATH leads to the program beside this Python, else that program's path."""
     beside = Path(sys.executable).with_name(program)
     if not beside.exists():
-        module = {"clinical-pretrain": "clinical_pretrain.cli", "deepspeed": "deepspeed.launcher.runner"}[program]
+        module = {"clinical-pretrain": "clinical_pretrain.cli", "deepspeed": "deepspeed.launcher.runner"}.get(
+            program, program
+        )
         return f"{shlex.quote(sys.executable)} -m {module}"
     found = shutil.which(program)
     if found and Path(found).samefile(beside):

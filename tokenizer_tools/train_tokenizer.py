@@ -53,8 +53,6 @@ def train_tokenizer(
     Raises:
         UserError: no text in the input, too small a vocabulary, or `out` holds something.
     """
-    from transformers import PreTrainedTokenizerFast
-
     reading, rule = reading or InputOptions(), split or SplitRule()
     inputs = find_inputs(notes, reading.files)
     if vocab_size < SMALLEST_VOCABULARY:
@@ -99,6 +97,8 @@ def train_tokenizer(
     backend.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )
+    from transformers import PreTrainedTokenizerFast  # seconds, which a mistake needn't wait for
+
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,
         bos_token="<s>",
