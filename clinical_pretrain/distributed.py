@@ -9,6 +9,7 @@ import socket
 import time
 import warnings
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -196,8 +197,12 @@ def _parse_architecture(code: str) -> tuple[str, tuple[int, int], str]:
     return kind, (int(digits[:-1]), int(digits[-1])), number[len(digits) :]
 
 
-def initialise() -> Ranks:
-    """Join the other ranks: NCCL on GPUs, gloo on CPUs."""
+def initialise(step_seconds: int = 0) -> Ranks:
+    """Join the other ranks: NCCL on GPUs, gloo on CPUs.
+
+    Args:
+        step_seconds: what is left to the watch over ranks to end: no collective times out before. 0: a week.
+    """
     rank, world_size = read_environment()
     local_rank = int(os.environ["LOCAL_RANK"])
     on_gpu = uses_gpu()
@@ -223,8 +228,12 @@ def initialise() -> Ranks:
         torch.cuda.set_device(device)
         os.environ["LOCAL_RANK"] = str(device.index)  # DeepSpeed takes the GPU of this number
     if not dist.is_initialized():
+        timeout = timedelta(seconds=step_seconds + 300) if step_seconds else timedelta(days=7)
+        # torch's default, for DeepSpeed's own groups: 10 minutes of NCCL's, 30 of gloo's.
+        c10d = dist.distributed_c10d
+        c10d.default_pg_timeout = c10d.default_pg_nccl_timeout = timeout
         try:
-            deepspeed.init_distributed("nccl" if on_gpu else "gloo", verbose=False)
+            deepspeed.init_distributed("nccl" if on_gpu else "gloo", verbose=False, timeout=timeout)
         except dist.DistNetworkError as error:
             if "EADDRINUSE" not in str(error):
                 raise

@@ -343,7 +343,7 @@ def open_run(config: RunConfig, stack: ExitStack) -> Opened:
     tell(rank == 0, "building the model")
     model = build_model(config, manifest, deepspeed_config.zero_stage(resolved))
     tell(rank == 0, f"starting DeepSpeed on {world_size} {'rank' if world_size == 1 else 'ranks'}")
-    ranks = initialise()
+    ranks = initialise(config.watch.step_seconds)
     run_dir = Path(config.run_dir)
     watch = stack.enter_context(Watch(ranks, run_dir, config.watch.silence_seconds, config.watch.step_seconds))
     on_first_rank(lambda: refuse_other_folder(run_dir, config, resolved, manifest), run_dir, ranks)

@@ -138,3 +138,18 @@ def test_one_rank_of_a_node_says_what_is_wrong(rank):
     done = subprocess.run(call, env=names, capture_output=True, text=True)
     assert done.returncode == 2
     assert (done.stderr == "") is (rank == 1)
+
+
+def test_no_collective_times_out_before_the_watch_ends_a_step():
+    """Neither in the group of all ranks, nor in those that DeepSpeed makes."""
+    code = """
+import torch, torch.distributed as dist
+from clinical_pretrain.distributed import initialise
+from deepspeed.utils import groups
+ranks = initialise(step_seconds=7200)
+for group in (dist.group.WORLD, ranks.control, groups._clone_world_group()):
+    print(group._get_backend(torch.device("cpu")).options._timeout.total_seconds())
+print(dist.distributed_c10d._get_default_timeout("nccl").total_seconds())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["7500.0"] * 4, done.stderr
