@@ -52,6 +52,10 @@ def resolve(config: RunConfig, world_size: int) -> dict[str, Any]:
     stage = raw.get("zero_optimization", {}).get("stage", 0)
     if type(stage) is not int or stage not in (0, 1, 2, 3):
         faults.append(f"zero_optimization.stage is {json.dumps(stage)}, must be 0, 1, 2 or 3")
+    accumulated = raw.get("data_types", {}).get("grad_accum_dtype")
+    if stage in (0, 1) and accumulated not in (None, config.precision):
+        # At stage 0 DeepSpeed refuses it; at stage 1 in bf16 it takes an optimizer that makes NaN updates.
+        faults.append(f"data_types.grad_accum_dtype {json.dumps(accumulated)} needs zero_optimization.stage 2 or 3")
     if faults:
         raise UserError(f"{config.deepspeed}: " + "; ".join(faults))
     raw.setdefault("steps_per_print", 1 << 31)

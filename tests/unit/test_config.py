@@ -202,6 +202,18 @@ def test_a_value_that_agrees_may_stand(tmp_path):
     assert resolve(RunConfig(deepspeed=path), 3)["gradient_accumulation_steps"] == 2
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_gradients_are_accumulated_in_fp32_at_stage_2_and_3_alone(tmp_path, precision):
+    types = {"data_types": {"grad_accum_dtype": "fp32"}}
+    for stage in (0, 1):
+        path = deepspeed_file(tmp_path, zero_optimization={"stage": stage}, **types)
+        with pytest.raises(UserError, match='grad_accum_dtype "fp32" needs zero_optimization'):
+            resolve(RunConfig(deepspeed=path, precision=precision), 1)
+        assert resolve(RunConfig(deepspeed=path, precision="fp32"), 1)["data_types"] == types["data_types"]
+    path = deepspeed_file(tmp_path, zero_optimization={"stage": 2}, **types)
+    assert resolve(RunConfig(deepspeed=path, precision=precision), 1)["data_types"] == types["data_types"]
+
+
 @pytest.mark.parametrize(
     "content",
     ["{", "[]", '{"zero_optimization": 2}', '{"bf16": true}', '{"zero_optimization": {"stage": 1, "stage": 3}}'],
