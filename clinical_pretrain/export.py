@@ -110,11 +110,15 @@ def compare(model_dir: Path, probe_file: Path, precision: str) -> float:
     """Largest difference between the logits of the reloaded export and of the trained model, on the probe.
 
     Raises:
-        UserError: it is more than rounding.
+        UserError: it is more than rounding, or the trained model's aren't finite.
     """
     from transformers import AutoModelForMaskedLM
 
     probe = load_file(probe_file)
+    if not probe["logits"].isfinite().all():
+        raise UserError(
+            f"{probe_file}: the trained model's logits aren't finite; nothing was exported: try another --step"
+        )
     model, report = AutoModelForMaskedLM.from_pretrained(model_dir, output_loading_info=True, dtype=torch.float32)
     if report["missing_keys"]:
         names = ", ".join(sorted(report["missing_keys"])[:5])

@@ -25,7 +25,9 @@ def plot_loss(run_dir: Path, out: Path | None = None) -> dict[str, Any]:
     """
     if not (run_dir / "run.json").exists():
         raise no_run(run_dir)
-    train, validation = read_metrics(run_dir, "train"), read_metrics(run_dir, "validation")
+    train, validation = (
+        [line for line in read_metrics(run_dir, kind) if line["loss"] is not None] for kind in ("train", "validation")
+    )
     if not train and not validation:
         raise UserError(f"{run_dir}: no metrics.jsonl with losses yet")
     import matplotlib

@@ -551,16 +551,23 @@ def validate(run: Run) -> None:
     if run.metrics is not None and result:
         run.metrics.validation(run.step, result)
     if result and not math.isfinite(result["loss"]):
-        reason = f"the validation loss is {result['loss']}"
-        if run.step == 0:
-            cause = f"the model overflows in {run.config.precision}; try precision fp32"
-            if not all_weights_are_finite(run):
-                cause = "the base model's weights aren't all finite; take another model.name_or_path"
-            raise UserError(f"{reason} before the first step: {cause}")
-        # Where no update was skipped, any since the last checkpoint may be behind it.
-        earlier = run.ranks.agree(max((s for s in checkpoint.saved_steps(run.run_dir) if s < run.step), default=0))
-        skips = run.judge.consecutive_skips
-        raise BadStepsError(run.step - skips + 1 if skips else earlier + 1, run.step, reason)
+        refuse_validation(run, f"the validation loss is {result['loss']}")
+
+
+def refuse_validation(run: Run, reason: str) -> NoReturn:
+    """Neither train on nor save: the model can't compute the loss of held-out rows."""
+    if run.step == 0:
+        precision = run.config.precision
+        cause = f"the model overflows in {precision}" if all_weights_are_finite(run) else "not all weights are finite"
+        remedy = "try precision fp32, or take" if precision != "fp32" else "take"
+        raise UserError(f"{reason} before the first step: {cause}; {remedy} another model.name_or_path")
+    if run.saving:
+        end_save(run)
+    first = run.step - run.judge.consecutive_skips + 1
+    if first > run.step:  # no update was skipped: any since the last checkpoint may be behind it
+        steps = checkpoint.saved_steps(run.run_dir)
+        first = run.ranks.agree(max((step for step in steps if step < run.step), default=0)) + 1
+    raise BadStepsError(first, run.step, reason)
 
 
 def best_step(run: Run) -> int | None:

@@ -34,7 +34,8 @@ class Validation:
 
         Returns:
             loss (nats per masked token), accuracy, predicted (masked tokens), and by_category: the same for each
-            category of notes. Empty where there are no held-out rows; None where it wasn't to go on.
+            category of notes. Empty where there are no held-out rows, or nothing in them is masked; None where it
+            wasn't to go on.
         """
         if not len(self.rows):
             return {}
@@ -51,6 +52,8 @@ class Validation:
         finally:
             engine.train()
         loss, right, predicted = self.ranks.sum(sums).T
+        if not predicted.any():
+            return {}
         by_category = {
             name: {
                 "loss": float(loss[i] / predicted[i]),

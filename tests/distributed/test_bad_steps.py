@@ -145,9 +145,11 @@ def test_a_validation_loss_that_is_no_number(root):
     assert rollbacks(run) == [(5, 40, 40)] and saved_steps(run) == [13] and (run / "summary.json").exists()
     for name, message, kept in (
         ("always", "steps 6 to 10: the validation loss is inf, and the run has gone back 3 times; lower", [5]),
-        ("first", "the validation loss is inf before the first step: the model overflows in fp32; try", []),
+        ("first", "the validation loss is inf before the first step: the model overflows in fp32; take another", []),
     ):
         messages = {(root / f"validation-{name}-{rank}.txt").read_text() for rank in range(2)}
         assert len(messages) == 1 and messages.pop().startswith(message)
         assert saved_steps(root / f"validation-{name}") == kept
         assert not (root / f"validation-{name}" / "summary.json").exists()
+    summary = json.loads((root / "validation-empty" / "summary.json").read_text())  # nothing is masked
+    assert summary["validation_loss_after"] is None and saved_steps(root / "validation-empty") == [6]

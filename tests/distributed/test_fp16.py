@@ -5,13 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 from launching import alone, launch, losses, validations
+from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from clinical_pretrain.checkpoint import folder_of, read_state, saved_steps
-from clinical_pretrain.export import export
+from clinical_pretrain.checkpoint import PROBE_NAME, folder_of, read_state, saved_steps
+from clinical_pretrain.export import compare, export
 from clinical_pretrain.metrics import read_metrics
 from clinical_pretrain.reshard import MOMENTS, WEIGHT, Stored
 from clinical_pretrain.run_folder import plain_model
+from tokenizer_tools.manifest import UserError
 
 WORKER = Path(__file__).with_name("fp16_worker.py")
 STAGES = pytest.mark.parametrize("stage", range(4))
@@ -135,3 +137,8 @@ def test_another_number_of_ranks_and_another_stage(elastic, stage, other, ranks)
 def test_export(root, stage, tmp_path):
     exported = export(root / f"fp16-{stage}", tmp_path / "model")
     assert exported["step"] == 10 and exported["max_logit_difference"] < 0.05
+    probe = load_file(folder_of(root / f"fp16-{stage}", 10) / PROBE_NAME)
+    probe["logits"][0, 0] = float("nan")
+    save_file(probe, tmp_path / "probe.safetensors")
+    with pytest.raises(UserError, match=r"probe.safetensors: the trained model's logits aren't finite; nothing was"):
+        compare(tmp_path / "model", tmp_path / "probe.safetensors", "fp16")

@@ -34,6 +34,7 @@ from clinical_pretrain.config import (
     BatchConfig,
     CheckpointConfig,
     DataConfig,
+    MaskingConfig,
     ModelConfig,
     ModelSize,
     OptimConfig,
@@ -323,6 +324,7 @@ def spoilt(root: Path, shards: str) -> None:
         run = config(root, shards, name, max_steps=13, checkpoint=five, validation=ValidationConfig(5, 8))
         with validation_lost_at(steps, once=name == "validation-once"):
             refused(run)
+    train(config(root, shards, "validation-empty", max_steps=6, masking=MaskingConfig(probability=1e-9)))
 
 
 def refused(run: RunConfig) -> None:
