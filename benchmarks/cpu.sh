@@ -29,8 +29,10 @@ for model in "$@"; do
     bench "lengths_$model" lengths.py --model "$model" --layers 2 --repeats 3
     bench "mtsamples_$model" mtsamples.py --family "$model" --notes "$data/notes/mtsamples_all.jsonl.gz" \
         --tokenizer "$data/tokenizers/$model"
+    bench "unknown_tokens_$model" unknown_tokens.py --tokenizer "$model"
     bench "run_mlm_baseline_$model" run_mlm_baseline.py --steps 1 --repeats 5 --config benchmarks/mtsamples.yaml \
         --model.family "$model" --data.shards "runs/mtsamples/shards_$model" --model.size.hidden_size 768 \
         --model.size.heads 12 --model.size.intermediate_size 3072 --model.size.attention_window 512
 done
+bench mts_dialog_bigbird mtsamples.py --corpus mts_dialog --family bigbird
 "$python" benchmarks/report.py

@@ -64,7 +64,7 @@ def sections() -> Iterator[str]:
         ("Memory by rows", r"memory_.*", MEMORY_HEAD, memory_row),
         ("The stock recipe under DeepSpeed", r"run_mlm_baseline_.*", BASELINE_HEAD, baseline_row),
         ("The same function", r"parity_.*", PARITY_HEAD, parity_rows),
-        ("MTSamples", r"mtsamples_.*", MTSAMPLES_HEAD, mtsamples_row),
+        ("From notes to a model, on real corpora", r"(mtsamples|mts_dialog)_.*", MTSAMPLES_HEAD, mtsamples_row),
         ("Saving and loading a checkpoint", r"saving_.*", SAVING_HEAD, saving_row),
         ("Under faults", r"chaos.*", CHAOS_HEAD, chaos_rows),
     ):
@@ -210,7 +210,7 @@ def parity_rows(result: dict[str, Any]) -> list[list[Any]]:
     ]  # fmt: skip
 
 
-MTSAMPLES_HEAD = ["model", "steps", "loss before", "after", "unigram entropy", "accuracy",
+MTSAMPLES_HEAD = ["corpus", "model", "steps", "loss before", "after", "unigram entropy", "accuracy",
                   "loss with the random blocks of training", "logits of the export differ by"]  # fmt: skip
 
 
@@ -218,8 +218,9 @@ def mtsamples_row(result: dict[str, Any]) -> list[Any]:
     """Of mtsamples.py."""
     family = result["config"]["model"]["family"]
     by_blocks = result.get("validation_loss_after_with_random_blocks_of", {})
+    corpus = "MTS-Dialog" if "mts_dialog" in result["command"] else "MTSamples"
     return [
-        MODELS[family], result["steps"], number(result["validation_loss_before"], 3),
+        corpus, MODELS[family], result["steps"], number(result["validation_loss_before"], 3),
         f"**{result['validation_loss_after']:.3f}**", number(result["unigram_entropy_of_validation_split"], 3),
         f"{result['validation_accuracy_after']:.1%}", number(by_blocks.get("training"), 3),
         f"{result['max_logit_difference']:.0e}",
