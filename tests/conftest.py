@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ os.environ |= {
 }
 for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
     os.environ.pop(name, None)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup's choice would be inherited by every process that a test starts
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
