@@ -26,7 +26,9 @@ os.environ |= {
 }
 for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
     os.environ.pop(name, None)
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup's choice would be inherited by every process that a test starts
+# What nohup and a shell's & have chosen would be inherited by every process that a test starts.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
