@@ -18,6 +18,7 @@ MISSING_IDENTIFIERS = MISSING_TEXTS | {"unknown", "missing", "nil", ".", "-", "-
 """Also what people write for an unknown patient."""
 LARGEST_EXACT_FLOAT = 2**53
 _INTEGER = re.compile(r"([+-]?)0*(\d+)(?:\.0*)?")
+_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
 _SCIENTIFIC = re.compile(r"\d(?:\.(\d+))?e\+(\d{1,3})")
 
 
@@ -39,14 +40,15 @@ def text_of(value: Any) -> str:
 def identifier_of(value: Any) -> str:
     """The one spelling of an identifier, empty where it is missing.
 
-    Numbers lose leading zeros and zeros behind the point; letters are folded to lower case; blanks around are dropped.
+    Numbers lose leading zeros and zeros behind the point; letters are folded to lower case; blanks around and
+    invisible characters are dropped.
 
     Raises:
         LostDigitsError: a float of 2^53 or more, or scientific notation with fewer digits than the number has.
     """
     if isinstance(value, float) and abs(value) >= LARGEST_EXACT_FLOAT and math.isfinite(value):
         raise LostDigitsError
-    text = unicodedata.normalize("NFKC", text_of(value)).strip().casefold()
+    text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text_of(value))).strip().casefold()
     if text in MISSING_IDENTIFIERS:
         return ""
     if number := _SCIENTIFIC.fullmatch(text):

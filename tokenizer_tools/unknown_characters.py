@@ -57,7 +57,9 @@ def name_of(character: str) -> str:
 def describe_unknown(unknown: dict[str, Any]) -> str:
     """A manifest's `unknown`, in a line."""
     named = ", ".join(f"{name_of(c)} {count:,}" for c, count in list(unknown["characters"].items())[:8])
-    line = f"{unknown['share']:.2%} of the tokens are unknown to the tokenizer" + (f" ({named})" if named else "")
+    line = "no token is unknown to the tokenizer"
+    if unknown["tokens"]:
+        line = f"{unknown['share']:.2%} of the tokens are unknown to the tokenizer ({named})"
     blanks = unknown["written_as_blanks"]
     names = [name for blank, name in (("\n", "newline"), ("\t", "tab")) if blank in blanks] or ["other white space"]
     if blanks:

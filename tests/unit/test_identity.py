@@ -23,7 +23,21 @@ HALF = SplitRule(0.3, 0.2)
 
 
 @pytest.mark.parametrize(
-    "spelling", ["123", "123.0", " 123", "00123", 123, 123.0, Decimal("123.00"), b"123", "１２３", "1.23e+02", "+123"]
+    "spelling",
+    [
+        "123",
+        "123.0",
+        " 123",
+        "00123",
+        123,
+        123.0,
+        Decimal("123.00"),
+        b"123",
+        "１２３",
+        "1.23e+02",
+        "+123",
+        "\u200b123\ufeff",
+    ],
 )
 def test_one_patient_in_all_spellings(spelling):
     assert identifier_of(spelling) == "123"
