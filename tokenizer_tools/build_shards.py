@@ -230,7 +230,9 @@ def _prepare_folder(settings: ShardSettings, plan: dict[str, Any]) -> Manifest |
         # Nothing is packed yet, and the settings may be what the user has just put right.
         shutil.rmtree(work)
         shutil.rmtree(out / TOKENIZER_FOLDER, ignore_errors=True)
-    if out.exists() and any(path.name != "work" for path in out.iterdir()):
+    unfinished = {"lock", "plan.json.tmp"}  # of a build that was killed at once
+    strangers = [path for path in work.iterdir() if path.name not in unfinished] if work.is_dir() else []
+    if out.exists() and (strangers or any(path != work for path in out.iterdir())):
         raise UserError(f"{out}: not empty, and holds no shards; choose another --out")
     out.mkdir(parents=True, exist_ok=True, mode=0o700)
     work.mkdir(exist_ok=True, mode=0o700)

@@ -287,6 +287,14 @@ def test_a_folder_that_holds_something_else_is_refused(corpus, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_a_users_own_work_folder_is_left_alone(corpus, tmp_path):
+    (tmp_path / "s" / "work").mkdir(parents=True)
+    (tmp_path / "s" / "work" / "thesis.tex").write_text("dear")
+    with pytest.raises(UserError, match="not empty, and holds no shards"):
+        build(corpus, tmp_path / "s")
+    assert (tmp_path / "s" / "work" / "thesis.tex").read_text() == "dear"
+
+
 def test_memory_does_not_grow_with_the_corpus(corpus, tmp_path):
     """Ten times the notes, nearly the same peak."""
     peaks = []
