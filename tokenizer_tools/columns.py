@@ -27,6 +27,9 @@ _LIKELY_ADMISSION = re.compile(
 )
 
 
+_COMMON = re.compile(r"(row|note|doc|document|report)?(id|text|body|date|time|type|title)|content|label|index")
+
+
 @dataclass(frozen=True)
 class Columns:
     """Column names (JSONL: keys) of the input, where they aren't MIMIC's own."""
@@ -76,15 +79,23 @@ def resolve_columns(wanted: Columns, found: tuple[str, ...], where: str) -> dict
 
 
 def describe_columns(found: Iterable[str]) -> str:
-    """The columns' names for a message, unless the first row may be data: then not a word of it."""
+    """The columns' names for a message, unless the first row may be data: then not a word of it. A header has distinct
+    short names, of which one at least is known or written_like_this."""
     names = list(found)
-    looks_like_a_header = len(set(names)) == len(names) and all(
+    are_names = len(set(names)) == len(names) and all(
         len(name) <= 40 and re.fullmatch(r"[A-Za-z_][\w.\-/]*( [\w.\-/]+){0,3}", name.strip()) for name in names
     )
-    if not looks_like_a_header:
+    if not are_names or not any("_" in name or _is_known(name) for name in names):
         commas = ", separated by commas, tabs or semicolons" if len(names) == 1 else ""
         return f"its first row ({len(names)} fields) doesn't look like a header: put the column names there{commas}"
     return f"columns found: {', '.join(names)}"
+
+
+def _is_known(name: str) -> bool:
+    squeezed = _squeezed(name)
+    known = any(squeezed in map(_squeezed, names) for names in KNOWN_COLUMNS.values())
+    return bool(known or _COMMON.fullmatch(squeezed) or _LIKELY_PATIENT.fullmatch(squeezed)
+                or _LIKELY_ADMISSION.fullmatch(squeezed))  # fmt: skip
 
 
 def likely_columns(columns: tuple[str, ...]) -> str:
