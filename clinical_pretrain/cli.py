@@ -43,7 +43,7 @@ def _add_input_options(parser: Any, required: bool = True) -> None:
         "--on-bad-row",
         choices=["fail", "skip"],
         default="fail",
-        help="stop at a row that can't be used (not UTF-8, wrong number of fields, no patient), or skip and count it",
+        help="stop at a row that can't be used (not UTF-8, too many fields, no patient), or skip and count it",
     )
     parser.add_class_arguments(Columns, "columns")
     parser.add_class_arguments(SplitRule, "split")

@@ -116,8 +116,9 @@ class _Reader:
         first = {
             role: next((text for value in values if (text := text_of(value))), "") for role, values in cells.items()
         }
-        if not all(map(_is_utf8, first.values())):
-            found = "UTF-16" if self.input.kind == "txt" and is_utf16(row.values["text"][:64]) else "LATIN1"
+        utf16 = self.input.kind == "txt" and is_utf16(row.values["text"][:64])  # it may be valid UTF-8, full of zeros
+        if utf16 or not all(map(_is_utf8, first.values())):
+            found = "UTF-16" if utf16 else "LATIN1"
             raise BadRowError(
                 row.place, "invalid_utf8", f"not valid UTF-8; convert the file (iconv -f {found} -t UTF-8)"
             )

@@ -82,23 +82,26 @@ def _csv(path: Path, text: io.TextIOWrapper, wanted: Columns) -> Iterator[Row | 
         try:
             values = next((values for values in reader if values), None)  # without empty lines
         except csv.Error as error:
-            if not columns or "unexpected end of data" in str(error):
-                raise UserError(
-                    f"{path}, after row {max(0, number - 1)}: not a CSV file ({error}); look for an unclosed quote"
-                ) from None
-            yield BadRowError(place, "malformed", f"not a CSV row ({error}); look for a stray quote")
-            continue
+            # Not a row to skip: where the next one begins is unknown, and a line of this note could be taken for one.
+            raise UserError(
+                f"{path}, after row {max(0, number - 1)}: not a CSV file ({error}); look for an unclosed quote, or a stray one"
+            ) from None
         if values is None:
             break
         if not columns:
             columns = tuple(values)
             resolve_columns(wanted, columns, str(path))
-        elif len(values) != len(columns):
+        elif len(values) < len(columns):
+            # A line break without quotes: as above, lines of this note could be taken for rows.
+            raise UserError(
+                f"{place}: {len(values)} fields where the header has {len(columns)}; quote fields that hold line "
+                'breaks ("), or complete the row'
+            )
+        elif len(values) > len(columns):
             yield BadRowError(
                 place,
                 "malformed",
-                f"{len(values)} fields where the header has {len(columns)}; quote fields that hold separators or line "
-                'breaks (")',
+                f'{len(values)} fields where the header has {len(columns)}; quote fields that hold separators (")',
             )
         elif len(columns) > 1 and tuple(values) == columns:
             yield BadRowError(place, "malformed", "the header again; delete this line")

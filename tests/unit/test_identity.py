@@ -246,7 +246,7 @@ def test_a_tokenizer_never_sees_held_out_patients(tmp_path):
 
 def test_bad_rows_are_counted_by_reason(corpus, tmp_path):
     lines = [b"subject_id,iserror,text", b"1,,fine", b"2,1,entered in error", b"3,,two,many", b"4,,caf\xe9", b",,whose",
-             b'5,,"a"b', b"subject_id,iserror,text", b"6,,last"]  # fmt: skip
+             b"subject_id,iserror,text", b"6,,last"]  # fmt: skip
     (tmp_path / "n.csv").write_bytes(b"\n".join(lines) + b"\n")
 
     def build(**reading):
@@ -256,8 +256,22 @@ def test_bad_rows_are_counted_by_reason(corpus, tmp_path):
     with pytest.raises(UserError, match=r"row 3: 4 fields where the header has 3.*--on-bad-row skip"):
         build()
     counts = {name: count for name, count in build(on_bad_row="skip").counts.items() if count}
-    assert counts == {"read": 8, "kept": 2, "dropped_malformed": 3, "dropped_invalid_utf8": 1, "dropped_no_patient": 1,
+    assert counts == {"read": 7, "kept": 2, "dropped_malformed": 2, "dropped_invalid_utf8": 1, "dropped_no_patient": 1,
                       "dropped_marked_error": 1}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("note", "message"),
+    [
+        ('17,"Patient says "ok" today.\nFamily17: wife, secret kids"', "look for an unclosed quote, or a stray one"),
+        ("17\nFamily17: wife, kids", "1 fields where the header has 2"),
+    ],
+)
+def test_no_line_of_a_broken_row_becomes_a_note(note, message, tmp_path):
+    """Its beginning would be taken for a patient, and a held-out patient's text be trained on."""
+    (tmp_path / "n.csv").write_text(f"subject_id,text\n1,fine\n{note}\n")
+    with pytest.raises(UserError, match=message):
+        list(read_notes([tmp_path / "n.csv"], InputOptions(on_bad_row="skip")))
 
 
 def test_jsonl_rows_without_their_keys_can_be_skipped(tmp_path):
@@ -286,9 +300,8 @@ def test_utf_16_is_named(encoding, tmp_path):
     (tmp_path / "folder" / "a.txt").write_bytes("some note's text".encode(encoding))
     with pytest.raises(UserError, match=r"n.csv: UTF-16.*iconv -f UTF-16"):
         list(read_notes([tmp_path / "n.csv"]))
-    if encoding == "utf-16":
-        with pytest.raises(UserError, match=r"a.txt: not valid UTF-8.*iconv -f UTF-16"):
-            list(read_notes([tmp_path / "folder"]))
+    with pytest.raises(UserError, match=r"a.txt: not valid UTF-8.*iconv -f UTF-16"):
+        list(read_notes([tmp_path / "folder"]))
 
 
 def test_parquet_reads_only_what_it_needs(tmp_path):

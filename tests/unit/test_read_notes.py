@@ -1,5 +1,6 @@
 import gzip
 import json
+import re
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -114,6 +115,14 @@ def test_a_first_row_that_is_data_is_not_quoted(tmp_path):
         notes_of(path)
     assert "Jane" not in str(caught.value) and "fever" not in str(caught.value)
     assert "doesn't look like a header" in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [{}, {"columns": Columns(text="note")}])
+def test_a_name_and_a_diagnosis_are_no_header(tmp_path, options):
+    for name, content in (("n.csv", "Smith John,Chest pain resolved\n"), ("n.jsonl", '{"John Smith": "chest pain"}')):
+        with pytest.raises(UserError) as caught:
+            notes_of(write(tmp_path / name, content), **options)
+        assert not re.search("smith|john|chest", str(caught.value).replace(str(tmp_path), ""), re.IGNORECASE)
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "txt"])
