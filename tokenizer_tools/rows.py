@@ -84,7 +84,8 @@ def _csv(path: Path, text: io.TextIOWrapper, wanted: Columns) -> Iterator[Row | 
         except csv.Error as error:
             # Not a row to skip: where the next one begins is unknown, and a line of this note could be taken for one.
             raise UserError(
-                f"{path}, after row {max(0, number - 1)}: not a CSV file ({error}); look for an unclosed quote, or a stray one"
+                f"{path}, after row {max(0, number - 1)}: not a CSV file ({error}); look for an unclosed quote, or a "
+                "stray one"
             ) from None
         if values is None:
             break
