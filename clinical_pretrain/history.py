@@ -86,7 +86,7 @@ def lineage(starts: Sequence[dict[str, Any]], step: int) -> list[Period]:
 
 def validations(run_dir: Path, starts: Sequence[dict[str, Any]], step: int) -> Validations:
     """The first and the last validation up to a step, and whether they measured the same."""
-    lines = [line for line in read_metrics(run_dir, "validation") if line["step"] <= step]
+    lines = [line for line in read_metrics(run_dir, "validation") if line["step"] <= step and line["loss"] is not None]
     if len(lines) < 2:
         return Validations(lines[0] if lines else {}, {}, [])
     before, after = lines[0], lines[-1]

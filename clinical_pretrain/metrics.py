@@ -151,7 +151,7 @@ def read_metrics(run_dir: Path, kind: str | None = None) -> list[dict[str, Any]]
 
 def _whole_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Lines and what they say, without those that a full disk or a sudden end left in pieces."""
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for text in path.read_text(encoding="utf-8", errors="replace").split("\n"):  # a category may hold U+2028
         with suppress(ValueError):
             yield text, json.loads(text)
 

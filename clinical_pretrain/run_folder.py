@@ -249,14 +249,17 @@ def read_jumps(run_dir: Path, ranks: Ranks) -> list[Jump]:
     return [Jump(**jump) for jump in ranks.agree(facts.get("jumps", []))]
 
 
-def note_jumps(run_dir: Path, jumps: list[Jump], ranks: Ranks) -> None:
-    """Write down what the run steps over, before it does."""
+def record_rollback(run_dir: Path, step: int, jumps: list[Jump], ranks: Ranks) -> None:
+    """Write down the samples that the run steps over, before it does, and the step that it goes back to: the steps from
+    there on are made with the settings of this start, though it may have begun later."""
 
-    def note() -> None:
+    def record() -> None:
         facts = read_run(run_dir)
+        start = facts["starts"][-1]
+        start["from_step"] = min(start["from_step"], step)
         write_json(run_dir / "run.json", {**facts, "jumps": [asdict(jump) for jump in jumps]})
 
-    on_first_rank(note, run_dir, ranks)
+    on_first_rank(record, run_dir, ranks)
 
 
 def on_first_rank(action: Callable[[], T], run_dir: Path, ranks: Ranks) -> T | None:

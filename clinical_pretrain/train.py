@@ -49,12 +49,12 @@ from clinical_pretrain.run_folder import (
     account,
     alone_in,
     lost_steps,
-    note_jumps,
     note_start,
     on_first_rank,
     prepare_run_folder,
     read_jumps,
     read_run,
+    record_rollback,
     refuse_other_folder,
     stage_ends,
 )
@@ -220,22 +220,25 @@ def roll_back(run: Run, bad: BadStepsError) -> None:
     """
     if run.saving:
         end_save(run)
-    if bad.first > 1 and not all_weights_are_finite(run):  # it's the update before that spoilt them
-        bad = BadStepsError(bad.first - 1, bad.last, bad.reason)
+    if bad.first > 1 and not all_weights_are_finite(run):
+        # The update before spoilt them, unless it is in a checkpoint: those have finite weights.
+        saved = run.ranks.agree(max((s for s in checkpoint.saved_steps(run.run_dir) if s < bad.first), default=0))
+        bad = BadStepsError(max(bad.first - 1, saved + 1), bad.last, bad.reason)
     remedy = "lower optim.learning_rate" + (", or use precision bf16" if run.config.precision == "fp16" else "")
     if len(run.jumps) >= run.config.bad_steps.max_rollbacks:
         raise UserError(f"{bad}, and the run has gone back {len(run.jumps)} times; {remedy}")
     step, faults = checkpoint.newest_whole(run.run_dir, run.ranks, before=bad.first)
     if not step:
         raise UserError(f"{bad}, and there is no checkpoint of an earlier step to go back to; {remedy}")
-    at, end = run.samples_at(bad.first - 1), run.samples_at(bad.last)
+    state = checkpoint.read_state(run.run_dir, step)
+    # samples_at() is of the present batch size, and the checkpoint may be of another.
+    at, end = max(run.samples_at(bad.first - 1), state.samples_consumed), run.samples_at(bad.last)
     first = sample_index(at, run.jumps)
     run.jumps.append(Jump(at, end - at))
-    note_jumps(run.run_dir, run.jumps, run.ranks)
+    record_rollback(run.run_dir, step, run.jumps, run.ranks)
     for fault in faults:
         say(run, f"damaged checkpoint passed over: {fault}")
     line = f"{bad}; back to step {step:,}, and past the {end - at} samples from number {first:,} on"
-    state = checkpoint.read_state(run.run_dir, step)
     if state.layout != (run.zero_stage, run.ranks.world_size):
         leave(run, f"{line}: start the same command again, for that checkpoint is of other ranks")
     checkpoint.load(run.run_dir, run.engine, step)
@@ -582,7 +585,10 @@ def stops_early(run: Run) -> bool:
 
 
 def early_stop_at(step: int, run_dir: Path, config: RunConfig, stages: list[int]) -> bool:
-    """Whether early stopping ends the run at a step. Of the metrics up to that step alone: the same after a resume."""
+    """Whether early stopping ends the run at a step. Of the metrics up to that step alone: the same after a resume. Not
+    where a stage ends and another follows: somebody has asked for that one."""
+    if step in stages[:-1]:
+        return False
     patience, stage = config.validation.early_stopping, stage_of(step, stages)
     starts, first = read_run(run_dir)["starts"], stage.first_step if stage.number > 1 else 0
     return 0 < patience <= validations_without_progress(run_dir, starts, range(first, step + 1))
@@ -688,8 +694,10 @@ def forget_tries() -> None:
 def standing_still(run: Run) -> Iterator[None]:
     """Training waits for a checkpoint."""
     began, run.watch.saving = time.monotonic(), True
-    yield
-    run.watch.saving = False
+    try:
+        yield
+    finally:
+        run.watch.saving = False
     run.watch.go_on()
     run.seconds_saving += time.monotonic() - began
 
@@ -760,7 +768,8 @@ def reason_of_end(summary: dict[str, Any]) -> str:
 def next_command(run_dir: Path, summary: dict[str, Any]) -> str:
     """What to type now."""
     best = summary["best_step"]
-    other = "" if best in (None, summary["steps"]) else f" (step {best:,} has the lowest validation loss: --step best)"
+    is_there = best != summary["steps"] and best in checkpoint.saved_steps(run_dir)
+    other = f" (step {best:,} has the lowest validation loss: --step best)" if is_there else ""
     return f"next: {typed()} export {shlex.quote(str(run_dir))} --out model/{other}"
 
 

@@ -89,3 +89,9 @@ def test_a_full_disk_costs_lines_and_no_more(tmp_path):
     Metrics(tmp_path, 4, 9).close()
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 4]
+
+
+def test_a_category_may_hold_any_character(tmp_path):
+    line = {"kind": "validation", "step": 1, "loss": 1.0, "by_category": {"a\u2028b\x85c": {"loss": 1.0}}}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(line, ensure_ascii=False) + "\n")
+    assert read_metrics(tmp_path) == [line]

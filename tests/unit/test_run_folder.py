@@ -9,12 +9,15 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+from clinical_pretrain.bad_steps import Jump
 from clinical_pretrain.config import AttentionConfig, BatchConfig, CheckpointConfig, DataConfig, OptimConfig, RunConfig
+from clinical_pretrain.history import lineage
 from clinical_pretrain.run_folder import (
     FORMAT_VERSION,
     alone_in,
     lost_steps,
     read_run,
+    record_rollback,
     refuse_other_folder,
     refuse_other_run,
     stage_ends,
@@ -147,3 +150,13 @@ def test_a_folder_that_holds_something_else_stays_as_it_is(names, message, tmp_p
         assert (tmp_path / "lock").exists()
     if message:
         assert {path.name for path in tmp_path.iterdir()} == {name.rstrip("/") for name in names}
+
+
+def test_steps_done_again_after_a_rollback_are_of_the_start_that_does_them(tmp_path):
+    """The second start, from step 30, goes back to 20: the model card must tell of its settings from 21 on."""
+    starts = [{"from_step": 0}, {"from_step": 30}]
+    (tmp_path / "run.json").write_text(json.dumps({"format_version": FORMAT_VERSION, "starts": starts}))
+    record_rollback(tmp_path, 20, [Jump(160, 80)], SimpleNamespace(is_first=True, agree=lambda value: value))
+    facts = read_run(tmp_path)
+    assert [(p.first_step, p.last_step) for p in lineage(facts["starts"], 40)] == [(1, 20), (21, 40)]
+    assert facts["jumps"] == [{"at": 160, "count": 80}]

@@ -5,10 +5,12 @@ import json
 
 import pytest
 
-from clinical_pretrain.config import OptimConfig
+from clinical_pretrain.config import OptimConfig, RunConfig, ValidationConfig
 from clinical_pretrain.data.sampler import Sampler
 from clinical_pretrain.history import best_validation, validations_without_progress
 from clinical_pretrain.optim import learning_rate, stage_of
+from clinical_pretrain.run_folder import FORMAT_VERSION
+from clinical_pretrain.train import early_stop_at
 
 
 def test_each_step_has_its_stage():
@@ -33,6 +35,19 @@ def test_a_second_stage_takes_the_rows_that_follow():
     sampler = Sampler(667, seed=42)
     samples = [(sample.epoch, sample.row) for sample in map(sampler.sample, range(24 * 8))]
     assert len(set(samples)) == 192
+
+
+def test_a_stage_that_is_asked_for_begins_whatever_the_one_before_came_to(tmp_path):
+    """The validation at the end of stage 1 was the third without a lower loss."""
+    start = {"timestamp": 0.0, "from_step": 0, "validation_set": "a"}
+    (tmp_path / "run.json").write_text(json.dumps({"format_version": FORMAT_VERSION, "starts": [start]}))
+    losses = {0: 5.0, 25: 3.0, 50: 3.1, 75: 3.2, 100: 3.3}
+    (tmp_path / "metrics.jsonl").write_text("".join(
+        json.dumps({"kind": "validation", "step": step, "time": float(step), "loss": loss}) + "\n"
+        for step, loss in losses.items()))  # fmt: skip
+    config = RunConfig(validation=ValidationConfig(early_stopping=3))
+    assert early_stop_at(100, tmp_path, config, [100])
+    assert not early_stop_at(100, tmp_path, config, [100, 150])
 
 
 def test_the_best_validation_is_of_those_that_compare(tmp_path):
