@@ -167,7 +167,7 @@ def check_out(out: Path, run_dir: Path) -> None:
     try:
         run_id = json.loads((out / FACTS_NAME).read_text())["run_id"]
         exported = _exported(out)
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{out}: not empty, and not an earlier export; choose another --out") from None
     if not (run_dir / "run.json").exists() or run_id != read_run(run_dir)["run_id"]:
         raise UserError(f"{out}: holds the model of another run; choose another --out, or delete it")

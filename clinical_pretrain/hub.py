@@ -80,7 +80,7 @@ def push(
     if dry_run:
         print(f"would push to {repo_id} ({'private' if private else 'PUBLIC'}): {', '.join(files)}")
         return {"repo_id": repo_id, "url": None, "commit": None, "private": private, "files": files}
-    url, commit = _upload(model, files, repo_id, private, revision)
+    url, commit, private = _upload(model, files, repo_id, private, revision)
     print(f"pushed {len(files)} files to {url} ({'private' if private else 'PUBLIC'})")
     print(f'load it with AutoModelForMaskedLM.from_pretrained("{repo_id}")')
     return {"repo_id": repo_id, "url": url, "commit": commit, "private": private, "files": files}
@@ -136,7 +136,8 @@ def is_generated(card: Path) -> bool:
     return text == _signed(text.split(f"\n{MADE_BY}")[0])
 
 
-def _upload(model: Path, files: list[str], repo_id: str, private: bool, revision: str | None) -> tuple[str, str]:
+def _upload(model: Path, files: list[str], repo_id: str, private: bool, revision: str | None) -> tuple[str, str, bool]:
+    """Returns the repository's address, the commit, and whether it is private: one that exists stays as it is."""
     if os.environ.get("HF_ENDPOINT"):
         # A hospital's mirror speaks the Hub's API, but hardly its Xet storage.
         os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
@@ -150,10 +151,10 @@ def _upload(model: Path, files: list[str], repo_id: str, private: bool, revision
     api = HfApi()
     try:
         try:
-            exists_in_public = not api.repo_info(repo_id).private
+            is_private = bool(api.repo_info(repo_id).private)
         except RepositoryNotFoundError:
-            exists_in_public = False
-        if exists_in_public and private:
+            is_private = private
+        if private and not is_private:
             raise UserError(
                 f"{repo_id}: exists and is public; choose another --repo-id, make it private on the Hub, or say "
                 "--private false"
@@ -173,7 +174,7 @@ def _upload(model: Path, files: list[str], repo_id: str, private: bool, revision
         if refusal is None:
             raise
         raise refusal from None
-    return f"{api.endpoint}/{repo_id}", str(done.oid)
+    return f"{api.endpoint}/{repo_id}", str(done.oid), is_private
 
 
 def _refusal(error: BaseException, repo_id: str, revision: str | None, endpoint: str) -> UserError | None:
@@ -250,7 +251,7 @@ def _read_facts(model: Path) -> dict[str, Any]:
     path = model / "pretraining.json"
     try:
         facts = dict(json.loads(path.read_text()))
-    except ValueError:
+    except (ValueError, TypeError):
         raise UserError(f"{path}: damaged; export the model again") from None
     if facts.get("format_version") != FORMAT_VERSION:
         raise UserError(

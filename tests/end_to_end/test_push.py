@@ -313,6 +313,20 @@ def test_a_generated_card_is_made_anew_and_a_written_one_stays(model, tmp_path, 
         assert what in prepare("a/four", "mit") and card.read_text() == text
 
 
+def test_a_private_repository_stays_so_and_is_said_to(pushed, model, hub):
+    done = push(model, hub, "--repo-id", "hospital/tiny", "--private", "false")
+    assert done.returncode == 0 and "(private)" in done.stdout and "PUBLIC" not in done.stdout
+    assert hub.repos["hospital/tiny"]["private"] is True
+
+
+@pytest.mark.parametrize("content", ["3", "null", "[]", "{"])
+def test_a_damaged_account_of_the_model_is_named(content, pushed, model, tmp_path):
+    shutil.copytree(model, tmp_path / "m")
+    (tmp_path / "m" / "pretraining.json").write_text(content)
+    with pytest.raises(UserError, match=r"damaged|format_version"):
+        hub_module.push(tmp_path / "m", "org/m", dry_run=True)
+
+
 def test_a_dry_run_pushes_nothing(pushed, model, hub):
     before, files = len(hub.commits), {path: path.read_bytes() for path in model.iterdir()}
     done = push(model, None, "--repo-id", "hospital/dry", "--dry-run")
