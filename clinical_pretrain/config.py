@@ -549,10 +549,10 @@ def read_yaml(path: str) -> dict[str, Any]:
     except RepeatedKeyError as error:
         assert error.problem_mark is not None
         raise UserError(f"{path}, line {error.problem_mark.line + 1}: {error.problem}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError, KeyError, AttributeError) as error:  # a tag's, as in !!int abc
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "not text, or too deep"
+        problem = getattr(error, "problem", None) or "not text, too deep, or a value that isn't of its tag"
         raise UserError(f"{path}{where}: not YAML ({problem})") from None
     if not isinstance(raw, dict):
         raise UserError(f"{path}: a config file holds keys and values, such as 'max_steps: 1000'")
