@@ -364,7 +364,7 @@ def _resolve_admissions(parts: int, inputs: list[Input], settings: ShardSettings
             elif settings.split.by == "patient":
                 columns["status"][i] = no_patient
                 entry, row = inputs[columns["sources"][i]], int(columns["rows"][i])
-                lost, first = lost + 1, first or f"{entry.path}, {'file' * (entry.kind == 'txt') or 'row'} {row:,}"
+                lost, first = lost + 1, first or f"{entry.path}{', all files' * entry.is_folder}, row {row:,}"
         if len(alone):
             _write_scan(settings, number, columns)
     if lost and settings.on_bad_row == "fail":

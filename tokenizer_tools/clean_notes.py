@@ -15,7 +15,7 @@ _PLACEHOLDER = re.compile(r"(?<![ \t])[ \t]*(?:\[\*\*[^\[\]]{0,300}?\*\*\]|(?<!_
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f\ufeff\ufffe\uffff]+")
 _SEPARATOR_LINE = re.compile(r"^[ \t]*(?:_{4,}|={4,}|-{4,}|\*{4,}|~{4,}|#{4,})[ \t]*$", re.MULTILINE)
 _BLANKS = re.compile(r"[ \t\v\f\u00a0]+")
-_BLANK_AT_LINE_END = re.compile(r" +$|^ +(?=\n)", re.MULTILINE)
+_BLANK_AT_LINE_END = re.compile(r" +$", re.MULTILINE)
 _EMPTY_LINES = re.compile(r"\n{3,}")
 _LINE_BREAK = re.compile(r"(?<!\s)\s*\n\s*")
 

@@ -12,11 +12,15 @@ import unicodedata
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
+
 MISSING_TEXTS = frozenset({"", "null", "(null)", "nan", "nat", "none", "na", "n/a", "#n/a", "<na>", "\\n"})
 """What programs write for a missing value, in lower case."""
-MISSING_IDENTIFIERS = MISSING_TEXTS | {"unknown", "missing", "nil", ".", "-", "--", "?"}
+MISSING_IDENTIFIERS = MISSING_TEXTS | {"unknown", "unk", "undefined", "missing", "n.a.", "nil", "#ref!", ".", "-", "--",
+                                       "–", "—", "?"}  # fmt: skip
 """Also what people write for an unknown patient."""
-LARGEST_EXACT_FLOAT = 2**53
+LARGEST_DIGITS = 11
+"""Excel shows numbers of more digits as 1E+11, with or without decimals."""
 _INTEGER = re.compile(r"([+-]?)0*(\d+)(?:\.0*)?")
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
 _SCIENTIFIC = re.compile(r"\d(?:\.(\d+))?e\+(\d{1,3})")
@@ -31,7 +35,7 @@ def text_of(value: Any) -> str:
     become lone surrogates."""
     if isinstance(value, bytes):
         value = value.decode("utf-8", errors="surrogateescape")
-    if value is None or (isinstance(value, float | Decimal) and math.isnan(value)):
+    if value is None or (value.is_nan() if isinstance(value, Decimal) else value != value):  # a NaN isn't itself
         return ""
     text = str(value)
     return "" if len(text) <= 8 and text.strip().lower() in MISSING_TEXTS else text
@@ -44,16 +48,19 @@ def identifier_of(value: Any) -> str:
     invisible characters are dropped.
 
     Raises:
-        LostDigitsError: a float of 2^53 or more, or scientific notation with fewer digits than the number has.
+        LostDigitsError: a float too large for whole numbers (2^53, in 32 bits 2^24), or scientific notation with fewer
+            digits than the number has.
     """
-    if isinstance(value, float) and abs(value) >= LARGEST_EXACT_FLOAT and math.isfinite(value):
-        raise LostDigitsError
+    if isinstance(value, float | np.floating) and math.isfinite(value):
+        bits = np.finfo(type(value)).nmant + 1
+        if abs(value) >= 2**bits:
+            raise LostDigitsError
     text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text_of(value))).strip().casefold()
     if text in MISSING_IDENTIFIERS:
         return ""
     if number := _SCIENTIFIC.fullmatch(text):
         decimals, exponent = number.group(1) or "", int(number.group(2))
-        if decimals and exponent > len(decimals):
+        if exponent > len(decimals) and (decimals or exponent >= LARGEST_DIGITS):
             raise LostDigitsError
         text = format(Decimal(text), "f")
     if number := _INTEGER.fullmatch(text):

@@ -149,7 +149,7 @@ def _parquet(path: Path, wanted: Columns) -> Iterator[Row]:
         )
         number = 0
         for batch in table.iter_batches(batch_size=1024, columns=needed):
-            arrays = [_plain(array).to_pylist() for array in batch.columns]
+            arrays = [_cells(array) for array in batch.columns]
             for values in zip(*arrays, strict=True):
                 number += 1
                 yield Row(
@@ -160,9 +160,9 @@ def _parquet(path: Path, wanted: Columns) -> Iterator[Row]:
         raise UserError(f"{path}: cannot be read as Parquet ({kind}); write it again") from None
 
 
-def _plain(array: Any) -> Any:
+def _cells(array: Any) -> list[Any]:
     """Strings as bytes, for Arrow would raise at the first that isn't UTF-8, without its row; dates as text, for Python
-    has no year beyond 9999."""
+    has no year beyond 9999; short floats as they are, for it matters how many digits they hold."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(array.type):
@@ -170,5 +170,7 @@ def _plain(array: Any) -> Any:
     if pa.types.is_temporal(array.type):
         array = array.cast(pa.string())
     if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
-        return array.cast(pa.large_binary())
-    return array
+        array = array.cast(pa.large_binary())
+    if pa.types.is_float16(array.type) or pa.types.is_float32(array.type):
+        return list(array.to_numpy(zero_copy_only=False))
+    return list(array.to_pylist())

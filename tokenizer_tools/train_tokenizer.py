@@ -53,6 +53,7 @@ def train_tokenizer(
     Raises:
         UserError: no text in the input, too small a vocabulary, or `out` holds something.
     """
+    out = out.resolve()
     reading, rule = reading or InputOptions(), split or SplitRule()
     inputs = find_inputs(notes, reading.files)
     if vocab_size < SMALLEST_VOCABULARY:

@@ -6,6 +6,7 @@ import json
 import re
 from decimal import Decimal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -56,7 +57,7 @@ def test_other_patients_stay_others():
     assert identifier_of("Ab12") == identifier_of("aB12")
 
 
-@pytest.mark.parametrize("value", [2.0**53, 1.2e18, "1.23457E+11"])
+@pytest.mark.parametrize("value", [2.0**53, 1.2e18, "1.23457E+11", "1E+11"])
 def test_identifiers_that_have_lost_digits_are_refused(value, tmp_path):
     with pytest.raises(LostDigitsError):
         identifier_of(value)
@@ -317,6 +318,17 @@ def test_parquet_reads_only_what_it_needs(tmp_path):
     pq.write_table(table, tmp_path / "n.parquet")
     found = [(note.text, note.patient, bool(note.time)) for note in read_notes([tmp_path / "n.parquet"])]
     assert found == [("a", "7", True), ("b", "", True)]
+
+
+def test_short_floats_tell_when_they_cannot_hold_an_identifier(tmp_path):
+    for number, lost in ((16_777_215, False), (16_777_217, True)):
+        table = pa.table({"text": ["a", "b"], "subject_id": pa.array(np.array([number, np.nan], np.float32))})
+        pq.write_table(table, tmp_path / "n.parquet")
+        if lost:
+            with pytest.raises(UserError, match="lost digits"):
+                list(read_notes([tmp_path / "n.parquet"]))
+        else:
+            assert [note.patient for note in read_notes([tmp_path / "n.parquet"])] == [str(number), ""]
 
 
 # Folders -----------------------------------------------------------------------------------------------------------
