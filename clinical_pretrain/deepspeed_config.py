@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from clinical_pretrain.config import NO_ZERO, RunConfig, find_file
-from tokenizer_tools.manifest import UserError
+from tokenizer_tools.manifest import UserError, once_each
 
 AUTO = "auto"
 _SECTIONS = ("zero_optimization", "bf16", "fp16", "data_types")
@@ -56,9 +56,11 @@ def resolve(config: RunConfig, world_size: int) -> dict[str, Any]:
     if stage in (0, 1) and accumulated not in (None, config.precision):
         # At stage 0 DeepSpeed refuses it; at stage 1 in bf16 it takes an optimizer that makes NaN updates.
         faults.append(f"data_types.grad_accum_dtype {json.dumps(accumulated)} needs zero_optimization.stage 2 or 3")
+    steps = raw.setdefault("steps_per_print", 1 << 31)
+    if type(steps) is not int or steps < 1:
+        faults.append(f"steps_per_print is {json.dumps(steps)}, must be 1 or more")
     if faults:
         raise UserError(f"{config.deepspeed}: " + "; ".join(faults))
-    raw.setdefault("steps_per_print", 1 << 31)
     # We bring torch's AdamW: DeepSpeed's own CPU optimizer would be compiled at start-up.
     raw.setdefault("zero_force_ds_cpu_optimizer", False)
     return raw
@@ -74,7 +76,7 @@ def _load(name: str) -> dict[str, Any]:
         return {"zero_optimization": {"stage": 0}}
     path = find_file(name)
     try:
-        raw = json.loads(path.read_text(), object_pairs_hook=_once_each)
+        raw = json.loads(path.read_text(), object_pairs_hook=once_each)
     except (OSError, ValueError) as error:
         raise UserError(f"{name}: not a JSON file ({error})") from None
     if not isinstance(raw, dict):
@@ -82,13 +84,6 @@ def _load(name: str) -> dict[str, Any]:
     if wrong := [key for key in _SECTIONS if not isinstance(raw.get(key, {}), dict)]:
         raise UserError(f'{name}: {", ".join(wrong)} must be a JSON object, such as {{"enabled": "auto"}}')
     return raw
-
-
-def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    if twice := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
-        raise ValueError(f"{', '.join(twice)} stands twice in an object")
-    return dict(pairs)
 
 
 def _section(raw: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:

@@ -90,14 +90,20 @@ class Reports:
     def __init__(self, ranks: Ranks, engine: Any) -> None:
         self._ranks, self._engine = ranks, engine
         self._waiting: tuple[Report, torch.Tensor, Any] | None = None
+        self._loss_scale = self._read_loss_scale()
+        """Of the step's gradients; after it, the scale may be another."""
+
+    def _read_loss_scale(self) -> float:
+        return float(getattr(self._engine.optimizer, "loss_scale", 1.0))
 
     def exchange(self, step: int, loss: torch.Tensor, *flags: bool) -> tuple[Report | None, list[bool]]:
         """Hand in a step's loss, on the device. Returns the step before it, and of each flag if a rank has set it."""
-        norm, loss_scale = self._engine.get_global_grad_norm(), getattr(self._engine.optimizer, "loss_scale", 1.0)
+        norm, scale_of_gradients = self._engine.get_global_grad_norm(), self._loss_scale
+        self._loss_scale = self._read_loss_scale()
         if getattr(self._engine.optimizer, "overflow", False):
             norm = math.inf  # stage 3 still says the step before's
         elif hasattr(self._engine.optimizer, "loss_scale_config"):
-            norm = norm / loss_scale  # stage 0 says that of the scaled gradients
+            norm = norm / scale_of_gradients  # stage 0 says that of the scaled gradients
         if not isinstance(norm, torch.Tensor):
             norm = torch.full_like(loss, math.nan if norm is None else norm)
         found = getattr(self._engine.optimizer, "found_inf", None)
@@ -109,7 +115,7 @@ class Reports:
             figures = torch.empty(2, dtype=torch.float64, pin_memory=True).copy_(figures, non_blocking=True)
             event = torch.cuda.Event()
             event.record()
-        report = Report(step, math.nan, math.nan, loss_scale, time.monotonic())
+        report = Report(step, math.nan, math.nan, self._loss_scale, time.monotonic())
         before, self._waiting = self._waiting, (report, figures, event)
         return self._read(before, flags)
 

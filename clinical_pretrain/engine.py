@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 from typing import Any
@@ -25,19 +26,12 @@ def make_engine(model: Any, config: RunConfig, resolved: dict[str, Any]) -> Any:
         UserError: DeepSpeed refuses a value of its file.
     """
     import deepspeed
-    from deepspeed.runtime.config import DeepSpeedConfigError
-    from pydantic import ValidationError
 
+    refuse_config(config.deepspeed, resolved)
     if uses_gpu() and "offload_optimizer" not in resolved.get("zero_optimization", {}):
         model.cuda()
     optimizer = make_optimizer(model, config.optim)
-    try:
-        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=resolved)
-    except ValidationError as error:
-        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
-        raise UserError(f"{config.deepspeed}: {error.title}: {'; '.join(faults)}") from None
-    except DeepSpeedConfigError as error:
-        raise UserError(f"{config.deepspeed}: {' '.join(str(error).split())}") from None
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=resolved)
     if zero_stage(resolved) == 0:
         if config.precision == "fp32":
             skip_bad_updates(engine.optimizer)
@@ -48,6 +42,22 @@ def make_engine(model: Any, config: RunConfig, resolved: dict[str, Any]) -> Any:
         # An overflow at the smallest loss scale is a skipped update like others, for bad_steps.py to count.
         engine.optimizer.loss_scaler.raise_error_at_min_scale = False
     return engine
+
+
+def refuse_config(name: str, resolved: dict[str, Any]) -> None:
+    """Raise a UserError with DeepSpeed's own words if it can't read the config that was made of the file `name`."""
+    from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError
+    from pydantic import ValidationError
+
+    try:
+        DeepSpeedConfig(copy.deepcopy(resolved))
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+        raise UserError(f"{name}: {error.title}: {'; '.join(faults)}") from None
+    except DeepSpeedConfigError as error:
+        raise UserError(f"{name}: {' '.join(str(error).split())}") from None
+    except Exception as error:  # a number where it expects an object, and the like
+        raise UserError(f"{name}: DeepSpeed can't read it ({type(error).__name__}: {error})") from None
 
 
 def backward(engine: Any, loss: torch.Tensor) -> None:

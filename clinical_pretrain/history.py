@@ -86,24 +86,22 @@ def lineage(starts: Sequence[dict[str, Any]], step: int) -> list[Period]:
 
 def validations(run_dir: Path, starts: Sequence[dict[str, Any]], step: int) -> Validations:
     """The first and the last validation up to a step, and whether they measured the same."""
-    lines = [line for line in read_metrics(run_dir, "validation") if line["step"] <= step and line["loss"] is not None]
+    lines = [line for line in _finite(run_dir) if line["step"] <= step]
     if len(lines) < 2:
         return Validations(lines[0] if lines else {}, {}, [])
     before, after = lines[0], lines[-1]
-    first, last = (_start_at(starts, line["time"])["validation_set"] for line in (before, after))
+    first, last = (_set_of(line, starts) for line in (before, after))
     return Validations(before, after, [f"other {key}" for key in first if first[key] != last[key]])
 
 
 def validations_by_set(run_dir: Path, starts: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """Lines of metrics.jsonl on validations, in order, cut where what they measured was changed."""
-    lines = [line for line in read_metrics(run_dir, "validation") if line["loss"] is not None]
-    return [list(same) for _, same in groupby(lines, lambda line: _start_at(starts, line["time"])["validation_set"])]
+    return [list(same) for _, same in groupby(_finite(run_dir), lambda line: _set_of(line, starts))]
 
 
 def comparable_validations(run_dir: Path, starts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Validation lines of metrics.jsonl whose figures compare with those of the last start, in order."""
-    lines = [line for line in read_metrics(run_dir, "validation") if line["loss"] is not None]
-    return [line for line in lines if _start_at(starts, line["time"])["validation_set"] == starts[-1]["validation_set"]]
+    return [line for line in _finite(run_dir) if _set_of(line, starts) == starts[-1]["validation_set"]]
 
 
 def best_validation(run_dir: Path, starts: Sequence[dict[str, Any]], among: Sequence[int] = ()) -> dict[str, Any]:
@@ -126,6 +124,12 @@ def validations_without_progress(run_dir: Path, starts: Sequence[dict[str, Any]]
     return len(losses) - 1 - losses.index(min(losses)) if losses else 0
 
 
-def _start_at(starts: Sequence[dict[str, Any]], seconds: float) -> dict[str, Any]:
-    """The start that ran at this time, in seconds since the epoch."""
-    return next((start for start in reversed(starts) if start["timestamp"] <= seconds), starts[0])
+def _finite(run_dir: Path) -> list[dict[str, Any]]:
+    """Lines of metrics.jsonl on validations whose loss is a number, in order."""
+    return [line for line in read_metrics(run_dir, "validation") if line["loss"] is not None]
+
+
+def _set_of(line: dict[str, Any], starts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What a validation measured: by the settings of the start that did it."""
+    found: dict[str, Any] = starts[line["start"]]["validation_set"]
+    return found

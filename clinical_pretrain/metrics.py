@@ -14,7 +14,7 @@ from clinical_pretrain.console import console
 from tokenizer_tools.manifest import write_atomically
 
 METRICS_NAME = "metrics.jsonl"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 class Metrics:
@@ -24,12 +24,14 @@ class Metrics:
         run_dir: the run folder.
         step: the step that the run goes on from; later lines, of a time that was lost, are cut off.
         max_steps: the run's last step.
+        start: the place of the run's present start in run.json, from 0: its settings are those behind the figures.
     """
 
-    def __init__(self, run_dir: Path, step: int, max_steps: int) -> None:
+    def __init__(self, run_dir: Path, step: int, max_steps: int, start: int = 0) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self.max_steps, self.first_step, self.started = max_steps, step, time.monotonic()
+        self.start = start
         path = run_dir / METRICS_NAME
         _cut_back(path, step)
         self._file = path.open("ab", buffering=0)
@@ -114,6 +116,7 @@ class Metrics:
             "step": step,
             "kind": kind,
             "time": round(time.time(), 3),
+            "start": self.start,
             **{name: None if isinstance(value, float) and not math.isfinite(value) else value
                for name, value in values.items()},
         }  # fmt: skip

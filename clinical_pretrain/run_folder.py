@@ -76,11 +76,27 @@ def read_run(run_dir: Path) -> dict[str, Any]:
         raise UserError(
             f"{run_dir}: not a run folder; give the --run_dir of a training run, such as runs/NAME"
         ) from None
-    except ValueError:
-        raise UserError(f"{path}: damaged; bring it back from a copy, or choose another --run_dir") from None
+    except (OSError, ValueError, TypeError):
+        raise _damaged(path) from None
     if facts.get("format_version") != FORMAT_VERSION:
         raise UserError(f"{path}: format_version {facts.get('format_version')}, but this reads {FORMAT_VERSION}")
     return facts
+
+
+def _damaged(path: Path) -> UserError:
+    return UserError(f"{path}: missing or damaged; bring it back from a copy, or choose another --run_dir")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What a YAML or JSON file of the run folder says.
+
+    Raises:
+        UserError: it isn't there, or is damaged.
+    """
+    try:
+        return dict(yaml.safe_load(path.read_text()) if path.suffix == ".yaml" else json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError, yaml.YAMLError):
+        raise _damaged(path) from None
 
 
 def prepare_run_folder(
@@ -168,7 +184,7 @@ def note_start(
         facts = read_run(run_dir)
         facts["shard_fingerprint"], facts["stages"] = manifest.fingerprint, stages
         if facts["starts"]:
-            facts["starts"][-1] |= _reached(run_dir, facts["starts"][-1].get("timestamp", 0.0))
+            facts["starts"][-1] |= _reached(run_dir, len(facts["starts"]) - 1)
         facts["starts"].append(
             {
                 "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -196,9 +212,9 @@ def note_start(
     on_first_rank(note, run_dir, ranks)
 
 
-def _reached(run_dir: Path, since: float) -> dict[str, Any]:
-    """How far the start before came, as far as the metrics say."""
-    lines = [line for line in read_metrics(run_dir) if line["time"] >= since]
+def _reached(run_dir: Path, start: int) -> dict[str, Any]:
+    """How far a start came, and when, as far as the metrics say."""
+    lines = [line for line in read_metrics(run_dir) if line["start"] == start]
     return {"to_step": max(line["step"] for line in lines), "until": lines[-1]["time"]} if lines else {}
 
 
@@ -281,6 +297,12 @@ def on_first_rank(action: Callable[[], T], run_dir: Path, ranks: Ranks) -> T | N
     return result
 
 
+def agree_on_first(action: Callable[[], T], run_dir: Path, ranks: Ranks) -> T:
+    """The same, with the result on all ranks."""
+    result: T = ranks.agree(on_first_rank(action, run_dir, ranks))
+    return result
+
+
 def refuse_other_folder(run_dir: Path, config: RunConfig, resolved: dict[str, Any], manifest: Manifest) -> list[str]:
     """Raise a UserError if the folder holds anything but this very run, or a beginning of one.
 
@@ -319,7 +341,7 @@ def stage_ends(run_dir: Path, config: RunConfig) -> tuple[list[int], list[str]]:
     if not (run_dir / "run.json").exists():
         return sorted({config.max_steps, target}), []
     ends = read_run(run_dir).get("stages")
-    ends = ends or [yaml.safe_load((run_dir / "config.yaml").read_text())["max_steps"]]
+    ends = ends or [_read(run_dir / "config.yaml")["max_steps"]]
     extended = f"--max_steps {ends[0]}" + (f" --extend {ends[-1] - ends[0]}" if ends[1:] else "")
     reached = max(saved_steps(run_dir), default=0)
     if config.max_steps == ends[0] and target < ends[-1]:
@@ -346,8 +368,8 @@ def differences(
     """Where a run differs from the one that a run folder holds: what can be accepted, and what can't, as the weights
     wouldn't fit."""
     soft = stage_ends(run_dir, config)[1]
-    old = yaml.safe_load((run_dir / "config.yaml").read_text())
-    old, new = _comparable(_completed(old, RunConfig().to_dict())), _comparable(config.to_dict())
+    old = _completed(_read(run_dir / "config.yaml"), RunConfig().to_dict())
+    old, new = _comparable(old), _comparable(config.to_dict())
     fixed = ("model", "precision")
     hard = _differences({key: old.pop(key) for key in fixed}, {key: new.pop(key) for key in fixed})
     # Decides which weights are frozen.
@@ -356,13 +378,13 @@ def differences(
     soft += _differences(old, new)
     was, now = (
         {key: value for key, value in settings.items() if key not in NOT_COMPARED}
-        for settings in (json.loads((run_dir / "deepspeed.json").read_text()), resolved)
+        for settings in (_read(run_dir / "deepspeed.json"), resolved)
     )
     soft += _differences(was, now, "deepspeed: ")
     fingerprint = read_run(run_dir)["shard_fingerprint"]
     if fingerprint != manifest.fingerprint:
         soft.append(f"data.shards: other data (fingerprint {fingerprint[:12]}, now {manifest.fingerprint[:12]})")
-        length = json.loads((run_dir / "data.json").read_text())["sequence_length"]
+        length = _read(run_dir / "data.json").get("sequence_length")
         hard += _differences({"sequence_length": length}, {"sequence_length": manifest.sequence_length}, "data: ")
         from tokenizers import Tokenizer
 

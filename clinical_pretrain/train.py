@@ -47,6 +47,7 @@ from clinical_pretrain.optim import parameter_count, stage_of
 from clinical_pretrain.run_folder import (
     FORMAT_VERSION,
     account,
+    agree_on_first,
     alone_in,
     lost_steps,
     note_start,
@@ -298,7 +299,9 @@ def samples_before(config: RunConfig, state: checkpoint.RunState) -> int:
 
 def make_metrics(run_dir: Path, step: int, last_step: int, ranks: Ranks) -> Metrics | None:
     """On rank 0; all learn of an error."""
-    return on_first_rank(lambda: Metrics(run_dir, step, last_step), run_dir, ranks)
+    return on_first_rank(
+        lambda: Metrics(run_dir, step, last_step, len(read_run(run_dir)["starts"]) - 1), run_dir, ranks
+    )
 
 
 @dataclass
@@ -356,24 +359,27 @@ def open_run(config: RunConfig, stack: ExitStack) -> Opened:
     if checkpoint.saved_steps(run_dir):
         tell(rank == 0, "verifying the newest checkpoint")
     step, faults = checkpoint.newest_whole(run_dir, ranks)
-    stages = ranks.agree(on_first_rank(lambda: stage_ends(run_dir, config)[0], run_dir, ranks))
+    stages = agree_on_first(lambda: stage_ends(run_dir, config)[0], run_dir, ranks)
     return Opened(config, run_dir, manifest, resolved, model, ranks, watch, changes, stages, step, faults)
 
 
 def summary_if_done(opened: Opened) -> dict[str, Any] | None:
     """The summary of a finished run, on all ranks; None for a run that has steps left."""
-    config, run_dir, ranks, found = opened.config, opened.run_dir, opened.ranks, None
-    if ranks.is_first:
+    config, run_dir = opened.config, opened.run_dir
+
+    def look() -> dict[str, Any] | None:
         summary = read_json(run_dir / "summary.json") or {}
         is_end = opened.step == opened.stages[-1] or early_stop_at(opened.step, run_dir, config, opened.stages)
-        if summary.get("steps") == opened.step and is_end:
-            found = summary
-            more = f"--extend with more than {config.extend:,}" if config.extend else "--extend STEPS"
-            more = "--validation.early_stopping 0" if summary["stopped_early"] else more
-            line = f"{run_dir}: already finished at step {opened.step:,} (to train further: {more})"
-            console.say(f"{line}; {next_command(run_dir, summary)}")
-            note_stop(run_dir, reason_of_end(summary), 0, opened.step)
-    return ranks.agree(found)
+        if summary.get("steps") != opened.step or not is_end:
+            return None
+        more = f"--extend with more than {config.extend:,}" if config.extend else "--extend STEPS"
+        more = "--validation.early_stopping 0" if summary["stopped_early"] else more
+        line = f"{run_dir}: already finished at step {opened.step:,} (to train further: {more})"
+        console.say(f"{line}; {next_command(run_dir, summary)}")
+        note_stop(run_dir, reason_of_end(summary), 0, opened.step)
+        return summary
+
+    return agree_on_first(look, run_dir, opened.ranks)
 
 
 def make_run(opened: Opened) -> Run:
@@ -525,8 +531,12 @@ def validation_is_missing(run: Run) -> bool:
     """At the start, at a stage's end, or where the run was stopped before a validation that was due, or amid it."""
     if run.step not in (0, *run.stages) and not _due(run.step, run.config.validation.every_steps):
         return False
-    lines = read_metrics(run.run_dir, "validation") if run.ranks.is_first else []
-    return bool(run.ranks.agree(run.step not in [line["step"] for line in lines if line["loss"] is not None]))
+
+    def look() -> bool:
+        lines = read_metrics(run.run_dir, "validation")
+        return run.step not in [line["step"] for line in lines if line["loss"] is not None]
+
+    return agree_on_first(look, run.run_dir, run.ranks)
 
 
 def validate(run: Run) -> None:
@@ -575,13 +585,14 @@ def refuse_validation(run: Run, reason: str) -> NoReturn:
 
 def best_step(run: Run) -> int | None:
     """The step with the lowest validation loss so far, on all ranks."""
-    found = best_validation(run.run_dir, read_run(run.run_dir)["starts"]) if run.ranks.is_first else {}
-    return run.ranks.agree(found.get("step"))
+    return agree_on_first(
+        lambda: best_validation(run.run_dir, read_run(run.run_dir)["starts"]).get("step"), run.run_dir, run.ranks
+    )
 
 
 def stops_early(run: Run) -> bool:
     """Whether early stopping ends the run at this step, on all ranks."""
-    return bool(run.ranks.agree(run.ranks.is_first and early_stop_at(run.step, run.run_dir, run.config, run.stages)))
+    return agree_on_first(lambda: early_stop_at(run.step, run.run_dir, run.config, run.stages), run.run_dir, run.ranks)
 
 
 def early_stop_at(step: int, run_dir: Path, config: RunConfig, stages: list[int]) -> bool:
@@ -734,8 +745,8 @@ def probe(run: Run) -> dict[str, torch.Tensor]:
 
 def summarise(run: Run, seconds: float) -> dict[str, Any]:
     """The run in figures, flat, on all ranks. Rank 0 writes `summary.json`."""
-    summary: dict[str, Any] = {}
-    if run.ranks.is_first:
+
+    def write() -> dict[str, Any]:
         starts = read_run(run.run_dir)["starts"]
         measured, best = validations(run.run_dir, starts, run.step), best_validation(run.run_dir, starts)
         before, after = {} if measured.differences else measured.before, measured.after
@@ -757,7 +768,9 @@ def summarise(run: Run, seconds: float) -> dict[str, Any]:
             **account(run.run_dir),
         }
         write_json(run.run_dir / "summary.json", summary)
-    return dict(run.ranks.agree(summary))
+        return summary
+
+    return agree_on_first(write, run.run_dir, run.ranks)
 
 
 def reason_of_end(summary: dict[str, Any]) -> str:

@@ -68,6 +68,11 @@ def _leave(number: int, frame: FrameType | None) -> None:
     os._exit(INTERRUPTED)
 
 
+def _leave_after_all(number: int, frame: FrameType | None) -> None:
+    """The run has ended, and said so."""
+    os._exit(INTERRUPTED)
+
+
 class Watch:
     """Of one rank; a context manager around all that it does together with the others.
 
@@ -137,6 +142,7 @@ class Watch:
         signal.set_wakeup_fd(-1)
         for number, handler in self._handlers.items():
             # A run that has been asked to stop mustn't lose its exit code to the same question put twice.
+            handler = _leave_after_all if handler is _leave else handler
             signal.signal(number, signal.SIG_IGN if kind is SystemExit else handler)
         self._selector.close()
         os.close(self._wake_read)

@@ -190,6 +190,18 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For `json.loads(object_pairs_hook=)`: of a key that is given twice nobody knows which value holds.
+
+    Raises:
+        ValueError: there is one.
+    """
+    keys = [key for key, _ in pairs]
+    if twice := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
+        raise ValueError(f"{', '.join(twice)} stands twice in an object")
+    return dict(pairs)
+
+
 def write_report(path: str, value: Any) -> None:
     """What `--json` asks for: JSON in a file whose folder is made if need be."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from tokenizer_tools.columns import KNOWN_COLUMNS, Columns, resolve_columns
 from tokenizer_tools.input_files import Kind
-from tokenizer_tools.manifest import UserError
+from tokenizer_tools.manifest import UserError, once_each
 
 LONGEST_FIELD = 1 << 28
 Fault = Literal["invalid_utf8", "malformed", "no_patient", "marked_error"]
@@ -128,13 +128,13 @@ def _jsonl(path: Path, lines: io.TextIOWrapper) -> Iterator[Row | BadRowError]:
             continue
         place = f"{path}, row {number}"
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=once_each)
         except (ValueError, RecursionError):
             row = None
         if isinstance(row, dict):
             yield Row(place, place, row, tuple(row))
         else:
-            yield BadRowError(place, "malformed", "not a JSON object; every line must hold one")
+            yield BadRowError(place, "malformed", "not a JSON object with each key once; every line must hold one")
 
 
 def _parquet(path: Path, wanted: Columns) -> Iterator[Row]:

@@ -5,6 +5,7 @@ import pytest
 
 from clinical_pretrain.config import REPOSITORY, RunConfig, load_config
 from clinical_pretrain.deepspeed_config import resolve
+from clinical_pretrain.engine import refuse_config
 from tokenizer_tools.manifest import UserError
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
@@ -180,6 +181,20 @@ def deepspeed_file(tmp_path, **content):
     path = tmp_path / "ds.json"
     path.write_text(json.dumps({"zero_optimization": {"stage": 1}} | content))
     return str(path)
+
+
+@pytest.mark.parametrize(("section", "message"), [
+    ({"steps_per_print": 0}, "steps_per_print is 0, must be 1 or more"),
+    ({"comms_logger": 3}, "DeepSpeed can't read it"),
+    ({"flops_profiler": []}, "DeepSpeed can't read it"),
+    ({"zero_optimization": {"stage": 1, "reduce_bucket_size": "much"}}, "reduce_bucket_size: "),
+    ({"tensorboard": {"enabled": "perhaps"}}, "tensorboard|enabled"),
+])  # fmt: skip
+def test_what_deepspeed_cannot_read_is_said_in_one_line(section, message, tmp_path):
+    path = deepspeed_file(tmp_path, **section)
+    with pytest.raises(UserError, match=message) as caught:
+        refuse_config(path, resolve(RunConfig(deepspeed=path), 1))
+    assert str(caught.value).startswith(path) and "\n" not in str(caught.value)
 
 
 def test_all_disagreements_are_reported_at_once(tmp_path):

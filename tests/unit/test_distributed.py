@@ -47,6 +47,17 @@ def test_figures_are_those_of_their_own_step(alone):
     assert reports.flush() == Report(1, 3.0, 0.5)
 
 
+def test_a_gradient_norm_is_that_of_the_loss_scale_before_the_step(alone):
+    """Stage 0 in fp16: DeepSpeed says the norm of the scaled gradients, and may double the scale after the step."""
+    optimizer = SimpleNamespace(loss_scale=4.0, loss_scale_config=None, overflow=False)
+    reports = Reports(alone, SimpleNamespace(get_global_grad_norm=lambda: 2.0, optimizer=optimizer))
+    optimizer.loss_scale = 8.0
+    reports.exchange(1, torch.tensor(3.0))
+    assert reports.flush() == Report(1, 3.0, 0.5, 8.0)
+    reports.exchange(2, torch.tensor(3.0))
+    assert reports.flush() == Report(2, 3.0, 0.25, 8.0)
+
+
 def test_a_port_that_is_taken_is_said_in_one_line():
     """By another training, say."""
     with socket.socket() as taken:

@@ -33,15 +33,13 @@ def run(shards, tmp_path):
     """A run that began anew at step 100, with other settings, and was validated at 0, 100 and 200."""
     manifest = Manifest.load(shards)
     lines = [
-        {"step": step, "kind": "validation", "time": 10.0 + step, "loss": 3 - step / 100} for step in (0, 100, 200)
+        {"step": step, "kind": "validation", "start": int(step > 100), "loss": 3 - step / 100} for step in (0, 100, 200)
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
     def starts(config, other=manifest):
         sets = validation_set(RunConfig(), manifest), validation_set(config, other)
-        return [
-            {"from_step": 100 * i, "timestamp": 5.0 + 150 * i, "validation_set": found} for i, found in enumerate(sets)
-        ]
+        return [{"from_step": 100 * i, "validation_set": found} for i, found in enumerate(sets)]
 
     return tmp_path, starts, manifest
 

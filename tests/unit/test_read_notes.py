@@ -81,6 +81,7 @@ def test_several_inputs_are_told_apart(tmp_path):
         ("n.csv", HEADER + "1,2\n", "row 1: 2 fields where the header has 6"),
         ("n.csv", HEADER + "1,2,3,4,5,ok\n1,2,3,4,5,caf\xe9\n".encode("latin-1").decode("latin-1"), None),
         ("n.jsonl", '{"text": "a"}\nnot json\n', "row 2: not a JSON object"),
+        ("n.jsonl", '{"text": "a", "text": "b"}\n', "row 1: not a JSON object with each key once"),
         ("n.jsonl", '{"body": "a"}\n', "columns found: body"),
         ("n.parquet", "not parquet", "cannot be read as Parquet"),
         ("n.docx", "x", "unknown kind of file"),

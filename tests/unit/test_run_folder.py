@@ -73,6 +73,18 @@ def test_what_differs_is_named_and_can_be_accepted(shards, tmp_path):
         refuse_other_run(tmp_path, accepting, resolved, manifest)
 
 
+@pytest.mark.parametrize("name", ["config.yaml", "deepspeed.json", "run.json"])
+@pytest.mark.parametrize("content", ["{", "3", "\0", None])
+def test_a_damaged_file_of_a_run_is_named(name, content, shards, tmp_path):
+    config = RunConfig()
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    (tmp_path / "deepspeed.json").write_text("{}")
+    (tmp_path / "run.json").write_text(json.dumps({"format_version": FORMAT_VERSION, "stages": [1000]}))
+    (tmp_path / name).unlink() if content is None else (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=rf"{name}: missing or damaged|not a run folder|another run"):
+        refuse_other_run(tmp_path, config, {}, Manifest.load(shards))
+
+
 def run_that_was_saved_at(folder, step, config, stages=None):
     """A run folder as far as steps are concerned."""
     facts = {"format_version": FORMAT_VERSION, "shard_fingerprint": "", "stages": stages or [config.max_steps]}
