@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from golden import assert_golden
 from launching import WORKER, alone, launch, losses, validations
 from safetensors.torch import load_file
 
@@ -45,6 +46,12 @@ def test_another_number_of_ranks(root, family, stage, change):
     starts = json.loads((root / f"{family}-{stage}{change}" / "run.json").read_text())["starts"]
     first, second = (2, 1) if change == "-by-1" else (1, 2)
     assert [(start["from_step"], start["world_size"]) for start in starts] == [(0, first), (10, second)]
+
+
+@FAMILIES
+@pytest.mark.parametrize("change", ["1-by-1", "2-by-1", "3-by-1", "1-by-2", "2-by-2", "3-by-2", "1-then-3", "3-then-2"])
+def test_golden_losses_and_weights_of_an_elastic_run(root, family, change, tmp_path):
+    assert_golden(f"{family}-{change}", root / f"{family}-{change}", tmp_path / "model")
 
 
 @FAMILIES

@@ -10,6 +10,7 @@ import time
 import pytest
 import torch
 import yaml
+from golden import assert_golden
 from launching import REPOSITORY, WORKER, launch, losses, validations
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
@@ -30,6 +31,12 @@ def test_every_stage_trains_and_agrees_with_stage_0(trained, family, stage):
     assert losses(run) == pytest.approx(losses(trained / f"{family}-0"), rel=1e-4)
     before, after = validations(run)
     assert after < before - 0.3
+
+
+@pytest.mark.parametrize("family", ["longformer", "bigbird"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_golden_losses_and_weights(trained, family, stage, tmp_path):
+    assert_golden(f"{family}-{stage}", trained / f"{family}-{stage}", tmp_path / "model")
 
 
 @pytest.mark.parametrize("family", ["longformer", "bigbird"])
@@ -193,6 +200,11 @@ def test_a_stopped_run_goes_on_bit_for_bit(resumed, stage, tmp_path):
         export(resumed / f"{name}-{stage}", tmp_path / name)
         weights.append(load_file(tmp_path / name / "model.safetensors"))
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_golden_losses_and_weights_of_a_resumed_run(resumed, stage, tmp_path):
+    assert_golden(f"resumed-{stage}", resumed / f"stopped-{stage}", tmp_path / "model")
 
 
 def test_a_stop_amid_a_validation_is_heard_and_the_validation_done_again(resumed):
