@@ -21,7 +21,7 @@ from clinical_pretrain.models import bigbird_attention, longformer_attention
 from clinical_pretrain.models.bigbird_attention import BigBirdContext, make_plan
 from clinical_pretrain.models.flex import COMPILE_OPTIONS
 from clinical_pretrain.models.longformer_attention import LongformerContext
-from tokenizer_tools.manifest import write_json
+from tokenizer_tools.files import write_json
 
 
 def functions(args: argparse.Namespace, module: Any) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:

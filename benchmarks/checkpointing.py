@@ -37,7 +37,7 @@ from clinical_pretrain.deepspeed_config import resolve
 from clinical_pretrain.distributed import Ranks, initialise, shut_down
 from clinical_pretrain.engine import make_engine
 from clinical_pretrain.optim import parameter_count
-from tokenizer_tools.manifest import write_json
+from tokenizer_tools.files import write_json
 
 LENGTH, STEPS = 512, 5
 

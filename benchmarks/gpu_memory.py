@@ -29,7 +29,7 @@ from clinical_pretrain.distributed import initialise, shut_down
 from clinical_pretrain.engine import make_engine
 from clinical_pretrain.models.build import build_model
 from clinical_pretrain.models.mlm_head import mean_loss
-from tokenizer_tools.manifest import write_json
+from tokenizer_tools.files import write_json
 
 LENGTH = 4096
 ACCUMULATION_STEPS = 2

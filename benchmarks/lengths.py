@@ -22,7 +22,7 @@ import torch
 from common import DTYPES, device, facts, timed
 from train_step import Pass, Sides, peak_of_side, step_of
 
-from tokenizer_tools.manifest import write_json
+from tokenizer_tools.files import write_json
 
 LENGTHS = (1024, 2048, 4096, 8192, 16384)
 

@@ -31,7 +31,8 @@ from clinical_pretrain.distributed import free_port, initialise
 from clinical_pretrain.metrics import read_metrics
 from clinical_pretrain.models.build import build_model
 from clinical_pretrain.validation import Validation
-from tokenizer_tools.manifest import TOKENIZER_FOLDER, Manifest, write_json
+from tokenizer_tools.files import write_json
+from tokenizer_tools.manifest import TOKENIZER_FOLDER, Manifest
 
 DATA = REPOSITORY.parent / "shared" / "data"
 CORPORA = {

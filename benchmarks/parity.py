@@ -20,7 +20,7 @@ from common import DTYPES, device, facts
 from torch._dynamo.utils import counters
 from train_step import Sides
 
-from tokenizer_tools.manifest import write_json
+from tokenizer_tools.files import write_json
 
 Gradients = dict[str, torch.Tensor]
 

@@ -31,7 +31,8 @@ from clinical_pretrain.engine import make_engine
 from clinical_pretrain.models.flops import peak_flops, training_flops_per_token
 from clinical_pretrain.optim import learning_rate
 from clinical_pretrain.train import Run, finish, micro_batches, setup, train_step
-from tokenizer_tools.manifest import TOKENIZER_FOLDER, write_json
+from tokenizer_tools.files import write_json
+from tokenizer_tools.manifest import TOKENIZER_FOLDER
 
 
 class Stock:

@@ -31,7 +31,7 @@ from clinical_pretrain.data.masking import capacity
 from clinical_pretrain.models.build import MODEL_CLASSES, install_encoder
 from clinical_pretrain.models.flops import peak_flops, training_flops_per_token
 from clinical_pretrain.models.mlm_head import mean_loss
-from tokenizer_tools.manifest import write_json
+from tokenizer_tools.files import write_json
 
 Step = Callable[[], float]
 MASK_SHARE = 0.15

@@ -33,7 +33,8 @@ from clinical_pretrain.distributed import free_port
 from clinical_pretrain.metrics import METRICS_NAME, read_metrics
 from clinical_pretrain.run_folder import git_commit, plain_model, versions
 from clinical_pretrain.watch import ENDED, LOST
-from tokenizer_tools.manifest import Manifest, UserError
+from tokenizer_tools.errors import UserError
+from tokenizer_tools.manifest import Manifest
 
 STEPS_PER_FAULT = 14
 """So long is the run; on average it meets its next fault before."""

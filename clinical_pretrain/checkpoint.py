@@ -26,7 +26,8 @@ import torch
 from clinical_pretrain.config import CheckpointConfig
 from clinical_pretrain.distributed import Ranks
 from clinical_pretrain.optim import parameter_count, torch_optimizer
-from tokenizer_tools.manifest import UserError, file_sha256, flush_folder, write_atomically, write_json
+from tokenizer_tools.errors import UserError
+from tokenizer_tools.files import file_sha256, flush_folder, write_atomically, write_json
 
 FORMAT_VERSION = 3
 STATE_NAME = "state.json"

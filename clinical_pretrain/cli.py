@@ -16,7 +16,8 @@ from clinical_pretrain.config import find_file, one_line, refuse_unknown, versio
 from clinical_pretrain.console import make_output_lenient
 from clinical_pretrain.fields import MANY, Range, described, expand_home
 from tokenizer_tools.command_line import typed
-from tokenizer_tools.manifest import UserError, write_report
+from tokenizer_tools.errors import UserError
+from tokenizer_tools.files import write_report
 
 
 def _add_input_options(parser: Any, required: bool = True) -> None:

@@ -28,7 +28,8 @@ from clinical_pretrain.fields import (
     type_faults,
 )
 from clinical_pretrain.other_names import OTHER_NAMES
-from tokenizer_tools.manifest import Manifest, UserError
+from tokenizer_tools.errors import UserError
+from tokenizer_tools.manifest import Manifest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NO_ZERO = "none"

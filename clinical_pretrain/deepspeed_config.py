@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from clinical_pretrain.config import NO_ZERO, RunConfig, find_file
-from tokenizer_tools.manifest import UserError, once_each
+from tokenizer_tools.errors import UserError
+from tokenizer_tools.files import once_each
 
 AUTO = "auto"
 _SECTIONS = ("zero_optimization", "bf16", "fp16", "data_types")

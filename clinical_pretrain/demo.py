@@ -16,7 +16,9 @@ from typing import Any
 
 from clinical_pretrain.config import REPOSITORY
 from tokenizer_tools.command_line import typed
-from tokenizer_tools.manifest import Manifest, UserError, held_out, write_json
+from tokenizer_tools.errors import UserError
+from tokenizer_tools.files import write_json
+from tokenizer_tools.manifest import Manifest, held_out
 from tokenizer_tools.read_notes import read_notes
 
 RANKS = 2

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from tokenizer_tools.manifest import UserError
+from tokenizer_tools.errors import UserError
 
 # Rank variables as torch and DeepSpeed read them, and what srun calls the same.
 _FROM_SLURM = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}

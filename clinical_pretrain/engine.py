@@ -16,7 +16,7 @@ from clinical_pretrain.deepspeed_config import zero_stage
 from clinical_pretrain.distributed import Ranks, uses_gpu
 from clinical_pretrain.optim import make_optimizer
 from clinical_pretrain.reshard import WEIGHT, Stored, put_into
-from tokenizer_tools.manifest import UserError
+from tokenizer_tools.errors import UserError
 
 
 def make_engine(model: Any, config: RunConfig, resolved: dict[str, Any]) -> Any:

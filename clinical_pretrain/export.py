@@ -23,7 +23,9 @@ from clinical_pretrain.hub import CARD_NAME, FORMAT_VERSION, is_generated
 from clinical_pretrain.optim import stage_of
 from clinical_pretrain.reshard import WEIGHT, Stored
 from clinical_pretrain.run_folder import plain_model, read_run
-from tokenizer_tools.manifest import TOKENIZER_FOLDER, UserError, copy_files, file_sha256, write_json
+from tokenizer_tools.errors import UserError
+from tokenizer_tools.files import copy_files, file_sha256, write_json
+from tokenizer_tools.manifest import TOKENIZER_FOLDER
 
 FACTS_NAME = "pretraining.json"
 CONFIG_NAME = "config.json"

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 
-from tokenizer_tools.manifest import UserError
+from tokenizer_tools.errors import UserError
 
 T = TypeVar("T")
 MANY = 1_000_000_000

@@ -15,7 +15,9 @@ from urllib.parse import urlsplit
 import yaml
 
 from tokenizer_tools.command_line import typed
-from tokenizer_tools.manifest import UserError, held_out, write_atomically
+from tokenizer_tools.errors import UserError
+from tokenizer_tools.files import write_atomically
+from tokenizer_tools.manifest import held_out
 
 FORMAT_VERSION = 2
 """Of pretraining.json."""

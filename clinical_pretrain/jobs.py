@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clinical_pretrain.config import JOBS_FOLDER
-from tokenizer_tools.manifest import UserError
+from tokenizer_tools.errors import UserError
 
 JOB_NAME = f"{JOBS_FOLDER}/job.json"
 """In a run folder: the job that was submitted for it."""

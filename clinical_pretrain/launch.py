@@ -35,7 +35,9 @@ from clinical_pretrain.config import (
 from clinical_pretrain.deepspeed_config import resolve
 from clinical_pretrain.fields import build, flatten
 from clinical_pretrain.jobs import JOB_NAME, jobs_of, read_json, refuse_queued
-from tokenizer_tools.manifest import Manifest, UserError, write_json
+from tokenizer_tools.errors import UserError
+from tokenizer_tools.files import write_json
+from tokenizer_tools.manifest import Manifest
 
 SITE = "slurm/site.yaml"
 

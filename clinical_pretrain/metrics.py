@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from clinical_pretrain.console import console
-from tokenizer_tools.manifest import write_atomically
+from tokenizer_tools.files import write_atomically
 
 METRICS_NAME = "metrics.jsonl"
 FORMAT_VERSION = 2

@@ -10,7 +10,8 @@ from clinical_pretrain.history import validations_by_set
 from clinical_pretrain.jobs import starts_of
 from clinical_pretrain.metrics import read_metrics
 from clinical_pretrain.status import no_run
-from tokenizer_tools.manifest import UserError, held_out
+from tokenizer_tools.errors import UserError
+from tokenizer_tools.manifest import held_out
 
 
 def plot_loss(run_dir: Path, out: Path | None = None) -> dict[str, Any]:

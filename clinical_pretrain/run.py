@@ -17,7 +17,8 @@ make_output_lenient()
 
 from clinical_pretrain.config import check_files, load_config
 from clinical_pretrain.deepspeed_config import resolve
-from tokenizer_tools.manifest import UserError, write_report
+from tokenizer_tools.errors import UserError
+from tokenizer_tools.files import write_report
 
 
 def main() -> int:

@@ -36,15 +36,9 @@ from clinical_pretrain.deepspeed_config import zero_stage
 from clinical_pretrain.distributed import Ranks
 from clinical_pretrain.history import data_facts, validation_set
 from clinical_pretrain.metrics import read_metrics
-from tokenizer_tools.manifest import (
-    TOKENIZER_FOLDER,
-    Manifest,
-    UserError,
-    copy_files,
-    tokenizer_sha256,
-    write_atomically,
-    write_json,
-)
+from tokenizer_tools.errors import UserError
+from tokenizer_tools.files import copy_files, write_atomically, write_json
+from tokenizer_tools.manifest import TOKENIZER_FOLDER, Manifest, tokenizer_sha256
 
 T = TypeVar("T")
 FORMAT_VERSION = 3

@@ -13,7 +13,7 @@ from clinical_pretrain.config import JOBS_FOLDER
 from clinical_pretrain.jobs import ENDED, JOB_NAME, UNKNOWN, job_state, jobs_of, read_json, starts_of, submitted_since
 from clinical_pretrain.metrics import duration, read_metrics
 from clinical_pretrain.watch import LOST, STOP_NAME
-from tokenizer_tools.manifest import UserError
+from tokenizer_tools.errors import UserError
 
 LINES = 10
 """So many of the newest lines of metrics tell the speed."""

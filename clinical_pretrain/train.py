@@ -62,13 +62,9 @@ from clinical_pretrain.run_folder import (
 from clinical_pretrain.validation import Validation
 from clinical_pretrain.watch import ENDED, ENDING, STOPPED, Watch, note_stop
 from tokenizer_tools.command_line import typed
-from tokenizer_tools.manifest import (
-    TOKENIZER_FOLDER,
-    Manifest,
-    UserError,
-    tokenizer_sha256,
-    write_json,
-)
+from tokenizer_tools.errors import UserError
+from tokenizer_tools.files import write_json
+from tokenizer_tools.manifest import TOKENIZER_FOLDER, Manifest, tokenizer_sha256
 
 PROBE_POSITIONS = 8
 VALIDATION_LOG_SECONDS = 30

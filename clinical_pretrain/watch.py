@@ -24,7 +24,8 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from clinical_pretrain.console import console
-from tokenizer_tools.manifest import UserError, write_json
+from tokenizer_tools.errors import UserError
+from tokenizer_tools.files import write_json
 
 if TYPE_CHECKING:  # the import takes seconds, and signals are to be held before
     from clinical_pretrain.distributed import Ranks

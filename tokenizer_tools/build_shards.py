@@ -41,6 +41,8 @@ from tokenizers import Tokenizer
 
 from tokenizer_tools.clean_notes import CleaningRules, clean
 from tokenizer_tools.deduplicate import HASH_DTYPE, first_occurrences, ranks_within, text_hash
+from tokenizer_tools.errors import UserError
+from tokenizer_tools.files import file_sha256, write_json
 from tokenizer_tools.input_files import Input, find_inputs
 from tokenizer_tools.load_tokenizer import describe_tokenizer, encode, load_tokenizer, save_tokenizer, special_ids
 from tokenizer_tools.manifest import (
@@ -53,10 +55,7 @@ from tokenizer_tools.manifest import (
     ShardFile,
     SplitInfo,
     TokenizerInfo,
-    UserError,
-    file_sha256,
     fingerprint,
-    write_json,
 )
 from tokenizer_tools.pack_sequences import PackedRow, pack_rows
 from tokenizer_tools.progress import Progress, say

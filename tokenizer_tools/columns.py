@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tokenizer_tools.manifest import UserError
+from tokenizer_tools.errors import UserError
 
 # Lower case. MIMIC-III's NOTEEVENTS and MIMIC-IV-Note are covered.
 KNOWN_COLUMNS = {

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tokenizer_tools.manifest import UserError
+from tokenizer_tools.errors import UserError
 
 TIMEOUT_SECONDS = 10
 

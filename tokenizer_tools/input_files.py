@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tokenizer_tools.manifest import UserError
+from tokenizer_tools.errors import UserError
 
 Kind = Literal["csv", "jsonl", "parquet", "txt"]
 SUFFIXES: dict[Kind, tuple[str, ...]] = {

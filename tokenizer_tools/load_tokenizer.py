@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from tokenizer_tools.errors import UserError
+from tokenizer_tools.files import write_json
 from tokenizer_tools.hub_access import hub_arguments, not_found
-from tokenizer_tools.manifest import TokenizerInfo, UserError, tokenizer_sha256, vocab_sha256, write_json
+from tokenizer_tools.manifest import TokenizerInfo, tokenizer_sha256, vocab_sha256
 
 _PROBE = "Ünder  Café\nBP 120/80, pH 7.35; DIGOXIN 0.125 mg - no oedema"
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tokenizer_tools.columns import Columns, describe_columns, likely_columns, resolve_columns
+from tokenizer_tools.errors import UserError
 from tokenizer_tools.identifiers import LostDigitsError, identifier_of, text_of
 from tokenizer_tools.input_files import Input, Kind, find_inputs
-from tokenizer_tools.manifest import UserError
 from tokenizer_tools.rows import BadRowError, Fault, Row, is_utf16, read_rows
 from tokenizer_tools.split_patients import SplitRule
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tokenizer_tools.columns import KNOWN_COLUMNS, Columns, resolve_columns
+from tokenizer_tools.errors import UserError
+from tokenizer_tools.files import once_each
 from tokenizer_tools.input_files import Kind
-from tokenizer_tools.manifest import UserError, once_each
 
 LONGEST_FIELD = 1 << 28
 Fault = Literal["invalid_utf8", "malformed", "no_patient", "marked_error"]

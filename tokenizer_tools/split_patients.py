@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from tokenizer_tools.manifest import SPLITS, UserError
+from tokenizer_tools.errors import UserError
+from tokenizer_tools.manifest import SPLITS
 
 Admission = TypeVar("Admission", bound=Hashable)
 Patient = TypeVar("Patient")

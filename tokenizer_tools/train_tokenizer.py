@@ -11,9 +11,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from tokenizer_tools.clean_notes import CleaningRules, clean
 from tokenizer_tools.deduplicate import text_hash
+from tokenizer_tools.errors import UserError
 from tokenizer_tools.input_files import find_inputs
 from tokenizer_tools.load_tokenizer import save_tokenizer
-from tokenizer_tools.manifest import SPLITS, UserError
+from tokenizer_tools.manifest import SPLITS
 from tokenizer_tools.progress import Progress
 from tokenizer_tools.read_notes import InputOptions, read_notes
 from tokenizer_tools.split_patients import SplitRule, patients_of_admissions

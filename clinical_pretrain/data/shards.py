@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tokenizer_tools.manifest import NOTES_TABLE_NAME, Manifest, UserError
+from tokenizer_tools.errors import UserError
+from tokenizer_tools.manifest import NOTES_TABLE_NAME, Manifest
 
 
 @dataclass(frozen=True)

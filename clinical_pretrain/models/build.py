@@ -15,8 +15,9 @@ from clinical_pretrain.distributed import uses_gpu
 from clinical_pretrain.models.bigbird_attention import shortest_sparse
 from clinical_pretrain.models.encoder import Encoder, HuggingFaceEncoder, use_fused_gelu
 from clinical_pretrain.models.mlm_head import BigBirdForMaskedPositions, LongformerForMaskedPositions, pad_vocabulary
+from tokenizer_tools.errors import UserError
 from tokenizer_tools.hub_access import hub_arguments, not_found
-from tokenizer_tools.manifest import Manifest, TokenizerInfo, UserError, vocab_sha256
+from tokenizer_tools.manifest import Manifest, TokenizerInfo, vocab_sha256
 
 MODEL_CLASSES: dict[str, Any] = {
     "longformer": LongformerForMaskedPositions,

@@ -20,7 +20,7 @@ from worker import config as base_config
 
 from clinical_pretrain import train as training
 from clinical_pretrain.config import BadStepsConfig, CheckpointConfig, RunConfig
-from tokenizer_tools.manifest import UserError
+from tokenizer_tools.errors import UserError
 
 CPU_Accelerator.is_fp16_supported = lambda self: True
 CPU_Accelerator.supported_dtypes = lambda self: [torch.float, torch.bfloat16, torch.float16]

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from clinical_pretrain.checkpoint import fault_of, folder_of, refuse_strangers, saved_steps
 from clinical_pretrain.export import export
 from clinical_pretrain.metrics import read_metrics
-from tokenizer_tools.manifest import UserError
+from tokenizer_tools.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,8 @@ from clinical_pretrain.config import CheckpointConfig
 from clinical_pretrain.export import export, put_in_place
 from clinical_pretrain.hub import push, render_model_card
 from tokenizer_tools.build_shards import build_shards
-from tokenizer_tools.manifest import Manifest, UserError
+from tokenizer_tools.errors import UserError
+from tokenizer_tools.manifest import Manifest
 from tokenizer_tools.split_patients import SplitRule
 from tokenizer_tools.synthetic_notes import make_notes
 

@@ -13,7 +13,7 @@ from clinical_pretrain.export import compare, export
 from clinical_pretrain.metrics import read_metrics
 from clinical_pretrain.reshard import MOMENTS, WEIGHT, Stored
 from clinical_pretrain.run_folder import plain_model
-from tokenizer_tools.manifest import UserError
+from tokenizer_tools.errors import UserError
 
 WORKER = Path(__file__).with_name("fp16_worker.py")
 STAGES = pytest.mark.parametrize("stage", range(4))

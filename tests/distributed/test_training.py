@@ -18,7 +18,8 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 from clinical_pretrain.checkpoint import saved_steps
 from clinical_pretrain.export import export
 from clinical_pretrain.metrics import read_metrics
-from tokenizer_tools.manifest import UserError, file_sha256, write_json
+from tokenizer_tools.errors import UserError
+from tokenizer_tools.files import file_sha256, write_json
 
 STAGES = range(4)
 

@@ -45,7 +45,7 @@ from clinical_pretrain.export import export
 from clinical_pretrain.models import build
 from clinical_pretrain.train import train
 from clinical_pretrain.watch import STOPPED
-from tokenizer_tools.manifest import UserError
+from tokenizer_tools.errors import UserError
 
 STEPS = 20
 BF16 = {"precision": "bf16", "max_steps": 6, "checkpoint": CheckpointConfig(4)}

@@ -17,7 +17,7 @@ from transformers import LongformerConfig, LongformerForMaskedLM
 
 from clinical_pretrain import hub as hub_module
 from clinical_pretrain.hub import render_model_card
-from tokenizer_tools.manifest import UserError
+from tokenizer_tools.errors import UserError
 from tokenizer_tools.synthetic_notes import make_notes
 from tokenizer_tools.train_tokenizer import train_tokenizer
 
@@ -158,7 +158,7 @@ LOAD = """
 import sys
 from clinical_pretrain.models.build import load_model_config
 from tokenizer_tools.load_tokenizer import load_tokenizer
-from tokenizer_tools.manifest import UserError
+from tokenizer_tools.errors import UserError
 
 for name in sys.argv[1:]:
     for load in (load_tokenizer, load_model_config):
@@ -227,7 +227,7 @@ import json, sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from clinical_pretrain.hub import push
-from tokenizer_tools.manifest import UserError
+from tokenizer_tools.errors import UserError
 
 def refusal(name):
     special = {"licence": {"license": "nonsense"}, "branch": {"revision": "nowhere"}}

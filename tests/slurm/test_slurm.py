@@ -15,7 +15,7 @@ import pytest
 import yaml
 from two_nodes import REPOSITORY, STEPS, Cluster, Run, wait_for
 
-from tokenizer_tools.manifest import file_sha256
+from tokenizer_tools.files import file_sha256
 
 pytestmark = pytest.mark.slurm
 NEEDED = ("slurmctld", "slurmd", "sbatch", "munged", "ip", "shellcheck")

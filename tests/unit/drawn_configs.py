@@ -20,7 +20,7 @@ from clinical_pretrain.config import REPOSITORY, RunConfig
 from clinical_pretrain.export import export
 from clinical_pretrain.fields import Range, unwrap
 from clinical_pretrain.train import train
-from tokenizer_tools.manifest import UserError
+from tokenizer_tools.errors import UserError
 
 SHARDS = sys.argv[1]
 FOLDER = tempfile.TemporaryDirectory()

@@ -18,8 +18,9 @@ from clinical_pretrain.data.shards import Split, note_categories
 from tokenizer_tools.build_shards import build_shards
 from tokenizer_tools.clean_notes import CleaningRules, clean
 from tokenizer_tools.columns import Columns
+from tokenizer_tools.errors import UserError
 from tokenizer_tools.load_tokenizer import load_tokenizer
-from tokenizer_tools.manifest import SPLITS, Manifest, UserError
+from tokenizer_tools.manifest import SPLITS, Manifest
 from tokenizer_tools.read_notes import InputOptions
 from tokenizer_tools.split_patients import SplitRule
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from clinical_pretrain.checkpoint import FORMAT_VERSION, _check_room, fault_of, saved_steps
-from tokenizer_tools.manifest import UserError, write_json
+from tokenizer_tools.errors import UserError
+from tokenizer_tools.files import write_json
 
 
 def test_a_disk_without_room_is_seen_before_anything_is_written(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from clinical_pretrain.config import REPOSITORY, RunConfig, load_config
 from clinical_pretrain.deepspeed_config import resolve
 from clinical_pretrain.engine import refuse_config
-from tokenizer_tools.manifest import UserError
+from tokenizer_tools.errors import UserError
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
 

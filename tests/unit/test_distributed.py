@@ -15,7 +15,7 @@ import torch.distributed as dist
 from clinical_pretrain.config import REPOSITORY, RunConfig
 from clinical_pretrain.distributed import Ranks, Report, Reports, initialise, own_device, runs_on
 from clinical_pretrain.train import check_hardware
-from tokenizer_tools.manifest import UserError
+from tokenizer_tools.errors import UserError
 
 
 @pytest.fixture

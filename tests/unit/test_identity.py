@@ -14,8 +14,9 @@ import pytest
 from clinical_pretrain.cli import main
 from tokenizer_tools.build_shards import build_shards
 from tokenizer_tools.columns import Columns
+from tokenizer_tools.errors import UserError
 from tokenizer_tools.identifiers import LostDigitsError, identifier_of, text_of
-from tokenizer_tools.manifest import Manifest, UserError
+from tokenizer_tools.manifest import Manifest
 from tokenizer_tools.read_notes import InputOptions, read_notes
 from tokenizer_tools.split_patients import SplitRule
 from tokenizer_tools.train_tokenizer import train_tokenizer

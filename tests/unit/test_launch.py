@@ -17,7 +17,7 @@ from clinical_pretrain.jobs import job_state, queued, refuse_queued
 from clinical_pretrain.launch import site_config, trainings
 from clinical_pretrain.status import runs_in, status, table
 from clinical_pretrain.train import forget_tries, warn_of_short_warning
-from tokenizer_tools.manifest import UserError
+from tokenizer_tools.errors import UserError
 
 DEMO = ["--config", str(REPOSITORY / "configs" / "demo_cpu.yaml")]
 

@@ -19,8 +19,9 @@ from clinical_pretrain.config import AttentionConfig, DataConfig, ModelConfig, M
 from clinical_pretrain.models import build
 from clinical_pretrain.models.build import build_model, choose_backend
 from clinical_pretrain.models.mlm_head import mean_loss
+from tokenizer_tools.errors import UserError
 from tokenizer_tools.load_tokenizer import load_tokenizer
-from tokenizer_tools.manifest import Manifest, UserError
+from tokenizer_tools.manifest import Manifest
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
 

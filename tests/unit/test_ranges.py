@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from clinical_pretrain.config import ModelConfig, ModelSize, OptimConfig, RunConfig, SlurmConfig
 from clinical_pretrain.fields import Range, TextLoader, build, flatten, unwrap
-from tokenizer_tools.manifest import UserError
+from tokenizer_tools.errors import UserError
 
 
 def leaves(cls, prefix=""):

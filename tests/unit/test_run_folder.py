@@ -22,7 +22,8 @@ from clinical_pretrain.run_folder import (
     refuse_other_run,
     stage_ends,
 )
-from tokenizer_tools.manifest import Manifest, UserError
+from tokenizer_tools.errors import UserError
+from tokenizer_tools.manifest import Manifest
 
 
 def test_a_run_from_before_some_settings_existed_goes_on(shards, tmp_path):

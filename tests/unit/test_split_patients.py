@@ -2,7 +2,7 @@ import stat
 
 import pytest
 
-from tokenizer_tools.manifest import UserError
+from tokenizer_tools.errors import UserError
 from tokenizer_tools.split_patients import SplitRule, default_key_path, load_patient_key, patient_hash
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from tokenizer_tools.manifest import UserError
+from tokenizer_tools.errors import UserError
 from tokenizer_tools.synthetic_notes import COLUMNS, make_notes
 
 

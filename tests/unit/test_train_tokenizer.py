@@ -2,7 +2,7 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from tokenizer_tools.manifest import UserError
+from tokenizer_tools.errors import UserError
 from tokenizer_tools.synthetic_notes import make_notes
 from tokenizer_tools.train_tokenizer import train_tokenizer
 
