@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from common import DTYPES, base_config, device, facts, peak_memory, stock_model, timed
 
-from clinical_pretrain.models import bigbird_attention, longformer_attention
-from clinical_pretrain.models.bigbird_attention import BigBirdContext, make_plan
-from clinical_pretrain.models.flex import COMPILE_OPTIONS
-from clinical_pretrain.models.longformer_attention import LongformerContext
+from clinical_pretrain.models.attention import bigbird as bigbird_attention
+from clinical_pretrain.models.attention import longformer as longformer_attention
+from clinical_pretrain.models.attention.bigbird import BigBirdContext, make_plan
+from clinical_pretrain.models.attention.flex import COMPILE_OPTIONS
+from clinical_pretrain.models.attention.longformer import LongformerContext
 from tokenizer_tools.files import write_json
 
 

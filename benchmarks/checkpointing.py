@@ -30,13 +30,13 @@ from typing import Any
 import torch
 from common import base_config, facts, stock_model, timed
 
-from clinical_pretrain import checkpoint
-from clinical_pretrain.checkpoint_engine import MemoryCheckpointEngine
-from clinical_pretrain.config import CheckpointConfig, RunConfig
-from clinical_pretrain.deepspeed_config import resolve
+from clinical_pretrain.checkpoint import save as checkpoint
+from clinical_pretrain.config.run_config import CheckpointConfig, RunConfig
 from clinical_pretrain.distributed import Ranks, initialise, shut_down
-from clinical_pretrain.engine import make_engine
-from clinical_pretrain.optim import parameter_count
+from clinical_pretrain.engine.build import make_engine
+from clinical_pretrain.engine.deepspeed_config import resolve
+from clinical_pretrain.engine.memory_file import MemoryCheckpointEngine
+from clinical_pretrain.engine.optim import parameter_count
 from tokenizer_tools.files import write_json
 
 LENGTH, STEPS = 512, 5

@@ -22,11 +22,11 @@ from typing import Any
 import torch
 from common import VOCABULARY, facts
 
-from clinical_pretrain import deepspeed_config
-from clinical_pretrain.config import load_config
+from clinical_pretrain.config.run_config import load_config
 from clinical_pretrain.data.masking import capacity
 from clinical_pretrain.distributed import initialise, shut_down
-from clinical_pretrain.engine import make_engine
+from clinical_pretrain.engine import deepspeed_config
+from clinical_pretrain.engine.build import make_engine
 from clinical_pretrain.models.build import build_model
 from clinical_pretrain.models.mlm_head import mean_loss
 from tokenizer_tools.files import write_json

@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 from common import REPOSITORY, processor
 
-from clinical_pretrain.config import load_config
+from clinical_pretrain.config.run_config import load_config
 from clinical_pretrain.data.masking import Collator, Vocabulary
 from clinical_pretrain.data.shards import Split
 from clinical_pretrain.distributed import free_port, initialise
-from clinical_pretrain.metrics import read_metrics
 from clinical_pretrain.models.build import build_model
-from clinical_pretrain.validation import Validation
+from clinical_pretrain.run_folder.metrics import read_metrics
+from clinical_pretrain.training.validation import Validation
 from tokenizer_tools.files import write_json
 from tokenizer_tools.manifest import TOKENIZER_FOLDER, Manifest
 

@@ -25,12 +25,12 @@ import torch
 from common import facts, stock_model, timed
 from transformers import AutoModelForMaskedLM, AutoTokenizer, DataCollatorForLanguageModeling
 
-from clinical_pretrain.config import WatchConfig, load_config
+from clinical_pretrain.config.run_config import WatchConfig, load_config
 from clinical_pretrain.data.sampler import Sampler
-from clinical_pretrain.engine import make_engine
+from clinical_pretrain.engine.build import make_engine
+from clinical_pretrain.engine.optim import learning_rate
 from clinical_pretrain.models.flops import peak_flops, training_flops_per_token
-from clinical_pretrain.optim import learning_rate
-from clinical_pretrain.train import Run, finish, micro_batches, setup, train_step
+from clinical_pretrain.training.train import Run, finish, micro_batches, setup, train_step
 from tokenizer_tools.files import write_json
 from tokenizer_tools.manifest import TOKENIZER_FOLDER
 

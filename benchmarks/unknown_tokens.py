@@ -15,13 +15,13 @@ from typing import Any
 from common import facts
 from mtsamples import CORPORA, DATA
 
-from tokenizer_tools.clean_notes import CleaningRules, clean
-from tokenizer_tools.columns import Columns
+from tokenizer_tools.corpus.clean_notes import CleaningRules, clean
+from tokenizer_tools.corpus.columns import Columns
+from tokenizer_tools.corpus.read_notes import InputOptions, read_notes
+from tokenizer_tools.corpus.synthetic_notes import make_notes
 from tokenizer_tools.files import write_json
-from tokenizer_tools.load_tokenizer import encode, load_tokenizer
-from tokenizer_tools.read_notes import InputOptions, read_notes
-from tokenizer_tools.synthetic_notes import make_notes
-from tokenizer_tools.unknown_characters import count_unknown, unseen_blanks
+from tokenizer_tools.tokenizer.load import encode, load_tokenizer
+from tokenizer_tools.tokenizer.unknown_characters import count_unknown, unseen_blanks
 
 
 def shares(texts: list[str], tokenizer: Any) -> dict[str, Any]:

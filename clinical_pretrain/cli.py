@@ -12,9 +12,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from clinical_pretrain.config import find_file, one_line, refuse_unknown, version
+from clinical_pretrain.config.fields import MANY, Range, described, expand_home
+from clinical_pretrain.config.run_config import find_file, one_line, refuse_unknown, version
 from clinical_pretrain.console import make_output_lenient
-from clinical_pretrain.fields import MANY, Range, described, expand_home
 from tokenizer_tools.command_line import typed
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import write_report
@@ -22,9 +22,9 @@ from tokenizer_tools.files import write_report
 
 def _add_input_options(parser: Any, required: bool = True) -> None:
     """The options of all commands that read notes."""
-    from tokenizer_tools.columns import Columns
-    from tokenizer_tools.input_files import SUFFIXES
-    from tokenizer_tools.split_patients import SplitRule
+    from tokenizer_tools.corpus.columns import Columns
+    from tokenizer_tools.corpus.input_files import SUFFIXES
+    from tokenizer_tools.corpus.split_patients import SplitRule
 
     parser.add_argument(
         "--notes",
@@ -52,7 +52,7 @@ def _add_input_options(parser: Any, required: bool = True) -> None:
 
 def _input_options(parser: Any, args: Any) -> dict[str, Any]:
     """What the functions that read notes take: notes, reading and split."""
-    from tokenizer_tools.read_notes import InputOptions
+    from tokenizer_tools.corpus.read_notes import InputOptions
 
     ready = parser.instantiate(args)
     notes = args.notes or []
@@ -66,7 +66,7 @@ _SHARDS_RANGES = {"sequence_length": Range(8, 1_000_000), "notes_per_part": Rang
 
 
 def _shards_parser(command: str, description: str | None) -> Any:
-    from tokenizer_tools.clean_notes import CleaningRules
+    from tokenizer_tools.corpus.clean_notes import CleaningRules
 
     parser = _parser(command, description)
     _add_input_options(parser)
@@ -90,7 +90,7 @@ def _shards_parser(command: str, description: str | None) -> Any:
 
 def build_shards(argv: Sequence[str]) -> dict[str, Any]:
     """Turn clinical notes into tokenised shards for pretraining."""
-    from tokenizer_tools import build_shards as shards
+    from tokenizer_tools.shards import build as shards
 
     parser = _shards_parser("build-shards", build_shards.__doc__)
     parser.add_argument(
@@ -128,7 +128,7 @@ def build_shards(argv: Sequence[str]) -> dict[str, Any]:
 
 def make_notes(argv: Sequence[str]) -> dict[str, Any]:
     """Make synthetic notes in the form of MIMIC-III's NOTEEVENTS, to try things with."""
-    from tokenizer_tools import synthetic_notes
+    from tokenizer_tools.corpus import synthetic_notes
 
     parser = _parser("make-notes", make_notes.__doc__)
     parser.add_argument("--out", required=True, help="CSV or CSV.GZ file to make")
@@ -142,7 +142,7 @@ def make_notes(argv: Sequence[str]) -> dict[str, Any]:
 
 def train_tokenizer(argv: Sequence[str]) -> dict[str, Any]:
     """Train a byte-level BPE tokenizer on notes (for a model that starts from nothing)."""
-    from tokenizer_tools import train_tokenizer as trainer
+    from tokenizer_tools.tokenizer import train as trainer
 
     parser = _parser("train-tokenizer", train_tokenizer.__doc__)
     _add_input_options(parser)
@@ -170,14 +170,14 @@ def export(argv: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--step", help="which checkpoint: a number, or best: of the lowest validation loss (default: "
                                        "the newest)")  # fmt: skip
     args = _parse(parser, argv)
-    from clinical_pretrain.status import no_run
+    from clinical_pretrain.observe.status import no_run
 
     if not Path(args.run, "run.json").exists():  # before the seconds that PyTorch takes
         raise no_run(Path(args.run))
     step = str(args.step or "")
     if step not in ("", "best") and not step.isdecimal():
         raise UserError(f"--step {step}: must be a number, or best")
-    from clinical_pretrain import export as exporting
+    from clinical_pretrain.release import export as exporting
 
     result = exporting.export(Path(args.run), Path(args.out), int(step) if step.isdecimal() else step or None)
     print(
@@ -193,7 +193,7 @@ def export(argv: Sequence[str]) -> dict[str, Any]:
 
 def push(argv: Sequence[str]) -> dict[str, Any]:
     """Put an exported model on the Hugging Face Hub, privately unless told otherwise."""
-    from clinical_pretrain import hub
+    from clinical_pretrain.release import push as hub
 
     parser = _parser("push", push.__doc__)
     parser.add_argument("model", help="folder made by export")
@@ -220,7 +220,7 @@ def plot(argv: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("run", help="run folder, such as runs/NAME")
     parser.add_argument("--out", help="PNG file (default: loss.png in the run folder)")
     args = _parse(parser, argv)
-    from clinical_pretrain.plot import plot_loss
+    from clinical_pretrain.observe.plot import plot_loss
 
     result = plot_loss(Path(args.run), Path(args.out) if args.out else None)
     print(f"{result['picture']}: {result['train_points']} training and {result['validation_points']} validation losses")
@@ -229,7 +229,7 @@ def plot(argv: Sequence[str]) -> dict[str, Any]:
 
 def demo(argv: Sequence[str]) -> dict[str, Any]:
     """Run the whole job on this machine's CPU: notes, shards, training, export."""
-    from clinical_pretrain.demo import run_demo
+    from clinical_pretrain.commands.demo import run_demo
 
     parser = _parser("demo", demo.__doc__)
     parser.add_argument("--out", help="folder for everything that is made (default: demo, or demo-NAME of your notes)")
@@ -253,7 +253,7 @@ def chaos(argv: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--elastic", action="store_true", help="other numbers of ranks and ZeRO stages at each start")
     args = _parse(parser, argv, faults=Range(1, 1_000_000), ranks=Range(1, 1000), seed=Range(0, 2**63 - 1))
     config = find_file(args.config)
-    from clinical_pretrain import chaos as harm
+    from clinical_pretrain.commands import chaos as harm
 
     result = harm.chaos(config, Path(args.out), args.faults, args.seed, args.ranks, args.elastic)
     print("\n".join(["", *harm.table(result)]))
@@ -272,7 +272,7 @@ def submit(argv: Sequence[str]) -> dict[str, Any]:
     )
     mine, slurm_words, words = _divide(argv, parser)
     args = _parse(parser, mine)
-    from clinical_pretrain import launch
+    from clinical_pretrain.cluster import submit as launch
 
     slurm = launch.site_config(args.site, slurm_words)
     if words and not words[0].startswith("-"):  # as sbatch slurm/pretrain.sh takes it
@@ -280,7 +280,7 @@ def submit(argv: Sequence[str]) -> dict[str, Any]:
     runs = launch.trainings(words, args.sweep)
     export_to = Path(args.export) if args.export else None
     if export_to:
-        from clinical_pretrain.export import check_out
+        from clinical_pretrain.release.export import check_out
 
         for run, out in zip(runs, launch.export_folders(runs, export_to), strict=True):
             check_out(out, run.folder)
@@ -306,8 +306,8 @@ def submit_shards(argv: Sequence[str]) -> dict[str, Any]:
     parser = _slurm_parser("submit-shards", submit_shards.__doc__)
     mine, slurm_words, words = _divide(argv, parser)
     args = _parse(parser, mine)
-    from clinical_pretrain import launch
-    from tokenizer_tools.input_files import find_inputs
+    from clinical_pretrain.cluster import submit as launch
+    from tokenizer_tools.corpus.input_files import find_inputs
 
     slurm = launch.site_config(args.site, slurm_words)
     shards_parser = _shards_parser("submit-shards", None)
@@ -332,7 +332,7 @@ def status(argv: Sequence[str]) -> dict[str, Any]:
     parser = _parser("status", status.__doc__)
     parser.add_argument("runs", nargs="*", default=["runs"], help="run folders, or folders of them (default: runs)")
     args = _parse(parser, argv)
-    from clinical_pretrain import status as standing
+    from clinical_pretrain.observe import status as standing
 
     found = [standing.status(run) for run in standing.runs_in([Path(path) for path in args.runs])]
     print("\n".join(standing.table(found)))
@@ -431,8 +431,8 @@ def _parser(command: str, description: str | None) -> Any:
 
 
 def _slurm_parser(command: str, description: str | None) -> Any:
-    from clinical_pretrain.config import SlurmConfig
-    from clinical_pretrain.launch import SITE
+    from clinical_pretrain.cluster.submit import SITE
+    from clinical_pretrain.config.run_config import SlurmConfig
 
     parser = _parser(command, description)
     parser.add_argument("--site", default=SITE, help="YAML with what is particular to the cluster")

@@ -10,13 +10,13 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from clinical_pretrain.console import console, make_output_lenient
-from clinical_pretrain.watch import hold_signals
+from clinical_pretrain.training.watchdog import hold_signals
 
 hold_signals()
 make_output_lenient()
 
-from clinical_pretrain.config import check_files, load_config
-from clinical_pretrain.deepspeed_config import resolve
+from clinical_pretrain.config.run_config import check_files, load_config
+from clinical_pretrain.engine.deepspeed_config import resolve
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import write_report
 
@@ -36,7 +36,7 @@ def main() -> int:
         if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
             console.progress(["loading PyTorch, transformers and DeepSpeed"])
         from clinical_pretrain.distributed import shut_down
-        from clinical_pretrain.train import train
+        from clinical_pretrain.training.train import train
 
         try:
             summary = train(config)

@@ -43,8 +43,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Synthetic notes of 60 patients, and a tokenizer of 1,000 entries trained on them, in one folder."""
-    from tokenizer_tools.synthetic_notes import make_notes
-    from tokenizer_tools.train_tokenizer import train_tokenizer
+    from tokenizer_tools.corpus.synthetic_notes import make_notes
+    from tokenizer_tools.tokenizer.train import train_tokenizer
 
     root = tmp_path_factory.mktemp("corpus")
     make_notes(root / "notes.csv", patients=60)
@@ -55,8 +55,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def shards(corpus: Path) -> Path:
     """Shards of them, in rows of 256 tokens."""
-    from tokenizer_tools.build_shards import build_shards
-    from tokenizer_tools.split_patients import SplitRule
+    from tokenizer_tools.corpus.split_patients import SplitRule
+    from tokenizer_tools.shards.build import build_shards
 
     build_shards(
         [corpus / "notes.csv"],

@@ -10,14 +10,14 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoTokenizer, BigBirdConfig, LongformerConfig
 
-from clinical_pretrain.config import ModelConfig, RunConfig, refuse_missing_folder
+from clinical_pretrain.config.run_config import ModelConfig, RunConfig, refuse_missing_folder
 from clinical_pretrain.distributed import uses_gpu
-from clinical_pretrain.models.bigbird_attention import shortest_sparse
+from clinical_pretrain.models.attention.bigbird import shortest_sparse
 from clinical_pretrain.models.encoder import Encoder, HuggingFaceEncoder, use_fused_gelu
 from clinical_pretrain.models.mlm_head import BigBirdForMaskedPositions, LongformerForMaskedPositions, pad_vocabulary
 from tokenizer_tools.errors import UserError
-from tokenizer_tools.hub_access import hub_arguments, not_found
 from tokenizer_tools.manifest import Manifest, TokenizerInfo, vocab_sha256
+from tokenizer_tools.tokenizer.hub_access import hub_arguments, not_found
 
 MODEL_CLASSES: dict[str, Any] = {
     "longformer": LongformerForMaskedPositions,

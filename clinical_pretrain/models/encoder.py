@@ -12,9 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from clinical_pretrain.models import bigbird_attention, flex, longformer_attention
-from clinical_pretrain.models.bigbird_attention import BigBirdContext, Plan
-from clinical_pretrain.models.longformer_attention import LongformerContext
+from clinical_pretrain.models.attention import bigbird as bigbird_attention
+from clinical_pretrain.models.attention import flex
+from clinical_pretrain.models.attention import longformer as longformer_attention
+from clinical_pretrain.models.attention.bigbird import BigBirdContext, Plan
+from clinical_pretrain.models.attention.longformer import LongformerContext
 
 
 class Encoder:

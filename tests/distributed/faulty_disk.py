@@ -18,10 +18,10 @@ from typing import Any
 
 from worker import config
 
-from clinical_pretrain import checkpoint
-from clinical_pretrain import train as training
-from clinical_pretrain.config import CheckpointConfig
+from clinical_pretrain.checkpoint import save as checkpoint
+from clinical_pretrain.config.run_config import CheckpointConfig
 from clinical_pretrain.distributed import shut_down
+from clinical_pretrain.training import train as training
 
 OPERATIONS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.scandir", "os.listdir", "shutil.rmtree")
 

@@ -14,7 +14,7 @@ import torch
 from launching import losses, validations
 from safetensors.torch import load_file
 
-from clinical_pretrain.export import export
+from clinical_pretrain.release.export import export
 
 FILE = Path(__file__).with_name("golden.json")
 

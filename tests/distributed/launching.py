@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from clinical_pretrain.distributed import free_port
-from clinical_pretrain.metrics import read_metrics
+from clinical_pretrain.run_folder.metrics import read_metrics
 
 WORKER = Path(__file__).with_name("worker.py")
 REPOSITORY = WORKER.parent.parent.parent

@@ -6,10 +6,10 @@ import math
 import pytest
 from launching import WORKER, launch, losses
 
-from clinical_pretrain.checkpoint import folder_of, read_state, saved_steps
-from clinical_pretrain.metrics import read_metrics
-from clinical_pretrain.reshard import WEIGHT, Stored
-from clinical_pretrain.run_folder import plain_model
+from clinical_pretrain.checkpoint.save import folder_of, read_state, saved_steps
+from clinical_pretrain.engine.reshard import WEIGHT, Stored
+from clinical_pretrain.run_folder.folder import plain_model
+from clinical_pretrain.run_folder.metrics import read_metrics
 
 
 @pytest.fixture(scope="module")

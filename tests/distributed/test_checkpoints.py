@@ -9,9 +9,9 @@ import torch
 from launching import WORKER, alone, launch, losses
 from safetensors.torch import load_file
 
-from clinical_pretrain.checkpoint import fault_of, folder_of, refuse_strangers, saved_steps
-from clinical_pretrain.export import export
-from clinical_pretrain.metrics import read_metrics
+from clinical_pretrain.checkpoint.save import fault_of, folder_of, refuse_strangers, saved_steps
+from clinical_pretrain.release.export import export
+from clinical_pretrain.run_folder.metrics import read_metrics
 from tokenizer_tools.errors import UserError
 
 

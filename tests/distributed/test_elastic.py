@@ -8,11 +8,11 @@ from golden import assert_golden
 from launching import WORKER, alone, launch, losses, validations
 from safetensors.torch import load_file
 
-from clinical_pretrain.checkpoint import folder_of, read_state
-from clinical_pretrain.export import export
-from clinical_pretrain.metrics import read_metrics
-from clinical_pretrain.reshard import MOMENTS, WEIGHT, Stored
-from clinical_pretrain.run_folder import plain_model
+from clinical_pretrain.checkpoint.save import folder_of, read_state
+from clinical_pretrain.engine.reshard import MOMENTS, WEIGHT, Stored
+from clinical_pretrain.release.export import export
+from clinical_pretrain.run_folder.folder import plain_model
+from clinical_pretrain.run_folder.metrics import read_metrics
 
 FAMILIES = pytest.mark.parametrize("family", ["longformer", "bigbird"])
 

@@ -15,16 +15,16 @@ from conftest import REPOSITORY
 from launching import WORKER, alone
 from safetensors.torch import load_file
 
-from clinical_pretrain import checkpoint
+from clinical_pretrain.checkpoint import save as checkpoint
 from clinical_pretrain.cli import main
-from clinical_pretrain.config import CheckpointConfig
-from clinical_pretrain.export import export, put_in_place
-from clinical_pretrain.hub import push, render_model_card
-from tokenizer_tools.build_shards import build_shards
+from clinical_pretrain.config.run_config import CheckpointConfig
+from clinical_pretrain.release.export import export, put_in_place
+from clinical_pretrain.release.push import push, render_model_card
+from tokenizer_tools.corpus.split_patients import SplitRule
+from tokenizer_tools.corpus.synthetic_notes import make_notes
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import Manifest
-from tokenizer_tools.split_patients import SplitRule
-from tokenizer_tools.synthetic_notes import make_notes
+from tokenizer_tools.shards.build import build_shards
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ from launching import alone, launch, losses, validations
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from clinical_pretrain.checkpoint import PROBE_NAME, folder_of, read_state, saved_steps
-from clinical_pretrain.export import compare, export
-from clinical_pretrain.metrics import read_metrics
-from clinical_pretrain.reshard import MOMENTS, WEIGHT, Stored
-from clinical_pretrain.run_folder import plain_model
+from clinical_pretrain.checkpoint.save import PROBE_NAME, folder_of, read_state, saved_steps
+from clinical_pretrain.engine.reshard import MOMENTS, WEIGHT, Stored
+from clinical_pretrain.release.export import compare, export
+from clinical_pretrain.run_folder.folder import plain_model
+from clinical_pretrain.run_folder.metrics import read_metrics
 from tokenizer_tools.errors import UserError
 
 WORKER = Path(__file__).with_name("fp16_worker.py")

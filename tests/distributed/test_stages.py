@@ -10,10 +10,10 @@ import pytest
 from launching import ENVIRONMENT, REPOSITORY, WORKER, launch, losses, validations
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
-from clinical_pretrain.checkpoint import read_state, saved_steps
+from clinical_pretrain.checkpoint.save import read_state, saved_steps
 from clinical_pretrain.cli import main
-from clinical_pretrain.metrics import read_metrics
-from clinical_pretrain.status import status, table
+from clinical_pretrain.observe.status import status, table
+from clinical_pretrain.run_folder.metrics import read_metrics
 
 
 @pytest.fixture(scope="module")

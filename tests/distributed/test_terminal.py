@@ -13,9 +13,9 @@ import pytest
 from launching import ENVIRONMENT, REPOSITORY
 from test_watch import wait_for
 
-from clinical_pretrain.checkpoint import saved_steps
+from clinical_pretrain.checkpoint.save import saved_steps
 from clinical_pretrain.distributed import free_port
-from clinical_pretrain.watch import ENDED, INTERRUPTED
+from clinical_pretrain.training.watchdog import ENDED, INTERRUPTED
 
 RUN = REPOSITORY / "clinical_pretrain" / "run.py"
 LONG = ("--max_steps", "100000", "--checkpoint.every_steps", "5")

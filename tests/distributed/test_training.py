@@ -15,9 +15,9 @@ from launching import REPOSITORY, WORKER, launch, losses, validations
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from clinical_pretrain.checkpoint import saved_steps
-from clinical_pretrain.export import export
-from clinical_pretrain.metrics import read_metrics
+from clinical_pretrain.checkpoint.save import saved_steps
+from clinical_pretrain.release.export import export
+from clinical_pretrain.run_folder.metrics import read_metrics
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import file_sha256, write_json
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from launching import ENVIRONMENT, WORKER, losses
 
-from clinical_pretrain.checkpoint import saved_steps
+from clinical_pretrain.checkpoint.save import saved_steps
 from clinical_pretrain.distributed import free_port
-from clinical_pretrain.watch import ENDED, INTERRUPTED, LOST
+from clinical_pretrain.training.watchdog import ENDED, INTERRUPTED, LOST
 
 WATCHED = WORKER.with_name("watched.py")
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from worker import config
 
-from clinical_pretrain import train as training
-from clinical_pretrain.config import CheckpointConfig, WatchConfig
+from clinical_pretrain.config.run_config import CheckpointConfig, WatchConfig
 from clinical_pretrain.distributed import shut_down
+from clinical_pretrain.training import train as training
 
 
 def meet_fate(fault: str) -> None:

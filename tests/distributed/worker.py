@@ -24,10 +24,8 @@ import torch
 import torch.distributed as dist
 from torch._dynamo.utils import counters
 
-from clinical_pretrain import checkpoint_engine
-from clinical_pretrain import train as training
-from clinical_pretrain.checkpoint import folder_of, saved_steps
-from clinical_pretrain.config import (
+from clinical_pretrain.checkpoint.save import folder_of, saved_steps
+from clinical_pretrain.config.run_config import (
     REPOSITORY,
     AttentionConfig,
     BadStepsConfig,
@@ -41,10 +39,12 @@ from clinical_pretrain.config import (
     RunConfig,
     ValidationConfig,
 )
-from clinical_pretrain.export import export
+from clinical_pretrain.engine import memory_file as checkpoint_engine
 from clinical_pretrain.models import build
-from clinical_pretrain.train import train
-from clinical_pretrain.watch import STOPPED
+from clinical_pretrain.release.export import export
+from clinical_pretrain.training import train as training
+from clinical_pretrain.training.train import train
+from clinical_pretrain.training.watchdog import STOPPED
 from tokenizer_tools.errors import UserError
 
 STEPS = 20

@@ -15,11 +15,11 @@ from conftest import REPOSITORY
 from hub_server import TOKEN, Hub
 from transformers import LongformerConfig, LongformerForMaskedLM
 
-from clinical_pretrain import hub as hub_module
-from clinical_pretrain.hub import render_model_card
+from clinical_pretrain.release import push as hub_module
+from clinical_pretrain.release.push import render_model_card
+from tokenizer_tools.corpus.synthetic_notes import make_notes
 from tokenizer_tools.errors import UserError
-from tokenizer_tools.synthetic_notes import make_notes
-from tokenizer_tools.train_tokenizer import train_tokenizer
+from tokenizer_tools.tokenizer.train import train_tokenizer
 
 FACTS = {
     "format_version": 2,
@@ -157,7 +157,7 @@ def test_one_line_and_exit_code_2(pushed, model, hub, options, variables, messag
 LOAD = """
 import sys
 from clinical_pretrain.models.build import load_model_config
-from tokenizer_tools.load_tokenizer import load_tokenizer
+from tokenizer_tools.tokenizer.load import load_tokenizer
 from tokenizer_tools.errors import UserError
 
 for name in sys.argv[1:]:
@@ -226,7 +226,7 @@ PUSH_ALL = """
 import json, sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from clinical_pretrain.hub import push
+from clinical_pretrain.release.push import push
 from tokenizer_tools.errors import UserError
 
 def refusal(name):

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from clinical_pretrain.chaos import Course
-from clinical_pretrain.metrics import read_metrics
+from clinical_pretrain.commands.chaos import Course
+from clinical_pretrain.run_folder.metrics import read_metrics
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent

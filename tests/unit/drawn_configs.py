@@ -16,10 +16,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_ranges import leaves, make
 
-from clinical_pretrain.config import REPOSITORY, RunConfig
-from clinical_pretrain.export import export
-from clinical_pretrain.fields import Range, unwrap
-from clinical_pretrain.train import train
+from clinical_pretrain.config.fields import Range, unwrap
+from clinical_pretrain.config.run_config import REPOSITORY, RunConfig
+from clinical_pretrain.release.export import export
+from clinical_pretrain.training.train import train
 from tokenizer_tools.errors import UserError
 
 SHARDS = sys.argv[1]

@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import BigBirdConfig, BigBirdForMaskedLM, LongformerConfig, LongformerForMaskedLM
 
-from clinical_pretrain.models import bigbird_attention, longformer_attention
-from clinical_pretrain.models.bigbird_attention import make_plan, random_blocks
+from clinical_pretrain.models.attention import bigbird as bigbird_attention
+from clinical_pretrain.models.attention import longformer as longformer_attention
+from clinical_pretrain.models.attention.bigbird import make_plan, random_blocks
 from clinical_pretrain.models.encoder import Encoder, HuggingFaceEncoder, first_tokens, use_fused_gelu
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -351,7 +352,7 @@ def test_flex_compiled_on_a_cpu(family, monkeypatch):
     """Its forward pass, which goes by the lists of blocks instead of a mask over all tokens."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    from clinical_pretrain.models import flex
+    from clinical_pretrain.models.attention import flex
 
     monkeypatch.setattr(flex, "flex_attention", torch.compile(flex_attention, dynamic=False))
     length = 512

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from clinical_pretrain.bad_steps import BadStepsError, Judge, Jump, sample_index, skip_bad_updates
-from clinical_pretrain.config import BadStepsConfig
+from clinical_pretrain.config.run_config import BadStepsConfig
 from clinical_pretrain.distributed import Report
-from clinical_pretrain.engine import weights_are_finite
+from clinical_pretrain.engine.build import weights_are_finite
+from clinical_pretrain.training.loss_guard import BadStepsError, Judge, Jump, sample_index, skip_bad_updates
 
 
 def test_an_infinite_gradient_is_as_bad_as_a_loss_that_is_no_number():

@@ -15,14 +15,14 @@ import pytest
 from tokenizers import Tokenizer
 
 from clinical_pretrain.data.shards import Split, note_categories
-from tokenizer_tools.build_shards import build_shards
-from tokenizer_tools.clean_notes import CleaningRules, clean
-from tokenizer_tools.columns import Columns
+from tokenizer_tools.corpus.clean_notes import CleaningRules, clean
+from tokenizer_tools.corpus.columns import Columns
+from tokenizer_tools.corpus.read_notes import InputOptions
+from tokenizer_tools.corpus.split_patients import SplitRule
 from tokenizer_tools.errors import UserError
-from tokenizer_tools.load_tokenizer import load_tokenizer
 from tokenizer_tools.manifest import SPLITS, Manifest
-from tokenizer_tools.read_notes import InputOptions
-from tokenizer_tools.split_patients import SplitRule
+from tokenizer_tools.shards.build import build_shards
+from tokenizer_tools.tokenizer.load import load_tokenizer
 
 
 def build(corpus, out, **options):

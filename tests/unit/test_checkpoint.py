@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from clinical_pretrain.checkpoint import FORMAT_VERSION, _check_room, fault_of, saved_steps
+from clinical_pretrain.checkpoint.save import FORMAT_VERSION, _check_room, fault_of, saved_steps
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import write_json
 

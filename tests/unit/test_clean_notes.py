@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenizer_tools.clean_notes import CleaningRules, clean
+from tokenizer_tools.corpus.clean_notes import CleaningRules, clean
 
 
 def cleaned(text: str, placeholder: str | None = "<unk>", **rules: bool) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from clinical_pretrain.cli import main
-from clinical_pretrain.config import REPOSITORY
+from clinical_pretrain.config.run_config import REPOSITORY
 from tokenizer_tools.command_line import typed
 
 RUN = str(REPOSITORY / "clinical_pretrain" / "run.py")

@@ -3,9 +3,9 @@ import sys
 
 import pytest
 
-from clinical_pretrain.config import REPOSITORY, RunConfig, load_config
-from clinical_pretrain.deepspeed_config import resolve
-from clinical_pretrain.engine import refuse_config
+from clinical_pretrain.config.run_config import REPOSITORY, RunConfig, load_config
+from clinical_pretrain.engine.build import refuse_config
+from clinical_pretrain.engine.deepspeed_config import resolve
 from tokenizer_tools.errors import UserError
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))

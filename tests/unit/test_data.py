@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from clinical_pretrain.config import MaskingConfig, OptimConfig
+from clinical_pretrain.config.run_config import MaskingConfig, OptimConfig
 from clinical_pretrain.data.masking import Collator, Vocabulary, capacity, mask_row, word_starts
 from clinical_pretrain.data.prefetch import ahead
 from clinical_pretrain.data.sampler import MASKS, Sampler, generator, micro_batch_of
 from clinical_pretrain.data.shards import Row
-from clinical_pretrain.optim import learning_rate
-from tokenizer_tools.load_tokenizer import describe_tokenizer, encode, load_tokenizer
+from clinical_pretrain.engine.optim import learning_rate
 from tokenizer_tools.manifest import TokenizerInfo
+from tokenizer_tools.tokenizer.load import describe_tokenizer, encode, load_tokenizer
 
 TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "Ġdig", "oxin", "Ġ0", ".", "125", "Ġmg", ",", "Ċ", "<mask>", "▁"]
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from clinical_pretrain.config import REPOSITORY, RunConfig
+from clinical_pretrain.config.run_config import REPOSITORY, RunConfig
 from clinical_pretrain.distributed import Ranks, Report, Reports, initialise, own_device, runs_on
-from clinical_pretrain.train import check_hardware
+from clinical_pretrain.training.train import check_hardware
 from tokenizer_tools.errors import UserError
 
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from clinical_pretrain.config import DataConfig, MaskingConfig, OptimConfig, RunConfig, ValidationConfig
-from clinical_pretrain.history import lineage, validation_set, validations, validations_by_set
+from clinical_pretrain.config.run_config import DataConfig, MaskingConfig, OptimConfig, RunConfig, ValidationConfig
+from clinical_pretrain.run_folder.history import lineage, validation_set, validations, validations_by_set
 from tokenizer_tools.manifest import Manifest
 
 

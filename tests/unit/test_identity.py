@@ -12,14 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from clinical_pretrain.cli import main
-from tokenizer_tools.build_shards import build_shards
-from tokenizer_tools.columns import Columns
+from tokenizer_tools.corpus.columns import Columns
+from tokenizer_tools.corpus.identifiers import LostDigitsError, identifier_of, text_of
+from tokenizer_tools.corpus.read_notes import InputOptions, read_notes
+from tokenizer_tools.corpus.split_patients import SplitRule
 from tokenizer_tools.errors import UserError
-from tokenizer_tools.identifiers import LostDigitsError, identifier_of, text_of
 from tokenizer_tools.manifest import Manifest
-from tokenizer_tools.read_notes import InputOptions, read_notes
-from tokenizer_tools.split_patients import SplitRule
-from tokenizer_tools.train_tokenizer import train_tokenizer
+from tokenizer_tools.shards.build import build_shards
+from tokenizer_tools.tokenizer.train import train_tokenizer
 
 HALF = SplitRule(0.3, 0.2)
 
@@ -350,7 +350,7 @@ def test_a_folder_of_several_kinds_is_refused(tmp_path):
 
 
 def test_texts_of_any_case_and_no_hidden_file(tmp_path):
-    from tokenizer_tools.input_files import find_inputs
+    from tokenizer_tools.corpus.input_files import find_inputs
 
     for name in ("b.TXT", "a.txt", "._a.txt", "_SUCCESS"):
         (tmp_path / name).write_bytes(b"\x00\x05" if name.startswith(".") else name.encode())

@@ -7,8 +7,8 @@ from tensorboard.backend.event_processing.event_accumulator import SCALARS, Even
 from transformers import BigBirdConfig, LongformerConfig
 
 from clinical_pretrain.console import fit
-from clinical_pretrain.metrics import Metrics, read_metrics
 from clinical_pretrain.models.flops import peak_flops, training_flops_per_token
+from clinical_pretrain.run_folder.metrics import Metrics, read_metrics
 
 
 def test_arithmetic_of_a_token_at_base_size():

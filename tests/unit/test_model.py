@@ -15,13 +15,13 @@ from transformers import (
     LongformerForMaskedLM,
 )
 
-from clinical_pretrain.config import AttentionConfig, DataConfig, ModelConfig, ModelSize, RunConfig
+from clinical_pretrain.config.run_config import AttentionConfig, DataConfig, ModelConfig, ModelSize, RunConfig
 from clinical_pretrain.models import build
 from clinical_pretrain.models.build import build_model, choose_backend
 from clinical_pretrain.models.mlm_head import mean_loss
 from tokenizer_tools.errors import UserError
-from tokenizer_tools.load_tokenizer import load_tokenizer
 from tokenizer_tools.manifest import Manifest
+from tokenizer_tools.tokenizer.load import load_tokenizer
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
 
@@ -324,7 +324,7 @@ def test_a_base_that_does_not_fit_is_refused(bases, manifest, corpus, tmp_path):
     bert = changed(bases / "longformer", tmp_path / "bert", model_type="bert")
     refused(bert, "a bert model; this trains big_bird and longformer")
 
-    from tokenizer_tools.train_tokenizer import train_tokenizer
+    from tokenizer_tools.tokenizer.train import train_tokenizer
 
     other = changed(bases / "longformer", tmp_path / "other")
     train_tokenizer([corpus / "notes.csv"], tmp_path / "t", vocab_size=800)
@@ -334,7 +334,7 @@ def test_a_base_that_does_not_fit_is_refused(bases, manifest, corpus, tmp_path):
 
 
 def test_fp16_on_a_cpu_is_refused():
-    from clinical_pretrain.train import check_hardware
+    from clinical_pretrain.training.train import check_hardware
 
     if torch.cuda.is_available():
         check_hardware(RunConfig(precision="fp16"))
@@ -344,7 +344,7 @@ def test_fp16_on_a_cpu_is_refused():
 
 
 def test_a_tokenizer_that_was_exchanged_in_the_shards_is_noticed(shards, tmp_path):
-    from clinical_pretrain.train import load_shards
+    from clinical_pretrain.training.train import load_shards
 
     copy = tmp_path / "s"
     shutil.copytree(shards, copy)

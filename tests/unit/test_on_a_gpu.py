@@ -8,8 +8,8 @@ from test_attention import ROWS, bigbird, longformer, packed
 from torch._dynamo.utils import counters
 
 from clinical_pretrain.models import mlm_head
+from clinical_pretrain.models.attention.flex import COMPILE_OPTIONS
 from clinical_pretrain.models.encoder import Encoder, use_fused_gelu
-from clinical_pretrain.models.flex import COMPILE_OPTIONS
 from clinical_pretrain.models.mlm_head import BigBirdForMaskedPositions, LongformerForMaskedPositions, mean_loss
 
 WAYS = [

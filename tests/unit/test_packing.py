@@ -2,8 +2,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenizer_tools.deduplicate import first_occurrences, ranks_within
-from tokenizer_tools.pack_sequences import pack_rows
+from tokenizer_tools.corpus.deduplicate import first_occurrences, ranks_within
+from tokenizer_tools.shards.pack import pack_rows
 
 
 @given(st.lists(st.integers(0, 50), max_size=30), st.integers(1, 40))

@@ -11,8 +11,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clinical_pretrain.config import ModelConfig, ModelSize, OptimConfig, RunConfig, SlurmConfig
-from clinical_pretrain.fields import Range, TextLoader, build, flatten, unwrap
+from clinical_pretrain.config.fields import Range, TextLoader, build, flatten, unwrap
+from clinical_pretrain.config.run_config import ModelConfig, ModelSize, OptimConfig, RunConfig, SlurmConfig
 from tokenizer_tools.errors import UserError
 
 

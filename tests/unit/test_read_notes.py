@@ -6,9 +6,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tokenizer_tools.columns import Columns
+from tokenizer_tools.corpus.columns import Columns
+from tokenizer_tools.corpus.read_notes import InputOptions, read_notes
 from tokenizer_tools.errors import UserError
-from tokenizer_tools.read_notes import InputOptions, read_notes
 
 HEADER = "ROW_ID,SUBJECT_ID,HADM_ID,CHARTDATE,CATEGORY,TEXT\n"
 

@@ -9,10 +9,15 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from clinical_pretrain.bad_steps import Jump
-from clinical_pretrain.config import AttentionConfig, BatchConfig, CheckpointConfig, DataConfig, OptimConfig, RunConfig
-from clinical_pretrain.history import lineage
-from clinical_pretrain.run_folder import (
+from clinical_pretrain.config.run_config import (
+    AttentionConfig,
+    BatchConfig,
+    CheckpointConfig,
+    DataConfig,
+    OptimConfig,
+    RunConfig,
+)
+from clinical_pretrain.run_folder.folder import (
     FORMAT_VERSION,
     alone_in,
     lost_steps,
@@ -22,6 +27,8 @@ from clinical_pretrain.run_folder import (
     refuse_other_run,
     stage_ends,
 )
+from clinical_pretrain.run_folder.history import lineage
+from clinical_pretrain.training.loss_guard import Jump
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import Manifest
 

@@ -10,7 +10,7 @@ from conftest import REPOSITORY, SHARED
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from tokenizer_tools.load_tokenizer import load_tokenizer, save_tokenizer
+from tokenizer_tools.tokenizer.load import load_tokenizer, save_tokenizer
 
 
 def answers(folders, transformers_4):

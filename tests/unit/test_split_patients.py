@@ -2,8 +2,8 @@ import stat
 
 import pytest
 
+from tokenizer_tools.corpus.split_patients import SplitRule, default_key_path, load_patient_key, patient_hash
 from tokenizer_tools.errors import UserError
-from tokenizer_tools.split_patients import SplitRule, default_key_path, load_patient_key, patient_hash
 
 
 def test_shares_are_about_what_was_asked():

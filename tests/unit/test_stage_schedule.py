@@ -5,12 +5,12 @@ import json
 
 import pytest
 
-from clinical_pretrain.config import OptimConfig, RunConfig, ValidationConfig
+from clinical_pretrain.config.run_config import OptimConfig, RunConfig, ValidationConfig
 from clinical_pretrain.data.sampler import Sampler
-from clinical_pretrain.history import best_validation, validations_without_progress
-from clinical_pretrain.optim import learning_rate, stage_of
-from clinical_pretrain.run_folder import FORMAT_VERSION
-from clinical_pretrain.train import early_stop_at
+from clinical_pretrain.engine.optim import learning_rate, stage_of
+from clinical_pretrain.run_folder.folder import FORMAT_VERSION
+from clinical_pretrain.run_folder.history import best_validation, validations_without_progress
+from clinical_pretrain.training.train import early_stop_at
 
 
 def test_each_step_has_its_stage():

@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 
+from tokenizer_tools.corpus.synthetic_notes import COLUMNS, make_notes
 from tokenizer_tools.errors import UserError
-from tokenizer_tools.synthetic_notes import COLUMNS, make_notes
 
 
 @pytest.fixture(scope="module")

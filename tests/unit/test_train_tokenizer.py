@@ -2,9 +2,9 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
+from tokenizer_tools.corpus.synthetic_notes import make_notes
 from tokenizer_tools.errors import UserError
-from tokenizer_tools.synthetic_notes import make_notes
-from tokenizer_tools.train_tokenizer import train_tokenizer
+from tokenizer_tools.tokenizer.train import train_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ from tokenizers import Tokenizer
 
 from clinical_pretrain.cli import main
 from clinical_pretrain.data.shards import Split
-from tokenizer_tools.build_shards import build_shards
+from tokenizer_tools.corpus.split_patients import SplitRule
+from tokenizer_tools.corpus.synthetic_notes import make_notes
 from tokenizer_tools.manifest import Manifest
-from tokenizer_tools.split_patients import SplitRule
-from tokenizer_tools.synthetic_notes import make_notes
-from tokenizer_tools.unknown_characters import unseen_blanks
+from tokenizer_tools.shards.build import build_shards
+from tokenizer_tools.tokenizer.unknown_characters import unseen_blanks
 
 BIGBIRD, LONGFORMER = (SHARED / "tokenizers" / name for name in ("bigbird", "longformer"))
 

@@ -5,7 +5,7 @@ import tomllib
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from clinical_pretrain.config import REPOSITORY
+from clinical_pretrain.config.run_config import REPOSITORY
 
 
 def pins(name):

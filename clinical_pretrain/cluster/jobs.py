@@ -1,0 +1,87 @@
+"""Jobs of runs: what the run folder knows of them, and what SLURM says."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from clinical_pretrain.config.run_config import JOBS_FOLDER
+from tokenizer_tools.errors import UserError
+
+JOB_NAME = f"{JOBS_FOLDER}/job.json"
+"""In a run folder: the job that was submitted for it."""
+ENDED = ("boot_fail", "cancelled", "completed", "deadline", "failed", "node_fail", "out_of_memory", "preempted",
+         "revoked", "timeout", None)  # fmt: skip
+"""SLURM's words for jobs that neither wait nor run."""
+UNKNOWN = "unknown"
+
+
+def starts_of(run_dir: Path) -> list[dict[str, Any]]:
+    """Of run.json; none where that isn't there."""
+    return list((read_json(run_dir / "run.json") or {}).get("starts", []))
+
+
+def submitted_since(run_dir: Path, starts: list[dict[str, Any]]) -> bool:
+    """Whether a job was submitted after the last start."""
+    file = run_dir / JOB_NAME
+    return file.exists() and file.stat().st_mtime >= (starts[-1].get("timestamp", 0.0) if starts else 0.0)
+
+
+def jobs_of(run_dir: Path) -> list[str]:
+    """The job that was submitted last for a run, and the one that trained it last, the newer first."""
+    starts, submission = starts_of(run_dir), read_json(run_dir / JOB_NAME) or {}
+    found = [submission.get("job"), starts[-1].get("slurm_job") if starts else None]
+    if not submitted_since(run_dir, starts):
+        found.reverse()
+    return [job for job in dict.fromkeys(found) if job]
+
+
+def refuse_queued(jobs: Sequence[str], what: str) -> None:
+    """Raise a UserError where a job that does the same still waits or runs."""
+    states = {job: state for job in jobs if (state := queued(job))}
+    if UNKNOWN in states.values():
+        raise UserError("SLURM doesn't answer (see squeue); try again when it does")
+    if busy := list(states):
+        raise UserError(f"{what}: job {', '.join(busy)} is at it; wait for its end, or first: scancel {' '.join(busy)}")
+
+
+def queued(job: str) -> str | None:
+    """SLURM's word for a job that waits or runs, UNKNOWN where it doesn't answer; None where the job does neither."""
+    state = job_state(job)
+    return None if state in ENDED else state
+
+
+def job_state(job: str) -> str | None:
+    """SLURM's word for a job, UNKNOWN where it doesn't answer; None where it has forgotten the job, or isn't here."""
+    if shutil.which("squeue") is None:
+        return None
+    squeue = ["squeue", "--noheader", "--states=all", "--format=%T", "--jobs", job]
+    sacct = ["sacct", "--noheader", "--parsable2", "--allocations", "--format=State", "--jobs", job]
+    for call in (squeue, sacct):
+        try:
+            done = subprocess.run(call, capture_output=True, text=True, timeout=20)
+        except subprocess.TimeoutExpired:
+            return UNKNOWN
+        except FileNotFoundError:
+            return None
+        if done.returncode and call is squeue and "Invalid job id" not in done.stderr:
+            return UNKNOWN
+        states = [line.split()[0].lower() for line in done.stdout.splitlines() if line.strip()]
+        alive = [state for state in states if state not in ENDED]
+        if alive and call is sacct:  # of a job that SLURM has lost sight of
+            return None
+        if states and not done.returncode:
+            return (alive or states)[0]
+    return None
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """What a file says; None where it isn't there, or is damaged."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,353 @@
+"""Jobs on a SLURM cluster, through submitit: a training, a sweep of them, and the building of shards.
+
+Each task of a job becomes the command that a launcher would start: submitit's own handling of signals and its
+checkpoint() are left behind, for they know one rank alone. The ranks agree to stop and save together (see watch.py),
+and slurm/end.sh queues the job again, or not, by their exit code, for these jobs as for slurm/pretrain.sh.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, suppress
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from clinical_pretrain.cluster.jobs import JOB_NAME, jobs_of, read_json, refuse_queued
+from clinical_pretrain.config.fields import build, flatten
+from clinical_pretrain.config.run_config import (
+    JOBS_FOLDER,
+    REPOSITORY,
+    RunConfig,
+    SlurmConfig,
+    check_files,
+    keys_of,
+    load_config,
+    read_yaml,
+    refuse_unknown,
+    split_options,
+)
+from clinical_pretrain.engine.deepspeed_config import resolve
+from tokenizer_tools.errors import UserError
+from tokenizer_tools.files import write_json
+from tokenizer_tools.manifest import Manifest
+
+SITE = "slurm/site.yaml"
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a task of a job becomes."""
+
+    words: tuple[str, ...]
+    """Arguments of the Python interpreter."""
+    is_rank: bool = False
+    """Whether it is one of many ranks, and needs to know which."""
+
+    def __call__(self) -> None:
+        """Replaces the process, and so never returns."""
+        from submitit.helpers import TorchDistributedEnvironment
+
+        if self.is_rank:
+            TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+        os.execv(sys.executable, [sys.executable, *self.words])
+
+
+@dataclass(frozen=True)
+class Training:
+    """One run of a submission."""
+
+    config: RunConfig
+    words: tuple[str, ...]
+    """What `run.py` is started with."""
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.config.run_dir)
+
+
+def site_config(path: str, overrides: Sequence[str]) -> SlurmConfig:
+    """A site's file and `--slurm.key value` on top of it.
+
+    Raises:
+        UserError: a key or value can't be.
+    """
+    file = Path(path) if Path(path).exists() or path != SITE else REPOSITORY / SITE
+    if not file.exists():
+        raise UserError(f"{file}: no such site file; there is {SITE}, and examples are in slurm/sites/")
+    site = {key: value for key, value in read_yaml(str(file)).items() if value}
+    refuse_unknown(site, keys_of(SlurmConfig), file=str(file))
+    if odd := [key for key, value in site.items() if isinstance(value, str) == (key == "options")]:
+        raise UserError(f"{file}: {odd[0]} must be text; several lines as under 'setup: |', indented")
+    given = dict(split_options(overrides))
+    keys = [f"slurm.{key}" for key in keys_of(SlurmConfig)]
+    refuse_unknown([key for key in given if not key.startswith("slurm.options.")], keys, "--")
+    return build(SlurmConfig, flatten(site) | {key.removeprefix("slurm."): value for key, value in given.items()})
+
+
+def trainings(words: Sequence[str], sweep: Sequence[str]) -> list[Training]:
+    """The run of these words; with a sweep, one for each combination of its values, each in a run folder of its own.
+
+    Args:
+        words: what `run.py` would be started with.
+        sweep: such as `optim.learning_rate=1e-5,3e-5`.
+
+    Raises:
+        UserError: a config can't work.
+    """
+    axes = []
+    for axis in sweep:
+        key, _, values = axis.partition("=")
+        if not values:
+            raise UserError(f"--sweep {axis}: say a key and its values, as in optim.learning_rate=1e-5,3e-5")
+        axes.append([(key, value) for value in values.split(",")])
+    found = []
+    for point in itertools.product(*axes):
+        mine = [*words, *(word for key, value in point for word in (f"--{key}", value))]
+        config, _ = load_config(mine, needs_file=True)
+        if point:
+            name = "-".join(f"{key.split('.')[-1]}={value}" for key, value in point)
+            mine += ["--run_dir", f"{config.run_dir}/{name}"]
+            config, _ = load_config(mine, needs_file=True)
+        found.append(Training(config, tuple(mine)))
+    if len({run.folder for run in found}) < len(found):
+        raise UserError(f"--sweep {' '.join(sweep)}: says a value twice")
+    return found
+
+
+def export_folders(runs: list[Training], export_to: Path) -> list[Path]:
+    """Where each run's model goes: of several, into a folder of its own."""
+    return [export_to if len(runs) == 1 else export_to / run.folder.name for run in runs]
+
+
+def submit(
+    runs: list[Training], slurm: SlurmConfig, export_to: Path | None = None, dry_run: bool = False
+) -> list[dict[str, Any]]:
+    """Submit trainings, several as an array, and the export of each as a job that waits for it.
+
+    Returns:
+        For each run: job, run_dir, log, and where asked for export_job and export_to. With dry_run, the sbatch script,
+        and for each run its command, and export_command.
+
+    Raises:
+        UserError: something can't work on the nodes, or SLURM refuses the job.
+    """
+    for run in runs:
+        check(run.config, slurm)
+    first = runs[0].folder
+    common = first if len(runs) == 1 else first.parent
+    logs = common / JOBS_FOLDER
+    setup = [f"export WARNING_SECONDS={slurm.warning_seconds}"]
+    entry = str(REPOSITORY / "clinical_pretrain" / "run.py")
+    commands = [Command(("-u", entry, *run.words), is_rank=True) for run in runs]
+    parameters = of_job(slurm, logs, f"train-{common.name}", setup, srun=["--kill-on-bad-exit=0", "--wait=60"])
+    if slurm.gpus_per_node:
+        parameters["gpus_per_node"] = slurm.gpus_per_node
+    parameters |= {"nodes": slurm.nodes, "ntasks_per_node": slurm.ranks_per_node}
+    outs: list[Path | None] = [*export_folders(runs, export_to)] if export_to else [None] * len(runs)
+    exports = [("-m", "clinical_pretrain.cli", "export", str(run.folder), "--out", str(out))
+               for run, out in zip(runs, outs, strict=True)]  # fmt: skip
+    if dry_run:
+        found = []
+        for command, words, out in zip(commands, exports, outs, strict=True):
+            after = {"export_command": shlex.join(["python", *words])} if out else {}
+            found.append({"command": shlex.join(["python", *command.words]), **after})
+        return [{"script": script(logs, parameters, slurm, len(runs)), **found[0]}, *found[1:]]
+    for run in runs:
+        refuse_queued(jobs_of(run.folder), str(run.folder))
+    with all_or_none() as sent:
+        jobs = send(logs, parameters, slurm, commands)
+        sent += jobs
+        found = [{"job": job, "run_dir": str(run.folder), "log": str(logs / f"{job}_0_log.out")}
+                 for run, job in zip(runs, jobs, strict=True)]  # fmt: skip
+        for run, facts in zip(runs, found, strict=True):
+            (run.folder / JOBS_FOLDER).mkdir(parents=True, exist_ok=True)
+            write_json(run.folder / JOB_NAME, facts)
+        for run, facts, words, out in zip(runs, found, exports, outs, strict=True):
+            if out is not None:
+                own = run.folder / JOBS_FOLDER
+                after = of_job(slurm, own, f"export-{run.folder.name}", after=facts["job"])
+                facts |= {"export_job": send(own, after, slurm, [Command(words)])[0], "export_to": str(out.absolute())}
+                sent.append(facts["export_job"])
+                write_json(run.folder / JOB_NAME, facts)
+    return found
+
+
+@contextmanager
+def all_or_none() -> Iterator[list[str]]:
+    """If one of the jobs that belong together is refused, those that are in the list already are cancelled."""
+    sent: list[str] = []
+    try:
+        yield sent
+    except BaseException:
+        if sent:
+            subprocess.run(["scancel", *sent], capture_output=True, timeout=60)
+        raise
+
+
+def submit_shards(words: Sequence[str], out: Path, slurm: SlurmConfig, dry_run: bool = False) -> dict[str, Any]:
+    """Build shards by three jobs: one reads and hashes all notes, an array packs its shares of them, one finishes.
+
+    Args:
+        words: arguments of `build-shards`.
+        out: the shard folder, as they say it.
+        slurm: of the jobs; `tasks` is the size of the array.
+        dry_run: print the array's script, and submit nothing.
+
+    Returns:
+        The jobs' numbers; with dry_run the array's script.
+    """
+    logs = out.with_name(f"{out.name}-slurm")
+    build = ("-m", "clinical_pretrain.cli", "build-shards", *words)
+
+    def parameters(stage: str, **more: Any) -> dict[str, Any]:
+        return of_job(slurm, logs, f"shards-{stage}", **more)
+
+    shares = [Command((*build, "--stage", "pack", "--share", f"{n}/{slurm.tasks}")) for n in range(slurm.tasks)]
+    if dry_run:
+        return {"script": script(logs, parameters("pack"), slurm, len(shares))}
+    earlier = read_json(logs / "jobs.json") or {}
+    refuse_queued([earlier[name] for name in ("scan", "pack", "finish") if name in earlier], str(out))
+    with all_or_none() as sent:
+        scan = send(logs, parameters("scan"), slurm, [Command((*build, "--stage", "scan"))])[0]
+        sent.append(scan)
+        pack = send(logs, parameters("pack", after=scan), slurm, shares)[0].split("_")[0]
+        sent.append(pack)
+        finish = send(logs, parameters("finish", after=pack), slurm, [Command(build)])[0]
+    jobs = {"scan": scan, "pack": pack, "finish": finish, "logs": str(logs)}
+    write_json(logs / "jobs.json", jobs)
+    return jobs
+
+
+def check(config: RunConfig, slurm: SlurmConfig) -> None:
+    """See on the login node what would fail on the nodes.
+
+    Raises:
+        UserError: it would.
+    """
+    if config.model.init == "pretrained":
+        check_is_here(config.model.name_or_path)
+    check_files(config)
+    resolved = resolve(config, slurm.nodes * slurm.ranks_per_node)
+    from clinical_pretrain.run_folder.folder import refuse_other_folder  # with PyTorch
+
+    manifest = Manifest.load(Path(config.data.shards))
+    refuse_other_folder(Path(config.run_dir), config, resolved, manifest)
+
+
+def check_is_here(name: str) -> None:
+    """See that a model or tokenizer is a folder, or in the cache.
+
+    Raises:
+        UserError: it is neither.
+    """
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    if Path(name).exists():
+        return
+    files = ("config.json", "tokenizer_config.json", "tokenizer.json")
+    try:
+        if not any(isinstance(try_to_load_from_cache(name, file), str) for file in files):
+            raise UserError(f"{name}: not on this machine, and nodes don't go online; here, first: hf download {name}")
+    except HFValidationError:
+        raise UserError(
+            f"{name}: no such folder, and no name of the Hub's, such as allenai/longformer-base-4096"
+        ) from None
+
+
+def of_job(
+    slurm: SlurmConfig,
+    folder: Path,
+    name: str,
+    setup: Sequence[str] = (),
+    after: str | None = None,
+    srun: Sequence[str] = (),
+) -> dict[str, Any]:
+    """submitit's parameters that all jobs have."""
+    begin, end = (shlex.quote(str(REPOSITORY / "slurm" / name)) for name in ("begin.sh", "end.sh"))
+    own = [
+        "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK",  # which srun doesn't take over from sbatch
+        f"export TRIES_FILE={shlex.quote(str(folder.absolute()))}/$SLURM_JOB_ID.tries",
+        f". {begin}",
+    ]
+    options = {key: True if value == "true" else value for key, value in slurm.options.items()}
+    more = {"time": slurm.time, "requeue": True, **options}
+    more |= {key: value for key in ("partition", "account", "qos", "constraint") if (value := getattr(slurm, key))}
+    if slurm.memory:
+        more["mem"] = slurm.memory
+    if after is not None:
+        more |= {"dependency": f"afterok:{after}", "kill-on-invalid-dep": "yes"}
+    return {
+        "job_name": name,
+        "nodes": 1,
+        "ntasks_per_node": 1,
+        "cpus_per_task": slurm.cpus_per_task,
+        "signal_delay_s": slurm.warning_seconds,
+        "wckey": None,  # submitit's own would be refused where there are some
+        "stderr_to_stdout": True,
+        "setup": [*own, *setup, *slurm.setup.splitlines()],
+        "teardown": [f"{end} $?"],
+        "srun_args": ["--open-mode=append", *srun],
+        "additional_parameters": more,
+    }
+
+
+def script(folder: Path, parameters: dict[str, Any], slurm: SlurmConfig, count: int) -> str:
+    """The sbatch script that would be submitted; this machine needs no SLURM for it."""
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    command = f"{python(slurm)} -u -m submitit.core._submit {shlex.quote(str(folder.absolute()))}"
+    many = {"map_count": count} if count > 1 else {}
+    return str(_make_sbatch_string(command, folder.absolute(), **parameters, **many))
+
+
+def send(folder: Path, parameters: dict[str, Any], slurm: SlurmConfig, commands: list[Command]) -> list[str]:
+    """Submit a job, several commands as an array. Returns the jobs' numbers, such as 123, or 123_0, 123_1.
+
+    Raises:
+        UserError: there is no SLURM here, the folder can't be written, or SLURM refuses the job.
+    """
+    from submitit import SlurmExecutor
+    from submitit.core.utils import FailedJobError
+
+    if shutil.which("sbatch") is None or shutil.which("srun") is None:
+        raise UserError("sbatch: not found; type this on a login node of the cluster, or add --dry-run")
+    there = {path for path in (*folder.glob("*"), folder, *folder.parents) if path.exists()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        executor = SlurmExecutor(folder.absolute(), python=python(slurm))
+        executor.update_parameters(**parameters)
+        with redirect_stderr(StringIO()), executor.batch():  # what sbatch says is in the error, too
+            jobs = [executor.submit(command) for command in commands]
+        return [job.job_id for job in jobs]
+    except FailedJobError as error:
+        with suppress(OSError):
+            for path in set(folder.iterdir()) - there:  # beside files of a job that runs here
+                if path.suffix in (".sh", ".pkl") and not path.stem.endswith(("_submitted", "_result")):
+                    path.unlink()
+            for path in (folder, *folder.parents):
+                if path not in there:
+                    path.rmdir()
+        said = [line for line in str(error).splitlines() if "error: " in line]
+        reason = said[-1].split("error: ")[-1] if said else " ".join(str(error).split())[-300:]
+        raise UserError(f"SLURM refuses the job: {reason}") from None
+    except OSError as error:
+        raise UserError(f"{error.filename or folder}: cannot be written ({error.strerror})") from None
+
+
+def python(slurm: SlurmConfig) -> str:
+    """The interpreter on the nodes, as shell words."""
+    if slurm.container:
+        return (
+            f"apptainer exec --nv {slurm.container_options} {shlex.quote(slurm.container)} {slurm.python or 'python3'}"
+        )
+    return shlex.quote(slurm.python or sys.executable)

@@ -1,0 +1,172 @@
+"""The demo: the whole job on a CPU, by the very commands that a user types."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from clinical_pretrain.config.run_config import REPOSITORY
+from tokenizer_tools.command_line import typed
+from tokenizer_tools.corpus.read_notes import read_notes
+from tokenizer_tools.errors import UserError
+from tokenizer_tools.files import write_json
+from tokenizer_tools.manifest import Manifest, held_out
+
+RANKS = 2
+PATIENT_LAUNCHER = (
+    "import signal; signal.signal(signal.SIGINT, lambda *_: None); from deepspeed.launcher.runner import main; main()"
+)
+"""The deepspeed command, but on Ctrl-C it waits for its ranks to save, rather than to end with a traceback."""
+MADE_OF = "demo.json"
+"""Names what a demo's folder was made of: another demo's tokenizer and shards must not be taken for this one's."""
+EXAMPLES = (
+    "He denies chest <mask>, fever, chills.",
+    "Treated with metoprolol tartrate 25 <mask> PO BID.",
+    "O2 sat 97% on room <mask>",
+)
+
+
+def run_demo(out: Path, options: dict[str, Any], input_arguments: Sequence[str]) -> dict[str, Any]:
+    """Notes, tokenizer, shards, training on two CPU ranks under ZeRO 2, export, examples.
+
+    Args:
+        out: folder for everything that is made; a demo that was stopped goes on there.
+        options: notes (none: synthetic ones are made), reading and split, as for `build_shards`.
+        input_arguments: the same as a user types them.
+
+    Returns:
+        What `OUT/summary.json` holds.
+
+    Raises:
+        UserError: a step failed; its own message has been printed. Or `out` holds a demo of other notes.
+    """
+    started, notes = time.monotonic(), options["notes"]
+    if notes:
+        next(read_notes(notes, options["reading"], options["split"]), None)  # mistakes show before anything is made
+    made_of = {"notes": [str(path.resolve()) for path in notes], "arguments": list(input_arguments)}
+    if (out / MADE_OF).exists():
+        if json.loads((out / MADE_OF).read_text()) != made_of:
+            raise UserError(f"{out}: holds a demo of other notes or options; choose another --out, or delete it")
+    elif out.exists() and any(out.iterdir()):
+        raise UserError(f"{out}: not empty, and holds no demo; choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / MADE_OF, made_of)
+    if not notes:
+        input_arguments = ["--notes", str(out / "NOTEEVENTS.csv.gz"), *input_arguments]
+        if not (out / "NOTEEVENTS.csv.gz").exists():
+            _step("synthetic notes", "clinical-pretrain", "make-notes", "--out", out / "NOTEEVENTS.csv.gz")
+    tokenizer, shards, run_dir, model = (
+        out / "tokenizer",
+        out / "shards",
+        out / "runs" / "demo",
+        out / "model",
+    )
+    if not tokenizer.exists():
+        _step("a tokenizer", "clinical-pretrain", "train-tokenizer", *input_arguments, "--out", tokenizer)
+    _step("notes to shards", "clinical-pretrain", "build-shards", *input_arguments, "--tokenizer", tokenizer,
+          "--out", shards, "--patient-key", out / "patient_key")  # fmt: skip
+    _step("training", "deepspeed", "-q", "--num_gpus", RANKS, REPOSITORY / "clinical_pretrain" / "run.py", "--config",
+          REPOSITORY / "configs" / "demo_cpu.yaml", "--data.shards", shards, "--run_dir", run_dir)  # fmt: skip
+    result = out / "export.json"
+    _step("a Hugging Face model", "clinical-pretrain", "export", run_dir, "--out", model, "--json", result)
+    _step("a picture of the loss", "clinical-pretrain", "plot", run_dir)
+    run = json.loads((run_dir / "summary.json").read_text())
+    summary = {
+        "validation_loss_before": run["validation_loss_before"],
+        "validation_loss_after": run["validation_loss_after"],
+        "steps": run["steps"],
+        "seconds": round(time.monotonic() - started, 1),
+        "model_dir": str(model),
+        "max_logit_difference": json.loads(result.read_text())["max_logit_difference"],
+    }
+    write_json(out / "summary.json", summary)
+    _tell(summary, run_dir, model, shards)
+    return summary
+
+
+def _step(title: str, program: str, *arguments: object) -> None:
+    words = [str(argument) for argument in arguments]
+    print(f"\n== {title}\n$ {shlex.join([program, *map(_short, words)])}", flush=True)
+    environment = os.environ | {"DS_ACCELERATOR": "cpu", "TOKENIZERS_PARALLELISM": "true"}
+    if program == "deepspeed":
+        call = [sys.executable, "-c", PATIENT_LAUNCHER, "--master_port", _free_port(), *words]
+    else:
+        call = [sys.executable, "-m", "clinical_pretrain.cli", *words]
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
+    interrupted: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: interrupted.append(number))  # the step gets it, too
+    try:
+        code = subprocess.run(call, env=environment).returncode
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if interrupted:
+        raise KeyboardInterrupt
+    if code == 2:
+        sys.exit(2)  # a user's mistake: the step has said so
+    if code:
+        raise UserError(f"demo: '{title}' ended with exit code {code}; its message stands above")
+
+
+def _short(word: str) -> str:
+    """Paths of the repository as a user in its folder writes them."""
+    path = Path(word)
+    return str(path.relative_to(REPOSITORY)) if path.is_absolute() and path.is_relative_to(REPOSITORY) else word
+
+
+def _free_port() -> str:
+    from clinical_pretrain.distributed import free_port
+
+    return str(free_port())
+
+
+def _tell(summary: dict[str, Any], run_dir: Path, model: Path, shards: Path) -> None:
+    before, after = summary["validation_loss_before"], summary["validation_loss_after"]
+    print("\n== result")
+    if before is None:
+        print("no note of this corpus fell into the validation split, so no held-out loss was measured")
+    else:
+        on = held_out(Manifest.load(shards).split_by)
+        print(f"validation loss ({on}): {before:.2f} before, {after:.2f} after {summary['steps']} steps")
+    print(f"exported model gives the trained model's logits to {summary['max_logit_difference']:.1e}")
+    print("\nfill-mask, with plain transformers:")
+    for text, guesses in fill_masks(model):
+        print(f"  {text:<52} {guesses}")
+    print(f"\nmodel           {model}")
+    print(f"loss picture    {run_dir / 'loss.png'}")
+    print(f"summary         {model.parent / 'summary.json'}")
+    print(f"curves          {typed('tensorboard')} --logdir {shlex.quote(str(run_dir.parent))}")
+    base = "allenai/longformer-base-4096"
+    print("\nnext, on a GPU with your notes:")
+    activate = Path(sys.prefix) / "bin" / "activate"
+    if shutil.which("clinical-pretrain") is None and activate.exists():
+        print(f"  source {shlex.quote(_short(str(activate)))}")
+    print(f"  clinical-pretrain build-shards --notes NOTEEVENTS.csv.gz --tokenizer {base} --out shards/")
+    print("  deepspeed -q clinical_pretrain/run.py --config configs/clinical_longformer.yaml --data.shards shards/")
+
+
+def fill_masks(model_dir: Path) -> list[tuple[str, str]]:
+    """Three sentences with a gap, and the model's three best guesses for each."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    fill = transformers.pipeline("fill-mask", model=str(model_dir))
+    results = []
+    for text in EXAMPLES:
+        text = text.replace("<mask>", fill.tokenizer.mask_token)
+        guesses = [f"{_visible(guess['token_str'])} {guess['score']:.0%}" for guess in fill(text, top_k=3)]
+        results.append((text, " · ".join(guesses)))
+    return results
+
+
+def _visible(token: str) -> str:
+    return token.strip() or ("(newline)" if "\n" in token else "(blank)")

@@ -1,0 +1,103 @@
+"""A file of ds_configs/ and a RunConfig to one resolved DeepSpeed config.
+
+The file owns ZeRO and offload. What RunConfig owns stands there as "auto" and is filled in here. DeepSpeed itself
+drops an "auto" it doesn't know for a default without a word, so none may be left.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from clinical_pretrain.config.run_config import NO_ZERO, RunConfig, find_file
+from tokenizer_tools.errors import UserError
+from tokenizer_tools.files import once_each
+
+AUTO = "auto"
+_SECTIONS = ("zero_optimization", "bf16", "fp16", "data_types")
+
+
+def resolve(config: RunConfig, world_size: int) -> dict[str, Any]:
+    """The config for `deepspeed.initialize`.
+
+    Raises:
+        UserError: the file is missing or broken, disagrees with the run config, or leaves an "auto".
+    """
+    raw = _load(config.deepspeed)
+    owned = {
+        "train_batch_size": config.batch.train_batch_size,
+        "train_micro_batch_size_per_gpu": config.batch.micro_batch_size_per_gpu,
+        "gradient_accumulation_steps": config.accumulation_steps(world_size),
+        "gradient_clipping": config.optim.max_grad_norm,
+        "bf16.enabled": config.precision == "bf16",
+        "fp16.enabled": config.precision == "fp16",
+    }
+    faults = [
+        f"{key}: learning rate and optimizer are set by optim.* in the run config; delete this section"
+        for key in ("optimizer", "scheduler")
+        if key in raw
+    ]
+    known = ["zero_optimization", "data_types", *(key.split(".")[0] for key in owned)]
+    for key in sorted(raw.keys() - known):  # which DeepSpeed drops without a word, if it isn't one of its rarer ones
+        if near := difflib.get_close_matches(key, known, n=1, cutoff=0.8):
+            faults.append(f"unknown {key} (did you mean {near[0]}?)")
+    for key, value in owned.items():
+        section, name = _section(raw, key)
+        given = section.get(name, AUTO)
+        if given not in (AUTO, value):
+            faults.append(f'{key} is {json.dumps(given)} but the run config says {json.dumps(value)}; write "auto"')
+        section[name] = value
+    faults += [f'{key} is "auto", which nothing fills in' for key in _autos(raw)]
+    stage = raw.get("zero_optimization", {}).get("stage", 0)
+    if type(stage) is not int or stage not in (0, 1, 2, 3):
+        faults.append(f"zero_optimization.stage is {json.dumps(stage)}, must be 0, 1, 2 or 3")
+    accumulated = raw.get("data_types", {}).get("grad_accum_dtype")
+    if stage in (0, 1) and accumulated not in (None, config.precision):
+        # At stage 0 DeepSpeed refuses it; at stage 1 in bf16 it takes an optimizer that makes NaN updates.
+        faults.append(f"data_types.grad_accum_dtype {json.dumps(accumulated)} needs zero_optimization.stage 2 or 3")
+    steps = raw.setdefault("steps_per_print", 1 << 31)
+    if type(steps) is not int or steps < 1:
+        faults.append(f"steps_per_print is {json.dumps(steps)}, must be 1 or more")
+    if faults:
+        raise UserError(f"{config.deepspeed}: " + "; ".join(faults))
+    # We bring torch's AdamW: DeepSpeed's own CPU optimizer would be compiled at start-up.
+    raw.setdefault("zero_force_ds_cpu_optimizer", False)
+    return raw
+
+
+def zero_stage(resolved: dict[str, Any]) -> int:
+    """ZeRO stage of a resolved config."""
+    return int(resolved.get("zero_optimization", {}).get("stage", 0))
+
+
+def _load(name: str) -> dict[str, Any]:
+    if name == NO_ZERO:
+        return {"zero_optimization": {"stage": 0}}
+    path = find_file(name)
+    try:
+        raw = json.loads(path.read_text(), object_pairs_hook=once_each)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{name}: not a JSON file ({error})") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{name}: a DeepSpeed config is a JSON object")
+    if wrong := [key for key in _SECTIONS if not isinstance(raw.get(key, {}), dict)]:
+        raise UserError(f'{name}: {", ".join(wrong)} must be a JSON object, such as {{"enabled": "auto"}}')
+    return raw
+
+
+def _section(raw: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
+    """The dictionary that a dotted key lives in, made if missing, and the key's last part."""
+    *path, name = key.split(".")
+    for part in path:
+        raw = raw.setdefault(part, {})
+    return raw, name
+
+
+def _autos(value: Any, prefix: str = "") -> Iterator[str]:
+    if value == AUTO:
+        yield prefix
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _autos(inner, f"{prefix}.{key}" if prefix else key)

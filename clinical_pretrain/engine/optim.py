@@ -1,0 +1,101 @@
+"""AdamW's parameter groups and the learning-rate schedule."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from clinical_pretrain.config.run_config import OptimConfig
+
+
+def trained_parameters(model: torch.nn.Module) -> list[dict[str, Any]]:
+    """Names and tensors of what is trained, in two groups: with weight decay, and (biases, layer norms) without."""
+    trained = [(name, tensor) for name, tensor in model.named_parameters() if tensor.requires_grad]
+    return [dict(entry for entry in trained if (entry[1].ndim >= 2) is decayed) for decayed in (True, False)]
+
+
+def parameter_count(model: torch.nn.Module) -> int:
+    """Numbers in a model's parameters, whole ones where ZeRO 3 holds pieces."""
+    return sum(p.ds_numel if hasattr(p, "ds_numel") else p.numel() for p in model.parameters())
+
+
+def torch_optimizer(engine: Any) -> Any:
+    """The AdamW within DeepSpeed's optimizer, which at stage 0 in fp32 is that AdamW itself."""
+    return getattr(engine.optimizer, "optimizer", engine.optimizer)
+
+
+def make_optimizer(model: torch.nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """AdamW; biases and layer norms without weight decay, as in BERT and RoBERTa. The rate is set at each step."""
+    decayed, others = trained_parameters(model)
+    return torch.optim.AdamW(
+        [
+            {"params": list(decayed.values()), "weight_decay": config.weight_decay},
+            {"params": list(others.values()), "weight_decay": 0.0},
+        ],
+        lr=0.0,
+        betas=(config.beta1, config.beta2),
+        eps=config.epsilon,
+        fused=True,  # on a CPU, too: ZeRO's offload steps there
+    )
+
+
+def learning_rate(step: int, config: OptimConfig, max_steps: int) -> float:
+    """Learning rate of an optimizer step.
+
+    Rises linearly to the peak at step `warmup_steps`, then falls towards its final share, which it would reach one
+    step after the last: neither the first nor the last step has rate 0.
+
+    Args:
+        step: counted from 1.
+        config: peak, warm-up and shape.
+        max_steps: of the run.
+    """
+    peak, final = config.learning_rate, config.final_learning_rate_fraction
+    if step < config.warmup_steps:
+        return peak * step / config.warmup_steps
+    start = max_steps - config.decay_steps if config.schedule == "wsd" else config.warmup_steps
+    progress = max(0, step - start) / (max_steps + 1 - start)
+    falling = 0.5 * (1 + math.cos(math.pi * progress)) if config.schedule == "cosine" else 1 - progress
+    return peak * (final + (1 - final) * falling)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Steps of a run that have a schedule of their own: up to max_steps, and what each `--extend` has added."""
+
+    number: int
+    """From 1."""
+    first_step: int
+    last_step: int
+
+    @property
+    def steps(self) -> int:
+        """How many."""
+        return self.last_step - self.first_step + 1
+
+    def schedule(self, config: OptimConfig) -> OptimConfig:
+        """The run's own, with a shorter warm-up in later stages."""
+        if self.number == 1:
+            return config
+        warmup = min(config.warmup_steps, math.ceil(self.steps / 10))
+        return replace(config, warmup_steps=warmup, decay_steps=min(config.decay_steps, self.steps - warmup))
+
+    def learning_rate(self, step: int, config: OptimConfig) -> float:
+        """Of one of its steps, counted from the beginning of the run."""
+        return learning_rate(step - self.first_step + 1, self.schedule(config), self.steps)
+
+
+def stage_of(step: int, ends: Sequence[int]) -> Stage:
+    """The stage that a step is part of.
+
+    Args:
+        step: counted from 1.
+        ends: the last step of each stage.
+    """
+    index = bisect_left(ends, step)
+    return Stage(index + 1, (ends[index - 1] if index else 0) + 1, ends[index])

@@ -1,0 +1,60 @@
+"""A picture of a run's losses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from clinical_pretrain.cluster.jobs import starts_of
+from clinical_pretrain.observe.status import no_run
+from clinical_pretrain.run_folder.history import validations_by_set
+from clinical_pretrain.run_folder.metrics import read_metrics
+from tokenizer_tools.errors import UserError
+from tokenizer_tools.manifest import held_out
+
+
+def plot_loss(run_dir: Path, out: Path | None = None) -> dict[str, Any]:
+    """Draw training and validation loss against optimizer steps.
+
+    Args:
+        run_dir: the run folder.
+        out: PNG file; default `loss.png` in the run folder.
+
+    Raises:
+        UserError: there is nothing to draw.
+    """
+    if not (run_dir / "run.json").exists():
+        raise no_run(run_dir)
+    train, validation = (
+        [line for line in read_metrics(run_dir, kind) if line["loss"] is not None] for kind in ("train", "validation")
+    )
+    if not train and not validation:
+        raise UserError(f"{run_dir}: no metrics.jsonl with losses yet")
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    split_by = json.loads((run_dir / "data.json").read_text())["split_by"]
+    out = out or run_dir / "loss.png"
+    figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=120)
+    axes.plot([p["step"] for p in train], [p["loss"] for p in train], color="#9db7d5", linewidth=1, label="training")
+    for number, same in enumerate(validations_by_set(run_dir, starts_of(run_dir))):  # no line joins what can't compare
+        axes.plot(
+            [p["step"] for p in same],
+            [p["loss"] for p in same],
+            color="#b2182b",
+            marker="o",
+            markersize=4,
+            label=None if number else f"validation ({held_out(split_by)})",
+        )
+        for point in (same[0], same[-1]):
+            axes.annotate(f"{point['loss']:.2f}", (point["step"], point["loss"]), (0, 8), textcoords="offset points")
+    axes.set(xlabel="optimizer step", ylabel="masked-LM loss (nats per masked token)", title=run_dir.resolve().name)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(out)
+    pyplot.close(figure)
+    return {"picture": str(out), "train_points": len(train), "validation_points": len(validation)}

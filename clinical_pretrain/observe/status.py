@@ -1,0 +1,140 @@
+"""How runs stand: their state, step, loss, the time that is left, restarts, and why they last stopped."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from clinical_pretrain.cluster.jobs import (
+    ENDED,
+    JOB_NAME,
+    UNKNOWN,
+    job_state,
+    jobs_of,
+    read_json,
+    starts_of,
+    submitted_since,
+)
+from clinical_pretrain.config.run_config import JOBS_FOLDER
+from clinical_pretrain.run_folder.metrics import duration, read_metrics
+from clinical_pretrain.training.watchdog import LOST, STOP_NAME
+from tokenizer_tools.errors import UserError
+
+LINES = 10
+"""So many of the newest lines of metrics tell the speed."""
+
+
+def runs_in(paths: list[Path]) -> list[Path]:
+    """Run folders among these folders and below them, in order.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = set()
+    for path in paths:
+        for name in ("run.json", JOB_NAME):
+            for pattern in (name, f"*/{name}", f"*/*/{name}"):
+                found |= {hit.parents[len(Path(name).parts) - 1] for hit in path.glob(pattern)}
+    if not found:
+        raise UserError(f"{', '.join(map(str, paths))}: no run here; give the --run_dir of a training run")
+    return sorted(found)
+
+
+def no_run(path: Path) -> UserError:
+    """The error for a folder that should be a run's: names the runs in it, if there are any."""
+    with suppress(UserError):
+        if runs := [str(run) for run in runs_in([path]) if (run / "run.json").exists()]:
+            more = f" and {len(runs) - 10} more" if len(runs) > 10 else ""
+            return UserError(f"{path}: a folder of runs; give one of them: {', '.join(runs[:10])}{more}")
+    return UserError(f"{path}: not a run folder; give the --run_dir of a training run, such as runs/NAME")
+
+
+def status(run_dir: Path) -> dict[str, Any]:
+    """A run's state.
+
+    Returns:
+        run_dir, job, state, step, max_steps (those of --extend, too), stage, loss, validation_loss, seconds_left,
+        restarts and last_stop; None for what isn't known.
+    """
+    starts, submission = starts_of(run_dir), read_json(run_dir / JOB_NAME) or {}
+    last, jobs = starts[-1] if starts else {}, jobs_of(run_dir)
+    states = {job: job_state(job) for job in jobs}
+    waiting = {job: word for job, word in states.items() if word and word not in (*ENDED, UNKNOWN)}
+    job = next(iter(waiting or jobs), None)
+    lines = read_metrics(run_dir)
+    train, validation = ([line for line in lines if line["kind"] == kind] for kind in ("train", "validation"))
+    max_steps = None
+    with suppress(OSError, yaml.YAMLError):
+        config = yaml.safe_load((run_dir / "config.yaml").read_text())
+        max_steps = config["max_steps"] + config.get("extend", 0)
+    stop = read_json(run_dir / STOP_NAME) or {}
+    of_last_start = bool(stop) and (run_dir / STOP_NAME).stat().st_mtime >= last.get("timestamp", 0.0)
+    state, reason = _state(last, stop if of_last_start else {}), stop.get("reason")
+    if waiting:
+        state = next(iter(waiting.values()))
+        reason = reason and reason.split("; the same command")[0]  # SLURM gives it
+    elif job and job != last.get("slurm_job") and submitted_since(run_dir, starts):
+        state, reason = states[job] or "gone", f"job {job} didn't get as far as to train; see {submission['log']}"
+    elif UNKNOWN in states.values() and state not in ("finished", "running"):
+        state = UNKNOWN
+    if state == "finished" and (exporting := submission.get("export_job")):
+        found, out = job_state(exporting), submission["export_to"]
+        if found in (None, UNKNOWN):
+            found = "completed" if (Path(out) / "pretraining.json").exists() else "not there"
+        if found != "completed":
+            state = f"finished, export {found}"
+            reason = f"see {run_dir}/{JOBS_FOLDER}/{exporting}_0_log.out"
+    step = train[-1]["step"] if train else 0
+    return {
+        "run_dir": str(run_dir),
+        "job": job,
+        "state": state,
+        "step": step,
+        "max_steps": max_steps,
+        "stage": train[-1].get("stage", 1) if train else 1,
+        "loss": train[-1]["loss"] if train else None,
+        "validation_loss": validation[-1]["loss"] if validation else None,
+        "seconds_left": _seconds_left(train, max_steps) if state == "running" else None,
+        "restarts": max(0, len(starts) - 1),
+        "last_stop": reason,
+    }
+
+
+def table(found: list[dict[str, Any]]) -> list[str]:
+    """For a reader, a line per run."""
+    rows = [("run", "state", "step", "loss", "validation", "left", "restarts", "last stop")]
+    for run in found:
+        losses = [f"{run[name]:.4f}" if run[name] is not None else "" for name in ("loss", "validation_loss")]
+        left = "" if run["seconds_left"] is None else duration(run["seconds_left"])
+        steps = f"{run['step']:,}" + (f"/{run['max_steps']:,}" if run["max_steps"] else "")
+        steps += f" (stage {run['stage']})" if run["stage"] > 1 else ""
+        state = run["state"] + (f" (job {run['job']})" if run["job"] and "finished" not in run["state"] else "")
+        stop = run["last_stop"] if run["last_stop"] not in (None, "finished") else ""
+        rows.append((run["run_dir"], state, steps, *losses, left, str(run["restarts"]), stop))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _state(last: dict[str, Any], stop: dict[str, Any]) -> str:
+    """Of a run without a job: by its last start, and how that has ended."""
+    if str(stop.get("reason")).startswith("finished"):
+        return "finished"
+    process = last.get("process")
+    if process and last.get("host") == socket.gethostname() and Path(f"/proc/{process}").exists():
+        return "running"
+    if not last:
+        return "not started"
+    return {None: "lost", 1: "lost", LOST: "lost", 2: "failed"}.get(stop.get("exit_code"), "stopped")
+
+
+def _seconds_left(train: list[dict[str, Any]], max_steps: int | None) -> float | None:
+    recent = train[-LINES:]
+    if max_steps is None or len(recent) < 2:
+        return None
+    steps = recent[-1]["step"] - recent[0]["step"]
+    seconds = sum(line["seconds"] for line in recent[1:])
+    return seconds / steps * (max_steps - recent[-1]["step"]) if steps else None

@@ -1,0 +1,199 @@
+"""Notes from CSV, JSONL, Parquet and text files, one at a time, in input order."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from tokenizer_tools.corpus.columns import Columns, describe_columns, likely_columns, resolve_columns
+from tokenizer_tools.corpus.identifiers import LostDigitsError, identifier_of, text_of
+from tokenizer_tools.corpus.input_files import Input, Kind, find_inputs
+from tokenizer_tools.corpus.rows import BadRowError, Fault, Row, is_utf16, read_rows
+from tokenizer_tools.corpus.split_patients import SplitRule
+from tokenizer_tools.errors import UserError
+
+UNCATEGORISED = "uncategorised"
+
+
+@dataclass(frozen=True)
+class InputOptions:
+    """How notes are read."""
+
+    columns: Columns = field(default_factory=Columns)
+    """Column names."""
+    files: Kind | None = None
+    """In a folder of several kinds of files, the kind to read."""
+    patient_folder: int = 0
+    """In a folder: the level below it whose folders are the patients (1: right below it); 0: none."""
+    on_bad_row: Literal["fail", "skip"] = "fail"
+    """Stop at a row that can't be used, or skip and count it."""
+
+    def __post_init__(self) -> None:
+        if self.patient_folder < 0:
+            raise UserError(f"--patient-folder {self.patient_folder}: must be a level, counted from 1, or 0 for none")
+        if self.patient_folder and self.columns.patient:
+            raise UserError("--patient-folder and --columns.patient: both say who the patient is; give one of them")
+
+
+@dataclass(frozen=True)
+class Note:
+    """One note as it came in."""
+
+    text: str
+    """Empty where the row can't be used."""
+    patient: str
+    """The patient's identifier in its one spelling; empty where the row has none."""
+    admission: str
+    """The admission's, likewise."""
+    category: str
+    time: str
+    source: int
+    """Which of the inputs it came from, counted from 0."""
+    row: int
+    """Its number within the input, counted from 1."""
+    place: str
+    """File and row, for messages."""
+    fault: Fault | None = None
+    """Why the row can't be used."""
+
+
+def read_notes(
+    inputs: Sequence[Input | Path], options: InputOptions | None = None, rule: SplitRule | None = None
+) -> Iterator[Note]:
+    """Yield every note of the inputs, one at a time: memory doesn't grow with the corpus.
+
+    Args:
+        inputs: from `find_inputs`, or paths for it.
+        options: column names, and what to do with rows that can't be used.
+        rule: what the split needs to know of each note; a note that lacks it can't be used. Default: nothing.
+
+    Raises:
+        UserError: a file is missing, of unknown kind or broken, lacks a column, or a row can't be used.
+    """
+    options = options or InputOptions()
+    found = [find_inputs([entry], options.files)[0] if isinstance(entry, Path) else entry for entry in inputs]
+    for source, entry in enumerate(found):
+        reader = _Reader(entry, source, options, rule)
+        number = 0
+        for path in entry.files:
+            for note in reader.notes(path, number):
+                number = note.row
+                yield note
+
+
+class _Reader:
+    """Turns the rows of one input into notes."""
+
+    def __init__(self, entry: Input, source: int, options: InputOptions, rule: SplitRule | None) -> None:
+        self.input, self.source, self.options, self.rule = entry, source, options, rule
+        self._names: dict[tuple[str, ...], dict[str, list[str]]] = {}
+
+    def notes(self, path: Path, before: int) -> Iterator[Note]:
+        """The notes of one of its files; `before` of this input have been read."""
+        folder_patient = self._folder_of(path)
+        for number, row in enumerate(read_rows(path, self.input.kind, self.options.columns), start=before + 1):
+            try:
+                yield self._note(row, number, folder_patient)
+            except BadRowError as error:
+                if self.options.on_bad_row == "fail":
+                    raise
+                yield Note("", "", "", UNCATEGORISED, "", self.source, number, error.place, error.fault)
+
+    def _note(self, row: Row | BadRowError, number: int, folder_patient: str | None) -> Note:
+        if isinstance(row, BadRowError):
+            raise row
+        names = self._columns(row)
+        cells = {role: [row.values.get(name) for name in wanted] for role, wanted in names.items()}
+        for role, values in cells.items():
+            if isinstance(values[0], list | dict):
+                kind = "text" if role == "text" else "a single value"
+                raise BadRowError(
+                    row.place, "malformed", f"{names[role][0]!r} holds a list or an object; it must hold {kind}"
+                )
+        first = {
+            role: next((text for value in values if (text := text_of(value))), "") for role, values in cells.items()
+        }
+        utf16 = self.input.kind == "txt" and is_utf16(row.values["text"][:64])  # it may be valid UTF-8, full of zeros
+        if utf16 or not all(map(_is_utf8, first.values())):
+            found = "UTF-16" if utf16 else "LATIN1"
+            raise BadRowError(
+                row.place, "invalid_utf8", f"not valid UTF-8; convert the file (iconv -f {found} -t UTF-8)"
+            )
+        if first.get("error", "").strip().lower() in ("1", "1.0", "true", "t", "yes", "y"):
+            return Note("", "", "", UNCATEGORISED, "", self.source, number, row.place, "marked_error")
+        patient, admission = (self._identifier(row, names, cells, role) for role in ("patient", "admission"))
+        patient = patient if folder_patient is None else folder_patient
+        needs_identity = self.rule and self.rule.needs_identity and first["text"].strip()
+        if needs_identity and not (patient or admission):
+            raise self._nobody(row)
+        return Note(
+            text=first["text"],
+            patient=patient,
+            admission=admission,
+            category=first.get("category", "").strip() or UNCATEGORISED,
+            time=re.sub(r"(?<=\d)T(?=\d)", " ", first.get("time", "").strip()),
+            source=self.source,
+            row=number,
+            place=row.place,
+        )
+
+    def _columns(self, row: Row) -> dict[str, list[str]]:
+        if row.columns not in self._names:
+            try:
+                self._names = {row.columns: resolve_columns(self.options.columns, row.columns, row.where)}
+            except UserError as error:
+                if self.input.kind != "jsonl":  # there, each row has keys of its own
+                    raise
+                raise BadRowError(row.place, "malformed", str(error).removeprefix(f"{row.where}: ")) from None
+        return self._names[row.columns]
+
+    def _identifier(self, row: Row, names: dict[str, list[str]], cells: dict[str, list[Any]], role: str) -> str:
+        try:
+            return identifier_of(cells[role][0]) if role in cells else ""
+        except LostDigitsError:
+            raise BadRowError(
+                row.place,
+                "no_patient",
+                f"{names[role][0]!r} was stored as a number that has lost digits; write the column as text",
+            ) from None
+
+    def _folder_of(self, path: Path) -> str | None:
+        """The patient that a file's folder stands for."""
+        level = self.options.patient_folder
+        if not level or not self.input.is_folder:
+            return None
+        parents = path.relative_to(self.input.path).parts[:-1]
+        return identifier_of(parents[level - 1]) if len(parents) >= level else ""
+
+    def _nobody(self, row: Row) -> UserError:
+        """The error of a row that doesn't say whose it is, with the ways to say it."""
+        names, level = self._columns(row), self.options.patient_folder
+        if level and self.input.is_folder:
+            return BadRowError(row.place, "no_patient", f"lies above the folders of level {level} (--patient-folder)")
+        if "patient" in names or "admission" in names:
+            named = " and ".join(names[role][0] for role in ("patient", "admission") if role in names)
+            return BadRowError(row.place, "no_patient", f"no patient in {named}; fill it in")
+        by_note = "split by --split.by note (a patient's notes may then be trained on and held out at once)"
+        if self.input.kind == "txt":
+            levels = ", ".join(
+                f"level {n}: {count:,}" for n, count in enumerate(self.input.folders_by_level(), start=1)
+            )
+            level_remedy = f"if folders are patients, name their level with --patient-folder ({levels} folders); or "
+            return UserError(
+                f"{self.input.path}: nothing says whose notes these are; {level_remedy * bool(levels)}{by_note}"
+            )
+        message = f"no patient column; {describe_columns(row.columns)}; {likely_columns(row.columns)}; or {by_note}"
+        if self.input.kind == "jsonl":
+            return BadRowError(row.place, "no_patient", message)
+        return UserError(f"{row.where}: {message}")
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

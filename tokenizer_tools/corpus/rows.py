@@ -1,0 +1,177 @@
+"""The rows of one CSV, JSONL, Parquet or text file, each with its place."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import itertools
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tokenizer_tools.corpus.columns import KNOWN_COLUMNS, Columns, resolve_columns
+from tokenizer_tools.corpus.input_files import Kind
+from tokenizer_tools.errors import UserError
+from tokenizer_tools.files import once_each
+
+LONGEST_FIELD = 1 << 28
+Fault = Literal["invalid_utf8", "malformed", "no_patient", "marked_error"]
+
+
+class BadRowError(UserError):
+    """A row that can't be used. With `on_bad_row: skip` it becomes a note with a fault."""
+
+    def __init__(self, place: str, fault: Fault, message: str) -> None:
+        super().__init__(f"{place}: {message}, or drop and count such rows with --on-bad-row skip")
+        self.place, self.fault = place, fault
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a file."""
+
+    place: str
+    where: str
+    """What a message about its columns names: the file, or, where rows have keys of their own, the row."""
+    values: dict[str, Any]
+    columns: tuple[str, ...]
+
+
+def read_rows(path: Path, kind: Kind, columns: Columns) -> Iterator[Row | BadRowError]:
+    if kind == "parquet":
+        yield from _parquet(path, columns)
+        return
+    try:
+        with path.open("rb") as raw, gzip.open(raw) if path.name.lower().endswith(".gz") else raw as stream:
+            if kind == "txt":
+                yield Row(str(path), str(path), {"text": stream.read()}, ("text",))
+            elif kind == "csv":
+                yield from _csv(path, _decoded(path, stream, newline=""), columns)
+            else:
+                yield from _jsonl(path, _decoded(path, stream, newline="\n"))
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{path}: broken or cut-off gzip file ({error}); copy it again") from None
+
+
+def _decoded(path: Path, stream: Any, newline: str) -> io.TextIOWrapper:
+    """A stream as text. Bytes that aren't UTF-8 become lone surrogates, so that the row they stand in can be named."""
+    if is_utf16(stream.peek(64)[:64]):
+        raise UserError(f"{path}: UTF-16, not UTF-8; convert it (iconv -f UTF-16 -t UTF-8)")
+    return io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline=newline)
+
+
+def is_utf16(start: bytes) -> bool:
+    """By its byte-order mark, or by every other byte being zero."""
+    return start[:2] in (b"\xff\xfe", b"\xfe\xff") or any(
+        len(start) > 3 and not any(start[first : len(start) // 2 * 2 : 2]) for first in (0, 1)
+    )
+
+
+def _csv(path: Path, text: io.TextIOWrapper, wanted: Columns) -> Iterator[Row | BadRowError]:
+    csv.field_size_limit(LONGEST_FIELD)
+    header = text.readline()
+    separator = _separator(header, wanted)
+    lines = itertools.chain([header], text)
+    reader = csv.reader(lines, delimiter=separator, strict=True)  # else an unclosed quote swallows the rest
+    columns: tuple[str, ...] = ()
+    for number in itertools.count():
+        place = f"{path}, row {number}"
+        try:
+            values = next((values for values in reader if values), None)  # without empty lines
+        except csv.Error as error:
+            # Not a row to skip: where the next one begins is unknown, and a line of this note could be taken for one.
+            raise UserError(
+                f"{path}, after row {max(0, number - 1)}: not a CSV file ({error}); look for an unclosed quote, or a "
+                "stray one"
+            ) from None
+        if values is None:
+            break
+        if not columns:
+            columns = tuple(values)
+            resolve_columns(wanted, columns, str(path))
+        elif len(values) < len(columns):
+            # A line break without quotes: as above, lines of this note could be taken for rows.
+            raise UserError(
+                f"{place}: {len(values)} fields where the header has {len(columns)}; quote fields that hold line "
+                'breaks ("), or complete the row'
+            )
+        elif len(values) > len(columns):
+            yield BadRowError(
+                place,
+                "malformed",
+                f'{len(values)} fields where the header has {len(columns)}; quote fields that hold separators (")',
+            )
+        elif len(columns) > 1 and tuple(values) == columns:
+            yield BadRowError(place, "malformed", "the header again; delete this line")
+        else:
+            yield Row(place, str(path), dict(zip(columns, values, strict=True)), columns)
+    if not columns:
+        raise UserError(f"{path}: empty file; it needs a header line and notes")
+
+
+def _separator(header: str, wanted: Columns) -> str:
+    """The separator with which the header has a text column: comma, tab, semicolon or bar."""
+    for separator in ",\t;|":
+        names = next(csv.reader([header], delimiter=separator), [])
+        lower = {name.strip().lower() for name in names}
+        if wanted.text in names if wanted.text else lower & set(KNOWN_COLUMNS["text"]):
+            return separator
+    return ","
+
+
+def _jsonl(path: Path, lines: io.TextIOWrapper) -> Iterator[Row | BadRowError]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        place = f"{path}, row {number}"
+        try:
+            row = json.loads(line, object_pairs_hook=once_each)
+        except (ValueError, RecursionError):
+            row = None
+        if isinstance(row, dict):
+            yield Row(place, place, row, tuple(row))
+        else:
+            yield BadRowError(place, "malformed", "not a JSON object with each key once; every line must hold one")
+
+
+def _parquet(path: Path, wanted: Columns) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(path)
+        columns = tuple(table.schema_arrow.names)
+        needed = list(
+            dict.fromkeys(name for names in resolve_columns(wanted, columns, str(path)).values() for name in names)
+        )
+        number = 0
+        for batch in table.iter_batches(batch_size=1024, columns=needed):
+            arrays = [_cells(array) for array in batch.columns]
+            for values in zip(*arrays, strict=True):
+                number += 1
+                yield Row(
+                    f"{path}, row {number}", str(path), dict(zip(batch.schema.names, values, strict=True)), columns
+                )
+    except (pa.ArrowException, OSError) as error:
+        kind = type(error).__name__
+        raise UserError(f"{path}: cannot be read as Parquet ({kind}); write it again") from None
+
+
+def _cells(array: Any) -> list[Any]:
+    """Strings as bytes, for Arrow would raise at the first that isn't UTF-8, without its row; dates as text, for Python
+    has no year beyond 9999; short floats as they are, for it matters how many digits they hold."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    if pa.types.is_temporal(array.type):
+        array = array.cast(pa.string())
+    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+        array = array.cast(pa.large_binary())
+    if pa.types.is_float16(array.type) or pa.types.is_float32(array.type):
+        return list(array.to_numpy(zero_copy_only=False))
+    return list(array.to_pylist())

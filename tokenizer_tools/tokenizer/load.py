@@ -1,0 +1,159 @@
+"""A tokenizer from a folder or the Hub, as plain `transformers` gives it, and what the shards need of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from tokenizer_tools.errors import UserError
+from tokenizer_tools.files import write_json
+from tokenizer_tools.manifest import TokenizerInfo, tokenizer_sha256, vocab_sha256
+from tokenizer_tools.tokenizer.hub_access import hub_arguments, not_found
+
+_PROBE = "Ünder  Café\nBP 120/80, pH 7.35; DIGOXIN 0.125 mg - no oedema"
+
+
+def load_tokenizer(name_or_path: str) -> Any:
+    """Load with `AutoTokenizer`: a folder (tokenizer.json, vocabulary files, or a raw `spiece.model`) or a Hub id.
+
+    Raises:
+        UserError: it isn't there, isn't a fast tokenizer, lacks a mask token, or transformers changes what it does.
+    """
+    folder = Path(name_or_path)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{name_or_path}: a file; --tokenizer takes a folder or a Hub id")
+    tokenizer = _from_pretrained(name_or_path)
+    if not getattr(tokenizer, "is_fast", False):
+        raise UserError(f"{name_or_path}: no fast tokenizer can be made of it; save one with save_pretrained() first")
+    backend = tokenizer.backend_tokenizer
+    if backend.get_vocab_size() < 100:
+        raise UserError(f"{name_or_path}: its vocabulary has {backend.get_vocab_size()} entries; is a file missing?")
+    for role in ("mask_token_id", "pad_token_id", "unk_token_id"):
+        if getattr(tokenizer, role) is None:
+            raise UserError(f"{name_or_path}: the tokenizer has no {role.removesuffix('_id')}; add one and save it")
+    raw_file = folder / "tokenizer.json"
+    if raw_file.is_file():
+        raw = Tokenizer.from_file(str(raw_file))
+        if encode(raw, [_PROBE]) != encode(backend, [_PROBE]):
+            raise UserError(
+                f"{name_or_path}: transformers loads it without its own normalizer or pre-tokenizer, so a user of the "
+                "model would get other ids; save it as PreTrainedTokenizerFast (tokenizer_class in "
+                "tokenizer_config.json)"
+            )
+    return tokenizer
+
+
+def _from_pretrained(name_or_path: str) -> Any:
+    from transformers import AutoTokenizer, BigBirdTokenizer
+
+    folder = Path(name_or_path)
+    try:
+        if folder.is_dir():
+            names = {path.name for path in folder.iterdir()}
+            if names & {"spiece.model"} and not names & {"tokenizer.json"}:
+                # AutoTokenizer asks for tiktoken here; the class itself reads the file.
+                return BigBirdTokenizer.from_pretrained(name_or_path)
+        return AutoTokenizer.from_pretrained(name_or_path, **hub_arguments(name_or_path))
+    except Exception as error:
+        if folder.is_dir():
+            first_line = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+            raise UserError(f"{name_or_path}: no tokenizer could be loaded from this folder ({first_line})") from None
+        if isinstance(error, OSError | ValueError):
+            raise not_found(name_or_path, "tokenizer") from None
+        raise
+
+
+def save_tokenizer(tokenizer: Any, folder: Path, model_max_length: int) -> None:
+    """Write a folder that `AutoTokenizer` of transformers 4 and 5 loads, with the same ids.
+
+    What version 5 saves, version 4 can't always read: it knows no class `TokenizersBackend`, and no list of
+    `extra_special_tokens`. Here the class is the plain one, which takes tokenizer.json as it is; and nothing says where
+    the tokenizer came from.
+
+    Args:
+        tokenizer: from `load_tokenizer`, or a `PreTrainedTokenizerFast`.
+        folder: the folder to make.
+        model_max_length: tokens.
+
+    Raises:
+        UserError: transformers doesn't load it as it was saved.
+    """
+    backend: Tokenizer = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    folder.mkdir(parents=True)
+    backend.save(str(folder / "tokenizer.json"))
+    config: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": model_max_length,
+        "model_input_names": ["input_ids", "attention_mask"],
+        "clean_up_tokenization_spaces": False,
+        **{role: str(token) for role, token in tokenizer.special_tokens_map.items()},
+    }
+    if tokenizer.extra_special_tokens:
+        config["additional_special_tokens"] = tokenizer.extra_special_tokens
+    pre_tokenizer = json.loads(backend.to_str())["pre_tokenizer"] or {}
+    if "add_prefix_space" in pre_tokenizer:  # version 4 changes the pre-tokenizer to what this says
+        config["add_prefix_space"] = pre_tokenizer["add_prefix_space"]
+    write_json(folder / "tokenizer_config.json", config)
+    if tokenizer_sha256(load_tokenizer(str(folder)).backend_tokenizer) != tokenizer_sha256(backend):
+        raise UserError("transformers changes this tokenizer when it loads it: choose another, and report this")
+
+
+def describe_tokenizer(tokenizer: Any, name: str, placeholder: str | None) -> TokenizerInfo:
+    """Ids and hashes of a loaded tokenizer.
+
+    Args:
+        tokenizer: from `load_tokenizer`.
+        name: how the user called it; a path is cut to its last part.
+        placeholder: the token that stands for de-identified text; `unk` means the tokenizer's own unknown token,
+            `none` that placeholders are dropped.
+
+    Raises:
+        UserError: the placeholder isn't one token of the vocabulary.
+    """
+    backend: Tokenizer = tokenizer.backend_tokenizer
+    token = {"unk": tokenizer.unk_token, "none": None}.get(placeholder or "none", placeholder)
+    if token is not None and backend.token_to_id(token) is None:
+        raise UserError(
+            f"--placeholder {token}: not a token of this tokenizer's vocabulary; use 'unk' (its own "
+            f"{tokenizer.unk_token}), 'none' (drop placeholders), or add the token to tokenizer and model first"
+        )
+    begin = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
+    end = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
+    if begin is None or end is None:
+        raise UserError(f"{name}: the tokenizer has neither cls/sep nor bos/eos tokens to begin and end a note with")
+    return TokenizerInfo(
+        name=Path(name).name if Path(name).exists() else name,
+        sha256=tokenizer_sha256(backend),
+        vocab_sha256=vocab_sha256(backend.get_vocab()),
+        vocab_size=max(backend.get_vocab().values()) + 1,
+        begin_id=begin,
+        end_id=end,
+        pad_id=tokenizer.pad_token_id,
+        mask_id=tokenizer.mask_token_id,
+        unknown_token=tokenizer.unk_token,
+        unknown_id=tokenizer.unk_token_id,
+        placeholder=token,
+        placeholder_id=None if token is None else backend.token_to_id(token),
+    )
+
+
+def special_ids(backend: Tokenizer) -> npt.NDArray[np.bool_]:
+    """(vocabulary,): True for the tokens that no text should turn into."""
+    table = np.zeros(max(backend.get_vocab().values()) + 1, dtype=bool)
+    for token_id, token in backend.get_added_tokens_decoder().items():
+        table[token_id] = token.special
+    return table
+
+
+def encode(backend: Tokenizer, texts: list[str]) -> list[list[int]]:
+    """Token ids of texts, without begin and end tokens, never cut or padded."""
+    backend.no_truncation()
+    backend.no_padding()
+    return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
