@@ -1,4 +1,4 @@
-"""Files: hashed, copied, and written so that a power cut leaves the old one or the whole new one."""
+"""Hash, copy and read files, and write them so that a power cut leaves the old file or the whole new one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from tokenizer_tools.errors import UserError
 
 
 def file_sha256(path: Path) -> str:
@@ -27,6 +29,35 @@ def copy_files(source: Path, out: Path) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that the file is either the old one or the whole new one, also after a power cut."""
     write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path, format_version: int, remedy: str) -> dict[str, Any]:
+    """Read a JSON object that this project wrote, and check its `format_version`.
+
+    Args:
+        path: the file.
+        format_version: the only version that the caller understands.
+        remedy: what the user can do if the file can't be read, as the end of a sentence: "build the shards again".
+
+    Raises:
+        UserError: the file is missing, unreadable, damaged, or of another format version.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; {remedy}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: damaged, not a JSON object; {remedy}")
+    if content.get("format_version") != format_version:
+        raise UserError(
+            f"{path}: format_version {content.get('format_version')}, but this version of clinical-pretrain reads "
+            f"{format_version}; {remedy}"
+        )
+    return content
 
 
 def once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

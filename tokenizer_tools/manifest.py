@@ -14,7 +14,7 @@ from typing import Any
 
 from tokenizer_tools.command_line import typed
 from tokenizer_tools.errors import UserError
-from tokenizer_tools.files import write_json
+from tokenizer_tools.files import read_json, write_json
 
 FORMAT_VERSION = 2
 SPLITS = ("train", "validation", "test")
@@ -106,23 +106,15 @@ class Manifest:
         """Read `manifest.json`.
 
         Raises:
-            UserError: the folder isn't a finished shard folder, or is of a newer format.
+            UserError: the folder isn't a finished shard folder, or is of another format version.
         """
         path = Path(folder) / MANIFEST_NAME
-        try:
-            raw = json.loads(path.read_text())
-        except FileNotFoundError:
+        if not path.exists():
             raise UserError(
                 f"{folder}: no {MANIFEST_NAME}, so this is not a finished shard folder; "
                 f"make one with '{typed()} build-shards --notes FILE --tokenizer DIR --out {folder}'"
-            ) from None
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: cannot be read ({error}); build the shards again") from None
-        if raw.get("format_version") != FORMAT_VERSION:
-            raise UserError(
-                f"{path}: format_version {raw.get('format_version')}, but this version of clinical-pretrain reads "
-                f"{FORMAT_VERSION}; build the shards again"
             )
+        raw = read_json(path, FORMAT_VERSION, "build the shards again")
         try:
             raw["tokenizer"] = TokenizerInfo(**raw["tokenizer"])
             raw["splits"] = {
