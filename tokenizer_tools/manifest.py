@@ -7,7 +7,6 @@ split and part. Whoever reads it needs this module and pyarrow, nothing else.
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -142,18 +141,3 @@ def fingerprint(tokenizer_sha256: str, sequence_length: int, files: list[ShardFi
     lines = [f"format {FORMAT_VERSION}", f"tokenizer {tokenizer_sha256}", f"length {sequence_length}"]
     lines += [f"{entry.path} {entry.sha256}" for entry in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def vocab_sha256(vocab: dict[str, int]) -> str:
-    """sha256 of a token-to-id table: equal for two tokenizers that give the same ids to the same pieces."""
-    return hashlib.sha256(json.dumps(sorted(vocab.items(), key=lambda item: item[1])).encode()).hexdigest()
-
-
-def tokenizer_sha256(backend: Any) -> str:
-    """sha256 of all that decides the ids of a `tokenizers.Tokenizer`: itself, without truncation and padding."""
-    from tokenizers import Tokenizer
-
-    plain = Tokenizer.from_str(backend.to_str())
-    plain.no_truncation()
-    plain.no_padding()
-    return hashlib.sha256(plain.to_str().encode()).hexdigest()

@@ -16,8 +16,9 @@ from clinical_pretrain.models.attention.bigbird import shortest_sparse
 from clinical_pretrain.models.encoder import Encoder, HuggingFaceEncoder, use_fused_gelu
 from clinical_pretrain.models.mlm_head import BigBirdForMaskedPositions, LongformerForMaskedPositions, pad_vocabulary
 from tokenizer_tools.errors import UserError
-from tokenizer_tools.manifest import Manifest, TokenizerInfo, vocab_sha256
+from tokenizer_tools.manifest import Manifest, TokenizerInfo
 from tokenizer_tools.tokenizer.hub_access import hub_arguments, not_found
+from tokenizer_tools.tokenizer.identity import vocab_sha256
 
 MODEL_CLASSES: dict[str, Any] = {
     "longformer": LongformerForMaskedPositions,

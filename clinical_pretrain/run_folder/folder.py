@@ -38,7 +38,8 @@ from clinical_pretrain.run_folder.metrics import read_metrics
 from clinical_pretrain.training.loss_guard import Jump
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import copy_files, write_atomically, write_json
-from tokenizer_tools.manifest import TOKENIZER_FOLDER, Manifest, tokenizer_sha256
+from tokenizer_tools.manifest import TOKENIZER_FOLDER, Manifest
+from tokenizer_tools.tokenizer.identity import tokenizer_sha256
 
 T = TypeVar("T")
 FORMAT_VERSION = 3

@@ -65,7 +65,8 @@ from clinical_pretrain.training.watchdog import ENDED, ENDING, STOPPED, Watch, n
 from tokenizer_tools.command_line import typed
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import write_json
-from tokenizer_tools.manifest import TOKENIZER_FOLDER, Manifest, tokenizer_sha256
+from tokenizer_tools.manifest import TOKENIZER_FOLDER, Manifest
+from tokenizer_tools.tokenizer.identity import tokenizer_sha256
 
 PROBE_POSITIONS = 8
 VALIDATION_LOG_SECONDS = 30
