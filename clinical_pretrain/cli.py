@@ -12,12 +12,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from clinical_pretrain.config.fields import MANY, Range, described, expand_home
+from clinical_pretrain.config.fields import described, expand_home
 from clinical_pretrain.config.run_config import find_file, one_line, refuse_unknown, version
 from clinical_pretrain.console import make_output_lenient
 from tokenizer_tools.command_line import typed
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import write_report
+from tokenizer_tools.ranges import MANY, Range
 
 
 def _add_input_options(parser: Any, required: bool = True) -> None:

@@ -3,7 +3,6 @@ lines hold it."""
 
 from __future__ import annotations
 
-import math
 import re
 import types
 from collections.abc import Iterator, Mapping
@@ -16,34 +15,6 @@ import yaml
 from tokenizer_tools.errors import UserError
 
 T = TypeVar("T")
-MANY = 1_000_000_000
-"""Largest count of steps, sequences or rows."""
-
-
-@dataclass(frozen=True)
-class Range:
-    """The numbers that a field takes. Stands at the field: `layers: Annotated[int, Range(1, 1000)] = 2`."""
-
-    least: float = -math.inf
-    most: float = math.inf
-    above: float = -math.inf
-    below: float = math.inf
-    even: bool = False
-
-    def fault(self, value: float) -> str | None:
-        """What a number must be and isn't."""
-        if isinstance(value, float) and not math.isfinite(value):
-            return "must be a finite number"
-        for is_wrong, end in (
-            (value < self.least, f"at least {_number(self.least)}"),
-            (value > self.most, f"at most {_number(self.most)}"),
-            (value <= self.above, f"above {_number(self.above)}"),
-            (value >= self.below, f"below {_number(self.below)}"),
-            (self.even and value % 2 != 0, "even"),
-        ):
-            if is_wrong:
-                return f"must be {end}"
-        return None
 
 
 @dataclass(frozen=True)
@@ -145,10 +116,6 @@ def _shown(value: Any) -> str:
     except ValueError:  # an integer of more digits than Python writes
         return "a huge number"
     return text if 0 < len(text) <= 60 and text.isprintable() else ascii(text[:60])
-
-
-def _number(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
 # From text ------------------------------------------------------------------------------------------------------------

@@ -15,10 +15,8 @@ from typing import Annotated, Any, Literal, get_type_hints
 import yaml
 
 from clinical_pretrain.config.fields import (
-    MANY,
     PathText,
     Pattern,
-    Range,
     RepeatedKeyError,
     TextLoader,
     build,
@@ -30,6 +28,7 @@ from clinical_pretrain.config.fields import (
 from clinical_pretrain.config.other_names import OTHER_NAMES
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import Manifest
+from tokenizer_tools.ranges import MANY, Range
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NO_ZERO = "none"
@@ -132,7 +131,7 @@ class BatchConfig:
 class OptimConfig:
     """AdamW and the learning-rate schedule."""
 
-    learning_rate: Annotated[float, Range(above=0, most=1)] = 3e-5
+    learning_rate: Annotated[float, Range(above=0, maximum=1)] = 3e-5
     """Peak learning rate."""
     beta1: Annotated[float, Range(0, below=1)] = 0.9
     """AdamW's decay of the first moment."""

@@ -16,11 +16,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_ranges import leaves, make
 
-from clinical_pretrain.config.fields import Range, unwrap
+from clinical_pretrain.config.fields import unwrap
 from clinical_pretrain.config.run_config import REPOSITORY, RunConfig
 from clinical_pretrain.release.export import export
 from clinical_pretrain.training.train import train
 from tokenizer_tools.errors import UserError
+from tokenizer_tools.ranges import Range
 
 SHARDS = sys.argv[1]
 FOLDER = tempfile.TemporaryDirectory()
@@ -45,7 +46,7 @@ def choices(hint):
     if base is bool:
         return [True, False]
     (allowed,) = (constraint for constraint in constraints if isinstance(constraint, Range))
-    ends = (end for end in (allowed.least, allowed.most, allowed.above, allowed.below) if math.isfinite(end))
+    ends = (end for end in (allowed.minimum, allowed.maximum, allowed.above, allowed.below) if math.isfinite(end))
     beside = (-1, 0, 1) if base is int else (-0.5, 0, 0.5)
     return sorted({base(end + step) for end in ends for step in beside})
 

@@ -11,9 +11,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clinical_pretrain.config.fields import Range, TextLoader, build, flatten, unwrap
+from clinical_pretrain.config.fields import TextLoader, build, flatten, unwrap
 from clinical_pretrain.config.run_config import ModelConfig, ModelSize, OptimConfig, RunConfig, SlurmConfig
 from tokenizer_tools.errors import UserError
+from tokenizer_tools.ranges import Range
 
 
 def leaves(cls, prefix=""):
@@ -44,7 +45,7 @@ def test_every_number_has_both_ends(cls):
         base, _, constraints = unwrap(hint)
         if base in (int, float):
             (found,) = (c for c in constraints if isinstance(c, Range))
-            assert max(found.least, found.above) > -1e9 and min(found.most, found.below) < 1e20, key
+            assert max(found.minimum, found.above) > -1e9 and min(found.maximum, found.below) < 1e20, key
 
 
 @pytest.mark.parametrize(
