@@ -13,8 +13,9 @@ from types import FrameType
 from typing import Any
 
 from clinical_pretrain.config.fields import described, expand_home
-from clinical_pretrain.config.run_config import find_file, one_line, refuse_unknown, version
+from clinical_pretrain.config.run_config import one_line, refuse_unknown, version
 from clinical_pretrain.console import make_output_lenient
+from clinical_pretrain.resources import find_config
 from tokenizer_tools.command_line import typed
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import write_report
@@ -253,7 +254,7 @@ def chaos(argv: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--ranks", type=int, default=2, help="processes of a run")
     parser.add_argument("--elastic", action="store_true", help="other numbers of ranks and ZeRO stages at each start")
     args = _parse(parser, argv, faults=Range(1, 1_000_000), ranks=Range(1, 1000), seed=Range(0, 2**63 - 1))
-    config = find_file(args.config)
+    config = find_config(args.config)
     from clinical_pretrain.commands import chaos as harm
 
     result = harm.chaos(config, Path(args.out), args.faults, args.seed, args.ranks, args.elastic)

@@ -6,8 +6,10 @@ import os
 import sys
 from pathlib import Path
 
-# Launchers put this file's folder first on the path; the packages are one above.
-sys.path[0] = str(Path(__file__).resolve().parent.parent)
+# Launchers put this file's folder, or the working directory, first on the path. The packages are one folder above: put
+# that there instead, unless the path has it already (an installed package: the standard library comes first).
+packages = str(Path(__file__).resolve().parent.parent)
+sys.path[:1] = [] if packages in sys.path[1:] else [packages]
 
 from clinical_pretrain.console import console, make_output_lenient
 from clinical_pretrain.training.watchdog import hold_signals

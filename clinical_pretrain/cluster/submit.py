@@ -20,11 +20,11 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import clinical_pretrain
 from clinical_pretrain.cluster.jobs import JOB_NAME, jobs_of, read_json, refuse_queued
 from clinical_pretrain.config.fields import build, flatten
 from clinical_pretrain.config.run_config import (
     JOBS_FOLDER,
-    REPOSITORY,
     RunConfig,
     SlurmConfig,
     check_files,
@@ -35,6 +35,7 @@ from clinical_pretrain.config.run_config import (
     split_options,
 )
 from clinical_pretrain.engine.deepspeed_config import resolve
+from clinical_pretrain.resources import resource_path
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import write_json
 from tokenizer_tools.manifest import Manifest
@@ -80,10 +81,10 @@ def site_config(path: str, overrides: Sequence[str]) -> SlurmConfig:
     Raises:
         UserError: a key or value can't be.
     """
-    file = Path(path) if Path(path).exists() or path != SITE else REPOSITORY / SITE
+    file = Path(path) if Path(path).exists() or path != SITE else resource_path(SITE)
     if not file.exists():
         raise UserError(f"{file}: no such site file; there is {SITE}, and examples are in slurm/sites/")
-    site = {key: value for key, value in read_yaml(str(file)).items() if value}
+    site = {key: value for key, value in read_yaml(file).items() if value}
     refuse_unknown(site, keys_of(SlurmConfig), file=str(file))
     if odd := [key for key, value in site.items() if isinstance(value, str) == (key == "options")]:
         raise UserError(f"{file}: {odd[0]} must be text; several lines as under 'setup: |', indented")
@@ -146,7 +147,7 @@ def submit(
     common = first if len(runs) == 1 else first.parent
     logs = common / JOBS_FOLDER
     setup = [f"export WARNING_SECONDS={slurm.warning_seconds}"]
-    entry = str(REPOSITORY / "clinical_pretrain" / "run.py")
+    entry = str(Path(clinical_pretrain.__file__).with_name("run.py"))
     commands = [Command(("-u", entry, *run.words), is_rank=True) for run in runs]
     parameters = of_job(slurm, logs, f"train-{common.name}", setup, srun=["--kill-on-bad-exit=0", "--wait=60"])
     if slurm.gpus_per_node:
@@ -273,7 +274,7 @@ def of_job(
     srun: Sequence[str] = (),
 ) -> dict[str, Any]:
     """submitit's parameters that all jobs have."""
-    begin, end = (shlex.quote(str(REPOSITORY / "slurm" / name)) for name in ("begin.sh", "end.sh"))
+    begin, end = (shlex.quote(str(resource_path(f"slurm/{name}"))) for name in ("begin.sh", "end.sh"))
     own = [
         "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK",  # which srun doesn't take over from sbatch
         f"export TRIES_FILE={shlex.quote(str(folder.absolute()))}/$SLURM_JOB_ID.tries",

@@ -28,8 +28,9 @@ from pathlib import Path
 from typing import Any
 
 from clinical_pretrain.checkpoint import save as checkpoint
-from clinical_pretrain.config.run_config import REPOSITORY, load_config
+from clinical_pretrain.config.run_config import load_config
 from clinical_pretrain.distributed import free_port
+from clinical_pretrain.resources import resource_path
 from clinical_pretrain.run_folder.folder import git_commit, plain_model, versions
 from clinical_pretrain.run_folder.metrics import METRICS_NAME, read_metrics
 from clinical_pretrain.training.watchdog import ENDED, LOST
@@ -83,7 +84,8 @@ class Course:
                      "MASTER_PORT": port, "OMP_NUM_THREADS": 1, "DS_ACCELERATOR": "cpu"}  # fmt: skip
             call = [
                 sys.executable,
-                str(REPOSITORY / "clinical_pretrain" / "run.py"),
+                "-m",
+                "clinical_pretrain.run",
                 *map(str, self._words),
                 *overrides,
             ]
@@ -260,7 +262,7 @@ def starts(out: Path, rng: random.Random, ranks: int, elastic: bool) -> Iterator
 
 
 def _zero_file(out: Path, stage: int) -> Path:
-    content = json.loads((REPOSITORY / "ds_configs" / f"zero{stage}.json").read_text())
+    content = json.loads(resource_path(f"ds_configs/zero{stage}.json").read_text())
     if stage == 3:  # else nothing of a small model is partitioned
         content["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     path = out / f"zero{stage}.json"
@@ -278,7 +280,7 @@ def build_under_faults(out: Path, faults: list[Fault], rng: random.Random, log: 
         with log.open("ab") as stream:
             return subprocess.Popen(
                 [*command, "build-shards", "--notes", str(notes), "--tokenizer", str(tokenizer), "--out", str(folder),
-                 "--notes-per-part", "100", "--workers", "1", *key], stdout=stream, stderr=stream, cwd=REPOSITORY
+                 "--notes-per-part", "100", "--workers", "1", *key], stdout=stream, stderr=stream
             )  # fmt: skip
 
     with log.open("ab") as stream:
@@ -286,7 +288,7 @@ def build_under_faults(out: Path, faults: list[Fault], rng: random.Random, log: 
             ["make-notes", "--out", str(notes), "--patients", "120"],
             ["train-tokenizer", "--notes", str(notes), "--out", str(tokenizer), "--vocab-size", "2000"],
         ):
-            subprocess.run([*command, *words], stdout=stream, stderr=stream, check=True, cwd=REPOSITORY)  # fmt: skip
+            subprocess.run([*command, *words], stdout=stream, stderr=stream, check=True)  # fmt: skip
     began = time.monotonic()
     if build(out / "shards").wait():
         raise UserError(f"building shards fails without any fault; see {log}")

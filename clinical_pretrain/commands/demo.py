@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from clinical_pretrain.config.run_config import REPOSITORY
 from tokenizer_tools.command_line import typed
 from tokenizer_tools.corpus.read_notes import read_notes
 from tokenizer_tools.errors import UserError
@@ -74,8 +73,8 @@ def run_demo(out: Path, options: dict[str, Any], input_arguments: Sequence[str])
         _step("a tokenizer", "clinical-pretrain", "train-tokenizer", *input_arguments, "--out", tokenizer)
     _step("notes to shards", "clinical-pretrain", "build-shards", *input_arguments, "--tokenizer", tokenizer,
           "--out", shards, "--patient-key", out / "patient_key")  # fmt: skip
-    _step("training", "deepspeed", "-q", "--num_gpus", RANKS, REPOSITORY / "clinical_pretrain" / "run.py", "--config",
-          REPOSITORY / "configs" / "demo_cpu.yaml", "--data.shards", shards, "--run_dir", run_dir)  # fmt: skip
+    _step("training", "deepspeed", "-q", "--num_gpus", RANKS, "--module", "clinical_pretrain.run", "--config",
+          "configs/demo_cpu.yaml", "--data.shards", shards, "--run_dir", run_dir)  # fmt: skip
     result = out / "export.json"
     _step("a Hugging Face model", "clinical-pretrain", "export", run_dir, "--out", model, "--json", result)
     _step("a picture of the loss", "clinical-pretrain", "plot", run_dir)
@@ -95,7 +94,7 @@ def run_demo(out: Path, options: dict[str, Any], input_arguments: Sequence[str])
 
 def _step(title: str, program: str, *arguments: object) -> None:
     words = [str(argument) for argument in arguments]
-    print(f"\n== {title}\n$ {shlex.join([program, *map(_short, words)])}", flush=True)
+    print(f"\n== {title}\n$ {shlex.join([program, *words])}", flush=True)
     environment = os.environ | {"DS_ACCELERATOR": "cpu", "TOKENIZERS_PARALLELISM": "true"}
     if program == "deepspeed":
         call = [sys.executable, "-c", PATIENT_LAUNCHER, "--master_port", _free_port(), *words]
@@ -114,12 +113,6 @@ def _step(title: str, program: str, *arguments: object) -> None:
         sys.exit(2)  # a user's mistake: the step has said so
     if code:
         raise UserError(f"demo: '{title}' ended with exit code {code}; its message stands above")
-
-
-def _short(word: str) -> str:
-    """Paths of the repository as a user in its folder writes them."""
-    path = Path(word)
-    return str(path.relative_to(REPOSITORY)) if path.is_absolute() and path.is_relative_to(REPOSITORY) else word
 
 
 def _free_port() -> str:
@@ -148,7 +141,7 @@ def _tell(summary: dict[str, Any], run_dir: Path, model: Path, shards: Path) -> 
     print("\nnext, on a GPU with your notes:")
     activate = Path(sys.prefix) / "bin" / "activate"
     if shutil.which("clinical-pretrain") is None and activate.exists():
-        print(f"  source {shlex.quote(_short(str(activate)))}")
+        print(f"  source {shlex.quote(os.path.relpath(activate))}")
     print(f"  clinical-pretrain build-shards --notes NOTEEVENTS.csv.gz --tokenizer {base} --out shards/")
     print("  deepspeed -q clinical_pretrain/run.py --config configs/clinical_longformer.yaml --data.shards shards/")
 

@@ -26,11 +26,11 @@ from clinical_pretrain.config.fields import (
     type_faults,
 )
 from clinical_pretrain.config.other_names import OTHER_NAMES
+from clinical_pretrain.resources import CONFIGS, find_config, find_file, resource_names
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import Manifest
 from tokenizer_tools.ranges import MANY, Range
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 NO_ZERO = "none"
 JOBS_FOLDER = "slurm"
 """In a run folder: scripts and logs of submitted jobs, there before the run is."""
@@ -459,7 +459,7 @@ def load_config(argv: Sequence[str], needs_file: bool = False) -> tuple[RunConfi
     flat: dict[str, Any] = {}
     for name, value in given:
         if name == "config":
-            of_file = flatten(read_yaml(value))
+            of_file = flatten(read_yaml(find_config(value)))
             refuse_unknown(of_file, valid, file=value)
             flat |= of_file
         elif name in valid:
@@ -470,7 +470,8 @@ def load_config(argv: Sequence[str], needs_file: bool = False) -> tuple[RunConfi
         print(config.to_yaml(), end="")
         sys.exit(0)
     if needs_file and "config" not in names:
-        raise UserError(f"no --config: name the file with the run's settings; there are {_known_configs()}")
+        there = ", ".join(resource_names(CONFIGS, ".yaml"))
+        raise UserError(f"no --config: name the file with the run's settings; there are {there}")
     json_file = dict(given).get("json")
     if json_file is not None and (not json_file or Path(json_file).is_dir()):
         raise UserError(f"--json {json_file}: a file is wanted, not a folder")
@@ -534,16 +535,14 @@ def config_parser() -> Any:
     return parser
 
 
-def read_yaml(path: str) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
     """Keys and values of a YAML file, all of them text or null.
 
     Raises:
-        UserError: it isn't there, holds something else, or a key twice.
+        UserError: it can't be read, holds something else, or a key twice.
     """
     try:
-        raw = yaml.load(Path(path).read_text(encoding="utf-8"), TextLoader)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such config file; there are {_known_configs()}") from None
+        raw = yaml.load(path.read_text(encoding="utf-8"), TextLoader)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except RepeatedKeyError as error:
@@ -557,12 +556,6 @@ def read_yaml(path: str) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise UserError(f"{path}: a config file holds keys and values, such as 'max_steps: 1000'")
     return raw
-
-
-def _known_configs() -> str:
-    configs = REPOSITORY / "configs"
-    folder = Path("configs") if Path.cwd() == REPOSITORY else configs
-    return ", ".join(str(folder / entry.name) for entry in sorted(configs.glob("*.yaml")))
 
 
 def one_line(message: str) -> str:
@@ -588,12 +581,3 @@ def refuse_missing_folder(name_or_path: str) -> None:
     """Raise a UserError where a base model's name can only be a folder's, and that isn't there."""
     if Path(name_or_path).is_absolute() and not Path(name_or_path).is_dir():
         raise UserError(f"{name_or_path}: no such folder (model.name_or_path)")
-
-
-def find_file(name: str) -> Path:
-    """A path as given; else the same under the repository, so that ds_configs/… works from any folder."""
-    for path in (Path(name), REPOSITORY / name):
-        if path.exists():
-            return path
-    places = dict.fromkeys(map(str, (Path.cwd(), REPOSITORY)))
-    raise UserError(f"{name}: no such file (looked in {' and in '.join(places)})")

@@ -11,7 +11,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from clinical_pretrain.config.run_config import NO_ZERO, RunConfig, find_file
+from clinical_pretrain.config.run_config import NO_ZERO, RunConfig
+from clinical_pretrain.resources import find_file
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import once_each
 

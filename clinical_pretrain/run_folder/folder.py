@@ -29,10 +29,11 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from clinical_pretrain.checkpoint.save import saved_steps
-from clinical_pretrain.config.run_config import JOBS_FOLDER, REPOSITORY, RunConfig
+from clinical_pretrain.config.run_config import JOBS_FOLDER, RunConfig
 from clinical_pretrain.console import console
 from clinical_pretrain.distributed import Ranks
 from clinical_pretrain.engine.deepspeed_config import zero_stage
+from clinical_pretrain.resources import clone
 from clinical_pretrain.run_folder.history import data_facts, validation_set
 from clinical_pretrain.run_folder.metrics import read_metrics
 from clinical_pretrain.training.loss_guard import Jump
@@ -502,10 +503,12 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The repository's commit, with '+changes' where files differ from it, other than stored results."""
+    """The clone's commit, with '+changes' where files differ from it, other than stored results; None without one."""
+    if (folder := clone()) is None:
+        return None
 
     def git(*arguments: str) -> str:
-        call = ["git", "-C", str(REPOSITORY), *arguments]
+        call = ["git", "-C", str(folder), *arguments]
         return subprocess.run(call, capture_output=True, text=True, timeout=30, check=True).stdout.strip()
 
     try:

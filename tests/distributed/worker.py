@@ -26,7 +26,6 @@ from torch._dynamo.utils import counters
 
 from clinical_pretrain.checkpoint.save import folder_of, saved_steps
 from clinical_pretrain.config.run_config import (
-    REPOSITORY,
     AttentionConfig,
     BadStepsConfig,
     BatchConfig,
@@ -42,6 +41,7 @@ from clinical_pretrain.config.run_config import (
 from clinical_pretrain.engine import memory_file as checkpoint_engine
 from clinical_pretrain.models import build
 from clinical_pretrain.release.export import export
+from clinical_pretrain.resources import find_file
 from clinical_pretrain.training import train as training
 from clinical_pretrain.training.train import train
 from clinical_pretrain.training.watchdog import STOPPED
@@ -57,7 +57,7 @@ def zero_file(root: Path, stage: int, offload: bool = False) -> str:
     if stage == 0:
         return "none"
     name = f"zero{stage}{'_offload' if offload else ''}.json"
-    content = json.loads((REPOSITORY / "ds_configs" / name).read_text())
+    content = json.loads(find_file(f"ds_configs/{name}").read_text())
     if stage == 3:
         content["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     path = root / f"{os.environ.get('RANK', '0')}-{name}"

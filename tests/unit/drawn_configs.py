@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from test_ranges import leaves, make
 
 from clinical_pretrain.config.fields import unwrap
-from clinical_pretrain.config.run_config import REPOSITORY, RunConfig
+from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.release.export import export
+from clinical_pretrain.resources import resource_path
 from clinical_pretrain.training.train import train
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.ranges import Range
@@ -54,7 +55,7 @@ def choices(hint):
 CHOICES = {  # what else would take long, or isn't a number
     "max_steps": [-1, 0, 1, 3],
     "extend": [-1, 0, 1, 2],
-    "deepspeed": [*map(str, (REPOSITORY / "ds_configs").glob("zero?.json")), "no/such.json", "", MISSPELT],
+    "deepspeed": [*map(str, resource_path("ds_configs").glob("zero?.json")), "no/such.json", "", MISSPELT],
     "model.size.layers": [-1, 0, 1, 2],
     "model.size.hidden_size": [-1, 0, 1, 2, 3, 8, 15],
     "model.size.heads": [-1, 0, 1, 2, 3, 8, 16],

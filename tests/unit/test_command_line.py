@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import REPOSITORY
 
 from clinical_pretrain.cli import main
-from clinical_pretrain.config.run_config import REPOSITORY
 from tokenizer_tools.command_line import typed
 
 RUN = str(REPOSITORY / "clinical_pretrain" / "run.py")

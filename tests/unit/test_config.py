@@ -2,8 +2,9 @@ import json
 import sys
 
 import pytest
+from conftest import REPOSITORY
 
-from clinical_pretrain.config.run_config import REPOSITORY, RunConfig, load_config
+from clinical_pretrain.config.run_config import RunConfig, load_config
 from clinical_pretrain.engine.build import refuse_config
 from clinical_pretrain.engine.deepspeed_config import resolve
 from tokenizer_tools.errors import UserError

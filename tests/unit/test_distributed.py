@@ -11,8 +11,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed as dist
+from conftest import REPOSITORY
 
-from clinical_pretrain.config.run_config import REPOSITORY, RunConfig
+from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.distributed import Ranks, Report, Reports, initialise, own_device, runs_on
 from clinical_pretrain.training.train import check_hardware
 from tokenizer_tools.errors import UserError

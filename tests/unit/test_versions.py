@@ -2,10 +2,9 @@
 
 import tomllib
 
+from conftest import REPOSITORY
 from packaging.requirements import Requirement
 from packaging.version import Version
-
-from clinical_pretrain.config.run_config import REPOSITORY
 
 
 def pins(name):
