@@ -5,14 +5,15 @@ CONSTRAINTS := constraints.txt
 BIN    := $(VENV)/bin
 OUT    ?= $(if $(NOTES),demo-$(basename $(notdir $(NOTES))),demo)
 
-.PHONY: help setup demo test test-oldest test-slurm check bench
+.PHONY: help setup demo test test-fast test-oldest test-slurm check bench
 
 help:
 	@echo "make demo [NOTES=my_notes.csv] [OUT=folder] [ARGS='--columns.patient MRN']   the whole job on a CPU"
-	@echo "make test                                     all tests"
+	@echo "make test                                     all tests, and the coverage of what runs in their process"
+	@echo "make test-fast                                tests for while you edit: 2 minutes"
 	@echo "make test-oldest                              unit tests with the oldest versions that are claimed to work"
 	@echo "make test-slurm                               those on a real SLURM (sudo tests/slurm/install.sh)"
-	@echo "make check                                    ruff, mypy, import-linter"
+	@echo "make check                                    ruff, mypy, import-linter, codespell, shellcheck"
 	@echo "make setup                                    only .venv"
 	@echo "make bench                                    the figures that need no GPU: 2.5 hours"
 
@@ -27,11 +28,15 @@ $(VENV)/.ready: pyproject.toml $(CONSTRAINTS)
 demo: setup
 	@$(BIN)/clinical-pretrain demo --out '$(OUT)' $(if $(NOTES),--notes '$(NOTES)') $(ARGS)
 
+COVERAGE = --cov --cov-report=term:skip-covered
 test: setup
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(COVERAGE) $(PYTEST_ARGS)
+
+test-fast: setup
+	$(BIN)/python -m pytest -m 'not slow' tests/unit $(PYTEST_ARGS)
 
 test-oldest:  # what another torch has compiled to the shared cache can crash this one
-	TORCHINDUCTOR_CACHE_DIR=$(CURDIR)/.venv-oldest/compiled $(MAKE) test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt PYTEST_ARGS='tests/unit $(PYTEST_ARGS)'
+	TORCHINDUCTOR_CACHE_DIR=$(CURDIR)/.venv-oldest/compiled $(MAKE) test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt COVERAGE= PYTEST_ARGS='tests/unit $(PYTEST_ARGS)'
 
 test-slurm: setup
 	$(BIN)/python -m pytest tests/slurm $(PYTEST_ARGS)
@@ -41,6 +46,8 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	git ls-files -z | xargs -0 $(BIN)/codespell
+	$(BIN)/shellcheck -x .ci/run $$(git ls-files '*.sh')
 
 bench: setup
 	benchmarks/cpu.sh

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # What a job does first. Sourced by pretrain.sh and by the jobs of `clinical-pretrain submit`.
 umask 077
-trap true TERM # of scancel and pre-emption: the ranks get it, too, and save
+trap true TERM # of scancel and preemption: the ranks get it, too, and save
 export SLURM_EXPORT_ENV=ALL
 export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1      # compute nodes seldom have internet
 export MASTER_PORT=$((10000 + SLURM_JOB_ID % 20000)) # below those that the system gives away

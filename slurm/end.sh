@@ -24,11 +24,11 @@ if is 'JobState=C' && ! is 'Reason=TimeLimit'; then exit "$code"; fi
 
 case $code in
     75) why="saved ahead of the time limit" ;;
-    77 | 143) # SIGTERM. Pre-emption requeues only jobs that are still there when the grace time ends
+    77 | 143) # SIGTERM. Preemption requeues only jobs that are still there when the grace time ends
         if is 'Reason=TimeLimit'; then
             why="the time limit"
         elif is 'PreemptTime=[0-9]'; then
-            why="pre-empted"
+            why="preempted"
         else
             exit "$code"
         fi

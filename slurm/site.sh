@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154 # pretrain.sh sets `repository`
 # Reads a site's YAML, a flat one, for the batch script: sets the array `python`, and runs what stands under `setup`. What
 # it can't read it refuses.
 _known=" nodes gpus_per_node tasks_per_node cpus_per_task tasks time warning_seconds memory partition account qos constraint python container container_options setup options "

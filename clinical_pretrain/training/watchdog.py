@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # the import takes seconds, and signals are to be held before
 
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Somebody wants the run to end: from Ctrl-C, a closed terminal, `scancel` and a launcher that is gone. SLURM's
-pre-emption sends SIGTERM, too; slurm/end.sh tells it from scancel, and requeues the job."""
+preemption sends SIGTERM, too; slurm/end.sh tells it from scancel, and requeues the job."""
 STOP_SIGNALS: tuple[signal.Signals, ...] = (*ENDING, signal.SIGUSR1, signal.SIGUSR2)
 if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN and "TORCHELASTIC_RUN_ID" not in os.environ:
     # By nohup: a closed terminal isn't to end the run. (Torchrun ends then all the same, and tells its ranks by SIGHUP,

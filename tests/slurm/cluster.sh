@@ -3,7 +3,7 @@
 #
 # Each node is a network namespace on a bridge, with a host name and an address of its own, so that a MASTER_ADDR that
 # isn't the first node's fails as on a real cluster. As root; everything lies under $CLUSTER, and clients need nothing
-# but SLURM_CONF=$CLUSTER/slurm.conf. Two partitions share the nodes: debug, and scavenge, which urgent pre-empts.
+# but SLURM_CONF=$CLUSTER/slurm.conf. Two partitions share the nodes: debug, and scavenge, which urgent preempts.
 set -euo pipefail
 ulimit -c 0 # a step of a killed node leaves no core file
 

@@ -1,7 +1,7 @@
 #!/bin/bash
 # What the tests on a real SLURM need, on Debian and Ubuntu, as root.
 set -euo pipefail
-packages=(slurmctld slurmd slurm-client munge iproute2 shellcheck)
+packages=(slurmctld slurmd slurm-client munge iproute2)
 missing=()
 for package in "${packages[@]}"; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q '^install ok' || missing+=("$package")

@@ -91,8 +91,8 @@ def same(run, alone):
 
 
 def test_a_job_survives_whatever_happens_to_it(cluster, config, alone):
-    """sbatch, two nodes: time limit, pre-emption, a limit without a warning, a lost node, a requeue by hand, and
-    pre-emption without a word."""
+    """sbatch, two nodes: time limit, preemption, a limit without a warning, a lost node, a requeue by hand, and
+    preemption without a word."""
     job = cluster.sbatch(*TWO_NODES, "--time=30", "--partition=scavenge", "--signal=USR1@20", SCRIPT, config,
                          "--run_dir", "runs/by sbatch")  # fmt: skip
     run, codes = Run(cluster.folder / "runs" / "by sbatch"), []
@@ -132,7 +132,7 @@ def test_a_job_survives_whatever_happens_to_it(cluster, config, alone):
 
 
 def test_the_same_through_submit(cluster, config, alone):
-    """Pre-emption with a user signal, a killed rank, a time limit; then the export, in a job that waits for it."""
+    """Preemption with a user signal, a killed rank, a time limit; then the export, in a job that waits for it."""
     with (cluster.root / "slurm.conf").open("a") as stream:
         stream.write("SlurmctldParameters=preempt_send_user_signal\n")
     cluster.ok("scontrol", "reconfigure")
@@ -357,8 +357,3 @@ def test_what_cannot_be_submitted_is_said_in_one_line(words, environment, said, 
 def test_without_slurm_the_script_says_what_to_type():
     done = subprocess.run(["bash", SCRIPT, "x.yaml"], capture_output=True, text=True)
     assert done.returncode == 2 and re.fullmatch(r"error: this is a SLURM job; type: sbatch .*\n", done.stderr)
-
-
-def test_scripts_are_sound(cluster):
-    scripts = [*(REPOSITORY / "slurm").glob("*.sh"), *Path(__file__).parent.glob("*.sh")]
-    cluster.ok("shellcheck", "-x", "-P", REPOSITORY, *scripts)

@@ -91,7 +91,7 @@ class Cluster:
         return self.state(job)
 
     def urgent(self) -> None:
-        """A short job that needs the whole cluster, and pre-empts whoever has it."""
+        """A short job that needs the whole cluster, and preempts whoever has it."""
         self.sbatch(
             "--partition=urgent", "--nodes=2", "--exclusive", "--time=1", "--output=/dev/null", "--wrap=sleep 1"
         )

@@ -14,8 +14,9 @@ def pins(name):
 
 def claimed():
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    found = [Requirement(text) for text in project["dependencies"] + project["optional-dependencies"]["dev"]]
-    return {each.name.lower().replace("_", "-"): each.specifier for each in found}
+    extras = project["optional-dependencies"]
+    found = [Requirement(text) for text in project["dependencies"] + extras["completion"] + extras["dev"]]
+    return {each.name.lower().replace("_", "-"): each.specifier for each in found if each.name != project["name"]}
 
 
 def test_the_oldest_versions_tested_are_the_oldest_claimed():
