@@ -31,6 +31,17 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+SECONDS = {"unit": 300, "distributed": 600, "slurm": 900, "end_to_end": 900}
+"""Timeout of a test by its folder: some ten times what the slowest one takes."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let a test that hangs fail soon; one that knows better has a mark of its own."""
+    for item in items:
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(SECONDS[item.path.parent.name]))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """A test marked `shared` needs the real notes and tokenizers."""
     if item.get_closest_marker("shared") and not SHARED.is_dir():

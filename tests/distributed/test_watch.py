@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from clinical_pretrain.distributed import free_port
 from clinical_pretrain.training.watchdog import ENDED, INTERRUPTED, LOST
 
 WATCHED = WORKER.with_name("watched.py")
+pytestmark = pytest.mark.timeout(150)  # each takes 30 s at most
 
 
 def start(fault, shards, root, ranks=2):
@@ -32,7 +34,7 @@ def start(fault, shards, root, ranks=2):
     return processes
 
 
-def wait_for(condition, seconds=120):
+def wait_for(condition, seconds=60):
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "waited too long"
@@ -52,9 +54,9 @@ def wait_for(condition, seconds=120):
 def test_one_message_names_the_rank_its_host_and_its_cause(fault, codes, cause, shards, tmp_path):
     processes = start(fault, shards, tmp_path)
     run_dir, rank = tmp_path / fault, int(fault[-1])
-    wait_for(lambda: 5 in saved_steps(run_dir) or processes[1 - rank].poll() is not None)
-    began = time.monotonic()
     try:
+        wait_for(lambda: 5 in saved_steps(run_dir) or processes[1 - rank].poll() is not None)
+        began = time.monotonic()
         ended = [code and process.wait(timeout=40) for process, code in zip(processes, codes, strict=True)]
     finally:
         for process in processes:
@@ -124,17 +126,21 @@ def test_under_the_deepspeed_launcher(how, shards, tmp_path):
             str(free_port()), str(WATCHED), "none-0", str(shards), str(tmp_path)]  # fmt: skip
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
     launcher = subprocess.Popen(call, env=os.environ | ENVIRONMENT, **quiet)
-    wait_for(lambda: 5 in saved_steps(run_dir))
-    if how == "Ctrl-C":
-        os.killpg(launcher.pid, signal.SIGINT)
-        assert launcher.wait(timeout=40) != 0
-    elif how == "a closed terminal":
-        os.killpg(launcher.pid, signal.SIGHUP)
-        assert launcher.wait(timeout=10) == -signal.SIGHUP
-    else:
-        launcher.send_signal(signal.SIGTERM)
-        assert launcher.wait(timeout=10) == -signal.SIGTERM
-    wait_for(lambda: (run_dir / "stop.json").exists(), 30)
+    try:
+        wait_for(lambda: 5 in saved_steps(run_dir))
+        if how == "Ctrl-C":
+            os.killpg(launcher.pid, signal.SIGINT)
+            assert launcher.wait(timeout=40) != 0
+        elif how == "a closed terminal":
+            os.killpg(launcher.pid, signal.SIGHUP)
+            assert launcher.wait(timeout=10) == -signal.SIGHUP
+        else:
+            launcher.send_signal(signal.SIGTERM)
+            assert launcher.wait(timeout=10) == -signal.SIGTERM
+        wait_for(lambda: (run_dir / "stop.json").exists(), 30)
+    finally:  # ranks are in the launcher's process group, also those that it left behind
+        with suppress(ProcessLookupError):
+            os.killpg(launcher.pid, signal.SIGKILL)
     stop = json.loads((run_dir / "stop.json").read_text())
     assert stop["exit_code"] == ENDED and re.match(
         r"stopped at step \d+ \((SIGTERM|SIGINT|SIGHUP|the launcher is gone)\)", stop["reason"]

@@ -154,6 +154,7 @@ def test_a_share_that_cannot_be_is_refused(share, corpus, tmp_path):
     assert done.returncode == 2 and done.stderr.startswith(f"error: --share {share}: must be K/N")
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_and_started_again(built, corpus, tmp_path):
     out = tmp_path / "shards"
     call = command(corpus, out, "--sequence-length", "256", "--split.validation", "0.1", "--split.test", "0.1",
@@ -222,6 +223,7 @@ def limited(size):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_folder_restartable(built, corpus, tmp_path):
     out = tmp_path / "s"
     options = [
@@ -296,6 +298,7 @@ def test_a_users_own_work_folder_is_left_alone(corpus, tmp_path):
     assert (tmp_path / "s" / "work" / "thesis.tex").read_text() == "dear"
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_corpus(corpus, tmp_path):
     """Ten times the notes, nearly the same peak."""
     peaks = []
@@ -316,6 +319,7 @@ def test_memory_does_not_grow_with_the_corpus(corpus, tmp_path):
     assert peaks[1] - peaks[0] < 25, peaks  # MiB; the longer corpus holds 10 MiB more text
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.parametrize("kind", ["longformer", "bigbird"])
 def test_the_real_corpus_with_the_real_vocabularies(kind, tmp_path):

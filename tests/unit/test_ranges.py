@@ -119,6 +119,7 @@ def test_making_a_config_raises_nothing_but_a_line(values):
     assert build(RunConfig, flatten(yaml.load(config.to_yaml(), TextLoader))) == config
 
 
+@pytest.mark.slow
 def test_a_drawn_config_is_refused_or_trained_and_exported(shards):
     call = [sys.executable, Path(__file__).with_name("drawn_configs.py"), shards]
     done = subprocess.run(call, capture_output=True, text=True)

@@ -74,6 +74,7 @@ def assert_saved_alike(names, root, transformers_4, others=()):
     return [five[str(folder)] for folder in others]
 
 
+@pytest.mark.slow
 def test_both_versions_of_transformers_load_what_is_saved(corpus, shards, tmp_path, transformers_4):
     (tmp_path / "trained").symlink_to(corpus / "tokenizer")
     names = ["trained", "bigbird", "prefixed"]
@@ -87,6 +88,7 @@ def test_both_versions_of_transformers_load_what_is_saved(corpus, shards, tmp_pa
     assert trained["decoded"][0].startswith("The patient denies chest pain.\n")  # the mask took its blank
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_both_versions_load_what_is_saved_of_the_real_ones(tmp_path, transformers_4):
     for name in ("longformer", "bigbird"):
