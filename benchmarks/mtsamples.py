@@ -47,14 +47,14 @@ CORPORA = {
 
 
 def unigram_entropy(shards: Path, split: str) -> float:
-    """Entropy, in nats, of the frequencies of a split's ordinary tokens (those that masking may choose)."""
+    """Entropy, in nats, of the frequencies of a split's maskable tokens (those that masking may choose)."""
     manifest = Manifest.load(shards)
-    ordinary = Vocabulary.load(shards / TOKENIZER_FOLDER / "tokenizer.json", manifest.tokenizer).ordinary
+    maskable = Vocabulary.load(shards / TOKENIZER_FOLDER / "tokenizer.json", manifest.tokenizer).maskable
     rows = Split(shards, manifest, split)
     counts = np.zeros(manifest.tokenizer.vocab_size)
     for number in range(len(rows)):
         counts += np.bincount(rows[number].input_ids, minlength=len(counts))
-    counts = counts[ordinary & (counts > 0)]
+    counts = counts[maskable & (counts > 0)]
     shares = counts / counts.sum()
     return float(-(shares * np.log(shares)).sum())
 

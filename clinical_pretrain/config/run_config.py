@@ -108,11 +108,11 @@ class MaskingConfig:
     """Masked-LM corruption (BERT, section 3.1): drawn anew in every epoch, the same on any number of GPUs."""
 
     probability: Annotated[float, Range(above=0, below=1)] = 0.15
-    """Share of the ordinary tokens to predict. Special tokens and placeholders never are."""
+    """Share of the maskable tokens to predict. Special tokens and placeholders never are."""
     replace_with_mask: Annotated[float, Range(0, 1)] = 0.8
     """Of those, the share shown as the mask token."""
     replace_with_random: Annotated[float, Range(0, 1)] = 0.1
-    """Of those, the share shown as a random ordinary token; the rest is shown unchanged."""
+    """Of those, the share shown as a random maskable token; the rest is shown unchanged."""
     whole_words: bool = False
     """Choose whole words instead of single tokens."""
 

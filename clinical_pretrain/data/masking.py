@@ -31,7 +31,7 @@ _BLANKS, _BREAKS = "Ġ▁ ", "Ċĉ\n\t"
 class Vocabulary:
     """What masking must know of the tokens."""
 
-    ordinary: npt.NDArray[np.bool_]
+    maskable: npt.NDArray[np.bool_]
     """(vocabulary,): may be hidden and may stand in: neither special nor a placeholder."""
     begins_word: npt.NDArray[np.bool_]
     """(vocabulary,): written with a blank or line break before it, or in it."""
@@ -44,16 +44,16 @@ class Vocabulary:
     pad_id: int
 
     @cached_property
-    def stand_ins(self) -> npt.NDArray[np.int64]:
-        """Ids of the ordinary tokens."""
-        return np.flatnonzero(self.ordinary)
+    def replacement_ids(self) -> npt.NDArray[np.int64]:
+        """Ids of the maskable tokens."""
+        return np.flatnonzero(self.maskable)
 
     @classmethod
     def load(cls, tokenizer_json: Path, info: TokenizerInfo) -> Vocabulary:
         """From the shard folder's tokenizer."""
         backend = Tokenizer.from_file(str(tokenizer_json))
         size = info.vocab_size
-        ordinary, begins, is_blank = np.ones(size, bool), np.zeros(size, bool), np.zeros(size, bool)
+        maskable, begins, is_blank = np.ones(size, bool), np.zeros(size, bool), np.zeros(size, bool)
         kind = np.full(size, _OTHER, np.int8)
         for token, token_id in backend.get_vocab().items():
             begins[token_id] = token[0] in _BLANKS + _BREAKS
@@ -61,11 +61,11 @@ class Vocabulary:
             is_blank[token_id] = not text
             kind[token_id] = _kind(text[0]) if text else _OTHER
         for token_id, added in backend.get_added_tokens_decoder().items():
-            ordinary[token_id] = not added.special
+            maskable[token_id] = not added.special
         for never in (info.begin_id, info.end_id, info.pad_id, info.mask_id, info.unknown_id, info.placeholder_id):
             if never is not None:
-                ordinary[never] = False
-        return cls(ordinary, begins, kind, is_blank, info.mask_id, info.pad_id)
+                maskable[never] = False
+        return cls(maskable, begins, kind, is_blank, info.mask_id, info.pad_id)
 
 
 def _kind(character: str) -> int:
@@ -89,15 +89,15 @@ def mask_row(
         What the model sees, (tokens,), and the positions to predict, (predicted,), ascending.
     """
     shown = ids.astype(np.int64)
-    ordinary = vocabulary.ordinary[ids]
+    maskable = vocabulary.maskable[ids]
     if config.whole_words:
         word = np.cumsum(word_starts(ids, vocabulary)) - 1
-        chosen = (rng.random(int(word[-1]) + 1) < config.probability)[word] & ordinary
+        chosen = (rng.random(int(word[-1]) + 1) < config.probability)[word] & maskable
     else:
-        chosen = (rng.random(len(ids)) < config.probability) & ordinary
+        chosen = (rng.random(len(ids)) < config.probability) & maskable
     positions = np.flatnonzero(chosen)
     draw = rng.random(len(positions))
-    random_ids = vocabulary.stand_ins[rng.integers(len(vocabulary.stand_ins), size=len(positions))]
+    random_ids = vocabulary.replacement_ids[rng.integers(len(vocabulary.replacement_ids), size=len(positions))]
     as_mask = draw < config.replace_with_mask
     as_random = ~as_mask & (draw < config.replace_with_mask + config.replace_with_random)
     shown[positions[as_mask]] = vocabulary.mask_id
@@ -107,12 +107,12 @@ def mask_row(
 
 def word_starts(ids: npt.NDArray[np.integer], vocabulary: Vocabulary) -> npt.NDArray[np.bool_]:
     """(tokens,): True where a word begins; a special token is a word of its own."""
-    ordinary = vocabulary.ordinary[ids]
+    maskable = vocabulary.maskable[ids]
     kind = vocabulary.kind[ids]
-    starts = vocabulary.begins_word[ids] | ~ordinary
+    starts = vocabulary.begins_word[ids] | ~maskable
     starts[0] = True
     changes = (kind[1:] != kind[:-1]) & ~vocabulary.is_blank[ids[:-1]]
-    starts[1:] |= changes | ~ordinary[:-1]
+    starts[1:] |= changes | ~maskable[:-1]
     return starts
 
 

@@ -723,7 +723,7 @@ def refuse_more_failures(run: Run) -> None:
 def probe(run: Run) -> dict[str, torch.Tensor]:
     """The model's logits for a fixed row of random tokens (no note's), which the export must reproduce."""
     rng, rows = generator(run.config.seed, PROBE), run.config.batch.micro_batch_size_per_gpu
-    ids = torch.from_numpy(rng.choice(run.collator.vocabulary.stand_ins, size=(1, run.manifest.sequence_length)))
+    ids = torch.from_numpy(rng.choice(run.collator.vocabulary.replacement_ids, size=(1, run.manifest.sequence_length)))
     positions = torch.from_numpy(np.sort(rng.choice(ids.shape[1], size=PROBE_POSITIONS, replace=False)))
     question = {"input_ids": ids, "positions": positions}
     # As many rows as in training: for these the layers are compiled.

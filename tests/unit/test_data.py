@@ -47,14 +47,14 @@ def test_words_begin_where_they_do(vocabulary):
 def test_shares_are_15_80_10_10_and_never_a_special_token(vocabulary, whole_words):
     ids = np.tile(ids_of("<s> Ġdig oxin Ġ0 . 125 Ġmg , <unk> Ġdig Ċ </s>"), 5000)
     shown, positions = mask_row(ids, MaskingConfig(whole_words=whole_words), vocabulary, np.random.default_rng(0))
-    ordinary = vocabulary.ordinary[ids]
-    assert ordinary[positions].all()
-    assert abs(len(positions) / ordinary.sum() - 0.15) < 0.005
+    maskable = vocabulary.maskable[ids]
+    assert maskable[positions].all()
+    assert abs(len(positions) / maskable.sum() - 0.15) < 0.005
     masked = shown[positions] == vocabulary.mask_id
     changed = ~masked & (shown[positions] != ids[positions])
     assert abs(masked.mean() - 0.8) < 0.02
-    assert abs(changed.mean() - 0.1 * 7 / 8) < 0.02  # of eight ordinary tokens, one is the token itself
-    assert vocabulary.ordinary[shown[positions][~masked]].all()
+    assert abs(changed.mean() - 0.1 * 7 / 8) < 0.02  # of eight maskable tokens, one is the token itself
+    assert vocabulary.maskable[shown[positions][~masked]].all()
     untouched = np.setdiff1d(np.arange(len(ids)), positions)
     assert (shown[untouched] == ids[untouched]).all()
 
@@ -132,10 +132,10 @@ def test_linear_schedule_is_transformers_one_step_on():
 
 
 def rows_of(vocabulary, *lengths):
-    """Rows of ordinary tokens, each with three notes."""
+    """Rows of maskable tokens, each with three notes."""
     generator_ = np.random.default_rng(0)
     return [
-        Row(generator_.choice(vocabulary.stand_ins, n).astype(np.uint16), np.array([0, n // 3, n // 2], np.int32),
+        Row(generator_.choice(vocabulary.replacement_ids, n).astype(np.uint16), np.array([0, n // 3, n // 2], np.int32),
             np.arange(3))
         for n in lengths
     ]  # fmt: skip
@@ -211,7 +211,7 @@ def test_a_bare_blank_begins_the_word_that_follows(family):
     bare, split = 0, 0
     for ids in map(np.array, encode(tokenizer.backend_tokenizer, texts)):
         after = np.flatnonzero(words.is_blank[ids[:-1]]) + 1
-        after = after[words.ordinary[ids[after]] & ~words.begins_word[ids[after]]]
+        after = after[words.maskable[ids[after]] & ~words.begins_word[ids[after]]]
         bare, split = bare + len(after), split + word_starts(ids, words)[after].sum()
     assert bare > 500 and split == 0
 
