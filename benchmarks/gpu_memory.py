@@ -72,7 +72,7 @@ def peak(config: Any, engine: Any, rows: int) -> dict[str, int]:
         labels = torch.full((predicted,), 7).to(device)
         positions = torch.arange(predicted).to(device)
         losses, _ = engine(
-            input_ids=ids, documents=torch.ones_like(ids), positions=positions, labels=labels, most_documents=1
+            input_ids=ids, documents=torch.ones_like(ids), positions=positions, labels=labels, max_documents=1
         )
         engine.backward(mean_loss(losses, labels))
         engine.step()

@@ -89,7 +89,7 @@ class Sides:
 
     def loss_of_ours(self, model: Any, part: str = "all") -> torch.Tensor:
         """Logits and loss at the masked positions; part attention: at every one."""
-        inputs = {"input_ids": self.ids, "documents": self.ones, "most_documents": 1}
+        inputs = {"input_ids": self.ids, "documents": self.ones, "max_documents": 1}
         if part == "attention":
             labels = self.all_labels.flatten()
             hidden = model.encode(**inputs).flatten(0, 1)

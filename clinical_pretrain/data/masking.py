@@ -139,7 +139,7 @@ class MicroBatch:
     """(predicted,) int64, the true tokens; -100 after the last, where it is filled up to its capacity."""
     position_ids: torch.Tensor | None
     """(batch, length) int64, from 0 in each document; None where a row is one document."""
-    most_documents: int
+    max_documents: int
     """At least the documents of any row; the same for all micro-batches, as shapes come of it."""
 
     def to(self, device: torch.device) -> dict[str, Any]:
@@ -153,7 +153,7 @@ class MicroBatch:
     def pinned(self) -> MicroBatch:
         """In page-locked memory, from which a GPU copies while the CPU goes on."""
         tensors = {name: value for name in self.__dataclass_fields__ if (value := getattr(self, name)) is not None}
-        tensors.pop("most_documents")
+        tensors.pop("max_documents")
         return replace(self, **{name: tensor.pin_memory() for name, tensor in tensors.items()})
 
 
@@ -165,7 +165,7 @@ class Collator:
     """Tokens of a row."""
     config: MaskingConfig
     vocabulary: Vocabulary
-    most_documents: int = 0
+    max_documents: int = 0
     """0: a row is one document; else each of its notes is one, and no row has more than so many."""
     fill_up: bool = False
     """Whether all micro-batches have as many positions to predict, as compiled code wants it."""
@@ -182,7 +182,7 @@ class Collator:
             shown, chosen = mask_row(row.input_ids, self.config, self.vocabulary, rng)
             input_ids[number, : len(shown)], true_ids[number, : len(shown)] = shown, row.input_ids
             positions.append(chosen + number * self.length)
-            starts = row.segment_starts if self.most_documents else row.segment_starts[:1]
+            starts = row.segment_starts if self.max_documents else row.segment_starts[:1]
             lengths = np.diff(starts, append=len(shown))
             documents[number, : len(shown)] = np.repeat(np.arange(1, len(starts) + 1), lengths)
             position_ids[number, : len(shown)] = np.arange(len(shown)) - np.repeat(starts, lengths)
@@ -202,6 +202,6 @@ class Collator:
             torch.from_numpy(documents),
             torch.from_numpy(predicted),
             torch.from_numpy(labels),
-            torch.from_numpy(position_ids) if self.most_documents else None,
-            self.most_documents or 1,
+            torch.from_numpy(position_ids) if self.max_documents else None,
+            self.max_documents or 1,
         )

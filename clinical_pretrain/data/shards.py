@@ -46,7 +46,7 @@ class Split:
         self._starts = np.array(starts)
 
     @property
-    def most_segments(self) -> int:
+    def max_segments(self) -> int:
         """Notes, or parts of notes, of the row that has most; 0 without rows."""
         lengths = [np.diff(batch["segment_starts"][0]).max() for batch in self._batches]
         return int(max(lengths, default=0))

@@ -69,7 +69,7 @@ class Encoder:
         input_ids: torch.Tensor,
         documents: torch.Tensor,
         position_ids: torch.Tensor | None = None,
-        most_documents: int | None = None,
+        max_documents: int | None = None,
         global_attention_mask: torch.Tensor | None = None,
         training_blocks: bool = False,
     ) -> torch.Tensor:
@@ -80,7 +80,7 @@ class Encoder:
             documents: (batch, length) int64: the document within its row that a token belongs to, from 1; 0: padding.
             position_ids: (batch, length) int64, from 0 in each document; None: from 0 in each row, which is then one
                 document.
-            most_documents: at least the documents of any row; counted, at which a GPU waits, where it isn't said.
+            max_documents: at least the documents of any row; counted, at which a GPU waits, where it isn't said.
             global_attention_mask: (batch, length), not 0 on Longformer's global tokens; None: as `global_tokens` says.
             training_blocks: BigBird: the random blocks of training in evaluation mode, too.
         """
@@ -92,16 +92,14 @@ class Encoder:
             position_ids = None if position_ids is None else F.pad(position_ids, (0, padding))
         hidden = self._embed(input_ids, documents, position_ids)
         if self.is_longformer:
-            most_documents = int(documents.max()) if most_documents is None else most_documents
-            is_global, most_globals = None, 0
+            max_documents = int(documents.max()) if max_documents is None else max_documents
+            is_global, max_globals = None, 0
             if global_attention_mask is not None:
                 is_global = global_attention_mask.bool() & (documents > 0)
-                most_globals = int(is_global.sum(1).max())
+                max_globals = int(is_global.sum(1).max())
             elif self.global_tokens == "first":
-                is_global, most_globals = first_tokens(documents), most_documents
-            context: Any = LongformerContext(
-                documents, most_documents, is_global if most_globals else None, most_globals
-            )
+                is_global, max_globals = first_tokens(documents), max_documents
+            context: Any = LongformerContext(documents, max_documents, is_global if max_globals else None, max_globals)
             layouts = context.prepare(longformer_attention.BACKENDS[self.backend], self.windows, hidden.dtype)
         else:
             isolated = position_ids is not None
@@ -159,7 +157,7 @@ class HuggingFaceEncoder:
         input_ids: torch.Tensor,
         documents: torch.Tensor,
         position_ids: torch.Tensor | None = None,
-        most_documents: int | None = None,
+        max_documents: int | None = None,
         global_attention_mask: torch.Tensor | None = None,
         training_blocks: bool = False,
     ) -> torch.Tensor:

@@ -397,7 +397,7 @@ def make_run(opened: Opened) -> Run:
         manifest.sequence_length,
         config.masking,
         Vocabulary.load(shards / TOKENIZER_FOLDER / "tokenizer.json", manifest.tokenizer),
-        most_documents=max(split.most_segments, held_out.most_segments) if isolate else 0,
+        max_documents=max(split.max_segments, held_out.max_segments) if isolate else 0,
         fill_up=compiles(config, deepspeed_config.zero_stage(resolved)),
     )
     lost = lost_steps(run_dir, step) if ranks.is_first else ""
@@ -729,12 +729,12 @@ def probe(run: Run) -> dict[str, torch.Tensor]:
     # As many rows as in training: for these the layers are compiled.
     inputs = {"input_ids": ids.repeat(rows, 1), "documents": torch.ones_like(ids).repeat(rows, 1)}
     inputs |= {"positions": positions, "labels": ids[0, positions]}
-    if run.collator.most_documents:
+    if run.collator.max_documents:
         inputs["position_ids"] = torch.arange(ids.shape[1]).repeat(rows, 1)
     inputs = {name: value.to(run.engine.device) for name, value in inputs.items()}
     run.engine.eval()
     with torch.no_grad():
-        _, logits = run.engine(**inputs, most_documents=run.collator.most_documents or 1, also="logits")
+        _, logits = run.engine(**inputs, max_documents=run.collator.max_documents or 1, also="logits")
     run.engine.train()
     if run.config.attention.global_tokens == "first":
         question["global_attention_mask"] = first_tokens(torch.ones_like(ids)).long()

@@ -314,7 +314,7 @@ def test_varlen_gets_the_right_sequences(monkeypatch, lengths):
     monkeypatch.setattr(longformer_attention, "varlen_attn", reference_varlen)
     model, (documents, positions) = longformer(64, [16, 8]), packed(lengths, 64)
     ids, _ = batch(3, 64)
-    got = Encoder(copy.deepcopy(model), "varlen")(ids, documents, positions, most_documents=4)
+    got = Encoder(copy.deepcopy(model), "varlen")(ids, documents, positions, max_documents=4)
     expected = Encoder(copy.deepcopy(model), "blocked")(ids, documents, positions)
     assert torch.allclose(got[documents > 0], expected[documents > 0], atol=1e-5)
 
@@ -337,7 +337,7 @@ def test_compiled_layers_compute_the_same_and_are_compiled_once(family, checkpoi
     graphs = []
     for step in range(3):
         ids, mask = batch(2, 256, padding=20 * (step + 1), seed=step)
-        outs = [encoder(ids, mask.clone(), most_documents=1) for encoder in (first, second)]
+        outs = [encoder(ids, mask.clone(), max_documents=1) for encoder in (first, second)]
         assert torch.allclose(*outs, atol=1e-5)
         for out in outs:
             (out * mask[..., None]).pow(2).sum().backward()

@@ -157,9 +157,9 @@ def test_a_micro_batch(vocabulary, isolate):
         places = batch.positions.numpy()[mine] % 600
         assert (batch.labels.numpy()[mine] == row.input_ids[places]).all() and len(places) > 40
     if not isolate:
-        assert documents.max() == 1 and batch.position_ids is None and batch.most_documents == 1
+        assert documents.max() == 1 and batch.position_ids is None and batch.max_documents == 1
         return
-    assert documents[0].tolist() == [1] * 200 + [2] * 100 + [3] * 300 and batch.most_documents == 5
+    assert documents[0].tolist() == [1] * 200 + [2] * 100 + [3] * 300 and batch.max_documents == 5
     assert batch.position_ids[1, :500].tolist() == [*range(166), *range(84), *range(250)]
 
 

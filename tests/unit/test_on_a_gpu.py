@@ -45,7 +45,7 @@ def step(request, monkeypatch):
             inputs = {"input_ids": documents, "documents": documents, "position_ids": positions if isolate else None}
             inputs |= {"positions": torch.zeros(50, dtype=torch.long), "labels": torch.zeros(50, dtype=torch.long)}
             inputs = {name: value if value is None else value.to("meta") for name, value in inputs.items()}
-            loss = mean_loss(model(**inputs, most_documents=4 if isolate else 1)[0], inputs["labels"])
+            loss = mean_loss(model(**inputs, max_documents=4 if isolate else 1)[0], inputs["labels"])
             loss.backward()
             assert model.base_model.encoder.layer[0].attention.self.query.weight.grad is not None
 

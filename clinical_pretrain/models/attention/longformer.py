@@ -30,11 +30,11 @@ class LongformerContext:
 
     documents: torch.Tensor
     """(batch, length) int64: the document within its row that a token belongs to, from 1; 0 on padding."""
-    most_documents: int
+    max_documents: int
     """At least the documents of any row."""
     is_global: torch.Tensor | None = None
     """(batch, length) bool, or None where no token is global."""
-    most_globals: int = 0
+    max_globals: int = 0
     """At least the global tokens of any row."""
     backend: Backend | None = None
     global_slots: tuple[torch.Tensor, torch.Tensor] | None = None
@@ -44,7 +44,7 @@ class LongformerContext:
         """Choose the backend. Returns the mask that it makes for each layer's window, for hidden states of `dtype`."""
         self.backend = backend
         if self.is_global is not None:
-            used, places = torch.topk(self.is_global.to(torch.int8), self.most_globals, dim=1)
+            used, places = torch.topk(self.is_global.to(torch.int8), self.max_globals, dim=1)
             self.global_slots = places, used.bool()
         masks = {window: backend.prepare(self, window, dtype) for window in set(windows)}
         return [masks[window] for window in windows]
@@ -245,13 +245,13 @@ def varlen(
 
 
 def cumulative_lengths(context: LongformerContext, window: int, dtype: torch.dtype) -> torch.Tensor:
-    """For `varlen`: where documents begin, filled up with the end; (batch * (most_documents + 1) + 1,) int32."""
+    """For `varlen`: where documents begin, filled up with the end; (batch * (max_documents + 1) + 1,) int32."""
     keys = context.keys
     first = torch.ones_like(keys, dtype=torch.bool)
     first[1:] = keys[1:] != keys[:-1]
     starts = torch.where(first, torch.arange(len(keys), device=keys.device), len(keys)).sort().values
     rows = len(context.documents)
-    return F.pad(starts, (0, rows), value=len(keys))[: rows * (context.most_documents + 1) + 1].int()
+    return F.pad(starts, (0, rows), value=len(keys))[: rows * (context.max_documents + 1) + 1].int()
 
 
 BACKENDS = {
