@@ -167,7 +167,7 @@ class Collator:
     vocabulary: Vocabulary
     max_documents: int = 0
     """0: a row is one document; else each of its notes is one, and no row has more than so many."""
-    fill_up: bool = False
+    pad_to_capacity: bool = False
     """Whether all micro-batches have as many positions to predict, as compiled code wants it."""
 
     def __call__(self, rows: list[Row], generators: list[np.random.Generator]) -> MicroBatch:
@@ -194,7 +194,7 @@ class Collator:
             input_ids.ravel()[shown_again] = true_ids.ravel()[shown_again]
             predicted = predicted[kept]
         labels = true_ids.ravel()[predicted]
-        if self.fill_up:
+        if self.pad_to_capacity:
             missing = most - len(predicted)
             predicted, labels = np.pad(predicted, (0, missing)), np.pad(labels, (0, missing), constant_values=-100)
         return MicroBatch(

@@ -398,7 +398,7 @@ def make_run(opened: Opened) -> Run:
         config.masking,
         Vocabulary.load(shards / TOKENIZER_FOLDER / "tokenizer.json", manifest.tokenizer),
         max_documents=max(split.max_segments, held_out.max_segments) if isolate else 0,
-        fill_up=compiles(config, deepspeed_config.zero_stage(resolved)),
+        pad_to_capacity=compiles(config, deepspeed_config.zero_stage(resolved)),
     )
     lost = lost_steps(run_dir, step) if ranks.is_first else ""
     run = Run(

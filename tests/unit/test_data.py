@@ -164,7 +164,7 @@ def test_a_micro_batch(vocabulary, isolate):
 
 
 def test_all_micro_batches_can_have_one_shape(vocabulary):
-    collator = Collator(600, MaskingConfig(), vocabulary, fill_up=True)
+    collator = Collator(600, MaskingConfig(), vocabulary, pad_to_capacity=True)
     shapes, filled = set(), set()
     for seed in range(20):
         batch = collator(rows_of(vocabulary, 600, 300), [np.random.default_rng(seed + i) for i in range(2)])
