@@ -12,7 +12,7 @@ Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 
-def ahead(make: Callable[[Key], Value], keys: Iterator[Key], depth: int = 2) -> Iterator[Value]:
+def prefetch(make: Callable[[Key], Value], keys: Iterator[Key], depth: int = 2) -> Iterator[Value]:
     """make(key) for each key in turn, `depth` of them ahead. An exception comes out where its value would have."""
     with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as pool:
         waiting = deque(pool.submit(make, key) for key in islice(keys, depth))

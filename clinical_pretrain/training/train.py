@@ -22,7 +22,7 @@ from clinical_pretrain.cluster.jobs import read_json
 from clinical_pretrain.config.run_config import NO_ZERO, RunConfig
 from clinical_pretrain.console import console
 from clinical_pretrain.data.masking import Collator, MicroBatch, Vocabulary
-from clinical_pretrain.data.prefetch import ahead
+from clinical_pretrain.data.prefetch import prefetch
 from clinical_pretrain.data.sampler import DROPOUT, MASKS, PROBE, Sampler, generator, micro_batch_of
 from clinical_pretrain.data.shards import Split
 from clinical_pretrain.distributed import (
@@ -473,7 +473,7 @@ def micro_batches(run: Run) -> Generator[MicroBatch]:
         for step in range(run.step, run.last_step)
         for turn in range(turns)
     )
-    yield from ahead(make, numbers)
+    yield from prefetch(make, numbers)
 
 
 class Log:

@@ -12,7 +12,7 @@ from tokenizers.models import WordLevel
 
 from clinical_pretrain.config.run_config import MaskingConfig, OptimConfig
 from clinical_pretrain.data.masking import Collator, Vocabulary, capacity, mask_row, word_starts
-from clinical_pretrain.data.prefetch import ahead
+from clinical_pretrain.data.prefetch import prefetch
 from clinical_pretrain.data.sampler import MASKS, Sampler, generator, micro_batch_of
 from clinical_pretrain.data.shards import Row
 from clinical_pretrain.engine.optim import learning_rate
@@ -245,13 +245,13 @@ def test_work_ahead_of_time_keeps_its_order_and_is_not_far_ahead():
         made.append(key)
         return key * key
 
-    values = ahead(make, iter(range(10)), depth=3)
+    values = prefetch(make, iter(range(10)), depth=3)
     assert next(values) == 0 and max(made) <= 4
     assert list(values) == [key * key for key in range(1, 10)]
 
 
 def test_an_error_ahead_of_time_comes_out_in_its_turn():
-    values = ahead(lambda key: 1 // (2 - key), iter(range(4)))
+    values = prefetch(lambda key: 1 // (2 - key), iter(range(4)))
     assert [next(values), next(values)] == [0, 1]
     with pytest.raises(ZeroDivisionError):
         next(values)
@@ -259,7 +259,7 @@ def test_an_error_ahead_of_time_comes_out_in_its_turn():
 
 def test_work_ahead_of_time_ends_with_its_reader():
     made = []
-    values = ahead(made.append, iter(range(10)))
+    values = prefetch(made.append, iter(range(10)))
     next(values)
     values.close()
     assert made == [0, 1, 2] and not [t for t in threading.enumerate() if t.name.startswith("prefetch")]
