@@ -128,11 +128,13 @@ class Course:
     def weights(self) -> str:
         """sha256 of the final weights and Adam's moments, whole, by name."""
         from clinical_pretrain.engine.reshard import MOMENTS as ADAM
-        from clinical_pretrain.engine.reshard import WEIGHT, Stored
+        from clinical_pretrain.engine.reshard import WEIGHT, StoredCheckpoint
 
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
         state = checkpoint.read_state(self.run_dir, self.max_steps)
-        stored = Stored(checkpoint.folder_of(self.run_dir, state.step), state.zero_stage, plain_model(self.run_dir)[0])
+        stored = StoredCheckpoint(
+            checkpoint.folder_of(self.run_dir, state.step), state.zero_stage, plain_model(self.run_dir)[0]
+        )
         digest = hashlib.sha256()
         for kind in (WEIGHT, *ADAM):
             for name, tensor in sorted(stored.tensors(kind).items()):

@@ -14,7 +14,7 @@ from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.distributed import Ranks, uses_gpu
 from clinical_pretrain.engine.deepspeed_config import zero_stage
 from clinical_pretrain.engine.optim import make_optimizer
-from clinical_pretrain.engine.reshard import WEIGHT, Stored, put_into
+from clinical_pretrain.engine.reshard import WEIGHT, StoredCheckpoint, load_into
 from clinical_pretrain.training.loss_guard import skip_bad_updates
 from tokenizer_tools.errors import UserError
 
@@ -91,8 +91,8 @@ def restore_engine(
         engine = make_engine(model, config, resolved)
         checkpoint.load(run_dir, engine, state.step)
         return engine
-    stored = Stored(checkpoint.folder_of(run_dir, state.step), state.zero_stage, model)
+    stored = StoredCheckpoint(checkpoint.folder_of(run_dir, state.step), state.zero_stage, model)
     model.load_state_dict(stored.tensors(WEIGHT), strict=False)  # tied and frozen weights aren't among them
     engine = make_engine(model, config, resolved)
-    put_into(engine, stored, ranks.rank, stage)
+    load_into(engine, stored, ranks.rank, stage)
     return engine

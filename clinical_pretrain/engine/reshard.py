@@ -26,7 +26,7 @@ SCALER_STATE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 """Of fp16's loss scaler, by DeepSpeed's names; stage 0 has no hysteresis."""
 
 
-class Stored:
+class StoredCheckpoint:
     """A checkpoint's trained weights in fp32 and Adam's state of them, by Hugging Face's names.
 
     DeepSpeed's files are pickles: read only checkpoints that you made yourself.
@@ -97,10 +97,10 @@ class Stored:
         return found
 
     def _flat(self, rank: int, group: int, kind: str) -> torch.Tensor:
-        """A rank's piece of a group."""
+        """A rank's shard of a group."""
         key = "fp32_flat_groups" if self.zero_stage == 3 else "single_partition_of_fp32_groups"
-        piece = self._parts[rank][key][group] if kind == WEIGHT else self._adam_states(rank)[group][kind]
-        return piece.detach().float().cpu().flatten()
+        shard = self._parts[rank][key][group] if kind == WEIGHT else self._adam_states(rank)[group][kind]
+        return shard.detach().float().cpu().flatten()
 
     def _adam_states(self, rank: int) -> dict[int, dict[str, Any]]:
         if self.zero_stage == 0:
@@ -111,7 +111,7 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Piece:
+class Shard:
     """The part of a parameter that this rank's optimizer updates."""
 
     name: str
@@ -129,26 +129,26 @@ class Piece:
         tensor.view(-1)[self.offset : self.offset + self.size].copy_(values)
 
 
-def pieces(engine: Any, rank: int, zero_stage: int) -> Iterator[Piece]:
+def local_shards(engine: Any, rank: int, zero_stage: int) -> Iterator[Shard]:
     """What of each trained parameter this rank's optimizer holds, from what DeepSpeed's optimizers know of it."""
     optimizer = engine.optimizer
     for names, group in zip(trained_parameters(engine.module), torch_optimizer(engine).param_groups, strict=True):
         if zero_stage == 0:
             for name, tensor in zip(names, group["params"], strict=True):
-                yield Piece(name, 0, tensor.numel(), tensor, 0)
+                yield Shard(name, 0, tensor.numel(), tensor, 0)
             continue
         for name, parameter in names.items():
             if zero_stage == 3:
                 number, offset, size = optimizer.grad_position[optimizer.get_param_id(parameter)]
                 size, start = min(size, parameter.ds_numel - size * rank), size * rank
                 if size > 0:
-                    yield Piece(name, start, size, optimizer.fp32_partitioned_groups_flat[number], offset)
+                    yield Shard(name, start, size, optimizer.fp32_partitioned_groups_flat[number], offset)
             elif (mapping := parameter._hp_mapping) is not None:
                 flat, part = group["params"][0], mapping.hp_fragment_address
-                yield Piece(name, mapping.lp_fragment_address.start, part.numel, flat, part.start)
+                yield Shard(name, mapping.lp_fragment_address.start, part.numel, flat, part.start)
 
 
-def put_into(engine: Any, stored: Stored, rank: int, zero_stage: int) -> None:
+def load_into(engine: Any, stored: StoredCheckpoint, rank: int, zero_stage: int) -> None:
     """Give a fresh engine a checkpoint's fp32 weights and Adam's state, of whatever stage and number of ranks.
 
     Args:
@@ -159,15 +159,15 @@ def put_into(engine: Any, stored: Stored, rank: int, zero_stage: int) -> None:
     """
     optimizer = torch_optimizer(engine)
     with torch.no_grad():
-        mine = list(pieces(engine, rank, zero_stage))
-        for tensor in {id(piece.tensor): piece.tensor for piece in mine}.values():
+        mine = list(local_shards(engine, rank, zero_stage))
+        for tensor in {id(shard.tensor): shard.tensor for shard in mine}.values():
             step = torch.tensor(stored.adam_step, dtype=torch.float32, device=tensor.device)
             optimizer.state[tensor] = {"step": step} | {kind: torch.zeros_like(tensor) for kind in MOMENTS}
         for kind in (WEIGHT, *MOMENTS):
             whole = stored.tensors(kind)
-            for piece in mine:
-                target = piece.tensor.data if kind == WEIGHT else optimizer.state[piece.tensor][kind]
-                piece.fill(target, whole[piece.name])
+            for shard in mine:
+                target = shard.tensor.data if kind == WEIGHT else optimizer.state[shard.tensor][kind]
+                shard.fill(target, whole[shard.name])
     scaler = getattr(engine.optimizer, "loss_scale_config" if zero_stage == 0 else "loss_scaler", None)
     for name, value in stored.loss_scaler.items():
         if hasattr(scaler, name):

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from clinical_pretrain.checkpoint import save as checkpoint
 from clinical_pretrain.config.run_config import OptimConfig
 from clinical_pretrain.engine.optim import stage_of
-from clinical_pretrain.engine.reshard import WEIGHT, Stored
+from clinical_pretrain.engine.reshard import WEIGHT, StoredCheckpoint
 from clinical_pretrain.release.push import CARD_NAME, FORMAT_VERSION, is_generated
 from clinical_pretrain.run_folder.folder import plain_model, read_run
 from clinical_pretrain.run_folder.history import Period, best_validation, lineage, validations
@@ -98,7 +98,9 @@ def _chosen(run_dir: Path, step: int | str | None, steps: list[int]) -> int:
 
 def _save_plain(run_dir: Path, folder: Path, state: checkpoint.RunState, out: Path) -> None:
     model, frozen = plain_model(run_dir)
-    report = model.load_state_dict(Stored(folder, state.zero_stage, model).tensors(WEIGHT) | frozen, strict=False)
+    report = model.load_state_dict(
+        StoredCheckpoint(folder, state.zero_stage, model).tensors(WEIGHT) | frozen, strict=False
+    )
     tied = set(model.all_tied_weights_keys)
     wrong = [name for name in report.missing_keys if name not in tied] + report.unexpected_keys
     if wrong:

@@ -7,7 +7,7 @@ import pytest
 from launching import WORKER, launch, losses
 
 from clinical_pretrain.checkpoint.save import folder_of, read_state, saved_steps
-from clinical_pretrain.engine.reshard import WEIGHT, Stored
+from clinical_pretrain.engine.reshard import WEIGHT, StoredCheckpoint
 from clinical_pretrain.run_folder.folder import plain_model
 from clinical_pretrain.run_folder.metrics import read_metrics
 
@@ -105,7 +105,7 @@ def test_what_does_not_end_ends_the_run(root, name, message):
 def finite(run, step):
     """Whether a checkpoint's weights are all numbers."""
     state = read_state(run, step)
-    weights = Stored(folder_of(run, step), state.zero_stage, plain_model(run)[0]).tensors(WEIGHT)
+    weights = StoredCheckpoint(folder_of(run, step), state.zero_stage, plain_model(run)[0]).tensors(WEIGHT)
     return all(tensor.isfinite().all() for tensor in weights.values())
 
 

@@ -9,7 +9,7 @@ from launching import WORKER, alone, launch, losses, validations
 from safetensors.torch import load_file
 
 from clinical_pretrain.checkpoint.save import folder_of, read_state
-from clinical_pretrain.engine.reshard import MOMENTS, WEIGHT, Stored
+from clinical_pretrain.engine.reshard import MOMENTS, WEIGHT, StoredCheckpoint
 from clinical_pretrain.release.export import export
 from clinical_pretrain.run_folder.folder import plain_model
 from clinical_pretrain.run_folder.metrics import read_metrics
@@ -89,7 +89,8 @@ def test_not_a_bit_is_lost_on_the_way(root, name, source, step):
     assert (first.world_size, first.zero_stage) != (second.world_size, second.zero_stage)
     model, _ = plain_model(root / name)
     before, after = (
-        Stored(folder_of(root / run, step), state.zero_stage, model) for run, state in ((source, first), (name, second))
+        StoredCheckpoint(folder_of(root / run, step), state.zero_stage, model)
+        for run, state in ((source, first), (name, second))
     )
     assert before.adam_step == after.adam_step == step
     for kind in (WEIGHT, *MOMENTS):

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from clinical_pretrain.checkpoint.save import PROBE_NAME, folder_of, read_state, saved_steps
-from clinical_pretrain.engine.reshard import MOMENTS, WEIGHT, Stored
+from clinical_pretrain.engine.reshard import MOMENTS, WEIGHT, StoredCheckpoint
 from clinical_pretrain.release.export import compare, export
 from clinical_pretrain.run_folder.folder import plain_model
 from clinical_pretrain.run_folder.metrics import read_metrics
@@ -43,7 +43,7 @@ def of_steps(run, key):
 
 def stored(run, step):
     model, _ = plain_model(run)
-    return Stored(folder_of(run, step), read_state(run, step).zero_stage, model)
+    return StoredCheckpoint(folder_of(run, step), read_state(run, step).zero_stage, model)
 
 
 def relative_difference(found, expected):
