@@ -152,7 +152,7 @@ class Save:
         if self._error is None:
             memory = MemoryCheckpointEngine.of(engine)
             engine.save_checkpoint(str(self._temporary.parent), tag=self._temporary.name, save_latest=False)
-            files = {name: file.pieces for name, file in memory.files.items()}
+            files = {name: file.chunks for name, file in memory.files.items()}
             self._error = memory.error
         if ranks.is_first:
             files[PROBE_NAME] = [to_bytes({name: tensor.contiguous() for name, tensor in probe.items()})]
@@ -192,8 +192,8 @@ class Save:
         written: dict[str, dict[str, Any]] = {}
         if self._error is None:
             try:
-                for name, pieces in files.items():
-                    written[name] = write_hashed(self._temporary / name, pieces)
+                for name, chunks in files.items():
+                    written[name] = write_hashed(self._temporary / name, chunks)
             except OSError as caught:
                 self._error = _reason(caught)
         return self._error, written

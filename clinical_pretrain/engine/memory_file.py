@@ -13,30 +13,30 @@ import torch
 from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 
 
-class Memory:
+class MemoryFile:
     """A file in memory that torch.save can write to, again and again: what it took once, it keeps, for new memory costs
     several times what a copy does."""
 
     def __init__(self) -> None:
-        self.pieces: list[bytearray] = []
+        self.chunks: list[bytearray] = []
         self._count = 0
 
     def write(self, data: Any) -> int:
         """Keep a copy."""
         view = memoryview(data).cast("B")
-        if self._count == len(self.pieces):
-            self.pieces.append(bytearray(view))
-        elif len(self.pieces[self._count]) != len(view):
-            self.pieces[self._count] = bytearray(view)
+        if self._count == len(self.chunks):
+            self.chunks.append(bytearray(view))
+        elif len(self.chunks[self._count]) != len(view):
+            self.chunks[self._count] = bytearray(view)
         else:
-            memoryview(self.pieces[self._count])[:] = view
+            memoryview(self.chunks[self._count])[:] = view
         self._count += 1
         return len(view)
 
     def flush(self) -> None:
         """Nothing to do."""
 
-    def take(self, content: Any) -> None:
+    def serialize(self, content: Any) -> None:
         """What torch.save would write, without the archive's own checksums: the manifest has better ones."""
         checksums, self._count = torch.serialization.get_crc32_options(), 0
         torch.serialization.set_crc32_options(False)
@@ -44,7 +44,7 @@ class Memory:
             torch.save(content, cast(Any, self))
         finally:
             torch.serialization.set_crc32_options(checksums)
-        del self.pieces[self._count :]
+        del self.chunks[self._count :]
 
 
 class MemoryCheckpointEngine(TorchCheckpointEngine):
@@ -52,7 +52,7 @@ class MemoryCheckpointEngine(TorchCheckpointEngine):
     raising it: `save_checkpoint` meets at a barrier in the end, where the other ranks would wait for ever."""
 
     def __init__(self) -> None:
-        self.files: dict[str, Memory] = {}
+        self.files: dict[str, MemoryFile] = {}
         self.error: str | None = None
 
     @classmethod
@@ -71,12 +71,12 @@ class MemoryCheckpointEngine(TorchCheckpointEngine):
         """Take one of DeepSpeed's files."""
         if self.error is None:
             try:
-                self.files.setdefault(Path(path).name, Memory()).take(state_dict)
+                self.files.setdefault(Path(path).name, MemoryFile()).serialize(state_dict)
             except (MemoryError, RuntimeError) as error:  # of CUDA's, too
                 self.error = f"{Path(path).name}: {type(error).__name__}: {error}".split("\n")[0]
 
 
-def write_hashed(path: Path, pieces: Iterable[bytes | bytearray]) -> dict[str, Any]:
+def write_hashed(path: Path, chunks: Iterable[bytes | bytearray]) -> dict[str, Any]:
     """Write a file and flush it to the disk.
 
     Returns:
@@ -87,10 +87,10 @@ def write_hashed(path: Path, pieces: Iterable[bytes | bytearray]) -> dict[str, A
     """
     digest, size = hashlib.sha256(), 0
     with path.open("wb") as stream:
-        for piece in pieces:
-            stream.write(piece)
-            digest.update(piece)
-            size += len(piece)
+        for chunk in chunks:
+            stream.write(chunk)
+            digest.update(chunk)
+            size += len(chunk)
         stream.flush()
         os.fsync(stream.fileno())
     return {"size": size, "sha256": digest.hexdigest()}

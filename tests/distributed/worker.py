@@ -529,11 +529,11 @@ def disk_slow_for(steps: int) -> Iterator[None]:
     write, end, train_step = checkpoint_engine.write_hashed, training.end_save, training.train_step
     done, waited_for = 0, threading.Event()
 
-    def slow(path: Path, pieces: Any) -> dict[str, Any]:
+    def slow(path: Path, chunks: Any) -> dict[str, Any]:
         begun = done
         while os.environ["RANK"] == "1" and done < begun + steps and not waited_for.wait(0.01):
             pass
-        return write(path, pieces)
+        return write(path, chunks)
 
     def ended(run: training.Run) -> bool:
         waited_for.set()
