@@ -58,7 +58,7 @@ def main() -> None:
     ranks = initialise()
     engine = engine_of(args, ranks)
     made = tempfile.mkdtemp(dir=args.folder) if ranks.is_first else ""
-    folder = Path(ranks.agree(made))
+    folder = Path(ranks.broadcast(made))
     (folder / "ours").mkdir(exist_ok=True)
     try:
         result = compare(args, engine, folder, ranks)
@@ -135,7 +135,7 @@ def compare(args: argparse.Namespace, engine: Any, folder: Path, ranks: Ranks) -
         began = time.monotonic()
         save = begin()
         begun = time.monotonic()
-        while any(ranks.gather(not save.is_written)):
+        while any(ranks.all_gather(not save.is_written)):
             time.sleep(0.01)
         written = time.monotonic()
         finish(save)

@@ -37,13 +37,13 @@ class Ranks:
         """True on rank 0, which writes files and prints."""
         return self.rank == 0
 
-    def agree(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """Rank 0's value, on every rank."""
         box = [value]
         dist.broadcast_object_list(box, src=0, group=self.control)
         return box[0]
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """Every rank's value, in order of ranks, on every rank."""
         values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value, group=self.control)

@@ -147,7 +147,7 @@ class Save:
                 self._temporary.mkdir(parents=True)
             except OSError as caught:
                 error = _reason(caught)
-        self._error = ranks.agree(error)
+        self._error = ranks.broadcast(error)
         files: dict[str, Iterable[bytes | bytearray]] = {}
         if self._error is None:
             memory = MemoryCheckpointEngine.of(engine)
@@ -169,7 +169,7 @@ class Save:
     def finish(self, config: CheckpointConfig, best: Callable[[list[int]], int | None] = lambda steps: None) -> Saved:
         """Wait for all ranks' files, make them a checkpoint, and delete what need not be kept: `best` says, on rank 0,
         which of these steps to keep for its validation loss."""
-        results = self._ranks.gather(self._written.result())
+        results = self._ranks.all_gather(self._written.result())
         error, size = next((error for error, _ in results if error), None), 0
         if self._ranks.is_first and error is None:
             files = {name: facts for _, written in results for name, facts in written.items()}
@@ -179,7 +179,7 @@ class Save:
                 _put_in_place(self._temporary, self._folder)
             except OSError as caught:
                 error = _reason(caught)
-        error, size = self._ranks.agree((error, size))
+        error, size = self._ranks.broadcast((error, size))
         if self._ranks.is_first:
             _tidy(self._run_dir, config, best, failed=error is not None)
         self._ranks.barrier()
@@ -357,7 +357,7 @@ def newest_whole(run_dir: Path, ranks: Ranks, before: int | None = None) -> tupl
             refuse_strangers(run_dir)
         except (UserError, OSError) as caught:
             error = str(caught)
-    error, steps = ranks.agree((error, saved_steps(run_dir)))  # a network disk may show others an older view
+    error, steps = ranks.broadcast((error, saved_steps(run_dir)))  # a network disk may show others an older view
     if error:
         raise UserError(error)
     faults: list[str] = []
@@ -367,7 +367,7 @@ def newest_whole(run_dir: Path, ranks: Ranks, before: int | None = None) -> tupl
             fault = fault_of(folder_of(run_dir, step), ranks.rank, ranks.world_size)
         except UserError as caught:
             error = str(caught)
-        found = ranks.gather((fault, error))
+        found = ranks.all_gather((fault, error))
         fault, error = (next((text[i] for text in found if text[i]), None) for i in range(2))
         if error:
             raise UserError(error)

@@ -258,7 +258,7 @@ def account(run_dir: Path) -> dict[str, Any]:
 def read_jumps(run_dir: Path, ranks: Ranks) -> list[Jump]:
     """Samples that the run steps over, on all ranks."""
     facts = read_run(run_dir) if ranks.is_first else {}
-    return [Jump(**jump) for jump in ranks.agree(facts.get("jumps", []))]
+    return [Jump(**jump) for jump in ranks.broadcast(facts.get("jumps", []))]
 
 
 def record_rollback(run_dir: Path, step: int, jumps: list[Jump], ranks: Ranks) -> None:
@@ -287,7 +287,7 @@ def on_first_rank(action: Callable[[], T], run_dir: Path, ranks: Ranks) -> T | N
             error = (
                 f"{run_dir}: cannot write the run folder ({caught.strerror}); make room, or choose another --run_dir"
             )
-    error = ranks.agree(error)
+    error = ranks.broadcast(error)
     if error is not None:
         raise UserError(error)
     return result
@@ -295,7 +295,7 @@ def on_first_rank(action: Callable[[], T], run_dir: Path, ranks: Ranks) -> T | N
 
 def agree_on_first(action: Callable[[], T], run_dir: Path, ranks: Ranks) -> T:
     """The same, with the result on all ranks."""
-    result: T = ranks.agree(on_first_rank(action, run_dir, ranks))
+    result: T = ranks.broadcast(on_first_rank(action, run_dir, ranks))
     return result
 
 

@@ -221,7 +221,7 @@ def roll_back(run: Run, bad: BadStepsError) -> None:
         end_save(run)
     if bad.first > 1 and not all_weights_are_finite(run):
         # The update before spoilt them, unless it is in a checkpoint: those have finite weights.
-        saved = run.ranks.agree(max((s for s in checkpoint.saved_steps(run.run_dir) if s < bad.first), default=0))
+        saved = run.ranks.broadcast(max((s for s in checkpoint.saved_steps(run.run_dir) if s < bad.first), default=0))
         bad = BadStepsError(max(bad.first - 1, saved + 1), bad.last, bad.reason)
     remedy = "lower optim.learning_rate" + (", or use precision bf16" if run.config.precision == "fp16" else "")
     if len(run.jumps) >= run.config.bad_steps.max_rollbacks:
@@ -263,7 +263,7 @@ def make_judge(config: RunConfig, state: checkpoint.RunState | None) -> Judge:
 
 def end_early(run: Run) -> NoReturn:
     """Save what isn't, and leave with the exit code of a run that was asked to stop."""
-    asked = [(number, by) for number, by in run.ranks.gather((run.watch.signal, run.watch.asked_by)) if number]
+    asked = [(number, by) for number, by in run.ranks.all_gather((run.watch.signal, run.watch.asked_by)) if number]
     number, by = next(((number, by) for number, by in asked if number in ENDING), asked[0])
     try:
         is_saved = newest_saved(run) == run.step or save(run)
@@ -278,7 +278,7 @@ def end_early(run: Run) -> NoReturn:
 
 def newest_saved(run: Run) -> int:
     """The step of the newest checkpoint, 0 where there is none."""
-    return int(run.ranks.agree(max(checkpoint.saved_steps(run.run_dir), default=0)))
+    return int(run.ranks.broadcast(max(checkpoint.saved_steps(run.run_dir), default=0)))
 
 
 def leave(run: Run, reason: str, code: int = STOPPED) -> NoReturn:
@@ -577,7 +577,7 @@ def refuse_validation(run: Run, reason: str) -> NoReturn:
     first = run.step - run.judge.consecutive_skips + 1
     if first > run.step:  # no update was skipped: any since the last checkpoint may be behind it
         steps = checkpoint.saved_steps(run.run_dir)
-        first = run.ranks.agree(max((step for step in steps if step < run.step), default=0)) + 1
+        first = run.ranks.broadcast(max((step for step in steps if step < run.step), default=0)) + 1
     raise BadStepsError(first, run.step, reason)
 
 

@@ -165,7 +165,7 @@ def test_run_json_of_another_format_is_refused(tmp_path):
 def test_a_folder_that_holds_something_else_stays_as_it_is(names, message, tmp_path):
     for name in names:
         (tmp_path / name).mkdir() if name.endswith("/") else (tmp_path / name).touch()
-    ranks = SimpleNamespace(is_first=True, agree=lambda value: value)
+    ranks = SimpleNamespace(is_first=True, broadcast=lambda value: value)
     with nullcontext() if message is None else pytest.raises(UserError, match=message), alone_in(tmp_path, ranks):
         assert (tmp_path / "lock").exists()
     if message:
@@ -176,7 +176,7 @@ def test_steps_done_again_after_a_rollback_are_of_the_start_that_does_them(tmp_p
     """The second start, from step 30, goes back to 20: the model card must tell of its settings from 21 on."""
     starts = [{"from_step": 0}, {"from_step": 30}]
     (tmp_path / "run.json").write_text(json.dumps({"format_version": FORMAT_VERSION, "starts": starts}))
-    record_rollback(tmp_path, 20, [Jump(160, 80)], SimpleNamespace(is_first=True, agree=lambda value: value))
+    record_rollback(tmp_path, 20, [Jump(160, 80)], SimpleNamespace(is_first=True, broadcast=lambda value: value))
     facts = read_run(tmp_path)
     assert [(p.first_step, p.last_step) for p in lineage(facts["starts"], 40)] == [(1, 20), (21, 40)]
     assert facts["jumps"] == [{"at": 160, "count": 80}]
