@@ -53,7 +53,7 @@ class Stock:
         resolved = json.loads((run.run_dir / "deepspeed.json").read_text())
         resolved["train_micro_batch_size_per_gpu"] = micro_batch
         resolved["gradient_accumulation_steps"] = config.batch.train_batch_size // micro_batch // run.ranks.world_size
-        self.turns = resolved["gradient_accumulation_steps"]
+        self.accumulation_steps = resolved["gradient_accumulation_steps"]
         self.engine = make_engine(self.model, config, resolved)
         tokenizer = AutoTokenizer.from_pretrained(Path(config.data.shards) / TOKENIZER_FOLDER)
         self.collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=config.masking.probability)
@@ -81,11 +81,11 @@ class Stock:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.run.config.optim, self.run.config.max_steps)
         total = 0.0
-        for _ in range(self.turns):
+        for _ in range(self.accumulation_steps):
             loss = self.engine(**self.batch()).loss
             self.engine.backward(loss)
             self.engine.step()
-            total += loss.item() / self.turns
+            total += loss.item() / self.accumulation_steps
         return total
 
 

@@ -38,9 +38,10 @@ class Sampler:
         return Sample(epoch, int(self._order[place]))
 
 
-def micro_batch_of(rank: int, world_size: int, turn: int) -> int:
-    """Index, within a step, of the micro-batch that a rank takes at its turn: ranks take them one after the other."""
-    return turn * world_size + rank
+def micro_batch_of(rank: int, world_size: int, micro_step: int) -> int:
+    """Index, within an optimizer step, of the micro-batch that a rank computes in its `micro_step`-th forward pass. It
+    decides which samples the micro-batch holds: with any number of ranks, a step takes the same ones."""
+    return micro_step * world_size + rank
 
 
 # What a generator is for: the first of the numbers that seed it.

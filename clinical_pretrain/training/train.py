@@ -442,25 +442,25 @@ def train_step(run: Run, batches: Iterator[MicroBatch]) -> torch.Tensor:
     rate = stage_of(run.step + 1, run.stages).learning_rate(run.step + 1, config.optim)
     for group in run.engine.optimizer.param_groups:
         group["lr"] = rate
-    turns = config.accumulation_steps(ranks.world_size)
+    accumulation_steps = config.accumulation_steps(ranks.world_size)
     total = torch.zeros((), device=run.engine.device)
-    for turn in range(turns):
+    for micro_step in range(accumulation_steps):
         inputs = next(batches).to(run.engine.device)
         # Dropout depends on the micro-batch, not on the rank that happens to compute it.
-        number = micro_batch_of(ranks.rank, ranks.world_size, turn)
+        number = micro_batch_of(ranks.rank, ranks.world_size, micro_step)
         torch.manual_seed(int(generator(config.seed, DROPOUT, run.step, number).integers(2**63)))
         losses, _ = run.engine(**inputs)
         loss = mean_loss(losses, inputs["labels"])
         backward(run.engine, loss)
         run.engine.step()
-        total += loss.detach() / turns
+        total += loss.detach() / accumulation_steps
     return total
 
 
 def micro_batches(run: Run) -> Generator[MicroBatch]:
     """This rank's micro-batches from the next step to the run's end, made ahead of time."""
     ranks, size = run.ranks, run.config.batch.micro_batch_size_per_gpu
-    turns = run.config.accumulation_steps(ranks.world_size)
+    accumulation_steps = run.config.accumulation_steps(ranks.world_size)
 
     def make(first_sample: int) -> MicroBatch:
         samples = [run.sampler.sample(first_sample + i) for i in range(size)]
@@ -469,9 +469,9 @@ def micro_batches(run: Run) -> Generator[MicroBatch]:
         return batch.pinned() if ranks.device.type == "cuda" else batch
 
     numbers = (
-        sample_index(run.samples_at(step), run.jumps) + micro_batch_of(ranks.rank, ranks.world_size, turn) * size
+        sample_index(run.samples_at(step), run.jumps) + micro_batch_of(ranks.rank, ranks.world_size, micro_step) * size
         for step in range(run.step, run.last_step)
-        for turn in range(turns)
+        for micro_step in range(accumulation_steps)
     )
     yield from prefetch(make, numbers)
 

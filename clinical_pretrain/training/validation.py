@@ -43,11 +43,11 @@ class Validation:
         engine.eval()
         try:
             with torch.no_grad():
-                turns = list(self._turns())
-                go_on(0, len(turns))
-                for done, numbers in enumerate(turns, 1):
+                micro_batches = list(self._micro_batches())
+                go_on(0, len(micro_batches))
+                for done, numbers in enumerate(micro_batches, 1):
                     self._add(engine, numbers, sums)
-                    if not go_on(done, len(turns)) and done < len(turns):
+                    if not go_on(done, len(micro_batches)) and done < len(micro_batches):
                         return None
         finally:
             engine.train()
@@ -70,7 +70,7 @@ class Validation:
             "by_category": by_category,
         }
 
-    def _turns(self) -> Iterator[list[int]]:
+    def _micro_batches(self) -> Iterator[list[int]]:
         """This rank's micro-batches. Every rank takes as many, some of them empty: under ZeRO 3 they need each
         other's weights."""
         micro = self.config.batch.micro_batch_size_per_gpu

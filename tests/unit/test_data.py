@@ -95,7 +95,11 @@ def test_every_epoch_takes_every_row_once(rows, seed):
 
 @given(st.sampled_from([1, 2, 3, 4, 6, 12]))
 def test_ranks_share_the_same_micro_batches(world_size):
-    taken = [micro_batch_of(rank, world_size, turn) for turn in range(12 // world_size) for rank in range(world_size)]
+    taken = [
+        micro_batch_of(rank, world_size, micro_step)
+        for micro_step in range(12 // world_size)
+        for rank in range(world_size)
+    ]
     assert sorted(taken) == list(range(12))
 
 
