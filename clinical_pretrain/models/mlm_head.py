@@ -18,7 +18,7 @@ IGNORED = -100
 POSITIONS_PER_CHUNK = 16_384
 """More logits than these positions' are never held at once: 50,265 words, bf16 and fp32: 5 GB."""
 
-Also = Literal["right", "logits"] | None
+Outputs = Literal["losses", "correct", "logits"]
 
 
 class _MaskedPositions:
@@ -33,7 +33,7 @@ class _MaskedPositions:
         documents: torch.Tensor,
         positions: torch.Tensor,
         labels: torch.Tensor,
-        also: Also = None,
+        outputs: Outputs = "losses",
         **encoder_inputs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Losses at some positions.
@@ -43,26 +43,26 @@ class _MaskedPositions:
             documents: (batch, length) int64: the document within its row that a token belongs to, from 1; 0: padding.
             positions: (predicted,) int64, into the flattened batch.
             labels: (predicted,) int64; -100 where nothing is asked.
-            also: what else to return: `right`, whether the likeliest token is the label, (predicted,) bool; `logits`,
-                (predicted, vocabulary) fp32, for a few positions, as they are large.
+            outputs: what to return beside the losses: `losses`, nothing; `correct`, whether the likeliest token is the
+                label, (predicted,) bool; `logits`, (predicted, vocabulary) fp32: large, so ask for few positions.
             encoder_inputs: passed on, see Encoder.
 
         Returns:
-            Cross-entropy, (predicted,) fp32, in nats, 0 where nothing is asked; and what `also` asks for.
+            Cross-entropy, (predicted,) fp32, in nats, 0 where nothing is asked; and what `outputs` asks for.
         """
         hidden = self.encode(input_ids, documents, **encoder_inputs).flatten(0, 1)[positions]
-        if also == "logits":  # by the class's own code: theirs is a shape that nothing was compiled for
-            return _MaskedPositions.predict(self, hidden, labels, also)
+        if outputs == "logits":  # by the class's own code: theirs is a shape that nothing was compiled for
+            return _MaskedPositions.predict(self, hidden, labels, outputs)
         if len(labels) <= POSITIONS_PER_CHUNK:
-            return self.predict(hidden, labels, also)
+            return self.predict(hidden, labels, outputs)
         chunks = zip(hidden.split(POSITIONS_PER_CHUNK), labels.split(POSITIONS_PER_CHUNK), strict=True)
-        losses, right = zip(
-            *(checkpoint(self.predict, *chunk, also, use_reentrant=False) for chunk in chunks), strict=True
+        losses, correct = zip(
+            *(checkpoint(self.predict, *chunk, outputs, use_reentrant=False) for chunk in chunks), strict=True
         )
-        return torch.cat(losses), torch.cat(right) if also else None
+        return torch.cat(losses), None if outputs == "losses" else torch.cat(correct)
 
     def predict(
-        self, hidden: torch.Tensor, labels: torch.Tensor, also: Also = None
+        self, hidden: torch.Tensor, labels: torch.Tensor, outputs: Outputs = "losses"
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """forward()'s result for hidden states, (predicted, width). Logits don't leave it unasked: as an output of
         compiled code they would be kept, and be given a gradient of zeros."""
@@ -71,9 +71,9 @@ class _MaskedPositions:
         # In fp32: bf16 would move the loss in its second digit.
         logits = head(hidden).float()
         losses = F.cross_entropy(logits, labels, reduction="none", ignore_index=IGNORED)
-        if also is None:
+        if outputs == "losses":
             return losses, None
-        return losses, logits if also == "logits" else logits.argmax(-1) == labels
+        return losses, logits if outputs == "logits" else logits.argmax(-1) == labels
 
 
 class LongformerForMaskedPositions(_MaskedPositions, LongformerForMaskedLM):

@@ -734,7 +734,7 @@ def probe(run: Run) -> dict[str, torch.Tensor]:
     inputs = {name: value.to(run.engine.device) for name, value in inputs.items()}
     run.engine.eval()
     with torch.no_grad():
-        _, logits = run.engine(**inputs, max_documents=run.collator.max_documents or 1, also="logits")
+        _, logits = run.engine(**inputs, max_documents=run.collator.max_documents or 1, outputs="logits")
     run.engine.train()
     if run.config.attention.global_tokens == "first":
         question["global_attention_mask"] = first_tokens(torch.ones_like(ids)).long()

@@ -39,7 +39,7 @@ class Validation:
         """
         if not len(self.rows):
             return {}
-        sums = torch.zeros(len(self.categories), 3, dtype=torch.float64)  # loss, right, predicted
+        sums = torch.zeros(len(self.categories), 3, dtype=torch.float64)  # loss, correct, predicted
         engine.eval()
         try:
             with torch.no_grad():
@@ -51,13 +51,13 @@ class Validation:
                         return None
         finally:
             engine.train()
-        loss, right, predicted = self.ranks.sum(sums).T
+        loss, correct, predicted = self.ranks.sum(sums).T
         if not predicted.any():
             return {}
         by_category = {
             name: {
                 "loss": float(loss[i] / predicted[i]),
-                "accuracy": float(right[i] / predicted[i]),
+                "accuracy": float(correct[i] / predicted[i]),
                 "predicted": int(predicted[i]),
             }
             for i, name in enumerate(self.categories)
@@ -65,7 +65,7 @@ class Validation:
         }
         return {
             "loss": float(loss.sum() / predicted.sum()),
-            "accuracy": float(right.sum() / predicted.sum()),
+            "accuracy": float(correct.sum() / predicted.sum()),
             "predicted": int(predicted.sum()),
             "by_category": by_category,
         }
@@ -83,10 +83,10 @@ class Validation:
         filled = numbers + [0] * (self.config.batch.micro_batch_size_per_gpu - len(numbers))
         rows = [self.split[number] for number in filled]
         batch = self.collator(rows, [generator(self.config.seed, VALIDATION_MASKS, number) for number in filled])
-        losses, right = engine(**batch.to(engine.device), also="right", **self._encoder_inputs)
+        losses, correct = engine(**batch.to(engine.device), outputs="correct", **self._encoder_inputs)
         counts = (batch.labels != IGNORED) & (batch.positions < len(numbers) * self.collator.length)
-        losses, right = losses.cpu().double(), right.cpu().double()
-        figures = torch.stack([losses, right, torch.ones_like(right)], 1)[counts]
+        losses, correct = losses.cpu().double(), correct.cpu().double()
+        figures = torch.stack([losses, correct, torch.ones_like(correct)], 1)[counts]
         category = torch.from_numpy(self._categories_at(rows, batch.positions[counts].numpy())).long()
         sums.index_add_(0, category, figures)
 

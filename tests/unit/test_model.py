@@ -66,7 +66,7 @@ def test_losses_and_logits_are_hugging_faces(bases, manifest, kind):
     labels = torch.tensor([7, 8, 9, 10, 11])
     everywhere = torch.full((512,), -100)
     everywhere[positions] = labels
-    losses, logits = model(ids, mask, positions, labels, also="logits")
+    losses, logits = model(ids, mask, positions, labels, outputs="logits")
     expected = theirs(ids, attention_mask=mask, labels=everywhere.view(2, 256))
     assert torch.allclose(losses.mean(), expected.loss, atol=1e-6)
     assert torch.allclose(logits, expected.logits.flatten(0, 1)[positions], atol=1e-6)
@@ -90,7 +90,7 @@ def test_a_vocabulary_is_padded_for_a_gpu_and_the_losses_stay(bases, manifest, k
     results = []
     for model in (plain, padded):
         torch.manual_seed(0)
-        losses, logits = model(*inputs, also="logits")
+        losses, logits = model(*inputs, outputs="logits")
         losses.sum().backward()
         results.append(
             (losses, logits, model.get_output_embeddings().weight.grad, model.get_output_embeddings().bias.grad)
@@ -192,15 +192,15 @@ def test_chunks_of_logits_change_nothing(bases, manifest, monkeypatch):
     positions = torch.arange(0, 512, 5)
     labels = torch.where(positions % 3 > 0, ids.flatten()[positions], mlm_head.IGNORED)
     results = []
-    _, logits = model(ids, torch.ones_like(ids), positions, labels, also="logits")
+    _, logits = model(ids, torch.ones_like(ids), positions, labels, outputs="logits")
     expected = logits.argmax(-1) == labels
     for chunk in (1000, 7):
         monkeypatch.setattr(mlm_head, "POSITIONS_PER_CHUNK", chunk)
         losses, nothing_else = model(ids, torch.ones_like(ids), positions, labels)
         assert nothing_else is None and not losses[labels == -100].any()
         with torch.no_grad():
-            graded, right = model(ids, torch.ones_like(ids), positions, labels, also="right")
-        assert torch.equal(graded, losses.detach()) and torch.equal(right, expected)
+            graded, correct = model(ids, torch.ones_like(ids), positions, labels, outputs="correct")
+        assert torch.equal(graded, losses.detach()) and torch.equal(correct, expected)
         loss = mean_loss(losses, labels)
         results.append((loss, torch.autograd.grad(loss, model.lm_head.dense.weight)[0]))
     assert torch.allclose(results[0][0], results[1][0]) and torch.allclose(results[0][1], results[1][1], atol=1e-7)
@@ -301,7 +301,7 @@ def test_longer_rows_than_the_model_has_positions(bases, manifest, kind, tmp_pat
     theirs = AutoModelForMaskedLM.from_pretrained(tmp_path / "long").eval()
     ids = torch.randint(5, 1000, (1, 700), generator=torch.Generator().manual_seed(0))
     positions = torch.tensor([0, 300, 699])
-    _, logits = model(ids, torch.ones_like(ids), positions, positions, also="logits")
+    _, logits = model(ids, torch.ones_like(ids), positions, positions, outputs="logits")
     assert torch.allclose(logits, theirs(ids, attention_mask=torch.ones_like(ids)).logits[0, positions], atol=1e-5)
 
 
