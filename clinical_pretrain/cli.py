@@ -92,7 +92,9 @@ def _shards_parser(command: str, description: str | None) -> Any:
 
 def build_shards(argv: Sequence[str]) -> dict[str, Any]:
     """Turn clinical notes into tokenised shards for pretraining."""
-    from tokenizer_tools.shards import build as shards
+    from tokenizer_tools.shards import report
+    from tokenizer_tools.shards.build import build_shards as build
+    from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
 
     parser = _shards_parser("build-shards", build_shards.__doc__)
     parser.add_argument(
@@ -105,27 +107,23 @@ def build_shards(argv: Sequence[str]) -> dict[str, Any]:
     args = _parse(parser, argv, **_SHARDS_RANGES)
     out = Path(args.out)
     was_there = (out / "manifest.json").exists()
-    index, _, count = args.share.partition("/")
-    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-        raise UserError(f"--share {args.share}: must be K/N with K from 0 to N - 1")
-    manifest = shards.build_shards(
-        tokenizer=args.tokenizer,
-        out=out,
-        **_input_options(parser, args),
-        sequence_length=args.sequence_length,
+    options = _input_options(parser, args)
+    settings = ShardSettings(
+        reading=options["reading"],
+        split=options["split"],
         cleaning=parser.instantiate(args).cleaning,
+        sequence_length=args.sequence_length,
         placeholder=args.placeholder,
-        patient_key=Path(args.patient_key) if args.patient_key else None,
         notes_per_part=args.notes_per_part,
-        workers=args.workers,
-        stage=args.stage,
-        share=(int(index), int(count)),
+        patient_key=Path(args.patient_key) if args.patient_key else None,
     )
+    how = BuildOptions(args.workers, args.stage, args.share)
+    manifest = build(options["notes"], args.tokenizer, out, settings, how)
     if manifest is None:
         print(f"{out}: {args.stage} {args.share if args.stage == 'pack' else ''} is done")
         return _report(args, {"stage": args.stage})
-    print("\n".join(shards.describe(manifest, out, was_there)))
-    return _report(args, shards.summarise(manifest))
+    print("\n".join(report.describe(manifest, out, was_there)))
+    return _report(args, report.summarise(manifest))
 
 
 def make_notes(argv: Sequence[str]) -> dict[str, Any]:

@@ -65,16 +65,16 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def shards(corpus: Path) -> Path:
-    """Shards of them, in rows of 256 tokens."""
+    """Shards of them, in sequences of 256 tokens."""
     from tokenizer_tools.corpus.split_patients import SplitRule
     from tokenizer_tools.shards.build import build_shards
+    from tokenizer_tools.shards.settings import ShardSettings
 
     build_shards(
         [corpus / "notes.csv"],
         str(corpus / "tokenizer"),
         corpus / "shards",
-        sequence_length=256,
-        split=SplitRule(validation=0.1, test=0.1),
+        ShardSettings(sequence_length=256, split=SplitRule(validation=0.1, test=0.1)),
     )
     return corpus / "shards"
 

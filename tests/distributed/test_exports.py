@@ -25,14 +25,15 @@ from tokenizer_tools.corpus.synthetic_notes import make_notes
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import Manifest
 from tokenizer_tools.shards.build import build_shards
+from tokenizer_tools.shards.settings import ShardSettings
 
 
 @pytest.fixture(scope="module")
 def root(corpus, shards, tmp_path_factory):
     root = tmp_path_factory.mktemp("release")
     make_notes(root / "other.csv", patients=40, seed=7)
-    build_shards([root / "other.csv"], str(corpus / "tokenizer"), root / "other-shards", sequence_length=256,
-                 split=SplitRule(validation=0.2, test=0.1))  # fmt: skip
+    build_shards([root / "other.csv"], str(corpus / "tokenizer"), root / "other-shards",
+                 ShardSettings(sequence_length=256, split=SplitRule(validation=0.2, test=0.1)))  # fmt: skip
     done = alone(WORKER, "release", shards, root)
     assert done.returncode == 0, done.stderr[-3000:]
     return root

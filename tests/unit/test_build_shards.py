@@ -22,12 +22,13 @@ from tokenizer_tools.corpus.split_patients import SplitRule
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import SPLITS, Manifest
 from tokenizer_tools.shards.build import build_shards
+from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
 from tokenizer_tools.tokenizer.load import load_tokenizer
 
 
-def build(corpus, out, **options):
-    options = {"sequence_length": 256, "split": SplitRule(0.1, 0.1), "notes_per_part": 100} | options
-    return build_shards([corpus / "notes.csv"], str(corpus / "tokenizer"), out, **options)
+def build(corpus, out, sequence_length=256, **options):
+    settings = ShardSettings(sequence_length=sequence_length, split=SplitRule(0.1, 0.1), notes_per_part=100)
+    return build_shards([corpus / "notes.csv"], str(corpus / "tokenizer"), out, settings, BuildOptions(**options))
 
 
 def command(corpus, out, *options, notes=None):
@@ -137,12 +138,12 @@ def test_the_number_of_workers_changes_nothing(built, corpus, tmp_path):
 def test_machines_that_share_the_work_change_nothing(built, corpus, tmp_path):
     """In whatever order they come, and a share twice; what is missing is done in the end."""
     out = tmp_path / "shards"
-    with pytest.raises(UserError, match="nothing to pack yet; first the same command with --stage scan"):
-        build(corpus, out, workers=1, stage="pack", share=(0, 3))
+    with pytest.raises(UserError, match="nothing to pack yet; first run the same command with --stage scan"):
+        build(corpus, out, workers=1, stage="pack", share="0/3")
     assert build(corpus, out, workers=1, stage="scan") is None
     assert not list(out.rglob("*.arrow"))
     for number in (2, 0, 2):
-        assert build(corpus, out, workers=1, stage="pack", share=(number, 3)) is None
+        assert build(corpus, out, workers=1, stage="pack", share=f"{number}/3") is None
     assert sorted(path.name for path in (out / "train").iterdir())[:2] == ["part-00000.arrow", "part-00002.arrow"]
     assert build(corpus, out, workers=1) == built[1]
     assert content(out) == content(built[0])
@@ -198,8 +199,8 @@ def test_everything_is_private(corpus, tmp_path):
 
 def test_special_tokens_that_a_note_spells_out_mean_nothing(corpus, tmp_path):
     (tmp_path / "n.jsonl").write_text('{"text": "before <mask> and </s><pad> after [**Name**] end"}\n')
-    build_shards([tmp_path / "n.jsonl"], str(corpus / "tokenizer"), tmp_path / "s", sequence_length=64,
-                 split=SplitRule(0, 0))  # fmt: skip
+    build_shards([tmp_path / "n.jsonl"], str(corpus / "tokenizer"), tmp_path / "s",
+                 ShardSettings(sequence_length=64, split=SplitRule(0, 0)))  # fmt: skip
     manifest = Manifest.load(tmp_path / "s")
     ids = Split(tmp_path / "s", manifest, "train")[0].input_ids.tolist()
     info = manifest.tokenizer
@@ -209,8 +210,8 @@ def test_special_tokens_that_a_note_spells_out_mean_nothing(corpus, tmp_path):
 
 def test_placeholders_can_be_dropped(corpus, tmp_path):
     (tmp_path / "n.jsonl").write_text('{"text": "seen by [**Name**] today"}\n')
-    build_shards([tmp_path / "n.jsonl"], str(corpus / "tokenizer"), tmp_path / "s", sequence_length=64,
-                 placeholder="none", split=SplitRule(0, 0))  # fmt: skip
+    build_shards([tmp_path / "n.jsonl"], str(corpus / "tokenizer"), tmp_path / "s",
+                 ShardSettings(sequence_length=64, placeholder="none", split=SplitRule(0, 0)))  # fmt: skip
     ids = Split(tmp_path / "s", Manifest.load(tmp_path / "s"), "train")[0].input_ids
     assert Tokenizer.from_file(str(tmp_path / "s/tokenizer/tokenizer.json")).decode(ids.tolist()) == "seen by today"
 
@@ -278,8 +279,8 @@ def test_the_mended_call_works_in_the_same_folder(corpus, tmp_path):
     (tmp_path / "n.csv").write_text("subject_id,body\n1,hello there\n")
     with pytest.raises(UserError, match="no text column"):
         build_shards([tmp_path / "n.csv"], str(corpus / "tokenizer"), tmp_path / "s")
-    build_shards([tmp_path / "n.csv"], str(corpus / "tokenizer"), tmp_path / "s", split=SplitRule(0, 0),
-                 reading=InputOptions(Columns(text="body")))  # fmt: skip
+    build_shards([tmp_path / "n.csv"], str(corpus / "tokenizer"), tmp_path / "s",
+                 ShardSettings(InputOptions(Columns(text="body")), SplitRule(0, 0)))  # fmt: skip
     assert Manifest.load(tmp_path / "s").counts["kept"] == 1
 
 
@@ -329,8 +330,7 @@ def test_the_real_corpus_with_the_real_vocabularies(kind, tmp_path):
         [SHARED / "notes" / "mtsamples_all.jsonl.gz"],
         str(SHARED / "tokenizers" / kind),
         tmp_path / "s",
-        reading=InputOptions(Columns(category="specialty")),
-        split=SplitRule(by="note"),
+        ShardSettings(InputOptions(Columns(category="specialty")), SplitRule(by="note")),
     )
     assert manifest.counts["kept"] == 2357 and manifest.counts["read"] == 4966
     assert sum(split.tokens for split in manifest.splits.values()) > 1_500_000

@@ -19,6 +19,7 @@ from tokenizer_tools.corpus.split_patients import SplitRule
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import Manifest
 from tokenizer_tools.shards.build import build_shards
+from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
 from tokenizer_tools.tokenizer.train import train_tokenizer
 
 HALF = SplitRule(0.3, 0.2)
@@ -157,7 +158,7 @@ def test_splitting_by_note_must_be_said_and_is_said(corpus, tmp_path, capsys):
 def test_a_column_that_numbers_the_notes_is_noticed(corpus, tmp_path, capsys):
     path = write(tmp_path / "n.csv", [{"id": number, "text": f"note {number}"} for number in range(40)])
     assert main(command(corpus, path, tmp_path / "s", "--columns.patient", "id")) == 0
-    assert "each note has a patient of its own" in capsys.readouterr().out
+    assert "each note has its own patient" in capsys.readouterr().out
 
 
 def test_an_admission_leads_to_its_patient_over_all_inputs(corpus, tmp_path):
@@ -170,7 +171,11 @@ def test_an_admission_leads_to_its_patient_over_all_inputs(corpus, tmp_path):
     ]
     paths = [write(tmp_path / "alone.csv", alone), write(tmp_path / "both.jsonl", both)]
     manifest = build_shards(
-        paths, str(corpus / "tokenizer"), tmp_path / "s", 64, split=HALF, notes_per_part=50, workers=1
+        paths,
+        str(corpus / "tokenizer"),
+        tmp_path / "s",
+        ShardSettings(sequence_length=64, split=HALF, notes_per_part=50),
+        BuildOptions(workers=1),
     )
     found = sides(tmp_path / "s")
     assert len(found) == 60 and all(len(splits) == 1 for splits in found.values())
@@ -188,9 +193,8 @@ def test_an_admission_that_leads_nowhere(corpus, tmp_path):
     path = write(tmp_path / "n.csv", records)
 
     def build(out, split=HALF, **reading):
-        return build_shards(
-            [path], str(corpus / "tokenizer"), tmp_path / out, 64, split=split, reading=InputOptions(**reading)
-        )
+        settings = ShardSettings(sequence_length=64, split=split, reading=InputOptions(**reading))
+        return build_shards([path], str(corpus / "tokenizer"), tmp_path / out, settings)
 
     for _ in range(2):  # a second start mustn't take the first one's marks for leave
         with pytest.raises(UserError, match=r"n.csv, row 21: no patient, and no other note says .*\(2 such notes\)"):
@@ -253,7 +257,8 @@ def test_bad_rows_are_counted_by_reason(corpus, tmp_path):
 
     def build(**reading):
         tokenizer, reading = str(corpus / "tokenizer"), InputOptions(**reading)
-        return build_shards([tmp_path / "n.csv"], tokenizer, tmp_path / "s", 64, reading, split=SplitRule(0.01, 0))
+        settings = ShardSettings(sequence_length=64, reading=reading, split=SplitRule(0.01, 0))
+        return build_shards([tmp_path / "n.csv"], tokenizer, tmp_path / "s", settings)
 
     with pytest.raises(UserError, match=r"row 3: 4 fields where the header has 3.*--on-bad-row skip"):
         build()

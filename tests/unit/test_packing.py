@@ -3,13 +3,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenizer_tools.corpus.deduplicate import first_occurrences, ranks_within
-from tokenizer_tools.shards.pack import pack_rows
+from tokenizer_tools.shards.sequences import pack_sequences
 
 
 @given(st.lists(st.integers(0, 50), max_size=30), st.integers(1, 40))
 def test_nothing_is_lost_and_every_token_knows_its_note(lengths, row_length):
     notes = [np.arange(100 * i, 100 * i + n) for i, n in enumerate(lengths)]
-    rows = pack_rows(notes, range(len(notes)), row_length, np.int32)
+    rows = pack_sequences(notes, range(len(notes)), row_length, np.int32)
     stream = np.concatenate([row.input_ids for row in rows]) if rows else np.zeros(0)
     assert stream.tolist() == [token for note in notes for token in note]
     assert all(len(row.input_ids) == row_length for row in rows[:-1])
@@ -20,7 +20,7 @@ def test_nothing_is_lost_and_every_token_knows_its_note(lengths, row_length):
 
 
 def test_ids_are_stored_in_16_bits():
-    assert pack_rows([np.array([65535])], [0], 8, np.uint16)[0].input_ids.dtype == np.uint16
+    assert pack_sequences([np.array([65535])], [0], 8, np.uint16)[0].input_ids.dtype == np.uint16
 
 
 @given(st.lists(st.sampled_from([b"a", b"b", b"c"]), min_size=1))

@@ -12,6 +12,7 @@ from tokenizer_tools.corpus.split_patients import SplitRule
 from tokenizer_tools.corpus.synthetic_notes import make_notes
 from tokenizer_tools.manifest import Manifest
 from tokenizer_tools.shards.build import build_shards
+from tokenizer_tools.shards.settings import ShardSettings
 from tokenizer_tools.tokenizer.unknown_characters import unseen_blanks
 
 BIGBIRD, LONGFORMER = (SHARED / "tokenizers" / name for name in ("bigbird", "longformer"))
@@ -19,9 +20,8 @@ BIGBIRD, LONGFORMER = (SHARED / "tokenizers" / name for name in ("bigbird", "lon
 
 def build(tmp_path, text, tokenizer=BIGBIRD, **options):
     (tmp_path / "n.jsonl").write_text(json.dumps({"text": text}))
-    manifest = build_shards(
-        [tmp_path / "n.jsonl"], str(tokenizer), tmp_path / "s", 64, split=SplitRule(0, 0), **options
-    )
+    settings = ShardSettings(sequence_length=64, split=SplitRule(0, 0), **options)
+    manifest = build_shards([tmp_path / "n.jsonl"], str(tokenizer), tmp_path / "s", settings)
     backend = Tokenizer.from_file(str(tmp_path / "s" / "tokenizer" / "tokenizer.json"))
     ids = Split(tmp_path / "s", manifest, "train")[0].input_ids
     return manifest, [backend.id_to_token(int(token)) for token in ids[1:-1]]

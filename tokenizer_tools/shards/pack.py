@@ -1,58 +1,135 @@
-"""Token lists to rows of a fixed length: notes back to back, rows cut from the stream, nothing dropped.
-
-This is how `run_mlm.py` groups texts, which made the corpus of Clinical-Longformer, except that it drops the
-remainder: here the last row is shorter, and the collator pads it.
-"""
+"""Stage 3, pack: read the notes again, tokenise those that stay, and write them as shard files of sequences."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from tokenizer_tools.files import file_sha256, write_json
+from tokenizer_tools.manifest import SPLITS, ShardFile
+from tokenizer_tools.progress import Progress
+from tokenizer_tools.shards.folder import ShardBuild
+from tokenizer_tools.shards.keep_list import KeepList
+from tokenizer_tools.shards.scan import NoteParts
+from tokenizer_tools.shards.sequences import pack_sequences
+from tokenizer_tools.shards.settings import BuildOptions
+from tokenizer_tools.shards.workers import Job, advance, run_jobs
+from tokenizer_tools.shards.write import write_sequences
+from tokenizer_tools.tokenizer.load import encode, special_ids
+from tokenizer_tools.tokenizer.unknown_characters import count_unknown
+
+_BATCH = 1000
+"""Notes that are tokenised at once."""
 
 
 @dataclass(frozen=True)
-class PackedRow:
-    """One training row."""
+class PackedPart:
+    """What became of one part."""
 
-    input_ids: npt.NDArray[np.integer]
-    """(length,); only the last row of a stream is shorter."""
-    segment_starts: npt.NDArray[np.int32]
-    """(segments,): where each note (or the rest of one) begins. The first is 0."""
-    segment_notes: npt.NDArray[np.int64]
-    """(segments,): which note it is, a row of the notes table."""
+    files: dict[str, ShardFile]
+    """The shard file of each split, unless it would be empty."""
+    unknown_tokens: int
+    unknown_characters: dict[str, int]
+    """The characters behind the unknown tokens, and how often each occurs."""
+
+    @classmethod
+    def load(cls, path: Path) -> PackedPart:
+        """Read what `pack_part` has written."""
+        raw = json.loads(path.read_text())
+        return cls(**raw | {"files": {split: ShardFile(**entry) for split, entry in raw["files"].items()}})
 
 
-def pack_rows(
-    notes: Sequence[npt.NDArray[np.integer]], note_numbers: Sequence[int], length: int, dtype: npt.DTypeLike
-) -> list[PackedRow]:
-    """Cut a stream of notes into rows.
+def pack(parts: NoteParts, keep: KeepList, build: ShardBuild, options: BuildOptions) -> list[PackedPart]:
+    """Pack the parts of a share that aren't packed yet. Returns all parts of the share."""
+    (build.work / "packed").mkdir(exist_ok=True, mode=0o700)
+    scanned = keep.scanned
+    share = options.parts_of_share(scanned.parts)
+    missing = {number for number in share if not build.packed_file(number).exists()}
+    kept_before = [0, *accumulate(int(keep.kept(number).sum()) for number in range(scanned.parts))]
+
+    def jobs() -> Iterator[Job]:
+        for number, notes in parts if missing else ():
+            if number in missing:
+                kept = keep.kept(number)
+                texts = [note.text for note, stays in zip(notes, kept, strict=True) if stays]
+                yield partial(pack_part, number, texts, kept, kept_before[number], build)
+
+    def notes_of(numbers: Iterable[int]) -> int:
+        return sum(scanned.starts[number + 1] - scanned.starts[number] for number in numbers)
+
+    with Progress("tokenising and packing", total=notes_of(share)) as progress:
+        progress.advance(notes_of(share) - notes_of(missing))
+        run_jobs(jobs(), options.workers, progress)
+    return [PackedPart.load(build.packed_file(number)) for number in share]
+
+
+def pack_part(number: int, texts: list[str], kept: npt.NDArray[np.bool_], first_note: int, build: ShardBuild) -> None:
+    """Write one part's shard files, one per split, and then its `PackedPart`.
 
     Args:
-        notes: each (tokens,), begin and end tokens included.
-        note_numbers: each note's row in the notes table.
-        length: tokens per row.
-        dtype: of the ids.
+        number: of the part.
+        texts: of the kept notes, not cleaned.
+        kept: (notes of the part,), which notes stay.
+        first_note: the notes table's row of the part's first kept note.
+        build: the build.
     """
-    notes_and_numbers = [(ids, number) for ids, number in zip(notes, note_numbers, strict=True) if len(ids)]
-    if not notes_and_numbers:
-        return []
-    stream = np.concatenate([ids for ids, _ in notes_and_numbers]).astype(dtype)
-    numbers = np.array([number for _, number in notes_and_numbers], dtype=np.int64)
-    lengths = np.array([len(ids) for ids, _ in notes_and_numbers])
-    begins = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-    rows = []
-    for start in range(0, len(stream), length):
-        stop = min(start + length, len(stream))
-        first = int(np.searchsorted(begins, start, side="right")) - 1
-        last = int(np.searchsorted(begins, stop, side="left"))
-        rows.append(
-            PackedRow(
-                input_ids=stream[start:stop],
-                segment_starts=np.maximum(begins[first:last] - start, 0).astype(np.int32),
-                segment_notes=numbers[first:last],
-            )
+    token_ids, unknown_tokens, unknown_characters = _tokenise(texts, build)
+    advance(len(kept) - len(texts))
+    with np.load(build.scan_file(number)) as scanned:
+        splits = scanned["splits"][kept]
+    files = {}
+    for split, name in enumerate(SPLITS):
+        chosen = np.flatnonzero(splits == split)
+        sequences = pack_sequences(
+            [token_ids[i] for i in chosen],
+            [first_note + int(i) for i in chosen],
+            build.settings.sequence_length,
+            build.id_dtype,
         )
-    return rows
+        if sequences:
+            path = build.shard_path(name, number)
+            write_sequences(build.out / path, sequences, build.id_dtype)
+            tokens = sum(len(sequence.input_ids) for sequence in sequences)
+            files[name] = ShardFile(path, len(sequences), tokens, file_sha256(build.out / path))
+    part = PackedPart(files, unknown_tokens, dict(unknown_characters))  # asdict() breaks a Counter
+    write_json(build.packed_file(number), asdict(part))
+
+
+def _tokenise(texts: list[str], build: ShardBuild) -> tuple[list[npt.NDArray[Any]], int, Counter[str]]:
+    """Token ids of each text, begin and end tokens included; the number of unknown tokens, and the characters behind
+    them."""
+    info, backend = build.tokenizer, _backend(build.tokenizer_folder / "tokenizer.json")
+    forbidden = special_ids(backend)
+    if info.placeholder_id is not None:
+        forbidden[info.placeholder_id] = False
+    token_ids = []
+    unknown_tokens, unknown_characters = 0, Counter[str]()
+    for start in range(0, len(texts), _BATCH):
+        batch = [build.clean(text) for text in texts[start : start + _BATCH]]
+        encoded = encode(backend, batch)
+        count, characters = count_unknown(backend, batch, encoded, info.unknown_token, info.unknown_id)
+        unknown_tokens, unknown_characters = unknown_tokens + count, unknown_characters + characters
+        for tokens in encoded:
+            ids = np.array([info.begin_id, *tokens, info.end_id], dtype=build.id_dtype)
+            # A note that spells out a special token ("<mask>", "[SEP]") must not control the model with it.
+            inner = ids[1:-1]
+            inner[forbidden[inner]] = info.unknown_id
+            token_ids.append(ids)
+        advance(len(batch))
+    return token_ids, unknown_tokens, unknown_characters
+
+
+@cache
+def _backend(path: Path) -> Tokenizer:
+    """The tokenizer, loaded once per process."""
+    return Tokenizer.from_file(str(path))

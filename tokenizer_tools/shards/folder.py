@@ -1,0 +1,161 @@
+"""A shard folder while it is being built: what lies where, who may write, and which earlier build may be resumed.
+
+    manifest.json, notes.arrow, tokenizer/, SPLIT/part-N.arrow     the result
+    work/plan.json             what the shards will depend on
+    work/scan/                 one file per part, and done.json
+    work/outcome.npy, work/time_order.npy     the keep list
+    work/packed/               one file per packed part
+
+Every file is written under a temporary name and renamed, so a file that exists is complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tokenizer_tools.corpus.clean_notes import clean
+from tokenizer_tools.errors import UserError
+from tokenizer_tools.files import read_json, write_json
+from tokenizer_tools.manifest import FORMAT_VERSION, MANIFEST_NAME, TOKENIZER_FOLDER, Manifest, TokenizerInfo
+from tokenizer_tools.shards.settings import ShardSettings
+
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True)
+class ShardBuild:
+    """One build: its settings, and what was looked up for them. A copy goes to every worker process."""
+
+    out: Path
+    settings: ShardSettings
+    tokenizer: TokenizerInfo
+    unseen_blanks: str
+    """White space that the tokenizer doesn't know."""
+    patient_key: bytes = field(repr=False)
+
+    @property
+    def work(self) -> Path:
+        """The folder of everything unfinished, deleted in the end."""
+        return self.out / "work"
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Where the shards keep their tokenizer."""
+        return self.out / TOKENIZER_FOLDER
+
+    def scan_file(self, number: int) -> Path:
+        """What the scan keeps of a part."""
+        return self.work / "scan" / f"part-{number:05d}.npz"
+
+    def packed_file(self, number: int) -> Path:
+        """Which shard files a part became; written after them."""
+        return self.work / "packed" / f"part-{number:05d}.json"
+
+    @staticmethod
+    def shard_path(split: str, number: int) -> str:
+        """A shard file's path within the folder."""
+        return f"{split}/part-{number:05d}.arrow"
+
+    @property
+    def id_dtype(self) -> np.dtype[Any]:
+        """16-bit token ids where the vocabulary fits."""
+        return np.dtype(np.uint16 if self.tokenizer.vocab_size <= 1 << 16 else np.int32)
+
+    def clean(self, text: str) -> str:
+        """A note's text as it is hashed and tokenised."""
+        return clean(text, self.settings.cleaning, self.tokenizer.placeholder, self.unseen_blanks)
+
+
+def prepare_folder(build: ShardBuild, plan: dict[str, Any]) -> Manifest | None:
+    """Create the folder, or resume an earlier build with the same plan.
+
+    Returns:
+        The manifest, if the same shards are already finished.
+
+    Raises:
+        UserError: the folder holds shards with other settings, or anything else.
+    """
+    out, work = build.out, build.work
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: a file; --out takes a folder")
+    if (out / MANIFEST_NAME).exists():
+        manifest = Manifest.load(out)
+        _refuse_other_settings(out, manifest.settings, plan, "finished shards")
+        shutil.rmtree(work, ignore_errors=True)
+        return manifest
+    if (work / "plan.json").exists():
+        earlier = read_json(work / "plan.json", FORMAT_VERSION, f"delete {out}, or choose another --out")
+        if (work / "packed").exists():
+            _refuse_other_settings(out, earlier, plan, "an unfinished build")
+            return None
+        if earlier == plan:
+            return None
+        # Nothing is packed yet: the user may have just corrected a setting.
+        shutil.rmtree(work)
+        shutil.rmtree(build.tokenizer_folder, ignore_errors=True)
+    _refuse_unknown_files(out, work)
+    out.mkdir(parents=True, exist_ok=True, mode=0o700)
+    work.mkdir(exist_ok=True, mode=0o700)
+    write_json(work / "plan.json", plan)
+    return None
+
+
+def _refuse_other_settings(out: Path, earlier: dict[str, Any], plan: dict[str, Any], what: str) -> None:
+    differing = sorted(key for key in earlier.keys() | plan.keys() if earlier.get(key) != plan.get(key))
+    if differing:
+        raise UserError(
+            f"{out}: holds {what} with other settings ({', '.join(differing)}); choose another --out, or delete it"
+        )
+
+
+def _refuse_unknown_files(out: Path, work: Path) -> None:
+    """Refuse a folder with files that no build made."""
+    leftovers = {"lock", "plan.json.tmp"}  # of a build that was killed right after its start
+    unknown = [path for path in work.iterdir() if path.name not in leftovers] if work.is_dir() else []
+    if out.exists() and (unknown or any(path != work for path in out.iterdir())):
+        raise UserError(f"{out}: not empty, and holds no shards; choose another --out")
+
+
+@contextlib.contextmanager
+def lock(work: Path, shared: bool) -> Iterator[None]:
+    """Let one build write here, or several that pack their shares (`shared`).
+
+    Raises:
+        UserError: another build holds the lock.
+    """
+    with (work / "lock").open("w+") as stream:
+        try:
+            fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{work.parent}: another build is writing here; wait for it, or choose another --out"
+            ) from None
+        except OSError:  # a network file system without locks
+            pass
+        yield
+
+
+@contextlib.contextmanager
+def disk_errors(out: Path) -> Iterator[None]:
+    """Turn a full disk, and a file that can't be written, into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL_DISK:
+            raise UserError(
+                f"{out}: the disk is full ({os.strerror(error.errno)}); free some space and run the same command "
+                "again: finished parts are kept"
+            ) from None
+        if error.filename is None:
+            raise
+        raise UserError(f"{error.filename}: {error.strerror}; choose another --out, or correct this") from None

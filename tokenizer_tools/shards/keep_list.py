@@ -1,0 +1,113 @@
+"""Stage 2, keep list: decide over the whole corpus which notes stay, and order each patient's notes by time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tokenizer_tools.corpus.deduplicate import HASH_DTYPE, first_occurrences, ranks_within
+from tokenizer_tools.errors import UserError
+from tokenizer_tools.manifest import SPLITS
+from tokenizer_tools.shards.folder import ShardBuild
+from tokenizer_tools.shards.scan import Named, Outcome, ScannedNotes
+
+NOTES_IN_MEMORY = 4_000_000
+"""Notes whose hashes are compared at once, 60 bytes each."""
+
+
+@dataclass(frozen=True)
+class KeepList:
+    """What becomes of each note. The arrays are memory-mapped."""
+
+    scanned: ScannedNotes
+    outcomes: npt.NDArray[np.uint8]
+    """(notes read,): Outcome."""
+    time_order: npt.NDArray[np.int32]
+    """(notes read,): the note's place among its patient's kept notes, by time."""
+
+    def kept(self, number: int) -> npt.NDArray[np.bool_]:
+        """(notes of the part,): which notes of a part stay."""
+        return np.asarray(self.outcomes[self.scanned.notes_of(number)]) == Outcome.KEPT
+
+
+def make_keep_list(scanned: ScannedNotes, build: ShardBuild) -> KeepList:
+    """Make the keep list, or open that of an earlier build.
+
+    Raises:
+        UserError: no note stays.
+    """
+    paths = [build.work / "outcome.npy", build.work / "time_order.npy"]
+    if not all(path.exists() for path in paths):
+        outcomes = np.concatenate([scanned.column(number, "outcomes") for number in range(scanned.parts)])
+        for index, columns in _kept_by_hash(scanned, outcomes, "hashes"):
+            outcomes[index[~first_occurrences(columns[:, 0])]] = Outcome.DROPPED_DUPLICATE
+        time_order = np.zeros(len(outcomes), np.int32)
+        for index, columns in _kept_by_hash(scanned, outcomes, "groups", "times"):
+            time_order[index] = ranks_within(columns[:, 0], columns[:, 1])
+        for path, array in zip(paths, (outcomes, time_order), strict=True):
+            _save(path, array)
+    keep = KeepList(scanned, *(np.load(path, mmap_mode="r") for path in paths))
+    if not (keep.outcomes == Outcome.KEPT).any():
+        raise UserError(
+            f"no note with text in the input ({len(keep.outcomes):,} read); check --notes and --columns.text"
+        )
+    return keep
+
+
+def _kept_by_hash(
+    scanned: ScannedNotes, outcomes: npt.NDArray[np.uint8], hashed: str, *others: str
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.bytes_]]]:
+    """Yield the kept notes in buckets. Notes with the same value in the column `hashed` share a bucket, and a bucket
+    fits into memory, however large the corpus is.
+
+    Yields:
+        (notes,): the notes' numbers among all notes, ascending; (notes, 1 + others): the columns' values.
+    """
+    buckets = -(-len(outcomes) // NOTES_IN_MEMORY)
+    for bucket in range(buckets):
+        indices, columns = [], []
+        for number in range(scanned.parts):
+            values = scanned.columns(number, hashed, *others)
+            chosen = outcomes[scanned.notes_of(number)] == Outcome.KEPT
+            if buckets > 1:
+                chosen &= np.array([int(digest[:8], 16) % buckets == bucket for digest in values[0]])
+            indices.append(np.flatnonzero(chosen) + scanned.starts[number])
+            columns.append(np.stack([column[chosen].astype(HASH_DTYPE) for column in values], axis=1))
+        yield np.concatenate(indices), np.concatenate(columns)
+
+
+def _save(path: Path, array: npt.NDArray[Any]) -> None:
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as stream:
+        np.save(stream, array)
+    temporary.replace(path)
+
+
+@dataclass(frozen=True)
+class PeopleCounts:
+    """Whose the kept notes are."""
+
+    patients: list[int]
+    """Distinct patients in each split."""
+    admissions: list[int]
+    """Distinct admissions of notes without a patient in each split."""
+    patients_in_several_splits: int
+
+
+def count_people(keep: KeepList) -> PeopleCounts:
+    """Count distinct patients and admissions of the kept notes."""
+    counts, in_several = {Named.PATIENT: [0] * len(SPLITS), Named.ADMISSION: [0] * len(SPLITS)}, 0
+    for _, columns in _kept_by_hash(keep.scanned, keep.outcomes, "groups", "named", "splits"):
+        groups, named, splits = np.unique(columns, axis=0).T
+        for kind, by_split in counts.items():
+            is_kind = named == str(int(kind)).encode()
+            for split in range(len(SPLITS)):
+                by_split[split] += int((splits[is_kind] == str(split).encode()).sum())
+        splits_of_patient = np.unique(groups[named == str(int(Named.PATIENT)).encode()], return_counts=True)[1]
+        in_several += int((splits_of_patient > 1).sum())
+    return PeopleCounts(counts[Named.PATIENT], counts[Named.ADMISSION], in_several)

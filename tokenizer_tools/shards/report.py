@@ -1,0 +1,58 @@
+"""What a shard folder holds, in words and as flat figures."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from tokenizer_tools.manifest import Manifest
+from tokenizer_tools.tokenizer.unknown_characters import describe_unknown
+
+
+def describe(manifest: Manifest, out: Path, already_built: bool) -> list[str]:
+    """Lines to print after a build."""
+    counts = manifest.counts
+    dropped = [
+        f"{count:,} {name.removeprefix('dropped_').replace('_', ' ')}"
+        for name, count in counts.items()
+        if name.startswith("dropped_") and count
+    ]
+    built = "already built" if already_built else "built"
+    lines = [f"{out}: {built}, {counts['kept']:,} of {counts['read']:,} notes kept"]
+    lines[0] += f" (dropped: {', '.join(dropped)})" if dropped else ""
+    patients = sum(split.patients for split in manifest.splits.values())
+    admissions = sum(split.admissions for split in manifest.splits.values())
+    for name, split in manifest.splits.items():
+        people = f" · {split.patients:>7,} patients" if patients else ""
+        people += f" · {split.admissions:>7,} admissions without a patient" if admissions else ""
+        lines.append(
+            f"  {name:<10} {split.rows:>9,} rows of {manifest.sequence_length:,} · {split.tokens:>13,} tokens · "
+            f"{split.notes:>9,} notes{people}"
+        )
+    if manifest.split_by != "patient":
+        known = f"{manifest.patients_in_several_splits:,} patients are in several splits"
+        lines.append(f"  split by {manifest.split_by}: {known if patients else 'no patient is known'}")
+    elif patients == counts["kept"] > 1:
+        lines.append(
+            "  each note has its own patient: if that can't be right, name another column with --columns.patient"
+        )
+    lines.append(f"  {describe_unknown(manifest.unknown)}")
+    return lines
+
+
+def summarise(manifest: Manifest) -> dict[str, Any]:
+    """A manifest's figures, flat, for --json."""
+    flat: dict[str, Any] = {
+        "fingerprint": manifest.fingerprint,
+        "sequence_length": manifest.sequence_length,
+        "split_by": manifest.split_by,
+        "patients_in_several_splits": manifest.patients_in_several_splits,
+        "unknown_tokens": manifest.unknown["tokens"],
+        "unknown_share": manifest.unknown["share"],
+    }
+    flat |= {f"notes_{name}": count for name, count in manifest.counts.items()}
+    for name, split in manifest.splits.items():
+        counts = asdict(replace(split, files=[]))
+        flat |= {f"{name}_{key}": value for key, value in counts.items() if key != "files"}
+    return flat

@@ -1,0 +1,230 @@
+"""Stage 1, scan: read every note once and keep what decides about it. No text is kept.
+
+For each part: hashes of the cleaned texts, keyed hashes of the patients, splits, categories and times. Then notes that
+name only an admission get the patient that other notes of the admission name.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tokenizer_tools.corpus.deduplicate import HASH_DTYPE, text_hash
+from tokenizer_tools.corpus.input_files import Input
+from tokenizer_tools.corpus.read_notes import Note, read_notes
+from tokenizer_tools.corpus.split_patients import patient_hash, patients_of_admissions
+from tokenizer_tools.errors import UserError
+from tokenizer_tools.files import write_json
+from tokenizer_tools.progress import Progress
+from tokenizer_tools.shards.folder import ShardBuild
+from tokenizer_tools.shards.settings import ShardSettings
+from tokenizer_tools.shards.workers import Job, advance, run_jobs
+
+
+class Outcome(IntEnum):
+    """What becomes of a note. The names, in lower case, are those of the manifest's counts."""
+
+    KEPT = 0
+    DROPPED_EMPTY = 1
+    DROPPED_DUPLICATE = 2
+    DROPPED_INVALID_UTF8 = 3
+    DROPPED_MALFORMED = 4
+    DROPPED_NO_PATIENT = 5
+    DROPPED_MARKED_ERROR = 6
+
+
+class Named(IntEnum):
+    """Whom a note names."""
+
+    NOBODY = 0
+    ADMISSION = 1
+    PATIENT = 2
+
+
+_COLUMNS: dict[str, npt.DTypeLike] = {
+    "outcomes": np.uint8,
+    "hashes": HASH_DTYPE,
+    "groups": HASH_DTYPE,
+    "admissions": HASH_DTYPE,
+    "named": np.uint8,
+    "splits": np.uint8,
+    "categories": "S",
+    "times": "S",
+    "sources": np.int16,
+    "rows": np.int64,
+}
+
+
+@dataclass(frozen=True)
+class NoteParts:
+    """The notes of all inputs, in input order, in parts of a fixed number. Each iteration reads the files again."""
+
+    inputs: list[Input]
+    settings: ShardSettings
+
+    def __iter__(self) -> Iterator[tuple[int, list[Note]]]:
+        notes = read_notes(self.inputs, self.settings.reading, self.settings.split)
+        for number in itertools.count():
+            part = list(itertools.islice(notes, self.settings.notes_per_part))
+            if not part:
+                return
+            yield number, part
+
+    def place_of(self, source: int, row: int) -> str:
+        """Where a note stands, for a message."""
+        entry = self.inputs[source]
+        return f"{entry.path}{', all files' if entry.is_folder else ''}, row {row:,}"
+
+
+class ScannedNotes:
+    """What the scan has kept, part by part.
+
+    Columns: `outcomes` (Outcome, as far as the note alone decides it), `hashes` (of the cleaned text), `groups` (keyed
+    hash of the patient, else of the admission, else of the text), `admissions` (keyed hash), `named` (Named), `splits`,
+    `categories`, `times`, and `sources` and `rows`, the note's place in the input.
+    """
+
+    def __init__(self, build: ShardBuild, parts: int) -> None:
+        self.parts = parts
+        self._build = build
+        sizes = (len(self.column(number, "outcomes")) for number in range(parts))
+        self.starts = [0, *itertools.accumulate(sizes)]
+        """(parts + 1,): the number of each part's first note, and of all notes."""
+
+    def notes_of(self, number: int) -> slice:
+        """A part's notes, among all notes."""
+        return slice(self.starts[number], self.starts[number + 1])
+
+    def column(self, number: int, name: str) -> npt.NDArray[Any]:
+        """One column of a part: (notes of the part,)."""
+        return self.columns(number, name)[0]
+
+    def columns(self, number: int, *names: str) -> list[npt.NDArray[Any]]:
+        """Columns of a part. Without names: all of them."""
+        with np.load(self._build.scan_file(number)) as arrays:
+            return [np.asarray(arrays[name]) for name in names or _COLUMNS]
+
+
+def scan(parts: NoteParts, build: ShardBuild, workers: int | None) -> ScannedNotes:
+    """Scan the parts that no earlier build has scanned.
+
+    Raises:
+        UserError: there are no notes, or one is nobody's.
+    """
+    done = build.work / "scan" / "done.json"
+    if done.exists():
+        return ScannedNotes(build, int(json.loads(done.read_text())["parts"]))
+    done.parent.mkdir(exist_ok=True, mode=0o700)
+    count = 0
+
+    def jobs() -> Iterator[Job]:
+        nonlocal count
+        for number, notes in parts:
+            count = number + 1
+            if not build.scan_file(number).exists():
+                yield partial(scan_part, number, notes, build)
+
+    with Progress("reading and hashing notes") as progress:
+        run_jobs(jobs(), workers, progress)
+    if count == 0:
+        raise UserError("no notes found in the input; check --notes")
+    scanned = ScannedNotes(build, count)
+    _resolve_admissions(scanned, parts, build)
+    write_json(done, {"parts": count})
+    return scanned
+
+
+def scan_part(number: int, notes: list[Note], build: ShardBuild) -> None:
+    """Write what the keep list and the notes table need of one part."""
+    rows = []
+    for note in notes:
+        advance(1)
+        rows.append(_scan_note(note, build))
+    columns = {name: np.array([row[name] for row in rows], dtype) for name, dtype in _COLUMNS.items()}
+    _write(build.scan_file(number), columns)
+
+
+def _scan_note(note: Note, build: ShardBuild) -> dict[str, Any]:
+    text = build.clean(note.text)
+    digest, key, rule = text_hash(text), build.patient_key, build.settings.split
+    if note.fault:
+        outcome = Outcome[f"DROPPED_{note.fault.upper()}"]
+    else:
+        outcome = Outcome.KEPT if text.strip() else Outcome.DROPPED_EMPTY
+    if note.patient:
+        named, group = Named.PATIENT, f"patient {note.patient}"
+    elif note.admission:
+        named, group = Named.ADMISSION, f"admission {note.admission}"
+    else:
+        named, group = Named.NOBODY, f"text {digest}"
+    return {
+        "outcomes": outcome,
+        "hashes": digest,
+        "groups": patient_hash(key, group),
+        "admissions": patient_hash(key, f"admission {note.admission}") if note.admission else "",
+        "named": named,
+        "splits": rule.split_of(rule.group_of(note.patient, note.admission, digest)),
+        "categories": note.category.encode(),
+        "times": note.time[:32].encode(),
+        "sources": note.source,
+        "rows": note.row,
+    }
+
+
+def _write(path: Path, columns: dict[str, npt.NDArray[Any]]) -> None:
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as stream:
+        np.savez(stream, **columns)  # type: ignore[arg-type]
+    temporary.replace(path)
+
+
+def _resolve_admissions(scanned: ScannedNotes, parts: NoteParts, build: ShardBuild) -> None:
+    """Give notes that name only an admission the patient, and so the split, of the admission's other notes. A second
+    call changes nothing more.
+
+    Raises:
+        UserError: the split is by patient, and a note's patient isn't known.
+    """
+    rule = build.settings.split
+    if not rule.needs_identity:
+        return
+
+    def pairs() -> Iterator[tuple[tuple[bytes, int] | None, bytes]]:
+        for number in range(scanned.parts):
+            columns = scanned.columns(number, "named", "groups", "splits", "admissions")
+            for named, *patient, admission in zip(*columns, strict=True):
+                yield (tuple(patient) if named == Named.PATIENT else None), admission
+
+    known = patients_of_admissions(pairs)
+    lost, first_lost = 0, ""
+    for number in range(scanned.parts):
+        columns = dict(zip(_COLUMNS, scanned.columns(number), strict=True))
+        # DROPPED_NO_PATIENT may come from this function, before a restart.
+        usable = np.isin(columns["outcomes"], (Outcome.KEPT, Outcome.DROPPED_NO_PATIENT))
+        admission_only = np.flatnonzero((columns["named"] == Named.ADMISSION) & usable)
+        for i in admission_only:
+            if patient := known.get(columns["admissions"][i]):
+                columns["groups"][i], columns["splits"][i] = patient
+                columns["named"][i] = Named.PATIENT
+            elif rule.by == "patient":
+                columns["outcomes"][i] = Outcome.DROPPED_NO_PATIENT
+                lost += 1
+                first_lost = first_lost or parts.place_of(columns["sources"][i], int(columns["rows"][i]))
+        if len(admission_only):
+            _write(build.scan_file(number), columns)
+    if lost and build.settings.reading.on_bad_row == "fail":
+        raise UserError(
+            f"{first_lost}: no patient, and no other note says whose admission it is ({lost:,} such notes); name the "
+            "patient's column with --columns.patient, let admissions stand for patients with --split.by admission (a "
+            "patient's admissions may then be trained on and held out at once), or drop and count such notes with "
+            "--on-bad-row skip"
+        )

@@ -1,0 +1,73 @@
+"""What a user can set of a shard build: each setting once, with its default, its range and its help text.
+
+The command line turns these fields into options, and a field's docstring into the option's help. A build that finds
+earlier shards in its folder compares its settings with theirs.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tokenizer_tools.corpus.clean_notes import CleaningRules
+from tokenizer_tools.corpus.read_notes import InputOptions
+from tokenizer_tools.corpus.split_patients import SplitRule
+from tokenizer_tools.errors import UserError
+from tokenizer_tools.ranges import MANY, Range, check_ranges
+
+
+@dataclass(frozen=True)
+class ShardSettings:
+    """What shards depend on, besides the notes and the tokenizer."""
+
+    reading: InputOptions = field(default_factory=InputOptions)
+    """How notes are read."""
+    split: SplitRule = field(default_factory=SplitRule)
+    """What is held out, and what stays together."""
+    cleaning: CleaningRules = field(default_factory=CleaningRules)
+    """Which cleaning rules run."""
+    sequence_length: Annotated[int, Range(8, 1_000_000)] = 4096
+    """Tokens per sequence."""
+    placeholder: str = "unk"
+    """What [**...**] and ___ become: unk (the tokenizer's unknown token), none (they are dropped), or a token of the
+    vocabulary."""
+    notes_per_part: Annotated[int, Range(1, MANY)] = 10_000
+    """Notes per part. A part is the unit of work, and becomes one shard file in each split."""
+    patient_key: Path | None = None
+    """File with the secret key of the patient hashes, made if missing. Default:
+    ~/.config/clinical-pretrain/patient_key."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+    def compared(self) -> dict[str, Any]:
+        """The settings that another build in the same folder must share. The placeholder and the patient key are
+        compared by what they stand for: a token, and a key's id."""
+        values = asdict(self) | {"cleaning": self.cleaning.names()}
+        return {name: value for name, value in values.items() if name not in ("placeholder", "patient_key")}
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How a build runs. Nothing here changes the shards."""
+
+    workers: Annotated[int, Range(1, 10_000)] | None = None
+    """Processes. Default: one per core."""
+    stage: Literal["all", "scan", "pack"] = "all"
+    """For machines that share the work: first scan on one of them, then pack on each with its own share, then all on
+    one, which does what is missing and finishes."""
+    share: str = "0/1"
+    """K/N: stage pack packs only the K-th of N shares, counted from 0."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", self.share)
+        if not found or int(found[1]) >= int(found[2]):
+            raise UserError(f"--share {self.share}: must be K/N with K from 0 to N - 1")
+
+    def parts_of_share(self, parts: int) -> range:
+        """Numbers of the parts that this share packs, of so many in all."""
+        first, step = map(int, self.share.split("/"))
+        return range(first, parts, step)

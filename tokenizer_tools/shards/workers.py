@@ -1,0 +1,127 @@
+"""Jobs over worker processes, with progress, and with memory that doesn't grow with the number of jobs."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import Any
+
+from tokenizer_tools.errors import UserError
+from tokenizer_tools.progress import Progress
+
+Job = Callable[[], None]
+"""Runs in another process, so it must be picklable: a `functools.partial` of a module's function."""
+
+_notes_done: Any = None
+"""Counter of notes, shared by this process and its workers. Jobs advance it note by note, because a progress bar that
+moved only when a whole part is done would seem to hang."""
+
+
+def advance(count: int) -> None:
+    """Report from within a job that `count` more notes are done."""
+    with _notes_done.get_lock():
+        _notes_done.value += count
+
+
+def run_jobs(jobs: Iterator[Job], workers: int | None, progress: Progress) -> None:
+    """Run all jobs, in this process if there is one job or one worker.
+
+    Args:
+        jobs: created as they are needed, at most two per worker ahead.
+        workers: processes; default: one per core of this process, or of its SLURM task.
+        progress: is advanced by the notes that jobs report.
+
+    Raises:
+        UserError: a worker process was killed.
+        BaseException: whatever a job raises.
+    """
+    workers = workers or int(os.environ.get("SLURM_CPUS_PER_TASK") or len(os.sched_getaffinity(0)))
+    first = list(itertools.islice(jobs, 2))
+    jobs = itertools.chain(first, jobs)
+    with _shown(progress):
+        if workers == 1 or len(first) < 2:  # with a single job, the tokenizer's own threads use the cores
+            for job in jobs:
+                job()
+        else:
+            _run_in_pool(jobs, workers)
+
+
+def _run_in_pool(jobs: Iterable[Job], workers: int) -> None:
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (os.getpid(), _notes_done))
+    try:
+        waiting: set[Future[None]] = set()
+        for job in jobs:
+            with _interrupts_blocked():  # workers start here and inherit the mask: Ctrl-C is for this process alone
+                waiting.add(pool.submit(job))
+            if len(waiting) >= 2 * workers:
+                finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    future.result()
+        for future in waiting:
+            future.result()
+    except BrokenProcessPool:
+        raise UserError(
+            "a worker process was killed, perhaps because memory ran out; run the same command again, with --workers "
+            f"{max(1, workers // 2)}: finished parts are kept"
+        ) from None
+    except KeyboardInterrupt:
+        for process in list(pool._processes.values()):
+            process.kill()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker(parent: int, counter: Any) -> None:
+    global _notes_done
+    _notes_done = counter
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.umask(0o077)
+
+    def exit_with_parent() -> None:  # a killed parent can't stop its workers, which would wait forever
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=exit_with_parent, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _shown(progress: Progress) -> Iterator[None]:
+    """Create the counter of notes, and show it several times a second."""
+    global _notes_done
+    counter = _notes_done = get_context("spawn").Value("q", 0)
+    ended = threading.Event()
+
+    def show() -> None:
+        shown, is_last = 0, False
+        while not is_last:
+            is_last = ended.wait(0.2)
+            count = counter.value
+            progress.advance(count - shown)
+            shown = count
+
+    thread = threading.Thread(target=show, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
