@@ -126,7 +126,7 @@ def compare(args: argparse.Namespace, engine: Any, folder: Path, ranks: Ranks) -
         return checkpoint.Save(folder / "ours", engine, state, {}, ranks)
 
     def finish(save: checkpoint.Save) -> None:
-        saved = save.finish(CheckpointConfig(keep=1))
+        saved = save.finish(CheckpointConfig(keep_latest=1))
         assert saved.error is None, saved.error
 
     stalls: list[float] = []

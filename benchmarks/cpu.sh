@@ -23,7 +23,7 @@ for model in "$@"; do
         bench "attention_${model}_$precision" attention.py "${options[@]}"
     done
     for kind in attention full; do
-        bench "checkpointing_${model}_$kind" train_step.py --model "$model" --checkpointing "$kind" --repeats 3
+        bench "checkpointing_${model}_$kind" train_step.py --model "$model" --activation-checkpointing "$kind" --repeats 3
     done
     bench "parity_$model" parity.py --model "$model"
     bench "lengths_$model" lengths.py --model "$model" --layers 2 --repeats 3
@@ -32,7 +32,7 @@ for model in "$@"; do
     bench "unknown_tokens_$model" unknown_tokens.py --tokenizer "$model"
     bench "run_mlm_baseline_$model" run_mlm_baseline.py --steps 1 --repeats 5 --config benchmarks/mtsamples.yaml \
         --model.family "$model" --data.shards "runs/mtsamples/shards_$model" --model.size.hidden_size 768 \
-        --model.size.heads 12 --model.size.intermediate_size 3072 --model.size.attention_window 512
+        --model.size.num_attention_heads 12 --model.size.intermediate_size 3072 --model.size.attention_window 512
 done
 bench mts_dialog_bigbird mtsamples.py --corpus mts_dialog --family bigbird
 "$python" benchmarks/report.py

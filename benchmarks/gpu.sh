@@ -92,14 +92,14 @@ step() { # both sides by rows at once, then with something computed again
     done
     for kind in attention full; do
         bench "gpu_checkpointing_${model}_$kind" train_step.py "${options[@]}" --repeats 10 \
-            --micro-batch "$(at_most_16)" --checkpointing "$kind"
+            --micro-batch "$(at_most_16)" --activation-checkpointing "$kind"
     done
 }
 
 memory() { # beside the peaks without a GPU, of gpu_dry_run/
     local kind
     for kind in none attention full; do
-        bench "gpu_memory_${model}_$kind" gpu_memory.py --model "$model" --precision "$precision" --checkpointing "$kind" \
+        bench "gpu_memory_${model}_$kind" gpu_memory.py --model "$model" --precision "$precision" --activation-checkpointing "$kind" \
             --rows 1 6 18 36
     done
 }
@@ -137,7 +137,7 @@ part=${1:-help}
 model=${2:-longformer}
 options=(--model "$model" --layers "$layers" --sequence-length "$length" --precision "$precision")
 run=(--config benchmarks/gpu.yaml --model.family "$model" --data.shards "$bring/shards_$model" --precision "$precision"
-    --model.size.layers "$layers" "${@:3}")
+    --model.size.num_hidden_layers "$layers" "${@:3}")
 case $part in
     pack) pack ;;
     parity | attention | step | memory | lengths | baseline | profile | train)

@@ -33,7 +33,13 @@ from tokenizer_tools.files import write_json
 
 LENGTH = 4096
 ACCUMULATION_STEPS = 2
-SIZE = {"layers": 12, "hidden_size": 768, "heads": 12, "intermediate_size": 3072, "attention_window": 512}
+SIZE = {
+    "num_hidden_layers": 12,
+    "hidden_size": 768,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "attention_window": 512,
+}
 
 
 def make(args: argparse.Namespace) -> tuple[Any, Any]:
@@ -43,7 +49,7 @@ def make(args: argparse.Namespace) -> tuple[Any, Any]:
         "model.init": "random",
         "model.family": args.model,
         "precision": args.precision,
-        "checkpointing": args.checkpointing,
+        "activation_checkpointing": args.activation_checkpointing,
         "compile": args.compile,
         "attention.backend": args.backend,
         "batch.train_batch_size": ACCUMULATION_STEPS,
@@ -85,7 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=["longformer", "bigbird"], default="longformer")
     parser.add_argument("--precision", choices=["bf16", "fp16"], default="bf16")
-    parser.add_argument("--checkpointing", choices=["none", "attention", "full"], default="none")
+    parser.add_argument("--activation-checkpointing", choices=["none", "attention", "full"], default="none")
     parser.add_argument("--backend", choices=["auto", "blocked", "flex", "varlen"], default="auto")
     parser.add_argument("--compile", choices=["auto", "on", "off"], default="auto")
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 3, 6, 18], help="sequences per micro-batch")

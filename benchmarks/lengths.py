@@ -31,7 +31,8 @@ def settings(args: argparse.Namespace, length: int, micro_batch: int) -> argpars
     """The options of train_step.py."""
     return argparse.Namespace(
         model=args.model, layers=args.layers, sequence_length=length, micro_batch=micro_batch, dropout=0.0,
-        precision=args.precision, checkpointing=args.checkpointing, backend="auto", compile="auto",
+        precision=args.precision, activation_checkpointing=args.activation_checkpointing, backend="auto",
+        compile="auto",
     )  # fmt: skip
 
 
@@ -55,7 +56,7 @@ def seconds(args: argparse.Namespace, side: str, lengths: list[int]) -> dict[int
 def peak(args: argparse.Namespace, side: str, length: int) -> int:
     """Bytes that a step of one row needs, in a process of its own."""
     options = {"model": args.model, "layers": args.layers, "precision": args.precision, "sequence-length": length,
-               "checkpointing": args.checkpointing}  # fmt: skip
+               "activation_checkpointing": args.activation_checkpointing}  # fmt: skip
     return peak_of_side(side, [f"--{name}={value}" for name, value in options.items()]) or 0
 
 
@@ -72,7 +73,7 @@ def main() -> None:
     parser.add_argument("--model", choices=["longformer", "bigbird"], default="longformer")
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--precision", choices=list(DTYPES), default="fp32")
-    parser.add_argument("--checkpointing", choices=["none", "attention", "full"], default="none")
+    parser.add_argument("--activation-checkpointing", choices=["none", "attention", "full"], default="none")
     parser.add_argument("--tokens", type=int, default=16384, help="tokens of a step")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path)

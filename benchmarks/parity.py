@@ -58,7 +58,7 @@ def ways(model: str, precision: str) -> list[tuple[str, str]]:
 
 def compare(args: argparse.Namespace, precision: str) -> dict[str, Any]:
     """Hugging Face's and all of ours in one precision."""
-    options = argparse.Namespace(**vars(args), precision=precision, dropout=0.0, checkpointing="none")
+    options = argparse.Namespace(**vars(args), precision=precision, dropout=0.0, activation_checkpointing="none")
     sides = Sides(options)
     exact = sides.theirs().float()  # the same weights, rounded to this precision
     reference_loss, reference = loss_and_gradients(exact, sides.loss_of_theirs)

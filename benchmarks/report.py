@@ -110,7 +110,7 @@ def step_row(result: dict[str, Any]) -> list[Any]:
         memory = f"**{result['memory_ratio']:.2f}**"
     return [
         MODELS[config["model"]], config["layers"], config["precision"], config["micro_batch"],
-        {"none": "nothing", "attention": "attention", "full": "layers"}[config["checkpointing"]],
+        {"none": "nothing", "attention": "attention", "full": "layers"}[config["activation_checkpointing"]],
         number(result.get("seconds_hugging_face"), 2) if "time_ratio" in result else result.get("hugging_face", "-"),
         number(result["seconds_ours"], 2), ratio,
         f"{parts['head']:.2f} / {parts['attention']:.2f}" if parts else "-",
@@ -162,7 +162,7 @@ def memory_row(result: dict[str, Any]) -> list[Any]:
     return [
         MODELS[config["model"]["family"]], gpu,
         config["precision"], result["attention"] + (", compiled" if result["compiled"] else ""),
-        {"none": "nothing", "attention": "attention", "full": "layers"}[config["checkpointing"]],
+        {"none": "nothing", "attention": "attention", "full": "layers"}[config["activation_checkpointing"]],
         " · ".join(f"{rows}: {peak:.1f}" for rows, peak in peaks.items()),
         *(rows_that_fit(peaks, size) if gpu == kind or "sm_" not in gpu else "" for size, kind in GIGABYTES.items()),
     ]  # fmt: skip

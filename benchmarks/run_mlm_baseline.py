@@ -25,7 +25,7 @@ import torch
 from common import facts, stock_model, timed
 from transformers import AutoModelForMaskedLM, AutoTokenizer, DataCollatorForLanguageModeling
 
-from clinical_pretrain.config.run_config import WatchConfig, load_config
+from clinical_pretrain.config.run_config import WatchdogConfig, load_config
 from clinical_pretrain.data.sampler import Sampler
 from clinical_pretrain.engine.build import make_engine
 from clinical_pretrain.engine.optim import learning_rate
@@ -109,7 +109,7 @@ def main() -> None:
 def compare(args: argparse.Namespace, config: Any) -> dict[str, Any]:
     """Train both in turn."""
     with ExitStack() as stack:
-        return compare_in(setup(replace(config, watch=WatchConfig(step_seconds=0)), stack), args)
+        return compare_in(setup(replace(config, watchdog=WatchdogConfig(step_timeout_seconds=0)), stack), args)
 
 
 def compare_in(run: Run, args: argparse.Namespace) -> dict[str, Any]:

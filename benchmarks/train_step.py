@@ -63,7 +63,7 @@ class Sides:
     def theirs(self) -> Any:
         """Hugging Face's model; with gradient checkpointing by its own switch."""
         model = stock_model(self.config).to(self.device, DTYPES[self.args.precision])
-        if self.args.checkpointing != "none":
+        if self.args.activation_checkpointing != "none":
             model.gradient_checkpointing_enable({"use_reentrant": False})
         return model
 
@@ -75,7 +75,7 @@ class Sides:
         settings = RunConfig(
             model=ModelConfig(family=self.args.model),
             precision=self.args.precision,
-            checkpointing=self.args.checkpointing,
+            activation_checkpointing=self.args.activation_checkpointing,
             compile=self.args.compile,
             attention=AttentionConfig(backend="hf" if part == "head" else self.args.backend),
         )
@@ -213,7 +213,7 @@ def main() -> None:
     parser.add_argument("--sequence-length", type=int, default=4096)
     parser.add_argument("--micro-batch", type=int, default=1, help="sequences per step")
     parser.add_argument("--precision", choices=list(DTYPES), default="fp32")
-    parser.add_argument("--checkpointing", choices=["none", "attention", "full"], default="none")
+    parser.add_argument("--activation-checkpointing", choices=["none", "attention", "full"], default="none")
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--backend", choices=["auto", "blocked", "flex", "varlen"], default="auto")
     parser.add_argument("--compile", choices=["auto", "on", "off"], default="auto")
@@ -229,10 +229,8 @@ def main() -> None:
         print(json.dumps(memory_of(args)))
         return
     result: dict[str, Any] = {"what": "one training step: Hugging Face's over ours", **facts()}
-    result["config"] = {
-        name: getattr(args, name)
-        for name in ("model", "layers", "sequence_length", "micro_batch", "precision", "checkpointing", "dropout")
-    }
+    names = ("model", "layers", "sequence_length", "micro_batch", "precision", "activation_checkpointing", "dropout")
+    result["config"] = {name: getattr(args, name) for name in names}
     if args.parts:
         shares = {part: compare(args, part)["time_ratio"] for part in ("head", "attention")}
         result["time_ratio_of_part"] = shares

@@ -203,11 +203,11 @@ def _parse_architecture(code: str) -> tuple[str, tuple[int, int], str]:
     return kind, (int(digits[:-1]), int(digits[-1])), number[len(digits) :]
 
 
-def initialise(step_seconds: int = 0) -> Ranks:
+def initialise(step_timeout_seconds: int = 0) -> Ranks:
     """Join the other ranks: NCCL on GPUs, gloo on CPUs.
 
     Args:
-        step_seconds: what is left to the watch over ranks to end: no collective times out before. 0: a week.
+        step_timeout_seconds: what is left to the watch over ranks to end: no collective times out before. 0: a week.
     """
     rank, world_size = read_environment()
     local_rank = int(os.environ["LOCAL_RANK"])
@@ -234,7 +234,7 @@ def initialise(step_seconds: int = 0) -> Ranks:
         torch.cuda.set_device(device)
         os.environ["LOCAL_RANK"] = str(device.index)  # DeepSpeed takes the GPU of this number
     if not dist.is_initialized():
-        timeout = timedelta(seconds=step_seconds + 300) if step_seconds else timedelta(days=7)
+        timeout = timedelta(seconds=step_timeout_seconds + 300) if step_timeout_seconds else timedelta(days=7)
         # torch's default, for DeepSpeed's own groups: 10 minutes of NCCL's, 30 of gloo's.
         c10d = dist.distributed_c10d
         c10d.default_pg_timeout = c10d.default_pg_nccl_timeout = timeout

@@ -11,6 +11,6 @@ export MASTER_PORT=$((10000 + SLURM_JOB_ID % 20000)) # below those that the syst
 echo start >>"$TRIES_FILE" || true
 if [ "$(grep -c start "$TRIES_FILE" || true)" -gt "${MAX_STARTS:-10}" ]; then
     echo "error: started ${MAX_STARTS:-10} times, and no checkpoint since: the log says what ended it; more time, or a lower" \
-        "checkpoint.every_steps or validation.max_rows, may help; submit it again to go on" >&2
+        "checkpoint.every_steps or validation.max_sequences, may help; submit it again to go on" >&2
     exit 2
 fi

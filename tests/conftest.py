@@ -98,13 +98,13 @@ def transformers_4(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny run of 20 steps as a user's YAML file."""
     content = {
-        "max_steps": 20, "precision": "fp32", "checkpointing": "none", "deepspeed": "ds_configs/zero1.json",
+        "max_steps": 20, "precision": "fp32", "activation_checkpointing": "none", "deepspeed": "ds_configs/zero1.json",
         "log_every_steps": 1,
-        "model": {"init": "random", "size": {"layers": 2, "hidden_size": 32, "heads": 2, "intermediate_size": 64,
-                                             "attention_window": 32}},
+        "model": {"init": "random", "size": {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2,
+                                             "intermediate_size": 64, "attention_window": 32}},
         "batch": {"train_batch_size": 8, "micro_batch_size_per_gpu": 2},
         "optim": {"learning_rate": 2e-3, "warmup_steps": 4, "weight_decay": 0.1},
-        "validation": {"every_steps": 0, "max_rows": 8}, "checkpoint": {"every_steps": 10},
+        "validation": {"every_steps": 0, "max_sequences": 8}, "checkpoint": {"every_steps": 10},
     }  # fmt: skip
     path = tmp_path_factory.mktemp("config") / "tiny.yaml"
     path.write_text(yaml.safe_dump(content))

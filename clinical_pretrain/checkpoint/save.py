@@ -241,7 +241,7 @@ def _tidy(run_dir: Path, config: CheckpointConfig, best: Callable[[list[int]], i
             steps = saved_steps(run_dir)
             doomed += [path for path in map(_aside, map(partial(folder_of, run_dir), steps)) if path.exists()]
             kept = best(steps) if config.keep_best else None
-            for step in steps[: -config.keep] if config.keep else []:
+            for step in steps[: -config.keep_latest] if config.keep_latest else []:
                 if step != kept and not (config.keep_every_steps and step % config.keep_every_steps == 0):
                     doomed.append(folder_of(run_dir, step))
         for folder in doomed:

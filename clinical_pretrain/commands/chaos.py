@@ -74,7 +74,8 @@ class Course:
         self.processes: list[subprocess.Popen[bytes]] = []
         self._words = ["--config", config_file, "--data.shards", shards, "--run_dir", run_dir, "--max_steps", max_steps,
                        "--log_every_steps", 1, "--checkpoint.every_steps", SAVE_EVERY, "--validation.every_steps",
-                       VALIDATE_EVERY, "--validation.max_rows", 2, "--watch.silence_seconds", 5]  # fmt: skip
+                       VALIDATE_EVERY, "--validation.max_sequences", 2,
+                       "--watchdog.heartbeat_timeout_seconds", 5]  # fmt: skip
 
     def start(self, ranks: int, overrides: tuple[str, ...] = ()) -> None:
         """Start so many ranks, as a launcher would."""

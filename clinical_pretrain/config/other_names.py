@@ -1,4 +1,4 @@
-"""What settings are called elsewhere: in Hugging Face's Trainer and run_mlm.py, and by habit."""
+"""Names under which users may look for a setting: those of Hugging Face's Trainer and run_mlm.py, and former ones."""
 
 _LENGTH = "the shards say it: build-shards --sequence-length"
 _EPOCHS = "set max_steps: an epoch has as many steps as training rows / batch.train_batch_size"
@@ -36,7 +36,7 @@ OTHER_NAMES = {
     "resume_from_checkpoint": "the same command continues the run in run_dir",
     "logging_steps": "log_every_steps",
     "save_steps": "checkpoint.every_steps",
-    "save_total_limit": "checkpoint.keep",
+    "save_total_limit": "checkpoint.keep_latest",
     "eval_steps": "validation.every_steps",
     "do_train": "leave it out: this command trains",
     "do_eval": "leave it out; see validation.every_steps",
@@ -44,8 +44,7 @@ OTHER_NAMES = {
     "fp16": "set precision to fp16",
     "bf16": "set precision to bf16",
     "mixed_precision": "precision",
-    "gradient_checkpointing": "checkpointing",
-    "activation_checkpointing": "checkpointing",
+    "gradient_checkpointing": "activation_checkpointing",
     "torch_compile": "compile",
     "zero_stage": "deepspeed",
     "deepspeed_config": "deepspeed",
@@ -53,6 +52,10 @@ OTHER_NAMES = {
     "whole_word_mask": "masking.whole_words",
     "model_name_or_path": "model.name_or_path",
     "model_type": "model.family",
+    "layers": "model.size.num_hidden_layers",
+    "num_layers": "model.size.num_hidden_layers",
+    "heads": "model.size.num_attention_heads",
+    "num_heads": "model.size.num_attention_heads",
     "tokenizer_name": "the shards hold their tokenizer: build-shards --tokenizer",
     "dataset_name": _SHARDS,
     "train_file": _SHARDS,
@@ -66,3 +69,21 @@ OTHER_NAMES = {
     "nproc_per_node": "it stands before run.py: torchrun --nproc_per_node N clinical_pretrain/run.py",
 }
 """Another program's name: our setting, or how to say it here."""
+
+RENAMED = {
+    "bad_steps.max_in_a_row": "bad_steps.max_consecutive_skips",
+    "checkpoint.keep": "checkpoint.keep_latest",
+    "checkpoint.max_failures": "checkpoint.max_consecutive_failures",
+    "checkpointing": "activation_checkpointing",
+    "extend": "extra_steps",
+    "model.positions": "model.position_embeddings",
+    "model.size.heads": "model.size.num_attention_heads",
+    "model.size.layers": "model.size.num_hidden_layers",
+    "model.size.random_blocks": "model.size.num_random_blocks",
+    "validation.early_stopping": "validation.early_stopping_patience",
+    "validation.max_rows": "validation.max_sequences",
+    "watch": "watchdog",
+    "watch.silence_seconds": "watchdog.heartbeat_timeout_seconds",
+    "watch.step_seconds": "watchdog.step_timeout_seconds",
+}
+"""Former keys, which are refused with their new name."""

@@ -25,7 +25,7 @@ from clinical_pretrain.config.fields import (
     range_faults,
     type_faults,
 )
-from clinical_pretrain.config.other_names import OTHER_NAMES
+from clinical_pretrain.config.other_names import OTHER_NAMES, RENAMED
 from clinical_pretrain.resources import CONFIGS, find_config, find_file, resource_names
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import Manifest
@@ -40,11 +40,11 @@ JOBS_FOLDER = "slurm"
 class ModelSize:
     """Size of a model with random weights; a pretrained one brings its own."""
 
-    layers: Annotated[int, Range(1, 1000)] = 2
+    num_hidden_layers: Annotated[int, Range(1, 1000)] = 2
     """Transformer layers."""
     hidden_size: Annotated[int, Range(1, 65_536)] = 128
     """Width of the hidden states."""
-    heads: Annotated[int, Range(1, 1000)] = 2
+    num_attention_heads: Annotated[int, Range(1, 1000)] = 2
     """Attention heads; must divide hidden_size."""
     intermediate_size: Annotated[int, Range(1, 1_000_000)] = 512
     """Width inside the feed-forward part."""
@@ -52,7 +52,7 @@ class ModelSize:
     """Longformer: tokens that a token sees, half on each side; even. transformers' own code needs 4 or more."""
     block_size: Annotated[int, Range(1, 65_536)] = 64
     """BigBird: tokens per block."""
-    random_blocks: Annotated[int, Range(1, 1000)] = 3
+    num_random_blocks: Annotated[int, Range(1, 1000)] = 3
     """BigBird: random blocks per query block."""
 
 
@@ -68,7 +68,7 @@ class ModelConfig:
     """Which model to make where init is random; a pretrained one says so itself."""
     size: ModelSize = field(default_factory=ModelSize)
     """How large a random model is."""
-    positions: Literal["keep", "tile"] = "keep"
+    position_embeddings: Literal["keep", "tile"] = "keep"
     """Rows longer than a pretrained model's positions: keep refuses them; tile repeats its position embeddings up to
     the rows' length, as Longformer's were made from RoBERTa's."""
 
@@ -98,7 +98,7 @@ class DataConfig:
         str, Pattern("[a-z]{2,3}|multilingual", "an ISO 639 code such as en or de, or multilingual")
     ] = "en"
     """Language of the notes, for the model card: an ISO 639 code such as en or de, or multilingual."""
-    document_attention: Literal["row", "isolate"] = "row"
+    document_attention: Literal["sequence", "isolate"] = "sequence"
     """row: tokens see over the borders of the notes in a row, as Clinical-Longformer's; isolate: a token sees its own
     note alone, and positions begin anew in each. BigBird's blocks stay those of the row."""
 
@@ -159,12 +159,12 @@ class ValidationConfig:
 
     every_steps: Annotated[int, Range(0, MANY)] = 1000
     """Optimizer steps between two; 0: only at the start and at the end."""
-    max_rows: Annotated[int, Range(0, MANY)] = 0
+    max_sequences: Annotated[int, Range(0, MANY)] = 0
     """Rows of the validation split to use, spread evenly over it; 0: all."""
     random_blocks: Literal["evaluation", "training"] = "evaluation"
     """BigBird: evaluation, where block 0 stands for all random blocks: what transformers computes in eval mode, so
     what users of the exported model get; training: the blocks that it is trained with."""
-    early_stopping: Annotated[int, Range(0, MANY)] = 0
+    early_stopping_patience: Annotated[int, Range(0, MANY)] = 0
     """Validations in a row without a new lowest loss after which the run ends, with exit code 0; 0: never."""
 
 
@@ -174,13 +174,13 @@ class CheckpointConfig:
 
     every_steps: Annotated[int, Range(0, MANY)] = 1000
     """Optimizer steps between two; 0: only at the end of a stage, and for keep_best."""
-    keep: Annotated[int, Range(0, MANY)] = 3
+    keep_latest: Annotated[int, Range(0, MANY)] = 3
     """The newest so many stay; 0: all."""
     keep_every_steps: Annotated[int, Range(0, MANY)] = 0
     """Of the older ones, those at multiples of so many steps stay, too; 0: none."""
     accept_changes: bool = False
     """Go on although data or settings are others than those the run began with. Never another model or precision."""
-    max_failures: Annotated[int, Range(0, MANY)] = 3
+    max_consecutive_failures: Annotated[int, Range(0, MANY)] = 3
     """So many saves in a row may fail, say on a full disk, before the run ends; the earlier checkpoints stay whole."""
     keep_best: bool = True
     """Save when a validation's loss is the lowest so far, and keep that checkpoint, for `export --step best`."""
@@ -192,7 +192,7 @@ class BadStepsConfig:
     doesn't end, or weights or a validation loss aren't finite, the run goes back to the last checkpoint, and past the
     samples of those steps."""
 
-    max_in_a_row: Annotated[int, Range(1, MANY)] = 10
+    max_consecutive_skips: Annotated[int, Range(1, MANY)] = 10
     """So many skipped updates in a row, and the run goes back. (Of fp16, only those whose loss itself isn't finite.)"""
     max_consecutive_overflows: Annotated[int, Range(1, MANY)] = 25
     """fp16: roll back after this many consecutive updates skipped because the gradients overflowed though the loss is
@@ -204,12 +204,12 @@ class BadStepsConfig:
 
 
 @dataclass(frozen=True)
-class WatchConfig:
+class WatchdogConfig:
     """When a run that stands still is ended, so that it can be started again."""
 
-    silence_seconds: Annotated[int, Range(1, 1_000_000)] = 60
+    heartbeat_timeout_seconds: Annotated[int, Range(1, 1_000_000)] = 60
     """A rank that isn't heard of for so long is lost: its node, or the process was stopped."""
-    step_seconds: Annotated[int, Range(0, 1_000_000)] = 1800
+    step_timeout_seconds: Annotated[int, Range(0, 1_000_000)] = 1800
     """A step that takes longer hangs: every rank's stack goes to the run folder, and the run ends. 0: none does."""
 
 
@@ -223,13 +223,13 @@ class RunConfig:
     """Seed of data order, masks, dropout and random weights."""
     max_steps: Annotated[int, Range(1, MANY)] = 200_000
     """Optimizer steps; of the first stage, where the run is extended."""
-    extend: Annotated[int, Range(0, MANY)] = 0
+    extra_steps: Annotated[int, Range(0, MANY)] = 0
     """Optimizer steps beyond max_steps, in total, as a further stage. Rows and masks continue where the stage before
     ended. The learning rate warms up again from 0, over a tenth of it but at most optim.warmup_steps, and decays
     over the rest by optim.schedule. The same number again adds nothing; a larger one adds another stage."""
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     """Arithmetic of the forward and backward pass; the optimizer keeps fp32 weights."""
-    checkpointing: Literal["none", "attention", "full"] = "full"
+    activation_checkpointing: Literal["none", "attention", "full"] = "full"
     """What is computed again in the backward pass to save memory: nothing, attention, or whole layers."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile for the layers and the head: auto: on a GPU, but not under ZeRO 3, whose hooks cut it to pieces."""
@@ -255,7 +255,7 @@ class RunConfig:
     """When to save, and what to keep."""
     bad_steps: BadStepsConfig = field(default_factory=BadStepsConfig)
     """What happens to steps without a finite loss."""
-    watch: WatchConfig = field(default_factory=WatchConfig)
+    watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
     """When a run that stands still is ended."""
 
     def __post_init__(self) -> None:
@@ -277,8 +277,10 @@ class RunConfig:
             yield "compile is on, but attention.backend hf runs the model's own code as it is; use auto"
         if 0 < self.bad_steps.spike_factor <= 1:
             yield f"bad_steps.spike_factor is {self.bad_steps.spike_factor}, must be above 1, or 0 for none"
-        if self.validation.early_stopping and not self.validation.every_steps:
-            yield "validation.early_stopping needs validations between start and end; set validation.every_steps"
+        if self.validation.early_stopping_patience and not self.validation.every_steps:
+            yield (
+                "validation.early_stopping_patience needs validations between start and end; set validation.every_steps"
+            )
         if optim.warmup_steps > self.max_steps:
             yield f"optim.warmup_steps {optim.warmup_steps} is more than max_steps {self.max_steps}"
         if optim.schedule == "wsd" and optim.warmup_steps + optim.decay_steps > self.max_steps:
@@ -289,8 +291,11 @@ class RunConfig:
         if masking.replace_with_mask + masking.replace_with_random > 1 + 1e-9:
             yield "masking.replace_with_mask and masking.replace_with_random must be shares that add up to at most 1"
         size = self.model.size
-        if self.model.init == "random" and size.hidden_size % size.heads:
-            yield f"model.size.heads {size.heads} doesn't divide model.size.hidden_size {size.hidden_size}"
+        if self.model.init == "random" and size.hidden_size % size.num_attention_heads:
+            yield (
+                f"model.size.num_attention_heads {size.num_attention_heads} doesn't divide model.size.hidden_size "
+                f"{size.hidden_size}"
+            )
 
     def accumulation_steps(self, world_size: int) -> int:
         """Micro-batches that each of `world_size` ranks takes per optimizer step.
@@ -419,7 +424,9 @@ def refuse_unknown(names: Iterable[str], valid: Sequence[str], dashes: str = "",
         all_strange &= not (near or of_others or name.split(".")[0] in valid)
         near = near or difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
         hint = f" (did you mean {dashes}{near[0]}?)" if near else ""
-        if of_others and not same:
+        if new_name := RENAMED.get(name) if "max_steps" in valid else None:
+            all_strange, hint = False, f" (renamed to {dashes}{new_name})"
+        elif of_others and not same:
             hint = f" ({of_others})"
         elif not near and len(valid) < 20:
             hint = f" (there are {', '.join(valid)})"

@@ -44,7 +44,7 @@ def build_model(config: RunConfig, manifest: Manifest, zero_stage: int = 0) -> A
         model = MODEL_CLASSES[model_config.model_type](model_config)
     else:
         model_config = load_model_config(config.model.name_or_path)
-        longer = config.model.positions == "tile"
+        longer = config.model.position_embeddings == "tile"
         check_fit(model_config, manifest, config.model.name_or_path, longer)
         _check_tokenizer(config.model.name_or_path, manifest.tokenizer)
         model = _load_pretrained(config.model.name_or_path, model_config)
@@ -67,9 +67,9 @@ def random_config(config: ModelConfig, manifest: Manifest) -> Any:
     size, info = config.size, manifest.tokenizer
     common = {
         "vocab_size": info.vocab_size,
-        "num_hidden_layers": size.layers,
+        "num_hidden_layers": size.num_hidden_layers,
         "hidden_size": size.hidden_size,
-        "num_attention_heads": size.heads,
+        "num_attention_heads": size.num_attention_heads,
         "intermediate_size": size.intermediate_size,
         "pad_token_id": info.pad_id,
         "bos_token_id": info.begin_id,
@@ -93,7 +93,7 @@ def random_config(config: ModelConfig, manifest: Manifest) -> Any:
     return BigBirdConfig(
         **common,
         block_size=size.block_size,
-        num_random_blocks=size.random_blocks,
+        num_random_blocks=size.num_random_blocks,
         max_position_embeddings=_whole_blocks(manifest.sequence_length, size.block_size),
         attention_type="block_sparse",
     )
@@ -132,7 +132,7 @@ def check_fit(model_config: Any, manifest: Manifest, name: str, longer: bool = F
     if needed > positions and not longer:
         raise UserError(
             f"{name}: rows of {length:,} tokens, but the model has {positions:,} positions; build the shards with "
-            f"--sequence-length {positions} or less, or repeat its positions with --model.positions tile"
+            f"--sequence-length {positions} or less, or repeat its positions with --model.position_embeddings tile"
         )
     if not longformer and model_config.attention_type == "block_sparse":
         shortest = shortest_sparse(model_config.block_size, model_config.num_random_blocks)
@@ -296,7 +296,7 @@ def compiles(config: RunConfig, zero_stage: int) -> bool:
 def install_encoder(model: Any, config: RunConfig, zero_stage: int) -> None:
     """Give a model its encode(): attention by the backend that the config asks for, recomputation and compilation."""
     backend = choose_backend(model, config, uses_gpu())
-    settings = {"checkpointing": config.checkpointing, "global_tokens": config.attention.global_tokens}
+    settings = {"checkpointing": config.activation_checkpointing, "global_tokens": config.attention.global_tokens}
     if backend == "hf":
         model.encode = HuggingFaceEncoder(model, **settings)
         return

@@ -57,7 +57,7 @@ def status(run_dir: Path) -> dict[str, Any]:
     """A run's state.
 
     Returns:
-        run_dir, job, state, step, max_steps (those of --extend, too), stage, loss, validation_loss, seconds_left,
+        run_dir, job, state, step, max_steps (those of --extra_steps, too), stage, loss, validation_loss, seconds_left,
         restarts and last_stop; None for what isn't known.
     """
     starts, submission = starts_of(run_dir), read_json(run_dir / JOB_NAME) or {}
@@ -70,7 +70,7 @@ def status(run_dir: Path) -> dict[str, Any]:
     max_steps = None
     with suppress(OSError, yaml.YAMLError):
         config = yaml.safe_load((run_dir / "config.yaml").read_text())
-        max_steps = config["max_steps"] + config.get("extend", 0)
+        max_steps = config["max_steps"] + config.get("extra_steps", 0)
     stop = read_json(run_dir / STOP_NAME) or {}
     of_last_start = bool(stop) and (run_dir / STOP_NAME).stat().st_mtime >= last.get("timestamp", 0.0)
     state, reason = _state(last, stop if of_last_start else {}), stop.get("reason")

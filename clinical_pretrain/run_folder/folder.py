@@ -43,11 +43,12 @@ from tokenizer_tools.manifest import TOKENIZER_FOLDER, Manifest
 from tokenizer_tools.tokenizer.identity import tokenizer_sha256
 
 T = TypeVar("T")
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 NOT_COMPARED = ("zero_optimization", "gradient_accumulation_steps", "train_batch_size",
                 "train_micro_batch_size_per_gpu", "gradient_clipping")  # fmt: skip
 """Of the DeepSpeed config: how the same computation is spread over ranks, and what the run config says already."""
-FREE = ("run_dir", "deepspeed", "compile", "checkpointing", "log_every_steps", "checkpoint", "watch", "bad_steps")
+FREE = ("run_dir", "deepspeed", "compile", "activation_checkpointing", "log_every_steps", "checkpoint", "watchdog",
+        "bad_steps")  # fmt: skip
 """Settings that may change from one start to the next."""
 LOCK_SECONDS = 120
 """For so long a run waits for another in its folder to end; a lost node's lock on a network disk lasts as long."""
@@ -331,14 +332,14 @@ def stage_ends(run_dir: Path, config: RunConfig) -> tuple[list[int], list[str]]:
     """The last step of each stage by this config, and a change of the current stage's, which can be accepted.
 
     Raises:
-        UserError: the run is already beyond these steps, or finished, so that only --extend adds steps.
+        UserError: the run is already beyond these steps, or finished, so that only --extra_steps adds steps.
     """
-    target = config.max_steps + config.extend
+    target = config.max_steps + config.extra_steps
     if not (run_dir / "run.json").exists():
         return sorted({config.max_steps, target}), []
     ends = read_run(run_dir).get("stages")
     ends = ends or [_read(run_dir / "config.yaml")["max_steps"]]
-    extended = f"--max_steps {ends[0]}" + (f" --extend {ends[-1] - ends[0]}" if ends[1:] else "")
+    extended = f"--max_steps {ends[0]}" + (f" --extra_steps {ends[-1] - ends[0]}" if ends[1:] else "")
     reached = max(saved_steps(run_dir), default=0)
     if config.max_steps == ends[0] and target < ends[-1]:
         raise UserError(f"{run_dir}: the run has been extended to step {ends[-1]}; go back to {extended}")
@@ -352,7 +353,7 @@ def stage_ends(run_dir: Path, config: RunConfig) -> tuple[list[int], list[str]]:
             more = max(target, ends[-1]) - ends[0]
             raise UserError(
                 f"{run_dir}: max_steps was {ends[0]}, now {config.max_steps}, but the run has finished; add steps "
-                f"as a stage of their own: --max_steps {ends[0]} --extend {more or 'STEPS'}"
+                f"as a stage of their own: --max_steps {ends[0]} --extra_steps {more or 'STEPS'}"
             )
         return sorted({config.max_steps, target}), [f"max_steps was {ends[0]}, now {config.max_steps}"]
     return (ends if target == ends[-1] else [*ends, target]), []
@@ -396,11 +397,11 @@ def _comparable(config: dict[str, Any]) -> dict[str, Any]:
     """Without what may change: where folders are, what is saved, what the card says, and how the same function is
     computed. ZeRO's file is compared by what is in it."""
     config = json.loads(json.dumps(config))
-    for key in (*FREE, "max_steps", "extend"):  # of the latter stage_ends judges
+    for key in (*FREE, "max_steps", "extra_steps"):  # of the latter stage_ends judges
         config.pop(key)
     config["data"].pop("shards")
     config["data"].pop("language")
-    config["validation"].pop("early_stopping")
+    config["validation"].pop("early_stopping_patience")
     config["attention"].pop("backend")
     return config
 

@@ -84,7 +84,7 @@ class Judge:
             else:
                 self.in_a_row += 1
         first = report.step - self.consecutive_skips + 1
-        if self.in_a_row >= self.config.max_in_a_row:
+        if self.in_a_row >= self.config.max_consecutive_skips:
             raise BadStepsError(first, report.step, f"the loss is {report.loss}, or its gradient infinite")
         if self.consecutive_overflows >= self.config.max_consecutive_overflows:
             reason = f"the gradients overflow in fp16, at a loss scale of {report.loss_scale:g} still"

@@ -347,9 +347,11 @@ def open_run(config: RunConfig, stack: ExitStack) -> Opened:
     tell(rank == 0, "building the model")
     model = build_model(config, manifest, deepspeed_config.zero_stage(resolved))
     tell(rank == 0, f"starting DeepSpeed on {world_size} {'rank' if world_size == 1 else 'ranks'}")
-    ranks = initialise(config.watch.step_seconds)
+    ranks = initialise(config.watchdog.step_timeout_seconds)
     run_dir = Path(config.run_dir)
-    watch = stack.enter_context(Watch(ranks, run_dir, config.watch.silence_seconds, config.watch.step_seconds))
+    watch = stack.enter_context(
+        Watch(ranks, run_dir, config.watchdog.heartbeat_timeout_seconds, config.watchdog.step_timeout_seconds)
+    )
     on_first_rank(lambda: refuse_other_folder(run_dir, config, resolved, manifest), run_dir, ranks)
     stack.enter_context(alone_in(run_dir, ranks))
     changes = prepare_run_folder(run_dir, config, resolved, manifest, model, shards, ranks)
@@ -370,8 +372,8 @@ def summary_if_done(opened: Opened) -> dict[str, Any] | None:
         is_end = opened.step == opened.stages[-1] or early_stop_at(opened.step, run_dir, config, opened.stages)
         if summary.get("steps") != opened.step or not is_end:
             return None
-        more = f"--extend with more than {config.extend:,}" if config.extend else "--extend STEPS"
-        more = "--validation.early_stopping 0" if summary["stopped_early"] else more
+        more = f"--extra_steps with more than {config.extra_steps:,}" if config.extra_steps else "--extra_steps STEPS"
+        more = "--validation.early_stopping_patience 0" if summary["stopped_early"] else more
         line = f"{run_dir}: already finished at step {opened.step:,} (to train further: {more})"
         console.say(f"{line}; {next_command(run_dir, summary)}")
         note_stop(run_dir, reason_of_end(summary), 0, opened.step)
@@ -598,7 +600,7 @@ def early_stop_at(step: int, run_dir: Path, config: RunConfig, stages: list[int]
     where a stage ends and another follows: somebody has asked for that one."""
     if step in stages[:-1]:
         return False
-    patience, stage = config.validation.early_stopping, stage_of(step, stages)
+    patience, stage = config.validation.early_stopping_patience, stage_of(step, stages)
     starts, first = read_run(run_dir)["starts"], stage.first_step if stage.number > 1 else 0
     return 0 < patience <= validations_without_progress(run_dir, starts, range(first, step + 1))
 
@@ -652,10 +654,10 @@ def end_save(run: Run) -> bool:
     saving, run.saving = run.saving, None
     assert saving is not None
     # While steps are bad, what lies before them is needed.
-    keep = 0 if run.judge.consecutive_skips else run.config.checkpoint.keep
+    keep = 0 if run.judge.consecutive_skips else run.config.checkpoint.keep_latest
     with standing_still(run):
         saved = saving.finish(
-            replace(run.config.checkpoint, keep=keep),
+            replace(run.config.checkpoint, keep_latest=keep),
             lambda steps: best_validation(run.run_dir, read_run(run.run_dir)["starts"], steps).get("step"),
         )
     took = time.monotonic() - saving.began
@@ -713,7 +715,7 @@ def standing_still(run: Run) -> Iterator[None]:
 
 def refuse_more_failures(run: Run) -> None:
     """End a run whose saves keep failing: what it does more would be lost."""
-    if run.failed_saves > run.config.checkpoint.max_failures:
+    if run.failed_saves > run.config.checkpoint.max_consecutive_failures:
         raise UserError(
             f"{run.run_dir}: {run.failed_saves} saves in a row failed; make room, and start the same command again to "
             f"go on from step {newest_saved(run):,}"

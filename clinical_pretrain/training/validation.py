@@ -22,7 +22,7 @@ class Validation:
 
     def __init__(self, config: RunConfig, folder: Path, split: Split, collator: Collator, ranks: Ranks) -> None:
         self.config, self.split, self.collator, self.ranks = config, split, collator, ranks
-        rows = min(len(self.split), config.validation.max_rows or len(self.split))
+        rows = min(len(self.split), config.validation.max_sequences or len(self.split))
         # Spread over the whole split: the first rows may all be of the first few patients.
         self.rows = np.arange(rows) * len(self.split) // max(1, rows)
         self.note_category, self.categories = note_categories(folder)

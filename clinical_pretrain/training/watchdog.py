@@ -80,13 +80,15 @@ class Watch:
     Args:
         ranks: all of them; every rank makes one.
         run_dir: for `stop.json`, and `stacks/` where steps hang.
-        silence_seconds: a rank that isn't heard of for so long is lost.
-        step_seconds: a step that takes longer hangs; 0: none does.
+        heartbeat_timeout_seconds: a rank that isn't heard of for so long is lost.
+        step_timeout_seconds: a step that takes longer hangs; 0: none does.
     """
 
-    def __init__(self, ranks: Ranks, run_dir: Path, silence_seconds: float, step_seconds: float) -> None:
+    def __init__(
+        self, ranks: Ranks, run_dir: Path, heartbeat_timeout_seconds: float, step_timeout_seconds: float
+    ) -> None:
         self.ranks, self.run_dir = ranks, run_dir
-        self.silence_seconds, self.step_seconds = silence_seconds, step_seconds
+        self.heartbeat_timeout_seconds, self.step_timeout_seconds = heartbeat_timeout_seconds, step_timeout_seconds
         self.signal: int | None = None
         """The first stop signal that came, or the first that ends the run for good."""
         self.asked_by = ""
@@ -304,12 +306,14 @@ class Watch:
             self._heard = dict.fromkeys(self._heard, now)
         self._looked = now
         for peer, heard in self._heard.items():
-            if peer not in self._ended and now - heard > self.silence_seconds:
-                self._lose(self._names[peer], f"not heard of for {self.silence_seconds:.0f} s")
-        hangs = self.step_seconds and now - self._last > self.step_seconds
+            if peer not in self._ended and now - heard > self.heartbeat_timeout_seconds:
+                self._lose(self._names[peer], f"not heard of for {self.heartbeat_timeout_seconds:.0f} s")
+        hangs = self.step_timeout_seconds and now - self._last > self.step_timeout_seconds
         if self.signal is not None and not self.saving:
             # Until there has been a step, nobody knows how long one takes: it may have to be compiled.
-            patience = max(self.silence_seconds, 3 * self.longest if self.longest else self.step_seconds)
+            patience = max(
+                self.heartbeat_timeout_seconds, 3 * self.longest if self.longest else self.step_timeout_seconds
+            )
             hangs = hangs or now - max(self._last, self._signal_at) > patience
         if hangs and not self._lost.is_set():
             asked = f", though asked to stop by {self.asked_by}" if self.signal else ""

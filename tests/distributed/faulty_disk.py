@@ -97,7 +97,7 @@ class WatchedStream:
 def main(shards: str, root: Path) -> None:
     """Save at one step after the other, each time with another fault."""
     disk, found = Disk(), []
-    keeps_one = CheckpointConfig(0, keep=1)
+    keeps_one = CheckpointConfig(0, keep_latest=1)
     with ExitStack() as stack:
         run = training.setup(replace(config(root, shards, "run", stage=2), checkpoint=keeps_one), stack)
         run.step = 1

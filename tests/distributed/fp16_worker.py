@@ -29,7 +29,7 @@ training.check_hardware = lambda config: None
 
 def config(root: Path, shards: str, name: str, stage: int, **changes) -> RunConfig:
     """A tiny run in fp16. Stage 0 is written both ways: as no file, and as a file that says so."""
-    common = {"precision": "fp16", "max_steps": 10, "checkpoint": CheckpointConfig(4, keep=0)}
+    common = {"precision": "fp16", "max_steps": 10, "checkpoint": CheckpointConfig(4, keep_latest=0)}
     run = base_config(root, shards, name, stage=stage, **{**common, **changes})
     if stage == 0 and name.endswith("file"):
         path = root / f"{os.environ['RANK']}-stage0.json"

@@ -202,7 +202,7 @@ def train_and_delete(run_dir, steps):
         manifest["files"].pop("state.json")
         (temporary / "manifest.json").write_text(json.dumps(manifest))
         checkpoint._put_in_place(temporary, new)
-        checkpoint._tidy(run_dir, CheckpointConfig(keep=1), lambda steps: None, failed=False)
+        checkpoint._tidy(run_dir, CheckpointConfig(keep_latest=1), lambda steps: None, failed=False)
 
 
 def test_an_export_beside_a_training_that_deletes_its_checkpoints(root, tmp_path):

@@ -52,7 +52,7 @@ def test_an_extension_is_the_same_in_one_go_and_in_pieces(root):
         "stage 2 of 2: steps 9 to 12: the learning rate warms up again over 1 step to 2.00e-03, then decays (linear)"
     )
     assert said.count(stage) == 3  # within the one go, and at the start of each piece
-    assert "staged: already finished at step 12 (to train further: --extend with more than 4); next: " in said
+    assert "staged: already finished at step 12 (to train further: --extra_steps with more than 4); next: " in said
     assert "12/12 (stage 2)" in table([status(root / "staged")])[1]
 
 
@@ -72,7 +72,7 @@ def test_a_run_without_progress_ends_early_and_stays_so(root):
     assert stop["exit_code"] == 0 and stop["reason"] == "finished early: the validation loss stopped falling"
     assert status(run)["state"] == "finished"
     assert (
-        "early: already finished at step 4 (to train further: --validation.early_stopping 0)"
+        "early: already finished at step 4 (to train further: --validation.early_stopping_patience 0)"
         in (root / "said.txt").read_text()
     )
     assert len(losses(root / "on")) == 20 and not summary(root / "on")["stopped_early"]

@@ -15,7 +15,7 @@ from typing import Any
 
 from worker import config
 
-from clinical_pretrain.config.run_config import CheckpointConfig, WatchConfig
+from clinical_pretrain.config.run_config import CheckpointConfig, WatchdogConfig
 from clinical_pretrain.distributed import shut_down
 from clinical_pretrain.training import train as training
 
@@ -44,8 +44,8 @@ def main(fault: str, shards: str, root: Path) -> None:
 
     training.train_step = train_step
     tiny = config(root, shards, fault, stage=1)
-    watch = WatchConfig(silence_seconds=4, step_seconds=6 if kind == "hang" else 0)
-    training.train(replace(tiny, max_steps=100_000, checkpoint=CheckpointConfig(5), watch=watch))
+    watchdog = WatchdogConfig(heartbeat_timeout_seconds=4, step_timeout_seconds=6 if kind == "hang" else 0)
+    training.train(replace(tiny, max_steps=100_000, checkpoint=CheckpointConfig(5), watchdog=watchdog))
     shut_down()
 
 

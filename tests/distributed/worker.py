@@ -67,12 +67,12 @@ def zero_file(root: Path, stage: int, offload: bool = False) -> str:
 
 def config(root: Path, shards: str, name: str, family: str = "longformer", stage: int = 0, **changes) -> RunConfig:
     """A tiny run: four micro-batches of two rows a step, weight decay and dropout on."""
-    size = ModelSize(2, 32, 2, 64, attention_window=32, block_size=16, random_blocks=3)
+    size = ModelSize(2, 32, 2, 64, attention_window=32, block_size=16, num_random_blocks=3)
     base = RunConfig(
         run_dir=str(root / name),
         max_steps=STEPS,
         precision="fp32",
-        checkpointing="none",
+        activation_checkpointing="none",
         deepspeed=zero_file(root, stage),
         log_every_steps=1,
         model=ModelConfig(init="random", family=family, size=size),
@@ -110,15 +110,15 @@ def stages(root: Path, shards: str) -> None:
             train(config(root, shards, f"{family}-{stage}", family, stage))
         train(config(root, shards, f"{family}-bf16-0", family, 0, **BF16))
         train(config(root, shards, f"{family}-bf16-2", family, 2, **BF16))
-        train(config(root, shards, f"{family}-full", family, 3, checkpointing="full"))
-        train(config(root, shards, f"{family}-attention", family, 2, checkpointing="attention"))
+        train(config(root, shards, f"{family}-full", family, 3, activation_checkpointing="full"))
+        train(config(root, shards, f"{family}-attention", family, 2, activation_checkpointing="attention"))
         no_dropout = AttentionConfig(dropout=0.0)
         train(config(root, shards, f"{family}-blocked", family, 2, attention=no_dropout))
         train(config(root, shards, f"{family}-hf", family, 1, attention=replace(no_dropout, backend="hf")))
         for stage, kind in ((1, "none"), (2, "full"), (3, "attention")):
             compiled = config(root, shards, f"{family}-compiled-{stage}", family, stage, attention=no_dropout)
             with graphs_counted(Path(compiled.run_dir)):
-                train(replace(compiled, compile="on", checkpointing=kind))
+                train(replace(compiled, compile="on", activation_checkpointing=kind))
         data = DataConfig(shards, document_attention="isolate")
         train(config(root, shards, f"{family}-isolate", family, 2, data=data))
     blocks = ValidationConfig(0, 8, random_blocks="training")
@@ -208,23 +208,23 @@ def stages_of_a_run(root: Path, shards: str) -> None:
     """A run in two stages, by one command, and by several with stops between; runs that end early, and the best of one
     whose loss rises again."""
     first = config(root, shards, "staged", stage=2, max_steps=8, checkpoint=CheckpointConfig(0))
-    train(replace(first, run_dir=str(root / "whole"), extend=4))
+    train(replace(first, run_dir=str(root / "whole"), extra_steps=4))
     train(first)
     with asked_to_stop_after(10):
-        train(replace(first, extend=4))
-    train(replace(first, extend=4))
-    train(replace(first, extend=4))
+        train(replace(first, extra_steps=4))
+    train(replace(first, extra_steps=4))
+    train(replace(first, extra_steps=4))
     still = replace(first.optim, learning_rate=1e-12, warmup_steps=0)
-    common = {"validation": ValidationConfig(2, 8, early_stopping=2), "max_steps": 20, "stage": 1}
-    early = config(root, shards, "early", checkpoint=CheckpointConfig(1, keep=1), optim=still, **common)
+    common = {"validation": ValidationConfig(2, 8, early_stopping_patience=2), "max_steps": 20, "stage": 1}
+    early = config(root, shards, "early", checkpoint=CheckpointConfig(1, keep_latest=1), optim=still, **common)
     with asked_to_stop_after(3):
         train(early)
     for _ in range(2):
         train(early)
     rises = config(root, shards, "rises", stage=1, max_steps=6, validation=ValidationConfig(2, 8),
-                   checkpoint=CheckpointConfig(4, keep=1, accept_changes=True))  # fmt: skip
+                   checkpoint=CheckpointConfig(4, keep_latest=1, accept_changes=True))  # fmt: skip
     train(rises)
-    train(replace(rises, extend=6, optim=replace(first.optim, learning_rate=1.0)))
+    train(replace(rises, extra_steps=6, optim=replace(first.optim, learning_rate=1.0)))
     if os.environ["RANK"] == "0":
         shutil.copytree(root / "early", root / "on")
     dist.barrier()
@@ -235,7 +235,7 @@ def stages_of_a_run(root: Path, shards: str) -> None:
 def one_rank_goes_on(root: Path, shards: str) -> None:
     """With the second stage of a run of two."""
     first = config(root, shards, "by-1", stage=2, max_steps=8, checkpoint=CheckpointConfig(0))
-    again(replace(first, extend=4), root / "whole", 8)
+    again(replace(first, extra_steps=4), root / "whole", 8)
 
 
 class Poison:
@@ -267,15 +267,17 @@ class Poison:
 def bad(root: Path, shards: str) -> None:
     """Losses that are no numbers, for a step or for long, and one that jumps."""
     poison = Poison()
-    poison.first_run(config(root, shards, "well", stage=2, checkpoint=CheckpointConfig(5, keep=0)))
+    poison.first_run(config(root, shards, "well", stage=2, checkpoint=CheckpointConfig(5, keep_latest=0)))
     for stage in range(4):
-        common = {"stage": stage, "checkpoint": CheckpointConfig(5, keep=0), "bad_steps": BadStepsConfig(3)}
+        common = {"stage": stage, "checkpoint": CheckpointConfig(5, keep_latest=0), "bad_steps": BadStepsConfig(3)}
         poison.train(config(root, shards, f"once-{stage}", **common), range(8, 9))
         poison.train(config(root, shards, f"thrice-{stage}", **common), range(8, 11))
     for stage in (0, 2):
-        half = {"stage": stage, "precision": "bf16", "checkpoint": CheckpointConfig(5, keep=0)}
+        half = {"stage": stage, "precision": "bf16", "checkpoint": CheckpointConfig(5, keep_latest=0)}
         poison.train(config(root, shards, f"once-bf16-{stage}", **half), range(8, 9))
-    moved = config(root, shards, "moved", stage=1, checkpoint=CheckpointConfig(5, keep=0), bad_steps=BadStepsConfig(3))
+    moved = config(
+        root, shards, "moved", stage=1, checkpoint=CheckpointConfig(5, keep_latest=0), bad_steps=BadStepsConfig(3)
+    )
     if os.environ["RANK"] == "0":
         shutil.copytree(root / "well", moved.run_dir)
         (Path(moved.run_dir) / "summary.json").unlink()
@@ -304,7 +306,7 @@ def bad(root: Path, shards: str) -> None:
 
 def spoilt(root: Path, shards: str) -> None:
     """Weights and validation losses that are not finite, at a save, at the end or at the start."""
-    five = CheckpointConfig(5, keep=1)
+    five = CheckpointConfig(5, keep_latest=1)
     for stage in range(4):
         with weights_lost_after(10):  # when they would be saved
             train(config(root, shards, f"spoilt-{stage}", stage=stage, max_steps=13, checkpoint=five))
@@ -449,13 +451,13 @@ def again(second: RunConfig, first: Path, step: int = 10) -> None:
 def release(root: Path, shards: str) -> None:
     """Alone: a run that goes on with other data and settings, a BigBird in two stages, and a run that begins with a
     model in a local folder."""
-    small = {"max_steps": 8, "checkpoint": CheckpointConfig(4, keep=0)}
+    small = {"max_steps": 8, "checkpoint": CheckpointConfig(4, keep_latest=0)}
     train(config(root, shards, "first", **small))
     other = {"data": DataConfig(str(root / "other-shards"), language="de"), "batch": BatchConfig(4, 2),
              "optim": OptimConfig(learning_rate=1e-3, warmup_steps=4), "validation": ValidationConfig(0, 2),
-             "checkpoint": CheckpointConfig(4, keep=0, accept_changes=True), "max_steps": 8}  # fmt: skip
+             "checkpoint": CheckpointConfig(4, keep_latest=0, accept_changes=True), "max_steps": 8}  # fmt: skip
     again(config(root, shards, "changed", **other), root / "first", 4)
-    train(config(root, shards, "bigbird", "bigbird", max_steps=4, extend=2))
+    train(config(root, shards, "bigbird", "bigbird", max_steps=4, extra_steps=2))
     os.chdir(root)
     export(root / "first", Path("bases/lf_bin"))
     based = ModelConfig("bases/lf_bin")
@@ -464,7 +466,7 @@ def release(root: Path, shards: str) -> None:
 
 def faults(root: Path, shards: str) -> None:
     """Runs whose checkpoints are spoilt and that go on from an earlier one; a disk that is full for one rank."""
-    whole = config(root, shards, "whole", stage=2, checkpoint=CheckpointConfig(5, keep=0))
+    whole = config(root, shards, "whole", stage=2, checkpoint=CheckpointConfig(5, keep_latest=0))
     train(whole)
     for name, spoil in SPOILERS.items():
         spoilt = replace(whole, run_dir=str(root / name))
@@ -473,11 +475,11 @@ def faults(root: Path, shards: str) -> None:
             spoil(sorted((Path(spoilt.run_dir) / "checkpoints" / "step-20").glob("*_states.pt"))[-1])
         dist.barrier()
         train(spoilt)
-    slow = config(root, shards, "slow-disk", stage=2, checkpoint=CheckpointConfig(5, keep=0))
+    slow = config(root, shards, "slow-disk", stage=2, checkpoint=CheckpointConfig(5, keep_latest=0))
     with disk_slow_for(3):
         train(slow)
     again(replace(whole, run_dir=str(root / "after-slow-disk")), root / "slow-disk", 5)
-    full = config(root, shards, "full-disk", stage=2, checkpoint=CheckpointConfig(2, keep=2))
+    full = config(root, shards, "full-disk", stage=2, checkpoint=CheckpointConfig(2, keep_latest=2))
     with disk_full_between(4, 8):
         train(full)
     try:

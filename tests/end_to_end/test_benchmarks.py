@@ -48,8 +48,14 @@ def test_attention(bench):
 
 
 def test_run_mlm_baseline(bench, shards):
-    tiny = {"layers": 1, "hidden_size": 32, "heads": 2, "intermediate_size": 32, "attention_window": 32}
-    options = {"model.init": "random", "precision": "fp32", "checkpointing": "none", "data.shards": shards,
+    tiny = {
+        "num_hidden_layers": 1,
+        "hidden_size": 32,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "attention_window": 32,
+    }
+    options = {"model.init": "random", "precision": "fp32", "activation_checkpointing": "none", "data.shards": shards,
                "batch.train_batch_size": 4, "batch.micro_batch_size_per_gpu": 2, "optim.warmup_steps": 0,
                "optim.learning_rate": 3e-3, "max_steps": 20}  # fmt: skip
     options |= {f"model.size.{name}": value for name, value in tiny.items()}

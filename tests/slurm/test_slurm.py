@@ -57,20 +57,26 @@ def cluster(tmp_path_factory):
 @pytest.fixture(scope="module")
 def config(cluster, shards):
     """A tiny run, under ZeRO 2, in the cluster's folder."""
-    size = {"layers": 2, "hidden_size": 32, "heads": 2, "intermediate_size": 64, "attention_window": 32}
+    size = {
+        "num_hidden_layers": 2,
+        "hidden_size": 32,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "attention_window": 32,
+    }
     settings = {
         "max_steps": STEPS,
         "precision": "fp32",
-        "checkpointing": "none",
+        "activation_checkpointing": "none",
         "deepspeed": "ds_configs/zero2.json",
         "log_every_steps": 1,
         "model": {"init": "random", "family": "longformer", "size": size},
         "data": {"shards": str(shards)},
         "batch": {"train_batch_size": 8, "micro_batch_size_per_gpu": 2},
         "optim": {"learning_rate": 2e-3, "warmup_steps": 4},
-        "validation": {"every_steps": 0, "max_rows": 8},
+        "validation": {"every_steps": 0, "max_sequences": 8},
         "checkpoint": {"every_steps": 40},
-        "watch": {"silence_seconds": 10},
+        "watchdog": {"heartbeat_timeout_seconds": 10},
     }
     path = cluster.folder / "a config.yaml"
     path.write_text(yaml.safe_dump(settings))

@@ -30,11 +30,12 @@ MISSPELT = f"{FOLDER.name}/misspelt.json"
 Path(MISSPELT).write_text('{"zero_optimization": {"stage": 2, "overlap_com": true}}')
 OUTCOMES = Counter()
 BASE = {
-    "model.init": "random", "model.size.layers": 1, "model.size.hidden_size": 8, "model.size.intermediate_size": 8,
-    "model.size.attention_window": 16, "model.size.block_size": 16, "model.size.random_blocks": 1,
-    "data.shards": SHARDS, "max_steps": 2, "precision": "fp32", "checkpointing": "none", "deepspeed": "none",
+    "model.init": "random", "model.size.num_hidden_layers": 1, "model.size.hidden_size": 8,
+    "model.size.intermediate_size": 8, "model.size.attention_window": 16, "model.size.block_size": 16,
+    "model.size.num_random_blocks": 1,
+    "data.shards": SHARDS, "max_steps": 2, "precision": "fp32", "activation_checkpointing": "none", "deepspeed": "none",
     "log_every_steps": 1, "batch.train_batch_size": 1, "batch.micro_batch_size_per_gpu": 1, "optim.warmup_steps": 1,
-    "optim.learning_rate": 1e-3, "validation.max_rows": 1,
+    "optim.learning_rate": 1e-3, "validation.max_sequences": 1,
 }  # fmt: skip
 """A run of 0.1 s."""
 
@@ -54,15 +55,15 @@ def choices(hint):
 
 CHOICES = {  # what else would take long, or isn't a number
     "max_steps": [-1, 0, 1, 3],
-    "extend": [-1, 0, 1, 2],
+    "extra_steps": [-1, 0, 1, 2],
     "deepspeed": [*map(str, resource_path("ds_configs").glob("zero?.json")), "no/such.json", "", MISSPELT],
-    "model.size.layers": [-1, 0, 1, 2],
+    "model.size.num_hidden_layers": [-1, 0, 1, 2],
     "model.size.hidden_size": [-1, 0, 1, 2, 3, 8, 15],
-    "model.size.heads": [-1, 0, 1, 2, 3, 8, 16],
+    "model.size.num_attention_heads": [-1, 0, 1, 2, 3, 8, 16],
     "model.size.intermediate_size": [-1, 0, 1, 3],
     "model.size.attention_window": [-2, 0, 2, 3, 4, 6, 255, 256, 512, 514, 10**6],
     "model.size.block_size": [-1, 0, 1, 3, 8, 36, 37, 65_536],
-    "model.size.random_blocks": [-1, 0, 1, 2, 5, 1000],
+    "model.size.num_random_blocks": [-1, 0, 1, 2, 5, 1000],
     "batch.train_batch_size": [-1, 0, 1, 3, 4],
     "batch.micro_batch_size_per_gpu": [-1, 0, 1, 2],
     "compile": ["auto", "off"],
@@ -94,10 +95,10 @@ def overrides(draw):
 @settings(max_examples=80, deadline=None, derandomize=True, database=None)
 @example({"optim.final_learning_rate_fraction": -3.0})
 @example({"model.size.attention_window": 2})
-@example({"model.size.layers": 0})
-@example({"model.size.heads": 0})
+@example({"model.size.num_hidden_layers": 0})
+@example({"model.size.num_attention_heads": 0})
 @example({"model.size.hidden_size": 0})
-@example({"model.size.random_blocks": 0, "model.family": "bigbird"})
+@example({"model.size.num_random_blocks": 0, "model.family": "bigbird"})
 @example({"optim.beta1": 1.5})
 @example({"deepspeed": MISSPELT})
 @example({"optim.epsilon": -1.0})

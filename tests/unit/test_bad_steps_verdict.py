@@ -13,7 +13,7 @@ from clinical_pretrain.training.loss_guard import BadStepsError, Judge, Jump, sa
 
 
 def test_an_infinite_gradient_is_as_bad_as_a_loss_that_is_no_number():
-    judge = Judge(BadStepsConfig(max_in_a_row=3), fp16=False)
+    judge = Judge(BadStepsConfig(max_consecutive_skips=3), fp16=False)
     judge.look(Report(1, 2.0, math.inf))
     judge.look(Report(2, math.nan, 1.0))
     judge.look(Report(3, 2.0, math.nan))  # DeepSpeed doesn't say: that is no fault
@@ -26,7 +26,7 @@ def test_an_infinite_gradient_is_as_bad_as_a_loss_that_is_no_number():
 
 
 def test_fp16_may_overflow_until_the_loss_scale_is_found():
-    judge = Judge(BadStepsConfig(max_in_a_row=2), fp16=True)
+    judge = Judge(BadStepsConfig(max_consecutive_skips=2), fp16=True)
     for step in range(1, 20):
         judge.look(Report(step, 2.0, math.inf))
     assert (judge.skipped, judge.in_a_row, judge.consecutive_overflows) == (19, 0, 19)

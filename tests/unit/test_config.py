@@ -4,7 +4,8 @@ import sys
 import pytest
 from conftest import REPOSITORY
 
-from clinical_pretrain.config.run_config import RunConfig, load_config
+from clinical_pretrain.config.other_names import RENAMED
+from clinical_pretrain.config.run_config import RunConfig, keys_of, load_config
 from clinical_pretrain.engine.build import refuse_config
 from clinical_pretrain.engine.deepspeed_config import resolve
 from tokenizer_tools.errors import UserError
@@ -58,7 +59,11 @@ def test_file_and_overrides_are_one_config(tmp_path):
         (["--fp16", "true"], "set precision to fp16"),
         (["--output_dir", "x"], "did you mean --run_dir?"),
         (["--warmup_ratio", "0.1"], "set optim.warmup_steps, in steps"),
-        (["--gradient_checkpointing", "true"], "did you mean --checkpointing?"),
+        (["--gradient_checkpointing", "true"], "did you mean --activation_checkpointing?"),
+        (["--checkpointing", "full"], "unknown --checkpointing (renamed to --activation_checkpointing)"),
+        (["--watch", "{step_seconds: 9}"], "unknown --watch (renamed to --watchdog)"),
+        (["--model.size.random_blocks", "2"], "(renamed to --model.size.num_random_blocks)"),
+        (["--layers", "2"], "did you mean --model.size.num_hidden_layers?"),
         (["--mlm_probability", "0.15"], "did you mean --masking.probability?"),
         (["--model_name_or_path", "x"], "did you mean --model.name_or_path?"),
         (["--max_seq_length", "4096"], "the shards say it: build-shards --sequence-length"),
@@ -79,13 +84,17 @@ def test_a_bad_call_is_refused_in_one_line(arguments, message):
         ("lr: 1e-4", "lr (did you mean"),
         ("num_train_epochs: 3", "unknown"),
         (
+            "watch: {silence_seconds: 5}",
+            "unknown watch.silence_seconds (renamed to watchdog.heartbeat_timeout_seconds)",
+        ),
+        (
             "seed: 1\noptim:\n  beta1: 0.8\n  beta2: 0.9\n  beta1: 0.9",
             "line 5: this key stands in line 3, too; delete one",
         ),
         ("optim: {beta1: 0.8}\noptim.beta1: 0.9", "optim.beta1: given twice"),
         ("Chief complaint: pain\nMedications: none", "c.yaml: none of its keys is a setting, such as run_dir"),
         ("Medications: a\nMedications: b", "c.yaml, line 2: this key stands in line 1, too"),
-        ("seed: 1\nlayrs: 2", "c.yaml: unknown layrs (did you mean model.size.layers?)"),
+        ("seed: 1\nhiden_size: 2", "c.yaml: unknown hiden_size (did you mean model.size.hidden_size?)"),
         ("validation: null", "validation is null, must be a section with keys such as every_steps; leave it out"),
         ("validation:", "validation is null, must be a section with keys such as every_steps; leave it out"),
         ("run_dir: ~", "run_dir is null, must be text"),
@@ -108,6 +117,11 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path, text, message):
     with pytest.raises(UserError) as caught:
         load_config(["--config", yaml_file(tmp_path, text)])
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_every_new_name_of_a_renamed_key_exists():
+    keys = set(keys_of(RunConfig))
+    assert set(RENAMED.values()) <= keys and not RENAMED.keys() & keys
 
 
 def test_values_mean_what_they_say(tmp_path, monkeypatch):

@@ -158,7 +158,7 @@ def test_no_collective_times_out_before_the_watch_ends_a_step():
 import torch, torch.distributed as dist
 from clinical_pretrain.distributed import initialise
 from deepspeed.utils import groups
-ranks = initialise(step_seconds=7200)
+ranks = initialise(step_timeout_seconds=7200)
 for group in (dist.group.WORLD, ranks.control, groups._clone_world_group()):
     print(group._get_backend(torch.device("cpu")).options._timeout.total_seconds())
 print(dist.distributed_c10d._get_default_timeout("nccl").total_seconds())

@@ -48,8 +48,8 @@ def run(shards, tmp_path):
     ("change", "differences"),
     [
         ({"optim": OptimConfig(learning_rate=1e-4)}, []),
-        ({"validation": ValidationConfig(max_rows=10**6)}, []),  # more than there are
-        ({"validation": ValidationConfig(max_rows=1)}, ["other number of rows"]),
+        ({"validation": ValidationConfig(max_sequences=10**6)}, []),  # more than there are
+        ({"validation": ValidationConfig(max_sequences=1)}, ["other number of rows"]),
         ({"validation": ValidationConfig(random_blocks="training")}, ["other random blocks"]),
         ({"masking": MaskingConfig(probability=0.3)}, ["other masks"]),
         ({"seed": 1}, ["other masks"]),

@@ -44,7 +44,9 @@ def bases(manifest, tmp_path_factory):
 
 
 def run_config(folder, **changes):
-    return RunConfig(model=ModelConfig(name_or_path=str(folder)), precision="fp32", checkpointing="none", **changes)
+    return RunConfig(
+        model=ModelConfig(name_or_path=str(folder)), precision="fp32", activation_checkpointing="none", **changes
+    )
 
 
 def changed(folder, out, **settings):
@@ -214,7 +216,7 @@ def test_chunks_of_logits_change_nothing(bases, manifest, monkeypatch):
 def test_which_backend(bases, manifest):
     def backend(kind="longformer", on_gpu=False, isolate=False, **attention):
         config = run_config(bases / kind, attention=AttentionConfig(**attention),
-                            data=DataConfig(document_attention="isolate" if isolate else "row"))  # fmt: skip
+                            data=DataConfig(document_attention="isolate" if isolate else "sequence"))  # fmt: skip
         model = build_model(replace(config, attention=AttentionConfig(), data=DataConfig()), manifest)
         if attention.get("dropout") is not None and kind == "longformer":
             for layer in model.longformer.encoder.layer:
@@ -283,9 +285,11 @@ def test_attention_dropout_of_the_run_leaves_the_models_config_alone(bases, mani
 def test_longer_rows_than_the_model_has_positions(bases, manifest, kind, tmp_path):
     """Positions repeat; the result is a plain model of that length."""
     longer = replace(manifest, sequence_length=700)
-    with pytest.raises(UserError, match=r"has 256 positions; .* --model\.positions tile"):
+    with pytest.raises(UserError, match=r"has 256 positions; .* --model\.position_embeddings tile"):
         build_model(run_config(bases / kind), longer)
-    config = replace(run_config(bases / kind), model=ModelConfig(name_or_path=str(bases / kind), positions="tile"))
+    config = replace(
+        run_config(bases / kind), model=ModelConfig(name_or_path=str(bases / kind), position_embeddings="tile")
+    )
     model, short = build_model(config, longer).eval(), build_model(run_config(bases / kind), manifest)
     first, length = (2, 700) if kind == "longformer" else (0, 704)  # BigBird: whole blocks
     got, old = (m.base_model.embeddings.position_embeddings.weight for m in (model, short))

@@ -54,8 +54,8 @@ def test_every_number_has_both_ends(cls):
         ("optim.final_learning_rate_fraction", -3, "optim.final_learning_rate_fraction is -3, must be at least 0"),
         ("model.size.attention_window", 2, "model.size.attention_window is 2, must be at least 4"),
         ("model.size.attention_window", 7, "model.size.attention_window is 7, must be even"),
-        ("model.size.layers", 0, "model.size.layers is 0, must be at least 1"),
-        ("model.size.heads", 0, "model.size.heads is 0, must be at least 1"),
+        ("model.size.num_hidden_layers", 0, "model.size.num_hidden_layers is 0, must be at least 1"),
+        ("model.size.num_attention_heads", 0, "model.size.num_attention_heads is 0, must be at least 1"),
         ("model.size.hidden_size", 0, "model.size.hidden_size is 0, must be at least 1"),
         ("optim.beta1", 1.5, "optim.beta1 is 1.5, must be below 1"),
         ("optim.epsilon", -1.0, "optim.epsilon is -1.0, must be at least 1e-30"),
@@ -82,7 +82,7 @@ def test_all_faults_are_told_at_once():
     with pytest.raises(UserError, match="seed is a huge number, must be at most"):
         RunConfig(seed=10**5000)
     with pytest.raises(UserError) as caught:
-        RunConfig(max_steps=0, optim=OptimConfig(beta1=1.0), model=ModelConfig(size=ModelSize(layers=0)))
+        RunConfig(max_steps=0, optim=OptimConfig(beta1=1.0), model=ModelConfig(size=ModelSize(num_hidden_layers=0)))
     assert str(caught.value).count("must be") == 3
     with pytest.raises(UserError, match=r"^slurm: nodes is 0, must be at least 1; gpus_per_node is 1001, must be at"):
         SlurmConfig(nodes=0, gpus_per_node=1001)

@@ -43,7 +43,7 @@ def test_a_run_from_before_some_settings_existed_goes_on(shards, tmp_path):
         json.dumps({"format_version": FORMAT_VERSION, "shard_fingerprint": manifest.fingerprint})
     )
     refuse_other_run(tmp_path, config, {}, manifest)
-    refuse_other_run(tmp_path, replace(config, compile="off", checkpointing="none"), {}, manifest)
+    refuse_other_run(tmp_path, replace(config, compile="off", activation_checkpointing="none"), {}, manifest)
     refuse_other_run(tmp_path, replace(config, data=DataConfig("moved", language="de")), {}, manifest)
     with pytest.raises(UserError, match=r"optim.learning_rate was 3e-05, now 0.1; go back"):
         refuse_other_run(tmp_path, replace(config, optim=OptimConfig(learning_rate=0.1)), {}, manifest)
@@ -105,16 +105,16 @@ def run_that_was_saved_at(folder, step, config, stages=None):
 @pytest.mark.parametrize(
     ("reached", "stages", "changes", "expected"),
     [
-        (20, [20], {"max_steps": 24}, "was 20, now 24, but .* as a stage of their own: --max_steps 20 --extend 4$"),
+        (20, [20], {"max_steps": 24}, "now 24, but .* as a stage of their own: --max_steps 20 --extra_steps 4$"),
         (20, [20], {"max_steps": 10}, "max_steps 10 is below step 20, .*; go back to --max_steps 20"),
         (12, [20], {"max_steps": 10}, "max_steps 10 is below step 12"),
         (12, [20], {"max_steps": 24}, ([24], ["max_steps was 20, now 24"])),
-        (20, [20], {"max_steps": 20, "extend": 4}, ([20, 24], [])),
-        (12, [20], {"max_steps": 20, "extend": 4}, ([20, 24], [])),
-        (22, [20, 24], {"max_steps": 20, "extend": 4}, ([20, 24], [])),
-        (24, [20, 24], {"max_steps": 20, "extend": 10}, ([20, 24, 30], [])),
-        (22, [20, 24], {"max_steps": 20}, "extended to step 24; go back to --max_steps 20 --extend 4$"),
-        (24, [20, 24], {"max_steps": 24}, "max_steps was 20, now 24, .* --max_steps 20 --extend 4$"),
+        (20, [20], {"max_steps": 20, "extra_steps": 4}, ([20, 24], [])),
+        (12, [20], {"max_steps": 20, "extra_steps": 4}, ([20, 24], [])),
+        (22, [20, 24], {"max_steps": 20, "extra_steps": 4}, ([20, 24], [])),
+        (24, [20, 24], {"max_steps": 20, "extra_steps": 10}, ([20, 24, 30], [])),
+        (22, [20, 24], {"max_steps": 20}, "extended to step 24; go back to --max_steps 20 --extra_steps 4$"),
+        (24, [20, 24], {"max_steps": 24}, "max_steps was 20, now 24, .* --max_steps 20 --extra_steps 4$"),
     ],
 )  # fmt: skip
 def test_where_a_run_ends(reached, stages, changes, expected, tmp_path):

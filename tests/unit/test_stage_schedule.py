@@ -45,7 +45,7 @@ def test_a_stage_that_is_asked_for_begins_whatever_the_one_before_came_to(tmp_pa
     (tmp_path / "metrics.jsonl").write_text("".join(
         json.dumps({"kind": "validation", "step": step, "start": 0, "loss": loss}) + "\n"
         for step, loss in losses.items()))  # fmt: skip
-    config = RunConfig(validation=ValidationConfig(early_stopping=3))
+    config = RunConfig(validation=ValidationConfig(early_stopping_patience=3))
     assert early_stop_at(100, tmp_path, config, [100])
     assert not early_stop_at(100, tmp_path, config, [100, 150])
 
