@@ -15,7 +15,7 @@ from tokenizer_tools.command_line import typed
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import read_json, write_json
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 SPLITS = ("train", "validation", "test")
 MANIFEST_NAME = "manifest.json"
 NOTES_TABLE_NAME = "notes.arrow"
@@ -24,10 +24,10 @@ TOKENIZER_FOLDER = "tokenizer"
 
 @dataclass(frozen=True)
 class ShardFile:
-    """One Arrow file: its path inside the shard folder, its number of rows and tokens, and its sha256."""
+    """One Arrow file: its path inside the shard folder, its number of sequences and tokens, and its sha256."""
 
     path: str
-    rows: int
+    sequences: int
     tokens: int
     sha256: str
 
@@ -36,7 +36,7 @@ class ShardFile:
 class SplitInfo:
     """Counts of one split."""
 
-    rows: int
+    sequences: int
     tokens: int
     notes: int
     patients: int

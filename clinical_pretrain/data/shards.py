@@ -38,8 +38,10 @@ class Split:
         starts = [0]
         for entry in manifest.splits[name].files:
             batches = _open(folder / entry.path)
-            if sum(batch.num_rows for batch in batches) != entry.rows:
-                raise UserError(f"{folder / entry.path}: not the rows that the manifest counts; build the shards again")
+            if sum(batch.num_rows for batch in batches) != entry.sequences:
+                raise UserError(
+                    f"{folder / entry.path}: not the number of sequences in the manifest; build the shards again"
+                )
             for batch in batches:
                 self._batches.append({column: _lists(batch.column(column)) for column in batch.schema.names})
                 starts.append(starts[-1] + batch.num_rows)

@@ -19,7 +19,7 @@ from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import write_atomically
 from tokenizer_tools.manifest import held_out
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Of pretraining.json."""
 NEEDED = ("config.json", "model.safetensors", "tokenizer.json", "pretraining.json")
 # Nothing else leaves: a pickle, a log or a notes file beside the model stays where it is.
@@ -328,7 +328,7 @@ def _data_tables(corpora: list[dict[str, Any]]) -> str:
     """A table of counts for each corpus, under its steps where there are several."""
     tables = []
     for corpus in corpora:
-        names = ["patients", "admissions", "notes", "tokens", "rows"]
+        names = ["patients", "admissions", "notes", "tokens", "sequences"]
         known = [name for name in names if any(split[name] for split in corpus["splits"].values())]
         rows = [f"| split | {' | '.join(known)} |", "| --- |" + " --- |" * len(known)]
         for split, counts in corpus["splits"].items():

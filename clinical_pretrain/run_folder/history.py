@@ -58,7 +58,7 @@ def validation_set(config: RunConfig, manifest: Manifest) -> dict[str, Any]:
     split = manifest.splits["validation"]
     return {
         "held-out rows": _sha256_of(split),
-        "number of rows": min(split.rows, config.validation.max_sequences or split.rows),
+        "number of rows": min(split.sequences, config.validation.max_sequences or split.sequences),
         "masks": {"seed": config.seed, **asdict(config.masking)},
         "random blocks": config.validation.random_blocks,
         "document attention": config.data.document_attention,

@@ -22,7 +22,7 @@ from tokenizer_tools.errors import UserError
 from tokenizer_tools.tokenizer.train import train_tokenizer
 
 FACTS = {
-    "format_version": 2,
+    "format_version": 3,
     "run_id": "x",
     "base_model": None,
     "initialisation": "pretrained",
@@ -34,7 +34,7 @@ FACTS = {
     "tokens_consumed": 640,
     "data": [{"first_step": 1, "last_step": 1200, "fingerprint": "f", "split_by": "patient",
               "patients_in_several_splits": 0, "splits": {
-        s: {"rows": 1, "tokens": 64, "notes": 4321, "patients": 17, "admissions": 0}
+        s: {"sequences": 1, "tokens": 64, "notes": 4321, "patients": 17, "admissions": 0}
         for s in ("train", "validation", "test")
     }}],
     "recipe": [{"first_step": 1, "last_step": 1200, "optimizer": "AdamW", "learning_rate": 3e-5}],
@@ -276,7 +276,7 @@ def test_a_refusal_has_the_servers_reason_and_a_remedy_that_fits(refusals, name)
 
 
 @pytest.mark.parametrize(
-    ("facts", "message"), [("{", "pretraining.json: damaged"), ("{}", "format_version None, but this reads 2")]
+    ("facts", "message"), [("{", "pretraining.json: damaged"), ("{}", "format_version None, but this reads 3")]
 )
 def test_other_facts_are_refused(model, facts, message, tmp_path):
     shutil.copytree(model, tmp_path / "model")

@@ -141,14 +141,14 @@ def _finish(packed: list[PackedPart], keep: KeepList, build: ShardBuild, plan: d
     for index, name in enumerate(SPLITS):
         files = [part.files[name] for part in packed if name in part.files]
         splits[name] = SplitInfo(
-            rows=sum(entry.rows for entry in files),
+            sequences=sum(entry.sequences for entry in files),
             tokens=sum(entry.tokens for entry in files),
             notes=notes[index],
             patients=people.patients[index],
             admissions=people.admissions[index],
             files=files,
         )
-    if not splits["train"].rows:
+    if not splits["train"].sequences:
         raise UserError("no note is in the training split; lower --split.validation and --split.test")
     settings, all_files = build.settings, [entry for split in splits.values() for entry in split.files]
     manifest = Manifest(

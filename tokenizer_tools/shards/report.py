@@ -27,8 +27,8 @@ def describe(manifest: Manifest, out: Path, already_built: bool) -> list[str]:
         people = f" · {split.patients:>7,} patients" if patients else ""
         people += f" · {split.admissions:>7,} admissions without a patient" if admissions else ""
         lines.append(
-            f"  {name:<10} {split.rows:>9,} rows of {manifest.sequence_length:,} · {split.tokens:>13,} tokens · "
-            f"{split.notes:>9,} notes{people}"
+            f"  {name:<10} {split.sequences:>9,} sequences of {manifest.sequence_length:,} · "
+            f"{split.tokens:>13,} tokens · {split.notes:>9,} notes{people}"
         )
     if manifest.split_by != "patient":
         known = f"{manifest.patients_in_several_splits:,} patients are in several splits"
