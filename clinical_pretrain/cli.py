@@ -150,14 +150,12 @@ def train_tokenizer(argv: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--vocab-size", type=int, default=8192, help="entries of the vocabulary")
     parser.add_argument("--min-frequency", type=int, default=2, help="a rarer piece gets no entry")
     parser.add_argument("--sequence-length", type=int, default=4096, help="model_max_length")
-    args = _parse(parser, argv, sequence_length=_SHARDS_RANGES["sequence_length"], min_frequency=Range(1, MANY))
-    result = trainer.train_tokenizer(
-        out=Path(args.out),
-        **_input_options(parser, args),
-        vocab_size=args.vocab_size,
-        min_frequency=args.min_frequency,
-        sequence_length=args.sequence_length,
+    args = _parse(parser, argv)
+    options = _input_options(parser, args)
+    settings = trainer.TokenizerSettings(
+        options["reading"], options["split"], args.vocab_size, args.min_frequency, args.sequence_length
     )
+    result = trainer.train_tokenizer(options["notes"], Path(args.out), settings)
     print(f"{args.out}: {result['vocab_size']:,} entries, from {result['notes']:,} notes of the training split")
     return _report(args, result)
 

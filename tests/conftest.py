@@ -55,11 +55,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Synthetic notes of 60 patients, and a tokenizer of 1,000 entries trained on them, in one folder."""
     from tokenizer_tools.corpus.synthetic_notes import make_notes
-    from tokenizer_tools.tokenizer.train import train_tokenizer
+    from tokenizer_tools.tokenizer.train import TokenizerSettings, train_tokenizer
 
     root = tmp_path_factory.mktemp("corpus")
     make_notes(root / "notes.csv", patients=60)
-    train_tokenizer([root / "notes.csv"], root / "tokenizer", vocab_size=1000)
+    train_tokenizer([root / "notes.csv"], root / "tokenizer", TokenizerSettings(vocab_size=1000))
     return root
 
 

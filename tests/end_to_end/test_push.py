@@ -19,7 +19,7 @@ from clinical_pretrain.release import push as hub_module
 from clinical_pretrain.release.push import render_model_card
 from tokenizer_tools.corpus.synthetic_notes import make_notes
 from tokenizer_tools.errors import UserError
-from tokenizer_tools.tokenizer.train import train_tokenizer
+from tokenizer_tools.tokenizer.train import TokenizerSettings, train_tokenizer
 
 FACTS = {
     "format_version": 3,
@@ -50,7 +50,7 @@ def model(tmp_path_factory):
     root = tmp_path_factory.mktemp("push")
     make_notes(root / "n.csv", patients=3)
     folder = root / "model"
-    train_tokenizer([root / "n.csv"], folder, vocab_size=400)
+    train_tokenizer([root / "n.csv"], folder, TokenizerSettings(vocab_size=400))
     config = LongformerConfig(vocab_size=400, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
                               intermediate_size=16, attention_window=[8], max_position_embeddings=66)  # fmt: skip
     LongformerForMaskedLM(config).save_pretrained(folder)

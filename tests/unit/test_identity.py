@@ -20,7 +20,7 @@ from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import Manifest
 from tokenizer_tools.shards.build import build_shards
 from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
-from tokenizer_tools.tokenizer.train import train_tokenizer
+from tokenizer_tools.tokenizer.train import TokenizerSettings, train_tokenizer
 
 HALF = SplitRule(0.3, 0.2)
 
@@ -241,7 +241,7 @@ def test_a_tokenizer_never_sees_held_out_patients(tmp_path):
         for n in range(4)
     ]
     path = write(tmp_path / "n.csv", records)
-    train_tokenizer([path], tmp_path / "t", split=HALF, vocab_size=2000)
+    train_tokenizer([path], tmp_path / "t", TokenizerSettings(split=HALF, vocab_size=2000))
     vocabulary = json.loads((tmp_path / "t" / "tokenizer.json").read_text())["model"]["vocab"]
     learned = {patient for patient in word if any(word[patient] in token for token in vocabulary)}
     assert learned == {patient for patient in word if HALF.split_of(f"patient {patient}") == 0}

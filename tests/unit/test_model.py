@@ -328,10 +328,10 @@ def test_a_base_that_does_not_fit_is_refused(bases, manifest, corpus, tmp_path):
     bert = changed(bases / "longformer", tmp_path / "bert", model_type="bert")
     refused(bert, "a bert model; this trains big_bird and longformer")
 
-    from tokenizer_tools.tokenizer.train import train_tokenizer
+    from tokenizer_tools.tokenizer.train import TokenizerSettings, train_tokenizer
 
     other = changed(bases / "longformer", tmp_path / "other")
-    train_tokenizer([corpus / "notes.csv"], tmp_path / "t", vocab_size=800)
+    train_tokenizer([corpus / "notes.csv"], tmp_path / "t", TokenizerSettings(vocab_size=800))
     for path in (tmp_path / "t").iterdir():
         shutil.copy(path, other)
     refused(other, "gives other ids than tokenizer, which the shards were built with")

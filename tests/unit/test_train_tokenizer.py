@@ -4,14 +4,14 @@ from transformers import AutoTokenizer
 
 from tokenizer_tools.corpus.synthetic_notes import make_notes
 from tokenizer_tools.errors import UserError
-from tokenizer_tools.tokenizer.train import train_tokenizer
+from tokenizer_tools.tokenizer.train import TokenizerSettings, train_tokenizer
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     root = tmp_path_factory.mktemp("tokenizer")
     make_notes(root / "n.csv", patients=20)
-    result = train_tokenizer([root / "n.csv"], root / "tokenizer", vocab_size=1000)
+    result = train_tokenizer([root / "n.csv"], root / "tokenizer", TokenizerSettings(vocab_size=1000))
     assert result["vocab_size"] == 1000
     return root
 
@@ -47,13 +47,13 @@ def test_no_placeholder_is_learned(made):
 
 
 def test_the_same_notes_give_the_same_bytes(made):
-    train_tokenizer([made / "n.csv"], made / "again", vocab_size=1000)
+    train_tokenizer([made / "n.csv"], made / "again", TokenizerSettings(vocab_size=1000))
     for path in (made / "tokenizer").iterdir():
         assert path.read_bytes() == (made / "again" / path.name).read_bytes()
 
 
 def test_a_piece_must_occur_often_enough(made, tmp_path):
-    rare = train_tokenizer([made / "n.csv"], tmp_path / "t", vocab_size=1000, min_frequency=500)
+    rare = train_tokenizer([made / "n.csv"], tmp_path / "t", TokenizerSettings(vocab_size=1000, min_frequency=500))
     assert rare["vocab_size"] < 1000
 
 
@@ -61,7 +61,7 @@ def test_bad_calls(made, tmp_path):
     with pytest.raises(UserError, match="isn't empty"):
         train_tokenizer([made / "n.csv"], made / "tokenizer")
     with pytest.raises(UserError, match="at least 300"):
-        train_tokenizer([made / "n.csv"], tmp_path / "t", vocab_size=10)
+        train_tokenizer([made / "n.csv"], tmp_path / "t", TokenizerSettings(vocab_size=10))
     (tmp_path / "empty.csv").write_text("subject_id,text\n1,\n")
     with pytest.raises(UserError, match="no note with text"):
         train_tokenizer([tmp_path / "empty.csv"], tmp_path / "t")
