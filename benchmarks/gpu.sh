@@ -129,7 +129,7 @@ train() { # until SIGUSR1, upon which the run is saved and ends with 75; then th
     [ "$code" -eq 75 ] || { echo "failed: exit code $code instead of 75, $log" && return; }
     cp "$dir/metrics.jsonl" "$results/gpu_train_$model.jsonl"
     cp "$dir/run.json" "$results/gpu_run_$model.json"
-    "$python" -m clinical_pretrain.cli export "$dir" --out "$dir-model" --json "$results/gpu_export_$model.json"
+    "$python" -m clinical_pretrain export "$dir" --out "$dir-model" --json "$results/gpu_export_$model.json"
     rm "$log"
 }
 

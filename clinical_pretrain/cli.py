@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from clinical_pretrain.commands.run import run
 from clinical_pretrain.config.fields import described, expand_home
 from clinical_pretrain.config.run_config import one_line, refuse_unknown, version
 from clinical_pretrain.console import make_output_lenient
@@ -339,6 +340,7 @@ def status(argv: Sequence[str]) -> dict[str, Any]:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], dict[str, Any]]] = {
     "build-shards": build_shards,
+    "run": run,
     "export": export,
     "push": push,
     "plot": plot,
@@ -407,9 +409,11 @@ def _overview() -> str:
     lines += [f"  {name:<16} {(command.__doc__ or '').rstrip('.')}" for name, command in COMMANDS.items()]
     lines += [
         "",
-        "Training itself is started with a launcher:",
-        f"  {typed('deepspeed')} -q clinical_pretrain/run.py --config configs/clinical_longformer.yaml "
-        "--data.shards shards/",
+        "The whole way:",
+        f"  {typed()} build-shards --notes NOTEEVENTS.csv.gz --tokenizer allenai/longformer-base-4096 --out shards/",
+        f"  {typed()} run --config configs/clinical_longformer.yaml --data.shards shards/",
+        f"  {typed()} export runs/clinical_longformer --out model/",
+        f"  {typed()} push model/ --repo-id YOUR_NAME/MODEL",
     ]
     return "\n".join(lines)
 
@@ -489,7 +493,3 @@ def _report(args: Any, result: dict[str, Any]) -> dict[str, Any]:
     if args.json:
         write_report(args.json, result)
     return result
-
-
-if __name__ == "__main__":
-    sys.exit(main())

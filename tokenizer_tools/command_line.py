@@ -12,7 +12,7 @@ def typed(program: str = "clinical-pretrain") -> str:
     """The bare name where PATH leads to the program beside this Python, else that program's path."""
     beside = Path(sys.executable).with_name(program)
     if not beside.exists():
-        module = {"clinical-pretrain": "clinical_pretrain.cli", "deepspeed": "deepspeed.launcher.runner"}.get(
+        module = {"clinical-pretrain": "clinical_pretrain", "deepspeed": "deepspeed.launcher.runner"}.get(
             program, program
         )
         return f"{shlex.quote(sys.executable)} -m {module}"

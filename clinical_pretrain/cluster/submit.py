@@ -154,7 +154,7 @@ def submit(
         parameters["gpus_per_node"] = slurm.gpus_per_node
     parameters |= {"nodes": slurm.nodes, "ntasks_per_node": slurm.ranks_per_node}
     outs: list[Path | None] = [*export_folders(runs, export_to)] if export_to else [None] * len(runs)
-    exports = [("-m", "clinical_pretrain.cli", "export", str(run.folder), "--out", str(out))
+    exports = [("-m", "clinical_pretrain", "export", str(run.folder), "--out", str(out))
                for run, out in zip(runs, outs, strict=True)]  # fmt: skip
     if dry_run:
         found = []
@@ -207,7 +207,7 @@ def submit_shards(words: Sequence[str], out: Path, slurm: SlurmConfig, dry_run: 
         The jobs' numbers; with dry_run the array's script.
     """
     logs = out.with_name(f"{out.name}-slurm")
-    build = ("-m", "clinical_pretrain.cli", "build-shards", *words)
+    build = ("-m", "clinical_pretrain", "build-shards", *words)
 
     def parameters(stage: str, **more: Any) -> dict[str, Any]:
         return of_job(slurm, logs, f"shards-{stage}", **more)

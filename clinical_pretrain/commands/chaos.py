@@ -276,7 +276,7 @@ def _zero_file(out: Path, stage: int) -> Path:
 def build_under_faults(out: Path, faults: list[Fault], rng: random.Random, log: Path) -> Path:
     """Shards of synthetic notes, built once in peace and once while being killed: the same bytes."""
     notes, tokenizer = out / "NOTEEVENTS.csv.gz", out / "tokenizer"
-    command = [sys.executable, "-m", "clinical_pretrain.cli"]
+    command = [sys.executable, "-m", "clinical_pretrain"]
     key = ["--patient-key", str(out / "patient_key")]
 
     def build(folder: Path) -> subprocess.Popen[bytes]:

@@ -21,10 +21,6 @@ from tokenizer_tools.files import write_json
 from tokenizer_tools.manifest import Manifest, held_out
 
 RANKS = 2
-PATIENT_LAUNCHER = (
-    "import signal; signal.signal(signal.SIGINT, lambda *_: None); from deepspeed.launcher.runner import main; main()"
-)
-"""The deepspeed command, but on Ctrl-C it waits for its ranks to save, rather than to end with a traceback."""
 MADE_OF = "demo.json"
 """Names what a demo's folder was made of: another demo's tokenizer and shards must not be taken for this one's."""
 EXAMPLES = (
@@ -62,7 +58,7 @@ def run_demo(out: Path, options: dict[str, Any], input_arguments: Sequence[str])
     if not notes:
         input_arguments = ["--notes", str(out / "NOTEEVENTS.csv.gz"), *input_arguments]
         if not (out / "NOTEEVENTS.csv.gz").exists():
-            _step("synthetic notes", "clinical-pretrain", "make-notes", "--out", out / "NOTEEVENTS.csv.gz")
+            _step("synthetic notes", "make-notes", "--out", out / "NOTEEVENTS.csv.gz")
     tokenizer, shards, run_dir, model = (
         out / "tokenizer",
         out / "shards",
@@ -70,14 +66,14 @@ def run_demo(out: Path, options: dict[str, Any], input_arguments: Sequence[str])
         out / "model",
     )
     if not tokenizer.exists():
-        _step("a tokenizer", "clinical-pretrain", "train-tokenizer", *input_arguments, "--out", tokenizer)
-    _step("notes to shards", "clinical-pretrain", "build-shards", *input_arguments, "--tokenizer", tokenizer,
+        _step("a tokenizer", "train-tokenizer", *input_arguments, "--out", tokenizer)
+    _step("notes to shards", "build-shards", *input_arguments, "--tokenizer", tokenizer,
           "--out", shards, "--patient-key", out / "patient_key")  # fmt: skip
-    _step("training", "deepspeed", "-q", "--num_gpus", RANKS, "--module", "clinical_pretrain.run", "--config",
-          "configs/demo_cpu.yaml", "--data.shards", shards, "--run_dir", run_dir)  # fmt: skip
+    _step("training", "run", "--num_gpus", RANKS, "--config", "configs/demo_cpu.yaml",
+          "--data.shards", shards, "--run_dir", run_dir)  # fmt: skip
     result = out / "export.json"
-    _step("a Hugging Face model", "clinical-pretrain", "export", run_dir, "--out", model, "--json", result)
-    _step("a picture of the loss", "clinical-pretrain", "plot", run_dir)
+    _step("a Hugging Face model", "export", run_dir, "--out", model, "--json", result)
+    _step("a picture of the loss", "plot", run_dir)
     run = json.loads((run_dir / "summary.json").read_text())
     summary = {
         "validation_loss_before": run["validation_loss_before"],
@@ -92,14 +88,11 @@ def run_demo(out: Path, options: dict[str, Any], input_arguments: Sequence[str])
     return summary
 
 
-def _step(title: str, program: str, *arguments: object) -> None:
+def _step(title: str, *arguments: object) -> None:
     words = [str(argument) for argument in arguments]
-    print(f"\n== {title}\n$ {shlex.join([program, *words])}", flush=True)
+    print(f"\n== {title}\n$ {shlex.join(['clinical-pretrain', *words])}", flush=True)
     environment = os.environ | {"DS_ACCELERATOR": "cpu", "TOKENIZERS_PARALLELISM": "true"}
-    if program == "deepspeed":
-        call = [sys.executable, "-c", PATIENT_LAUNCHER, "--master_port", _free_port(), *words]
-    else:
-        call = [sys.executable, "-m", "clinical_pretrain.cli", *words]
+    call = [sys.executable, "-m", "clinical_pretrain", *words]
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
     interrupted: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, frame: interrupted.append(number))  # the step gets it, too
@@ -113,12 +106,6 @@ def _step(title: str, program: str, *arguments: object) -> None:
         sys.exit(2)  # a user's mistake: the step has said so
     if code:
         raise UserError(f"demo: '{title}' ended with exit code {code}; its message stands above")
-
-
-def _free_port() -> str:
-    from clinical_pretrain.distributed import free_port
-
-    return str(free_port())
 
 
 def _tell(summary: dict[str, Any], run_dir: Path, model: Path, shards: Path) -> None:
@@ -143,7 +130,7 @@ def _tell(summary: dict[str, Any], run_dir: Path, model: Path, shards: Path) -> 
     if shutil.which("clinical-pretrain") is None and activate.exists():
         print(f"  source {shlex.quote(os.path.relpath(activate))}")
     print(f"  clinical-pretrain build-shards --notes NOTEEVENTS.csv.gz --tokenizer {base} --out shards/")
-    print("  deepspeed -q clinical_pretrain/run.py --config configs/clinical_longformer.yaml --data.shards shards/")
+    print("  clinical-pretrain run --config configs/clinical_longformer.yaml --data.shards shards/")
 
 
 def fill_masks(model_dir: Path) -> list[tuple[str, str]]:

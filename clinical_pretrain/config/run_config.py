@@ -523,14 +523,14 @@ def version() -> str:
     return f"clinical-pretrain {importlib.metadata.version('clinical-pretrain')}"
 
 
-def config_parser() -> Any:
-    """A jsonargparse parser over RunConfig, for its help."""
+def config_parser(program: str = "deepspeed -q clinical_pretrain/run.py") -> Any:
+    """A jsonargparse parser over RunConfig, for its help and for completion."""
     import jsonargparse
 
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = jsonargparse.ArgumentParser(
-        prog="deepspeed -q clinical_pretrain/run.py",
-        usage="deepspeed -q clinical_pretrain/run.py --config FILE [--key value ...] [--print_config] [--json FILE]",
+        prog=program,
+        usage=f"{program} --config FILE [--key value ...] [--print_config] [--json FILE]",
         description="Continue masked-LM pretraining of Longformer or BigBird on a shard folder. DeepSpeed says only "
         "warnings: DEEPSPEED_LOG_LEVEL=info brings its other messages back, deepspeed -q leaves out its launcher's.",
     )

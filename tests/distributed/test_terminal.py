@@ -117,6 +117,23 @@ def test_ctrl_c_on_a_terminal_is_no_error(start, moment, code, said):
     os.close(terminal)
 
 
+def test_ctrl_c_under_clinical_pretrain_run(config_file, shards, tmp_path):
+    """All processes get it; the launcher waits until its ranks have saved. In a folder that isn't the clone."""
+    call = [sys.executable, "-m", "clinical_pretrain", "run", "--num_gpus", "2", "--config", str(config_file),
+            "--data.shards", str(shards), "--run_dir", "run", *LONG]  # fmt: skip
+    process = subprocess.Popen(call, env=os.environ | ENVIRONMENT, cwd=tmp_path, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True, start_new_session=True)  # fmt: skip
+    try:
+        wait_for(lambda: 5 in saved_steps(tmp_path / "run") or process.poll() is not None)
+        os.killpg(process.pid, signal.SIGINT)
+        said, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    stop = json.loads((tmp_path / "run" / "stop.json").read_text())
+    assert stop["exit_code"] == ENDED and saved_steps(tmp_path / "run")[-1] == stop["step"]
+    assert "Traceback" not in said and f"the same command goes on from step {stop['step']}" in said
+
+
 def read_until(terminal, moment=None):
     """What a terminal shows until then, or to the end."""
     seen = ""
@@ -133,7 +150,7 @@ def read_until(terminal, moment=None):
 
 def test_ctrl_c_in_building_shards_is_no_error(corpus, tmp_path):
     """In none of its processes; and the same command does what is missing."""
-    call = [sys.executable, "-m", "clinical_pretrain.cli", "build-shards", "--notes", str(corpus / "notes.csv"),
+    call = [sys.executable, "-m", "clinical_pretrain", "build-shards", "--notes", str(corpus / "notes.csv"),
             "--tokenizer", str(corpus / "tokenizer"), "--out", str(tmp_path / "shards"), "--workers", "2",
             "--notes-per-part", "20", "--sequence-length", "256"]  # fmt: skip
     process = subprocess.Popen(call, env=os.environ | ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,

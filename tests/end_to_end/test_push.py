@@ -70,7 +70,7 @@ def push(model, hub, *options, token=TOKEN, **variables):
     environment |= {"HF_TOKEN": token} | variables
     if not token:
         del environment["HF_TOKEN"]
-    call = [sys.executable, "-m", "clinical_pretrain.cli", "push", str(model), *options]
+    call = [sys.executable, "-m", "clinical_pretrain", "push", str(model), *options]
     return subprocess.run(call, env=environment, capture_output=True, text=True, timeout=120)
 
 

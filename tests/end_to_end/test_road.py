@@ -10,6 +10,8 @@ import pytest
 from conftest import REPOSITORY, SHARED
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
+from clinical_pretrain.cli import COMMANDS, main
+
 BIN = Path(sys.executable).parent
 
 
@@ -103,8 +105,6 @@ def test_the_real_corpus_and_vocabulary_at_4096_tokens(family, tmp_path):
     ],
 )
 def test_the_command_line(arguments, code, message, capsys, tmp_path, monkeypatch):
-    from clinical_pretrain.cli import main
-
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == code
     printed = capsys.readouterr()
@@ -112,10 +112,8 @@ def test_the_command_line(arguments, code, message, capsys, tmp_path, monkeypatc
     assert not code or len(printed.err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("command", ["build-shards", "export", "push", "plot", "demo", "make-notes", "train-tokenizer"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command, capsys):
-    from clinical_pretrain.cli import main
-
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])
     assert caught.value.code == 0 and "--json" in capsys.readouterr().out

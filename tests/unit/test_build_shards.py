@@ -33,7 +33,7 @@ def build(corpus, out, sequence_length=256, **options):
 
 def command(corpus, out, *options, notes=None):
     notes = str(notes or corpus / "notes.csv")
-    return [sys.executable, "-m", "clinical_pretrain.cli", "build-shards", "--notes", notes, "--tokenizer",
+    return [sys.executable, "-m", "clinical_pretrain", "build-shards", "--notes", notes, "--tokenizer",
             str(corpus / "tokenizer"), "--out", str(out), *options]  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import pytest
 from conftest import REPOSITORY
 
 from clinical_pretrain.cli import main
+from clinical_pretrain.commands.run import divide
 from tokenizer_tools.command_line import typed
 
 RUN = str(REPOSITORY / "clinical_pretrain" / "run.py")
@@ -34,7 +35,10 @@ CONFIG = str(REPOSITORY / "configs" / "clinical_longformer.yaml")
         ("push x", "missing: --repo-id"),
         ("push x --repo-id a/b --private maybe", "--private is maybe, must be true or false"),
         ("export x --out=", "--out: empty; is a variable of the shell unset?"),
-        ("foo", "unknown foo (there are build-shards, export,"),
+        ("foo", "unknown foo (there are build-shards, run, export,"),
+        ("run", "no --config: name the file with the run's settings; there are configs/clinical_bigbird.yaml"),
+        ("run --config demo_cpu.yaml --num_gpus", "--num_gpus: no value follows it"),
+        ("run --config demo_cpu.yaml --num_gps 2", "unknown --num_gps"),
     ],
 )
 def test_mistakes_are_told_in_plain_words(words, message, capsys, tmp_path, monkeypatch):
@@ -63,6 +67,8 @@ MISTAKES = [
     ["--config", DEMO, "--data.shards", "SHARDS"],
     ["--config", CONFIG, "--data.shards", "SHARDS", "--model.name_or_path", "/nowhere"],
     ["foo"],
+    ["run", "--config", CONFIG, "--data.shards", "nowhere"],
+    ["run", "--num_gpus", "1", "--config", CONFIG, "--data.shards", "SHARDS", "--model.name_or_path", "/nowhere"],
     ["export", "nowhere", "--out", "x"],
     ["push", "nowhere", "--repo-id", "a/b"],
     ["plot", "nowhere"],
@@ -76,6 +82,13 @@ MISTAKES = [
     ["submit", "--config", DEMO, "--data.shards", "SHARDS", "--slurm.gpus_per_node", "3"],
     ["submit-shards", "--notes", "nowhere", "--tokenizer", "x", "--out", "y"],
 ]
+
+
+def test_run_divides_its_options_from_the_launchers():
+    words = ["--num_gpus", "2", "--config", "c.yaml", "--master_port=7", "--optim.learning_rate", "1"]
+    launcher, training = divide(words)
+    assert launcher == ["--num_gpus", "2", "--master_port", "7"]
+    assert training == ["--config", "c.yaml", "--optim.learning_rate", "1"]
 
 
 def test_mistakes_are_told_before_the_seconds_that_pytorch_takes(shards, tmp_path):
@@ -105,7 +118,7 @@ for words in MISTAKES:
 def test_an_interrupt_amid_an_import_is_no_error(tmp_path):
     """Libraries would go on without the rest of a module, or raise an ImportError."""
     (tmp_path / "run.json").write_text("{}")
-    call = [sys.executable, "-m", "clinical_pretrain.cli", "export", str(tmp_path), "--out", str(tmp_path / "model")]
+    call = [sys.executable, "-m", "clinical_pretrain", "export", str(tmp_path), "--out", str(tmp_path / "model")]
     for wait in (0, 0.1, 0.2):
         process = subprocess.Popen(call, stderr=subprocess.PIPE, text=True)
         while process.poll() is None and "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text():
@@ -152,4 +165,4 @@ def test_the_next_command_can_be_typed_as_it_is_printed(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{scripts}:/usr/bin:/bin")
     assert typed() == "clinical-pretrain"
     (scripts / "clinical-pretrain").unlink()
-    assert typed() == f"'{scripts}/python' -m clinical_pretrain.cli"
+    assert typed() == f"'{scripts}/python' -m clinical_pretrain"

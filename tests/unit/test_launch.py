@@ -209,7 +209,7 @@ def test_what_only_the_end_would_refuse_is_refused_at_once(shards, tmp_path, cap
     assert main([*words, *run, "--export", str(full)]) == 2
     assert "holds the model of another run" in capsys.readouterr().err
     assert main([*words, *run, "--export", str(tmp_path / "model")]) == 0
-    assert "# then, in a job of its own: python -m clinical_pretrain.cli export" in capsys.readouterr().out
+    assert "# then, in a job of its own: python -m clinical_pretrain export" in capsys.readouterr().out
 
 
 def test_a_warning_that_is_too_short_is_said_once(monkeypatch, capsys):

@@ -1,0 +1,57 @@
+"""`clinical-pretrain run`: a training on this machine."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from clinical_pretrain.config.run_config import check_files, config_parser, load_config
+from clinical_pretrain.engine.launcher import OPTIONS, launch
+from tokenizer_tools.errors import UserError
+
+PROGRAM = "clinical-pretrain run"
+
+
+def run(argv: Sequence[str]) -> dict[str, Any]:
+    """Train on this machine, one rank per GPU, through DeepSpeed's launcher; the same command again resumes."""
+    if {"-h", "--help"} & set(argv):
+        parser().print_help()
+        sys.exit(0)
+    launcher_arguments, arguments = divide(argv)
+    config, _ = load_config(arguments, needs_file=True)
+    check_files(config)
+    launch("clinical_pretrain.run", launcher_arguments, arguments)
+    return {}
+
+
+def divide(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Options of the launcher, and those of the training.
+
+    Raises:
+        UserError: an option of the launcher has no value.
+    """
+    launcher: list[str] = []
+    training: list[str] = []
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        name, equals, value = word.partition("=")
+        if name not in OPTIONS:
+            training.append(word)
+            continue
+        if not equals:
+            if not words or words[0].startswith("--"):
+                raise UserError(f"{name}: no value follows it")
+            value = words.pop(0)
+        launcher += [name, value]
+    return launcher, training
+
+
+def parser() -> Any:
+    """All options, for the help and for completion."""
+    found = config_parser(PROGRAM)
+    group = found.add_argument_group("options of the launcher")
+    for name, meaning in OPTIONS.items():
+        group.add_argument(name, help=meaning)
+    return found
