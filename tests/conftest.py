@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -92,6 +94,29 @@ def transformers_4(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return folder
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The `bin` folder of a fresh virtual environment with a wheel of this clone, and this environment's libraries."""
+    root = tmp_path_factory.mktemp("installed")
+    tracked = subprocess.run(
+        ["git", "-C", str(REPOSITORY), "ls-files", "-z"], capture_output=True, text=True, check=True
+    )
+    for name in tracked.stdout.rstrip("\0").split("\0"):
+        copy = root / "clone" / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(REPOSITORY / name, copy, follow_symlinks=False)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    wheel = ["wheel", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", str(root), str(root / "clone")]
+    subprocess.run([*pip, *wheel], check=True, timeout=120)
+    shutil.rmtree(root / "clone")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(root / "venv")], check=True, timeout=60)
+    (packages,) = (root / "venv" / "lib").glob("python*/site-packages")
+    (packages / "libraries.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+    install = ["install", "--no-deps", "--no-index", "--ignore-installed", *map(str, root.glob("*.whl"))]
+    subprocess.run([*pip, "--python", str(root / "venv"), *install], check=True, timeout=60)
+    return root / "venv" / "bin"
 
 
 @pytest.fixture(scope="session")

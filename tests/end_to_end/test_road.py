@@ -16,10 +16,12 @@ BIN = Path(sys.executable).parent
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
+def demo(tmp_path_factory, installed):
+    """In an empty folder, with an installed wheel instead of the clone."""
     out = tmp_path_factory.mktemp("somewhere") / "my demo"
-    call = [str(BIN / "clinical-pretrain"), "demo", "--out", str(out)]
-    done = subprocess.run(call, cwd=out.parent, capture_output=True, text=True, timeout=800)
+    call = [str(installed / "clinical-pretrain"), "demo", "--out", str(out)]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(call, cwd=out.parent, env=environment, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stderr[-3000:]
     return out, done.stdout
 
