@@ -188,7 +188,7 @@ def baseline_row(result: dict[str, Any]) -> list[Any]:
     """Of run_mlm_baseline.py."""
     model = result["config"]["model"]
     return [
-        MODELS[model["family"]], f"{model['size']['layers']} x {model['size']['hidden_size']}",
+        MODELS[model["family"]], f"{model['size']['num_hidden_layers']} x {model['size']['hidden_size']}",
         result["config"]["deepspeed"], number(result["tokens_per_second_hugging_face"]),
         number(result["tokens_per_second_ours"]), f"**{result['time_ratio']:.2f}**",
     ]  # fmt: skip
