@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from clinical_pretrain.commands import completion
 from clinical_pretrain.commands.run import run
 from clinical_pretrain.config.fields import described, expand_home
 from clinical_pretrain.config.run_config import one_line, refuse_unknown, version
@@ -365,6 +366,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGINT, _interrupt)
     argv = [expand_home(word) for word in (sys.argv[1:] if argv is None else argv)]
     try:
+        if completion.is_asked():
+            completion.complete(COMMANDS)
         if not argv or argv[0] in ("-h", "--help"):
             print(_overview())
             return 0

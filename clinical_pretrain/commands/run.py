@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from clinical_pretrain.commands import completion
 from clinical_pretrain.config.run_config import check_files, config_parser, load_config
 from clinical_pretrain.engine.launcher import OPTIONS, launch
 from tokenizer_tools.errors import UserError
@@ -15,6 +16,8 @@ PROGRAM = "clinical-pretrain run"
 
 def run(argv: Sequence[str]) -> dict[str, Any]:
     """Train on this machine, one rank per GPU, through DeepSpeed's launcher; the same command again resumes."""
+    if completion.is_asked():
+        parser().parse_args([])
     if {"-h", "--help"} & set(argv):
         parser().print_help()
         sys.exit(0)
