@@ -31,7 +31,8 @@ import torch
 from common import base_config, facts, stock_model, timed
 
 from clinical_pretrain.checkpoint import save as checkpoint
-from clinical_pretrain.config.run_config import CheckpointConfig, RunConfig
+from clinical_pretrain.config.recovery import CheckpointConfig
+from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.distributed import Ranks, initialise, shut_down
 from clinical_pretrain.engine.build import make_engine
 from clinical_pretrain.engine.deepspeed_config import resolve

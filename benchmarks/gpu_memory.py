@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from common import VOCABULARY, facts
 
-from clinical_pretrain.config.run_config import load_config
+from clinical_pretrain.config.command_line import load_config
 from clinical_pretrain.data.masking import capacity
 from clinical_pretrain.distributed import initialise, shut_down
 from clinical_pretrain.engine import deepspeed_config

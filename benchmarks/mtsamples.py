@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from common import REPOSITORY, processor
 
-from clinical_pretrain.config.run_config import load_config
+from clinical_pretrain.config.command_line import load_config
 from clinical_pretrain.data.masking import Collator, Vocabulary
 from clinical_pretrain.data.shards import Split
 from clinical_pretrain.distributed import free_port, initialise

@@ -25,7 +25,8 @@ import torch
 from common import facts, stock_model, timed
 from transformers import AutoModelForMaskedLM, AutoTokenizer, DataCollatorForLanguageModeling
 
-from clinical_pretrain.config.run_config import WatchdogConfig, load_config
+from clinical_pretrain.config.command_line import load_config
+from clinical_pretrain.config.recovery import WatchdogConfig
 from clinical_pretrain.data.sampler import Sampler
 from clinical_pretrain.engine.build import make_engine
 from clinical_pretrain.engine.optim import learning_rate

@@ -26,7 +26,8 @@ from typing import Any
 import torch
 from common import DTYPES, base_config, device, facts, pairs, peak_memory, stock_model, timed
 
-from clinical_pretrain.config.run_config import AttentionConfig, ModelConfig, RunConfig
+from clinical_pretrain.config.model import AttentionConfig, ModelConfig
+from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.data.masking import capacity
 from clinical_pretrain.models.build import MODEL_CLASSES, install_encoder
 from clinical_pretrain.models.flops import peak_flops, training_flops_per_token

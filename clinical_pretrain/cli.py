@@ -14,8 +14,10 @@ from typing import Any
 
 from clinical_pretrain.commands import completion
 from clinical_pretrain.commands.run import run
-from clinical_pretrain.config.fields import described, expand_home
-from clinical_pretrain.config.run_config import one_line, refuse_unknown, version
+from clinical_pretrain.config.command_line import one_line, version
+from clinical_pretrain.config.fields import described
+from clinical_pretrain.config.other_names import refuse_unknown
+from clinical_pretrain.config.reading import expand_home
 from clinical_pretrain.console import make_output_lenient
 from clinical_pretrain.resources import find_config
 from tokenizer_tools.command_line import typed
@@ -437,7 +439,7 @@ def _parser(command: str, description: str | None) -> Any:
 
 def _slurm_parser(command: str, description: str | None) -> Any:
     from clinical_pretrain.cluster.submit import SITE
-    from clinical_pretrain.config.run_config import SlurmConfig
+    from clinical_pretrain.config.slurm import SlurmConfig
 
     parser = _parser(command, description)
     parser.add_argument("--site", default=SITE, help="YAML with what is particular to the cluster")

@@ -17,7 +17,8 @@ from clinical_pretrain.training.watchdog import hold_signals
 hold_signals()
 make_output_lenient()
 
-from clinical_pretrain.config.run_config import check_files, load_config
+from clinical_pretrain.config.command_line import load_config
+from clinical_pretrain.config.run_config import check_files
 from clinical_pretrain.engine.deepspeed_config import resolve
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import write_report

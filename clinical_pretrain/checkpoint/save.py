@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from clinical_pretrain.config.run_config import CheckpointConfig
+from clinical_pretrain.config.recovery import CheckpointConfig
 from clinical_pretrain.distributed import Ranks
 from clinical_pretrain.engine.optim import parameter_count, torch_optimizer
 from tokenizer_tools.errors import UserError

@@ -22,18 +22,12 @@ from typing import Any
 
 import clinical_pretrain
 from clinical_pretrain.cluster.jobs import JOB_NAME, jobs_of, read_json, refuse_queued
-from clinical_pretrain.config.fields import build, flatten
-from clinical_pretrain.config.run_config import (
-    JOBS_FOLDER,
-    RunConfig,
-    SlurmConfig,
-    check_files,
-    keys_of,
-    load_config,
-    read_yaml,
-    refuse_unknown,
-    split_options,
-)
+from clinical_pretrain.config.command_line import load_config, split_options
+from clinical_pretrain.config.fields import keys_of
+from clinical_pretrain.config.other_names import refuse_unknown
+from clinical_pretrain.config.reading import build, flatten, read_yaml
+from clinical_pretrain.config.run_config import JOBS_FOLDER, RunConfig, check_files
+from clinical_pretrain.config.slurm import SlurmConfig
 from clinical_pretrain.engine.deepspeed_config import resolve
 from clinical_pretrain.resources import resource_path
 from tokenizer_tools.errors import UserError

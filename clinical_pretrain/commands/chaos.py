@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from clinical_pretrain.checkpoint import save as checkpoint
-from clinical_pretrain.config.run_config import load_config
+from clinical_pretrain.config.command_line import load_config
 from clinical_pretrain.distributed import free_port
 from clinical_pretrain.resources import resource_path
 from clinical_pretrain.run_folder.folder import git_commit, plain_model, versions

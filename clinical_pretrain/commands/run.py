@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from clinical_pretrain.commands import completion
-from clinical_pretrain.config.run_config import check_files, config_parser, load_config
+from clinical_pretrain.config.command_line import config_parser, load_config
+from clinical_pretrain.config.run_config import check_files
 from clinical_pretrain.engine.launcher import OPTIONS, launch
 from tokenizer_tools.errors import UserError
 

@@ -1,5 +1,12 @@
 """Names under which users may look for a setting: those of Hugging Face's Trainer and run_mlm.py, and former ones."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+from tokenizer_tools.errors import UserError
+
 _LENGTH = "the shards say it: build-shards --sequence-length"
 _EPOCHS = "set max_steps: an epoch has as many steps as training rows / batch.train_batch_size"
 _WARMUP = "set optim.warmup_steps, in steps"
@@ -87,3 +94,35 @@ RENAMED = {
     "watch.step_seconds": "watchdog.step_timeout_seconds",
 }
 """Former keys, which are refused with their new name."""
+
+
+def refuse_unknown(names: Iterable[str], valid: Sequence[str], dashes: str = "", file: str = "") -> None:
+    """Raise a UserError that names every unknown key, of options or of a file, and the nearest valid one.
+
+    Where all of a file's keys are strange, none is named: it may be notes.
+    """
+    faults, all_strange = [], True
+    last_parts = {key.split(".")[-1]: key for key in reversed(valid)}
+    for name in names:
+        word = name.lower().replace("-", "_").split(".")[-1]
+        of_others = OTHER_NAMES.get(word, "") if "max_steps" in valid else ""
+        same = [key for key in valid if key.split(".")[-1] == word] or [key for key in valid if key == of_others]
+        near = same or difflib.get_close_matches(name, valid, n=1, cutoff=0.8)
+        near = near or [last_parts[part] for part in difflib.get_close_matches(word, last_parts, n=1, cutoff=0.75)]
+        all_strange &= not (near or of_others or name.split(".")[0] in valid)
+        near = near or difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+        hint = f" (did you mean {dashes}{near[0]}?)" if near else ""
+        if new_name := RENAMED.get(name) if "max_steps" in valid else None:
+            all_strange, hint = False, f" (renamed to {dashes}{new_name})"
+        elif of_others and not same:
+            hint = f" ({of_others})"
+        elif not near and len(valid) < 20:
+            hint = f" (there are {', '.join(valid)})"
+        elif not near and dashes:
+            hint = " (--help lists all)"
+        if name not in valid:
+            faults.append(f"unknown {dashes}{name}{hint}")
+    if faults and file and all_strange:
+        raise UserError(f"{file}: none of its keys is a setting, such as {valid[0]}")
+    if faults:
+        raise UserError((f"{file}: " if file else "") + "; ".join(faults))

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
 
-from clinical_pretrain.config.run_config import MaskingConfig
+from clinical_pretrain.config.data import MaskingConfig
 from clinical_pretrain.data.shards import Row
 from tokenizer_tools.manifest import TokenizerInfo
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from clinical_pretrain.config.run_config import OptimConfig
+from clinical_pretrain.config.optim import OptimConfig
 
 
 def trained_parameters(model: torch.nn.Module) -> list[dict[str, Any]]:

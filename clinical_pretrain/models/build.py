@@ -10,7 +10,8 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoTokenizer, BigBirdConfig, LongformerConfig
 
-from clinical_pretrain.config.run_config import ModelConfig, RunConfig, refuse_missing_folder
+from clinical_pretrain.config.model import ModelConfig
+from clinical_pretrain.config.run_config import RunConfig, refuse_missing_folder
 from clinical_pretrain.distributed import uses_gpu
 from clinical_pretrain.models.attention.bigbird import shortest_sparse
 from clinical_pretrain.models.encoder import Encoder, HuggingFaceEncoder, use_fused_gelu

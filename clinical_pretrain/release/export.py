@@ -17,7 +17,7 @@ import transformers
 from safetensors.torch import load_file
 
 from clinical_pretrain.checkpoint import save as checkpoint
-from clinical_pretrain.config.run_config import OptimConfig
+from clinical_pretrain.config.optim import OptimConfig
 from clinical_pretrain.engine.optim import stage_of
 from clinical_pretrain.engine.reshard import WEIGHT, StoredCheckpoint
 from clinical_pretrain.release.push import CARD_NAME, FORMAT_VERSION, is_generated

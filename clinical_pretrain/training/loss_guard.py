@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from clinical_pretrain.config.run_config import BadStepsConfig
+from clinical_pretrain.config.recovery import BadStepsConfig
 from clinical_pretrain.distributed import Report
 
 WINDOW = 100

@@ -19,7 +19,7 @@ from typing import Any
 from worker import config
 
 from clinical_pretrain.checkpoint import save as checkpoint
-from clinical_pretrain.config.run_config import CheckpointConfig
+from clinical_pretrain.config.recovery import CheckpointConfig
 from clinical_pretrain.distributed import shut_down
 from clinical_pretrain.training import train as training
 

@@ -18,7 +18,8 @@ from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 from worker import again
 from worker import config as base_config
 
-from clinical_pretrain.config.run_config import BadStepsConfig, CheckpointConfig, RunConfig
+from clinical_pretrain.config.recovery import BadStepsConfig, CheckpointConfig
+from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.training import train as training
 from tokenizer_tools.errors import UserError
 

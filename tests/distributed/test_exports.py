@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from clinical_pretrain.checkpoint import save as checkpoint
 from clinical_pretrain.cli import main
-from clinical_pretrain.config.run_config import CheckpointConfig
+from clinical_pretrain.config.recovery import CheckpointConfig
 from clinical_pretrain.release.export import export, put_in_place
 from clinical_pretrain.release.push import push, render_model_card
 from tokenizer_tools.corpus.split_patients import SplitRule

@@ -15,7 +15,7 @@ from typing import Any
 
 from worker import config
 
-from clinical_pretrain.config.run_config import CheckpointConfig, WatchdogConfig
+from clinical_pretrain.config.recovery import CheckpointConfig, WatchdogConfig
 from clinical_pretrain.distributed import shut_down
 from clinical_pretrain.training import train as training
 

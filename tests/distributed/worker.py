@@ -25,19 +25,11 @@ import torch.distributed as dist
 from torch._dynamo.utils import counters
 
 from clinical_pretrain.checkpoint.save import folder_of, saved_steps
-from clinical_pretrain.config.run_config import (
-    AttentionConfig,
-    BadStepsConfig,
-    BatchConfig,
-    CheckpointConfig,
-    DataConfig,
-    MaskingConfig,
-    ModelConfig,
-    ModelSize,
-    OptimConfig,
-    RunConfig,
-    ValidationConfig,
-)
+from clinical_pretrain.config.data import DataConfig, MaskingConfig
+from clinical_pretrain.config.model import AttentionConfig, ModelConfig, ModelSize
+from clinical_pretrain.config.optim import BatchConfig, OptimConfig, ValidationConfig
+from clinical_pretrain.config.recovery import BadStepsConfig, CheckpointConfig
+from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.engine import memory_file as checkpoint_engine
 from clinical_pretrain.models import build
 from clinical_pretrain.release.export import export

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from clinical_pretrain.config.run_config import BadStepsConfig
+from clinical_pretrain.config.recovery import BadStepsConfig
 from clinical_pretrain.distributed import Report
 from clinical_pretrain.engine.build import weights_are_finite
 from clinical_pretrain.training.loss_guard import BadStepsError, Judge, Jump, sample_index, skip_bad_updates

@@ -4,8 +4,10 @@ import sys
 import pytest
 from conftest import REPOSITORY
 
+from clinical_pretrain.config.command_line import load_config
+from clinical_pretrain.config.fields import keys_of
 from clinical_pretrain.config.other_names import RENAMED
-from clinical_pretrain.config.run_config import RunConfig, keys_of, load_config
+from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.engine.build import refuse_config
 from clinical_pretrain.engine.deepspeed_config import resolve
 from tokenizer_tools.errors import UserError

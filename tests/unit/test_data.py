@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from clinical_pretrain.config.run_config import MaskingConfig, OptimConfig
+from clinical_pretrain.config.data import MaskingConfig
+from clinical_pretrain.config.optim import OptimConfig
 from clinical_pretrain.data.masking import Collator, Vocabulary, capacity, mask_row, word_starts
 from clinical_pretrain.data.prefetch import prefetch
 from clinical_pretrain.data.sampler import MASKS, Sampler, generator, micro_batch_of

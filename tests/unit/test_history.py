@@ -5,7 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from clinical_pretrain.config.run_config import DataConfig, MaskingConfig, OptimConfig, RunConfig, ValidationConfig
+from clinical_pretrain.config.data import DataConfig, MaskingConfig
+from clinical_pretrain.config.optim import OptimConfig, ValidationConfig
+from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.run_folder.history import lineage, validation_set, validations, validations_by_set
 from tokenizer_tools.manifest import Manifest
 

@@ -15,7 +15,8 @@ from conftest import REPOSITORY
 from clinical_pretrain.cli import main
 from clinical_pretrain.cluster.jobs import job_state, queued, refuse_queued
 from clinical_pretrain.cluster.submit import site_config, trainings
-from clinical_pretrain.config.run_config import SlurmConfig, load_config, seconds_of
+from clinical_pretrain.config.command_line import load_config
+from clinical_pretrain.config.slurm import SlurmConfig, seconds_of
 from clinical_pretrain.observe.status import runs_in, status, table
 from clinical_pretrain.training.train import forget_tries, warn_of_short_warning
 from tokenizer_tools.errors import UserError

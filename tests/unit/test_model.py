@@ -15,7 +15,9 @@ from transformers import (
     LongformerForMaskedLM,
 )
 
-from clinical_pretrain.config.run_config import AttentionConfig, DataConfig, ModelConfig, ModelSize, RunConfig
+from clinical_pretrain.config.data import DataConfig
+from clinical_pretrain.config.model import AttentionConfig, ModelConfig, ModelSize
+from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.models import build
 from clinical_pretrain.models.build import build_model, choose_backend
 from clinical_pretrain.models.mlm_head import mean_loss

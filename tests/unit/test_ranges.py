@@ -11,8 +11,12 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clinical_pretrain.config.fields import TextLoader, build, flatten, unwrap
-from clinical_pretrain.config.run_config import ModelConfig, ModelSize, OptimConfig, RunConfig, SlurmConfig
+from clinical_pretrain.config.fields import unwrap
+from clinical_pretrain.config.model import ModelConfig, ModelSize
+from clinical_pretrain.config.optim import OptimConfig
+from clinical_pretrain.config.reading import TextLoader, build, flatten
+from clinical_pretrain.config.run_config import RunConfig
+from clinical_pretrain.config.slurm import SlurmConfig
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.ranges import Range
 

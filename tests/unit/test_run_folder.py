@@ -9,14 +9,11 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from clinical_pretrain.config.run_config import (
-    AttentionConfig,
-    BatchConfig,
-    CheckpointConfig,
-    DataConfig,
-    OptimConfig,
-    RunConfig,
-)
+from clinical_pretrain.config.data import DataConfig
+from clinical_pretrain.config.model import AttentionConfig
+from clinical_pretrain.config.optim import BatchConfig, OptimConfig
+from clinical_pretrain.config.recovery import CheckpointConfig
+from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.run_folder.folder import (
     FORMAT_VERSION,
     alone_in,

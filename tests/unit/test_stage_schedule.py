@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from clinical_pretrain.config.run_config import OptimConfig, RunConfig, ValidationConfig
+from clinical_pretrain.config.optim import OptimConfig, ValidationConfig
+from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.data.sampler import Sampler
 from clinical_pretrain.engine.optim import learning_rate, stage_of
 from clinical_pretrain.run_folder.folder import FORMAT_VERSION
