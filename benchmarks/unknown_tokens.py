@@ -21,15 +21,15 @@ from tokenizer_tools.corpus.read_notes import InputOptions, read_notes
 from tokenizer_tools.corpus.synthetic_notes import make_notes
 from tokenizer_tools.files import write_json
 from tokenizer_tools.tokenizer.load import encode, load_tokenizer
-from tokenizer_tools.tokenizer.unknown_characters import count_unknown, unseen_blanks
+from tokenizer_tools.tokenizer.unknown_characters import count_unknown, unknown_whitespace
 
 
 def shares(texts: list[str], tokenizer: Any) -> dict[str, Any]:
     """Share of unknown tokens, without placeholders; the characters behind what is left of them."""
     backend, unknown, token = tokenizer.backend_tokenizer, tokenizer.unk_token_id, tokenizer.unk_token
     found: dict[str, Any] = {}
-    for name, blanks in (("as_written", ""), ("in_shards", unseen_blanks(backend, unknown))):
-        cleaned = [clean(text, CleaningRules(), token, blanks) for text in texts]
+    for name, whitespace in (("as_written", ""), ("in_shards", unknown_whitespace(backend, unknown))):
+        cleaned = [clean(text, CleaningRules(), token, whitespace) for text in texts]
         ids = encode(backend, cleaned)
         count, characters = count_unknown(backend, cleaned, ids, token, unknown)
         found[name] = round(count / sum(len(each) + 2 for each in ids), 5)  # a begin and an end for each note

@@ -1,4 +1,4 @@
-"""How our commands are typed on this machine, for messages that say what to type next."""
+"""How commands are typed on this machine, for messages that say what to type next."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def typed(program: str = "clinical-pretrain") -> str:
-    """The bare name where PATH leads to the program beside this Python, else that program's path."""
+    """How to type a program of this Python environment: its name if PATH leads to it, else its path."""
     beside = Path(sys.executable).with_name(program)
     if not beside.exists():
         module = {"clinical-pretrain": "clinical_pretrain", "deepspeed": "deepspeed.launcher.runner"}.get(

@@ -20,7 +20,7 @@ def file_sha256(path: Path) -> str:
 
 
 def copy_files(source: Path, out: Path) -> None:
-    """Copy a folder's files into a new one: contents alone, so that the umask decides who may read the copies."""
+    """Copy the files of a folder into a new one. The umask decides who may read the copies."""
     out.mkdir(parents=True)
     for path in sorted(source.iterdir()):
         shutil.copyfile(path, out / path.name)
@@ -60,26 +60,26 @@ def read_json(path: Path, format_version: int, remedy: str) -> dict[str, Any]:
     return content
 
 
-def once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """For `json.loads(object_pairs_hook=)`: of a key that is given twice nobody knows which value holds.
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An `object_pairs_hook` for `json.loads` that refuses repeated keys, of which the last would win silently.
 
     Raises:
-        ValueError: there is one.
+        ValueError: a key is repeated.
     """
     keys = [key for key, _ in pairs]
-    if twice := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
-        raise ValueError(f"{', '.join(twice)} stands twice in an object")
+    if repeated := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
+        raise ValueError(f"{', '.join(repeated)} occurs twice in an object")
     return dict(pairs)
 
 
 def write_report(path: str, value: Any) -> None:
-    """What `--json` asks for: JSON in a file whose folder is made if need be."""
+    """Write the JSON file that `--json` asks for, and create its folder if needed."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_json(Path(path), value)
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write text to a temporary name beside `path`, flush it to disk, rename it."""
+    """Write text to a temporary file next to `path`, flush it to disk, rename it."""
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("w", encoding="utf-8") as stream:
         stream.write(text)
@@ -90,10 +90,10 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk: a file's own flush doesn't."""
+    """Flush a folder's list of names to disk, which flushing a file doesn't do."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # some network disks can't
+        with suppress(OSError):  # some network file systems can't
             os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -1,7 +1,7 @@
-"""Where the two halves meet: the shard folder and its manifest.
+"""The manifest of a shard folder, through which training knows the notes.
 
-A shard folder holds `manifest.json`, `tokenizer/`, `notes.arrow` (one row per kept note) and one Arrow file per
-split and part. Whoever reads it needs this module and pyarrow, nothing else.
+A shard folder holds `manifest.json`, `tokenizer/`, `notes.arrow` (one row per kept note) and the shard files: Arrow
+files, one per split and part of the notes. Reading it needs this module and pyarrow, nothing else.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TOKENIZER_FOLDER = "tokenizer"
 
 @dataclass(frozen=True)
 class ShardFile:
-    """One Arrow file: its path inside the shard folder, its number of sequences and tokens, and its sha256."""
+    """A shard file: its path within the folder, its number of sequences and tokens, and its sha256."""
 
     path: str
     sequences: int
@@ -40,7 +40,7 @@ class SplitInfo:
     tokens: int
     notes: int
     patients: int
-    """Distinct patients that are named; 0 where none is."""
+    """Distinct patients, of the notes that name one."""
     admissions: int
     """Distinct admissions of notes without a patient."""
     files: list[ShardFile] = field(default_factory=list)
@@ -48,7 +48,7 @@ class SplitInfo:
 
 @dataclass(frozen=True)
 class TokenizerInfo:
-    """The tokenizer's identity, and the ids that training needs of it."""
+    """A tokenizer's identity, and the ids that training needs."""
 
     name: str
     sha256: str
@@ -60,14 +60,28 @@ class TokenizerInfo:
     mask_id: int
     unknown_token: str
     unknown_id: int
-    """What a special token that a note spells out becomes."""
+    """Also replaces a special token that a note spells out."""
     placeholder: str | None
     placeholder_id: int | None
 
 
 @dataclass(frozen=True)
+class UnknownTokens:
+    """What the tokenizer can't represent. A placeholder that became the unknown token isn't counted."""
+
+    tokens: int
+    """Unknown tokens in all splits."""
+    share: float
+    """Their share of all tokens."""
+    characters: dict[str, int]
+    """The most frequent characters behind them, and how often each occurs."""
+    written_as_spaces: str
+    """White space that the tokenizer doesn't know, and that became spaces."""
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """What a shard folder says of itself. Never a note's text, never a raw identifier."""
+    """What is in a shard folder. Holds no text of a note and no raw identifier."""
 
     sequence_length: int
     tokenizer: TokenizerInfo
@@ -75,29 +89,27 @@ class Manifest:
     counts: dict[str, int]
     """Notes read, kept, and dropped by reason."""
     split_rule: dict[str, Any]
-    """What was split by (patient, admission or note), the shares, the seed and the hash."""
+    """What the split is by (patient, admission or note), the shares, the seed and the hash function."""
     patients_in_several_splits: int
-    """0 where the split is by patient."""
-    unknown: dict[str, Any]
-    """What the tokenizer can't see: `tokens`, their `share`, the most frequent `characters` behind them, and the white
-    space that is `written_as_blanks`."""
+    """0 if the split is by patient."""
+    unknown: UnknownTokens
     cleaning_rules: list[str]
     notes_per_part: int
     settings: dict[str, Any]
-    """Everything the bytes depend on, inputs' hashes included: a second build compares itself with it."""
+    """Everything that the shards depend on, hashes of the inputs included. A second build compares its own with it."""
     patient_key_id: str
     versions: dict[str, str]
     fingerprint: str
-    """sha256 over the tokenizer and every shard's bytes: one value that names the data and their order."""
+    """sha256 over the tokenizer and all shard files: identifies the data and their order."""
     format_version: int = FORMAT_VERSION
 
     @property
     def split_by(self) -> str:
-        """What stays together: patient, admission or note."""
+        """What the split keeps together: patient, admission or note."""
         return str(self.split_rule["by"])
 
     def save(self, folder: Path) -> None:
-        """Write `manifest.json`, atomically: it is the last file of a finished shard folder."""
+        """Write `manifest.json`. It is the last file to be written, so a folder that has it is complete."""
         write_json(folder / MANIFEST_NAME, asdict(self))
 
     @classmethod
@@ -116,6 +128,7 @@ class Manifest:
         raw = read_json(path, FORMAT_VERSION, "build the shards again")
         try:
             raw["tokenizer"] = TokenizerInfo(**raw["tokenizer"])
+            raw["unknown"] = UnknownTokens(**raw["unknown"])
             raw["splits"] = {
                 name: SplitInfo(**{**split, "files": [ShardFile(**entry) for entry in split["files"]]})
                 for name, split in raw["splits"].items()
@@ -128,7 +141,11 @@ class Manifest:
 
 
 def held_out(split_by: str) -> str:
-    """What a loss on the held-out rows was measured on, in words."""
+    """Say what a loss on held-out sequences was measured on.
+
+    Args:
+        split_by: patient, admission or note.
+    """
     return {
         "patient": "held-out patients",
         "admission": "held-out admissions, whose patients may have been trained on",
@@ -137,7 +154,7 @@ def held_out(split_by: str) -> str:
 
 
 def fingerprint(tokenizer_sha256: str, sequence_length: int, files: list[ShardFile]) -> str:
-    """sha256 that names a corpus and its order: format, tokenizer, length, and every shard's path and hash."""
+    """sha256 that identifies the data and their order: of format, tokenizer, length and shard files."""
     lines = [f"format {FORMAT_VERSION}", f"tokenizer {tokenizer_sha256}", f"length {sequence_length}"]
     lines += [f"{entry.path} {entry.sha256}" for entry in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

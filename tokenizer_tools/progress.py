@@ -1,4 +1,4 @@
-"""A progress bar on a terminal; in a log file, a line now and then."""
+"""Progress: a bar on a terminal, or a line now and then in a log file."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from types import TracebackType
 
 
 def say(line: str) -> None:
-    """Print a line beside the results: to stderr."""
+    """Print a line to stderr; stdout is for results."""
     print(line, file=sys.stderr, flush=True)
 
 
 class Progress:
-    """Counts notes. Use as a context manager.
+    """Count notes and show it. Use as a context manager.
 
     Args:
-        what: the work's name.
-        total: how many are expected, if known.
+        what: name of the work.
+        total: number of notes, if known.
     """
 
     def __init__(self, what: str, total: int | None = None) -> None:
@@ -52,7 +52,7 @@ class Progress:
         return self
 
     def advance(self, count: int) -> None:
-        """So many more are done."""
+        """Report that `count` more notes are done."""
         self.count += count
         if self.bar is not None:
             self.bar.advance(self.task, count)

@@ -14,7 +14,7 @@ from typing import Any
 from clinical_pretrain.config.run_config import NO_ZERO, RunConfig
 from clinical_pretrain.resources import find_file
 from tokenizer_tools.errors import UserError
-from tokenizer_tools.files import once_each
+from tokenizer_tools.files import unique_keys
 
 AUTO = "auto"
 _SECTIONS = ("zero_optimization", "bf16", "fp16", "data_types")
@@ -78,7 +78,7 @@ def _load(name: str) -> dict[str, Any]:
         return {"zero_optimization": {"stage": 0}}
     path = find_file(name)
     try:
-        raw = json.loads(path.read_text(), object_pairs_hook=once_each)
+        raw = json.loads(path.read_text(), object_pairs_hook=unique_keys)
     except (OSError, ValueError) as error:
         raise UserError(f"{name}: not a JSON file ({error})") from None
     if not isinstance(raw, dict):

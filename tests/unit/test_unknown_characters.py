@@ -1,4 +1,4 @@
-"""What a vocabulary can't see: white space becomes a blank, the rest is counted and named."""
+"""What a vocabulary lacks: white space becomes spaces, other characters are counted and named."""
 
 import json
 
@@ -10,10 +10,10 @@ from clinical_pretrain.cli import main
 from clinical_pretrain.data.shards import Split
 from tokenizer_tools.corpus.split_patients import SplitRule
 from tokenizer_tools.corpus.synthetic_notes import make_notes
-from tokenizer_tools.manifest import Manifest
+from tokenizer_tools.manifest import Manifest, UnknownTokens
 from tokenizer_tools.shards.build import build_shards
 from tokenizer_tools.shards.settings import ShardSettings
-from tokenizer_tools.tokenizer.unknown_characters import unseen_blanks
+from tokenizer_tools.tokenizer.unknown_characters import unknown_whitespace
 
 BIGBIRD, LONGFORMER = (SHARED / "tokenizers" / name for name in ("bigbird", "longformer"))
 
@@ -28,26 +28,26 @@ def build(tmp_path, text, tokenizer=BIGBIRD, **options):
 
 
 @pytest.mark.shared
-def test_newline_and_tab_become_blanks_where_bigbird_cannot_see_them(tmp_path):
+def test_newline_and_tab_become_spaces_if_bigbird_does_not_know_them(tmp_path):
     manifest, tokens = build(tmp_path, "Meds:\nmetoprolol 25 mg\n\n\tdaily\r\nstable")
     backend = Tokenizer.from_file(str(tmp_path / "s" / "tokenizer" / "tokenizer.json"))
     assert tokens == backend.encode("Meds: metoprolol 25 mg daily stable", add_special_tokens=False).tokens
-    assert "<unk>" not in tokens and manifest.unknown["tokens"] == 0
-    assert set("\n\t") <= set(manifest.unknown["written_as_blanks"])
+    assert "<unk>" not in tokens and manifest.unknown.tokens == 0
+    assert set("\n\t") <= set(manifest.unknown.written_as_spaces)
 
 
 @pytest.mark.shared
 def test_longformers_newlines_stay(tmp_path):
     manifest, tokens = build(tmp_path, "Meds:\nmetoprolol 25 mg ≥ 5", LONGFORMER)
-    assert "Ċ" in tokens and manifest.unknown == {"tokens": 0, "share": 0.0, "characters": {}, "written_as_blanks": ""}
+    assert "Ċ" in tokens and manifest.unknown == UnknownTokens(0, 0.0, {}, "")
 
 
 @pytest.mark.shared
 def test_unknown_characters_are_counted_and_named_but_placeholders_are_not(tmp_path):
     manifest, tokens = build(tmp_path, "INR ≥ 2, pain ≤ 3, BP → 120, ≥ 5, seen by [**Name**] and ___")
     assert tokens.count("<unk>") == 6
-    assert manifest.unknown["tokens"] == 4 and manifest.unknown["characters"] == {"≥": 2, "→": 1, "≤": 1}
-    assert manifest.unknown["share"] == round(4 / manifest.splits["train"].tokens, 6)
+    assert manifest.unknown.tokens == 4 and manifest.unknown.characters == {"≥": 2, "→": 1, "≤": 1}
+    assert manifest.unknown.share == round(4 / manifest.splits["train"].tokens, 6)
 
 
 @pytest.mark.shared
@@ -65,10 +65,10 @@ def test_notes_with_line_breaks_lose_no_word_start(tmp_path, capsys):
     ]
     assert main(call) == 0
     unknown = Manifest.load(tmp_path / "s").unknown
-    assert unknown["share"] < 0.005, unknown
-    assert "newline and tab, which it doesn't know, became blanks" in capsys.readouterr().out
+    assert unknown.share < 0.005, unknown
+    assert "newline and tab, which it doesn't know, became spaces" in capsys.readouterr().out
 
 
 def test_the_projects_own_tokenizers_see_everything(corpus):
     backend = Tokenizer.from_file(str(corpus / "tokenizer" / "tokenizer.json"))
-    assert unseen_blanks(backend, backend.token_to_id("<unk>")) == ""
+    assert unknown_whitespace(backend, backend.token_to_id("<unk>")) == ""

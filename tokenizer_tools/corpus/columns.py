@@ -1,4 +1,4 @@
-"""Which column of an input is the text, the patient, and so on."""
+"""Find out which column of an input is the text, the patient, and so on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KNOWN_COLUMNS = {
     "time": ("charttime", "chartdate", "note_datetime", "note_date"),
     "error": ("iserror",),
 }
-# Of a name's letters and digits alone. Only named in messages: who is a patient is never guessed.
+# Matched against a name's letters and digits. Only for messages: the patient column is never guessed.
 _LIKELY_PATIENT = re.compile(
     r"(patient|pat|pt|person|subject|member)(id|num|number|no|key|identifier)?|mrn(um|umber)?|empi(id)?|mpi|pid|"
     r"nhsnumber|medicalrecordnumber"
@@ -32,29 +32,34 @@ _COMMON = re.compile(r"(row|note|doc|document|report)?(id|text|body|date|time|ty
 
 @dataclass(frozen=True)
 class Columns:
-    """Column names (JSONL: keys) of the input, where they aren't MIMIC's own."""
+    """Column names (JSONL: keys) of the input, if they aren't those of MIMIC."""
 
     text: str | None = None
-    """The note. Known without this option: TEXT, note_text, in upper or lower case."""
+    """The note. Known without this option, in upper or lower case: TEXT, note_text."""
     patient: str | None = None
-    """Whose note it is, the unit of the split. Known: SUBJECT_ID, patient_id, person_id."""
+    """The patient, the unit of the split. Known: SUBJECT_ID, patient_id, person_id."""
     admission: str | None = None
-    """Leads to the patient through another note of the same admission. Known: HADM_ID, admission_id,
-    visit_occurrence_id."""
+    """The admission, which leads to the patient through another note of the same admission. Known: HADM_ID,
+    admission_id, visit_occurrence_id."""
     category: str | None = None
     """The kind of note, for validation by category. Known: CATEGORY, note_type."""
     time: str | None = None
-    """ISO date or time; orders a patient's notes. Known: CHARTTIME, CHARTDATE, note_datetime, note_date, the first that
-    isn't empty."""
+    """ISO date or time, which orders a patient's notes. Known: CHARTTIME, CHARTDATE, note_datetime, note_date, of which
+    the first that isn't empty is taken."""
     error: str | None = None
     """Marks notes entered in error by 1 or true: they are dropped. Known: ISERROR."""
 
 
 def resolve_columns(wanted: Columns, found: tuple[str, ...], where: str) -> dict[str, list[str]]:
-    """Role -> column names, of which the first that isn't empty counts.
+    """Map each role (text, patient, …) to its columns, of which the first that isn't empty is taken.
+
+    Args:
+        wanted: columns that the user has named.
+        found: columns of the input.
+        where: the file or row, for messages.
 
     Raises:
-        UserError: a named column is missing, there is no text column, or it isn't clear which one is meant.
+        UserError: a named column is missing, there is no text column, or several columns could be meant.
     """
     by_lower_case = {name.strip().lower(): name for name in reversed(found)}
     names: dict[str, list[str]] = {}
@@ -79,8 +84,8 @@ def resolve_columns(wanted: Columns, found: tuple[str, ...], where: str) -> dict
 
 
 def describe_columns(found: Iterable[str]) -> str:
-    """The columns' names for a message, unless the first row may be data: then not a word of it. A header has distinct
-    short names, of which one at least is known or written_like_this."""
+    """List the columns for a message. If the first row may be data, nothing of it is shown. A header has distinct short
+    names, at least one of which is known or written_like_this."""
     names = list(found)
     are_names = len(set(names)) == len(names) and all(
         len(name) <= 40 and re.fullmatch(r"[A-Za-z_][\w.\-/]*( [\w.\-/]+){0,3}", name.strip()) for name in names
@@ -92,16 +97,16 @@ def describe_columns(found: Iterable[str]) -> str:
 
 
 def _is_known(name: str) -> bool:
-    squeezed = _squeezed(name)
-    known = any(squeezed in map(_squeezed, names) for names in KNOWN_COLUMNS.values())
-    return bool(known or _COMMON.fullmatch(squeezed) or _LIKELY_PATIENT.fullmatch(squeezed)
-                or _LIKELY_ADMISSION.fullmatch(squeezed))  # fmt: skip
+    letters = _letters_and_digits(name)
+    known = any(letters in map(_letters_and_digits, names) for names in KNOWN_COLUMNS.values())
+    return bool(known or _COMMON.fullmatch(letters) or _LIKELY_PATIENT.fullmatch(letters)
+                or _LIKELY_ADMISSION.fullmatch(letters))  # fmt: skip
 
 
 def likely_columns(columns: tuple[str, ...]) -> str:
-    """The options that would name the columns which look like a patient's, or else an admission's."""
-    patients = [name for name in columns if _LIKELY_PATIENT.fullmatch(_squeezed(name))]
-    admissions = [name for name in columns if _LIKELY_ADMISSION.fullmatch(_squeezed(name))]
+    """Suggest options that name the columns which look like the patient, or else the admission."""
+    patients = [name for name in columns if _LIKELY_PATIENT.fullmatch(_letters_and_digits(name))]
+    admissions = [name for name in columns if _LIKELY_ADMISSION.fullmatch(_letters_and_digits(name))]
     if patients:
         return f"name it with {' or '.join(f'--columns.patient {_quoted(name)}' for name in patients)}"
     remedy = "name it with --columns.patient NAME"
@@ -110,8 +115,8 @@ def likely_columns(columns: tuple[str, ...]) -> str:
     return remedy
 
 
-def _squeezed(name: str) -> str:
-    """Letters and digits of a column's name, in lower case."""
+def _letters_and_digits(name: str) -> str:
+    """A column's name in lower case, without anything else."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 

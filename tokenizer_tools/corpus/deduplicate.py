@@ -1,4 +1,4 @@
-"""Exact duplicates: of notes with the same cleaned text, the first in input order stays."""
+"""Find exact duplicates, of which the first in input order stays, and rank notes by time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def text_hash(text: str) -> str:
 
 
 def first_occurrences(hashes: npt.NDArray[np.bytes_]) -> npt.NDArray[np.bool_]:
-    """True where a hash stands for the first time.
+    """True where a hash occurs for the first time.
 
     Args:
         hashes: (notes,), in input order.
@@ -27,11 +27,11 @@ def first_occurrences(hashes: npt.NDArray[np.bytes_]) -> npt.NDArray[np.bool_]:
 
 
 def ranks_within(groups: npt.NDArray[np.bytes_], times: npt.NDArray[np.bytes_]) -> npt.NDArray[np.int32]:
-    """0 for a group's earliest, 1 for its next, and so on; equal times keep their order.
+    """Rank the notes of each group by time: 0 for the earliest. Equal times keep their order.
 
     Args:
-        groups: (notes,), whose note it is.
-        times: (notes,), ISO dates, empty where there is none.
+        groups: (notes,), the note's patient.
+        times: (notes,), ISO dates, empty if unknown.
     """
     order = np.lexsort((np.arange(len(groups)), times, groups))
     starts = np.ones(len(order), dtype=bool)

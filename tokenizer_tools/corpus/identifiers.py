@@ -1,7 +1,7 @@
-"""Identifiers and missing values: one meaning for all input formats.
+"""Read identifiers and missing values in the same way from all input formats.
 
 The same patient is written `123`, `123.0`, ` 123`, `00123` or `1.23e+02`, depending on the program that wrote the file.
-Two spellings of one patient must not end up in two splits, so spellings are merged wherever they could be the same.
+Two spellings of one patient must not end up in two splits, so spellings that could be the same are merged.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MISSING_IDENTIFIERS = MISSING_TEXTS | {"unknown", "unk", "undefined", "missing",
                                        "–", "—", "?"}  # fmt: skip
 """Also what people write for an unknown patient."""
 LARGEST_DIGITS = 11
-"""Excel shows numbers of more digits as 1E+11, with or without decimals."""
+"""Excel shows numbers with more digits as 1E+11, with or without decimals."""
 _INTEGER = re.compile(r"([+-]?)0*(\d+)(?:\.0*)?")
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
 _SCIENTIFIC = re.compile(r"\d(?:\.(\d+))?e\+(\d{1,3})")
@@ -31,21 +31,21 @@ class LostDigitsError(ValueError):
 
 
 def text_of(value: Any) -> str:
-    """A cell as text, empty where it is missing: None, NaN, or a word such as NULL alone. Bytes that aren't UTF-8
+    """Convert a cell to text, empty if it is missing (None, NaN, or only a word such as NULL). Bytes that aren't UTF-8
     become lone surrogates."""
     if isinstance(value, bytes):
         value = value.decode("utf-8", errors="surrogateescape")
-    if value is None or (value.is_nan() if isinstance(value, Decimal) else value != value):  # a NaN isn't itself
+    if value is None or (value.is_nan() if isinstance(value, Decimal) else value != value):  # NaN differs from itself
         return ""
     text = str(value)
     return "" if len(text) <= 8 and text.strip().lower() in MISSING_TEXTS else text
 
 
 def identifier_of(value: Any) -> str:
-    """The one spelling of an identifier, empty where it is missing.
+    """Normalize the spelling of an identifier; empty if it is missing.
 
-    Numbers lose leading zeros and zeros behind the point; letters are folded to lower case; blanks around and
-    invisible characters are dropped.
+    Numbers lose leading zeros and zeros after the decimal point; letters become lower case; surrounding spaces and
+    invisible characters are removed.
 
     Raises:
         LostDigitsError: a float too large for whole numbers (2^53, in 32 bits 2^24), or scientific notation with fewer

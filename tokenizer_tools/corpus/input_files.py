@@ -1,4 +1,4 @@
-"""Which files an input stands for. A folder holds files of one kind, or the user says which kind to read."""
+"""Find the files of an input. A folder holds files of one kind, or the user says which kind to read."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _TABLES = [suffix for kind, suffixes in SUFFIXES.items() if kind != "txt" for su
 
 @dataclass(frozen=True)
 class Input:
-    """One input: a file with many notes, or a folder."""
+    """One input: a file with many notes, or a folder of files."""
 
     path: Path
     kind: Kind
     files: list[Path]
     """In reading order: sorted by path."""
     skipped: dict[str, int]
-    """In a folder: how many files are not read, by kind."""
+    """Number of files in the folder that are not read, by kind."""
 
     @property
     def is_folder(self) -> bool:
@@ -38,25 +38,25 @@ class Input:
         return self.path.is_dir()
 
     def describe(self) -> str:
-        """What is read, and what isn't, for a line."""
+        """Say in one line what is read, and what isn't."""
         size = sum(path.stat().st_size for path in self.files)
         files = f": {len(self.files):,} {self.kind} file{'s' * (len(self.files) != 1)}" if self.is_folder else ""
         skipped = f"; not read: {_listed(self.skipped)}" if self.skipped else ""
         return f"reading {self.path}{files} ({size / 1e6:,.1f} MB){skipped}"
 
     def folders_by_level(self) -> list[int]:
-        """How many folders hold the files, at each level below the input."""
+        """Number of folders that hold the files, at each level below the input."""
         parents = [path.relative_to(self.path).parts[:-1] for path in self.files]
         depth = max(map(len, parents), default=0)
         return [len({parts[:level] for parts in parents if len(parts) >= level}) for level in range(1, depth + 1)]
 
 
 def find_inputs(paths: Sequence[Path], kind: Kind | None = None) -> list[Input]:
-    """The files behind each input. In folders, hidden files (`.name`, `_name`) and linked folders are never read.
+    """Find the files of each input. In folders, hidden files (`.name`, `_name`) and linked folders are never read.
 
     Args:
         paths: files, and folders of files of one kind.
-        kind: the kind to read where a folder holds several.
+        kind: the kind to read, if a folder holds several.
 
     Raises:
         UserError: an input doesn't exist, can't be read, is of an unknown kind, or a folder holds several kinds.
@@ -67,7 +67,7 @@ def find_inputs(paths: Sequence[Path], kind: Kind | None = None) -> list[Input]:
 
 
 def kind_of(path: Path) -> Kind | None:
-    """A file's kind, by its name."""
+    """A file's kind, from its name."""
     name = path.name.lower()
     return next((kind for kind, suffixes in SUFFIXES.items() if name.endswith(suffixes)), None)
 
@@ -109,7 +109,7 @@ def _folder(path: Path, wanted: Kind | None) -> Input:
 
 
 def _walk(folder: Path) -> tuple[list[Path], int]:
-    """All files below a folder, and how many linked folders were not entered."""
+    """All files below a folder, and the number of linked folders that were not entered."""
 
     def refuse(error: OSError) -> None:
         raise UserError(f"{error.filename}: {error.strerror}; ask its owner, or name another folder with --notes")

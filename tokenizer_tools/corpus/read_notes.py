@@ -1,4 +1,4 @@
-"""Notes from CSV, JSONL, Parquet and text files, one at a time, in input order."""
+"""Read notes from CSV, JSONL, Parquet and text files, one at a time, in input order."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class InputOptions:
     columns: Columns = field(default_factory=Columns)
     """Column names."""
     files: Kind | None = None
-    """In a folder of several kinds of files, the kind to read."""
+    """In a folder with several kinds of files, the kind to read."""
     patient_folder: int = 0
-    """In a folder: the level below it whose folders are the patients (1: right below it); 0: none."""
+    """In a folder: the level of subfolders that stand for patients (1: directly below it). 0: none."""
     on_bad_row: Literal["fail", "skip"] = "fail"
-    """Stop at a row that can't be used, or skip and count it."""
+    """Whether to stop at a row that can't be used (not UTF-8, too many fields, no patient), or to skip and count it."""
 
     def __post_init__(self) -> None:
         if self.patient_folder < 0:
@@ -40,20 +40,20 @@ class InputOptions:
 
 @dataclass(frozen=True)
 class Note:
-    """One note as it came in."""
+    """One note as it was read."""
 
     text: str
-    """Empty where the row can't be used."""
+    """Empty if the row can't be used."""
     patient: str
-    """The patient's identifier in its one spelling; empty where the row has none."""
+    """The patient's identifier, normalized; empty if the row has none."""
     admission: str
-    """The admission's, likewise."""
+    """The admission's identifier, likewise."""
     category: str
     time: str
     source: int
-    """Which of the inputs it came from, counted from 0."""
+    """Number of its input, counted from 0."""
     row: int
-    """Its number within the input, counted from 1."""
+    """Number of its row within the input, counted from 1."""
     place: str
     """File and row, for messages."""
     fault: Fault | None = None
@@ -63,12 +63,12 @@ class Note:
 def read_notes(
     inputs: Sequence[Input | Path], options: InputOptions | None = None, rule: SplitRule | None = None
 ) -> Iterator[Note]:
-    """Yield every note of the inputs, one at a time: memory doesn't grow with the corpus.
+    """Yield all notes of the inputs, one at a time, so that memory doesn't grow with the corpus.
 
     Args:
         inputs: from `find_inputs`, or paths for it.
         options: column names, and what to do with rows that can't be used.
-        rule: what the split needs to know of each note; a note that lacks it can't be used. Default: nothing.
+        rule: the split, whose patient or admission each note must name. Default: none.
 
     Raises:
         UserError: a file is missing, of unknown kind or broken, lacks a column, or a row can't be used.
@@ -92,7 +92,7 @@ class _Reader:
         self._names: dict[tuple[str, ...], dict[str, list[str]]] = {}
 
     def notes(self, path: Path, before: int) -> Iterator[Note]:
-        """The notes of one of its files; `before` of this input have been read."""
+        """Yield the notes of one file, of which `before` notes of the same input have been read."""
         folder_patient = self._folder_of(path)
         for number, row in enumerate(read_rows(path, self.input.kind, self.options.columns), start=before + 1):
             try:
@@ -116,7 +116,7 @@ class _Reader:
         first = {
             role: next((text for value in values if (text := text_of(value))), "") for role, values in cells.items()
         }
-        utf16 = self.input.kind == "txt" and is_utf16(row.values["text"][:64])  # it may be valid UTF-8, full of zeros
+        utf16 = self.input.kind == "txt" and is_utf16(row.values["text"][:64])  # which may be valid UTF-8, with zeros
         if utf16 or not all(map(_is_utf8, first.values())):
             found = "UTF-16" if utf16 else "LATIN1"
             raise BadRowError(
@@ -128,7 +128,7 @@ class _Reader:
         patient = patient if folder_patient is None else folder_patient
         needs_identity = self.rule and self.rule.needs_identity and first["text"].strip()
         if needs_identity and not (patient or admission):
-            raise self._nobody(row)
+            raise self._no_patient(row)
         return Note(
             text=first["text"],
             patient=patient,
@@ -145,7 +145,7 @@ class _Reader:
             try:
                 self._names = {row.columns: resolve_columns(self.options.columns, row.columns, row.where)}
             except UserError as error:
-                if self.input.kind != "jsonl":  # there, each row has keys of its own
+                if self.input.kind != "jsonl":  # where each row has its own keys
                     raise
                 raise BadRowError(row.place, "malformed", str(error).removeprefix(f"{row.where}: ")) from None
         return self._names[row.columns]
@@ -161,15 +161,15 @@ class _Reader:
             ) from None
 
     def _folder_of(self, path: Path) -> str | None:
-        """The patient that a file's folder stands for."""
+        """The patient that the file's folder stands for."""
         level = self.options.patient_folder
         if not level or not self.input.is_folder:
             return None
         parents = path.relative_to(self.input.path).parts[:-1]
         return identifier_of(parents[level - 1]) if len(parents) >= level else ""
 
-    def _nobody(self, row: Row) -> UserError:
-        """The error of a row that doesn't say whose it is, with the ways to say it."""
+    def _no_patient(self, row: Row) -> UserError:
+        """The error for a row that names no patient, with the possible remedies."""
         names, level = self._columns(row), self.options.patient_folder
         if level and self.input.is_folder:
             return BadRowError(row.place, "no_patient", f"lies above the folders of level {level} (--patient-folder)")

@@ -1,4 +1,4 @@
-"""The rows of one CSV, JSONL, Parquet or text file, each with its place."""
+"""Read the rows of a CSV, JSONL, Parquet or text file, each with its place for messages."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from typing import Any, Literal
 from tokenizer_tools.corpus.columns import KNOWN_COLUMNS, Columns, resolve_columns
 from tokenizer_tools.corpus.input_files import Kind
 from tokenizer_tools.errors import UserError
-from tokenizer_tools.files import once_each
+from tokenizer_tools.files import unique_keys
 
 LONGEST_FIELD = 1 << 28
 Fault = Literal["invalid_utf8", "malformed", "no_patient", "marked_error"]
 
 
 class BadRowError(UserError):
-    """A row that can't be used. With `on_bad_row: skip` it becomes a note with a fault."""
+    """A row that can't be used. With `on_bad_row: skip` it becomes a note with a `fault`."""
 
     def __init__(self, place: str, fault: Fault, message: str) -> None:
         super().__init__(f"{place}: {message}, or drop and count such rows with --on-bad-row skip")
@@ -36,12 +36,17 @@ class Row:
 
     place: str
     where: str
-    """What a message about its columns names: the file, or, where rows have keys of their own, the row."""
+    """Where its columns come from, for messages: the file, or the row if each row has its own keys (JSONL)."""
     values: dict[str, Any]
     columns: tuple[str, ...]
 
 
 def read_rows(path: Path, kind: Kind, columns: Columns) -> Iterator[Row | BadRowError]:
+    """Yield the rows of a file, and errors for rows that can't be used but can be skipped.
+
+    Raises:
+        UserError: the file is damaged, lacks a column, or its rows can't be told apart.
+    """
     if kind == "parquet":
         yield from _parquet(path, columns)
         return
@@ -58,14 +63,14 @@ def read_rows(path: Path, kind: Kind, columns: Columns) -> Iterator[Row | BadRow
 
 
 def _decoded(path: Path, stream: Any, newline: str) -> io.TextIOWrapper:
-    """A stream as text. Bytes that aren't UTF-8 become lone surrogates, so that the row they stand in can be named."""
+    """Decode a stream. Bytes that aren't UTF-8 become lone surrogates, so that their row can be named."""
     if is_utf16(stream.peek(64)[:64]):
         raise UserError(f"{path}: UTF-16, not UTF-8; convert it (iconv -f UTF-16 -t UTF-8)")
     return io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline=newline)
 
 
 def is_utf16(start: bytes) -> bool:
-    """By its byte-order mark, or by every other byte being zero."""
+    """Whether a file that starts like this is UTF-16: by its byte-order mark, or if every other byte is zero."""
     return start[:2] in (b"\xff\xfe", b"\xfe\xff") or any(
         len(start) > 3 and not any(start[first : len(start) // 2 * 2 : 2]) for first in (0, 1)
     )
@@ -76,14 +81,14 @@ def _csv(path: Path, text: io.TextIOWrapper, wanted: Columns) -> Iterator[Row | 
     header = text.readline()
     separator = _separator(header, wanted)
     lines = itertools.chain([header], text)
-    reader = csv.reader(lines, delimiter=separator, strict=True)  # else an unclosed quote swallows the rest
+    reader = csv.reader(lines, delimiter=separator, strict=True)  # otherwise an unclosed quote takes in the rest
     columns: tuple[str, ...] = ()
     for number in itertools.count():
         place = f"{path}, row {number}"
         try:
             values = next((values for values in reader if values), None)  # without empty lines
         except csv.Error as error:
-            # Not a row to skip: where the next one begins is unknown, and a line of this note could be taken for one.
+            # Not to be skipped: where the next row begins is unknown, and a line of this note could pass for one.
             raise UserError(
                 f"{path}, after row {max(0, number - 1)}: not a CSV file ({error}); look for an unclosed quote, or a "
                 "stray one"
@@ -94,7 +99,7 @@ def _csv(path: Path, text: io.TextIOWrapper, wanted: Columns) -> Iterator[Row | 
             columns = tuple(values)
             resolve_columns(wanted, columns, str(path))
         elif len(values) < len(columns):
-            # A line break without quotes: as above, lines of this note could be taken for rows.
+            # A line break without quotes. As above, lines of this note could pass for rows.
             raise UserError(
                 f"{place}: {len(values)} fields where the header has {len(columns)}; quote fields that hold line "
                 'breaks ("), or complete the row'
@@ -106,7 +111,7 @@ def _csv(path: Path, text: io.TextIOWrapper, wanted: Columns) -> Iterator[Row | 
                 f'{len(values)} fields where the header has {len(columns)}; quote fields that hold separators (")',
             )
         elif len(columns) > 1 and tuple(values) == columns:
-            yield BadRowError(place, "malformed", "the header again; delete this line")
+            yield BadRowError(place, "malformed", "repeats the header; delete this line")
         else:
             yield Row(place, str(path), dict(zip(columns, values, strict=True)), columns)
     if not columns:
@@ -114,7 +119,7 @@ def _csv(path: Path, text: io.TextIOWrapper, wanted: Columns) -> Iterator[Row | 
 
 
 def _separator(header: str, wanted: Columns) -> str:
-    """The separator with which the header has a text column: comma, tab, semicolon or bar."""
+    """The separator (comma, tab, semicolon or bar) with which the header has a text column."""
     for separator in ",\t;|":
         names = next(csv.reader([header], delimiter=separator), [])
         lower = {name.strip().lower() for name in names}
@@ -129,7 +134,7 @@ def _jsonl(path: Path, lines: io.TextIOWrapper) -> Iterator[Row | BadRowError]:
             continue
         place = f"{path}, row {number}"
         try:
-            row = json.loads(line, object_pairs_hook=once_each)
+            row = json.loads(line, object_pairs_hook=unique_keys)
         except (ValueError, RecursionError):
             row = None
         if isinstance(row, dict):
@@ -162,8 +167,12 @@ def _parquet(path: Path, wanted: Columns) -> Iterator[Row]:
 
 
 def _cells(array: Any) -> list[Any]:
-    """Strings as bytes, for Arrow would raise at the first that isn't UTF-8, without its row; dates as text, for Python
-    has no year beyond 9999; short floats as they are, for it matters how many digits they hold."""
+    """Convert a column to Python values.
+
+    Strings stay bytes, because Arrow would raise at the first one that isn't UTF-8 without naming its row. Dates become
+    text, because Python has no years after 9999. Floats of 16 and 32 bits keep their type, because it decides how many
+    digits they hold.
+    """
     import pyarrow as pa
 
     if pa.types.is_dictionary(array.type):

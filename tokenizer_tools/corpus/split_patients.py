@@ -1,7 +1,7 @@
-"""Train, validation or test: by patient unless asked otherwise, and a function of the patient alone.
+"""Split notes into train, validation and test, by patient unless asked otherwise; and hash patients with a secret key.
 
-A patient's split doesn't depend on the rest of the corpus, its order or its size, so that a corpus can grow without
-a held-out patient ever moving into training.
+A patient's split is a function of the patient alone, not of the rest of the corpus, its order or its size. So a corpus
+can grow without moving a held-out patient into training.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class SplitRule:
     validation: float = 0.05
     """Share of patients whose notes measure the loss during training."""
     test: float = 0.05
-    """Share of patients set aside."""
+    """Share of patients in the test split."""
     seed: int = 0
     """Another seed gives another split."""
     by: Literal["patient", "admission", "note"] = "patient"
-    """patient: each note needs a patient, or an admission that another note gives a patient; admission: where there is
-    no patient, the admission stands for it; note: each note by itself, so that a patient may be on both sides."""
+    """patient: each note needs a patient, or an admission whose patient another note names. admission: a note without a
+    patient is split by its admission. note: each note by itself, so that a patient may be in several splits."""
 
     def __post_init__(self) -> None:
         if not (self.validation >= 0 and self.test >= 0 and self.validation + self.test < 1):
@@ -45,17 +45,17 @@ class SplitRule:
 
     @property
     def needs_identity(self) -> bool:
-        """Whether each note must say whose it is: not by note, nor where nothing is held out."""
+        """Whether each note must name a patient or an admission: not if split by note, nor if nothing is held out."""
         return self.by != "note" and self.validation + self.test > 0
 
     def group_of(self, patient: str, admission: str, text_digest: str) -> str:
-        """What a note stays together with: all notes of the patient, else of the admission, else of the same text."""
+        """The group that a note stays with: all notes of the patient, else of the admission, else of the same text."""
         if self.by != "note" and patient:
             return f"patient {patient}"
         return f"admission {admission}" if self.by != "note" and admission else f"text {text_digest}"
 
     def split_of(self, group: str) -> int:
-        """Index into SPLITS for what `group_of` gives."""
+        """The split of a group from `group_of`, as an index into SPLITS."""
         digest = hashlib.sha256(f"{self.seed}:{group}".encode()).digest()
         draw = int.from_bytes(digest[:8], "big") / 2**64
         if draw < self.validation:
@@ -66,12 +66,12 @@ class SplitRule:
 def patients_of_admissions(
     pairs: Callable[[], Iterable[tuple[Patient | None, Admission | None]]],
 ) -> dict[Admission, Patient]:
-    """Patients of the admissions that some notes name without a patient, where other notes name both.
+    """Find the patients of admissions that some notes name without a patient and other notes name with one.
 
-    An admission that is named with two patients is left out: it doesn't tell whose it is.
+    An admission that is named with two patients is left out, because its patient isn't known.
 
     Args:
-        pairs: gives (patient, admission) of all notes, each time it is called; both may be missing (falsy).
+        pairs: returns (patient, admission) of all notes, each time it is called; both may be missing (falsy).
     """
     alone = {admission for patient, admission in pairs() if admission and not patient}
     found: dict[Admission, Patient] = {}
@@ -92,10 +92,10 @@ def default_key_path() -> Path:
 
 
 def load_patient_key(path: Path | None) -> bytes:
-    """The secret behind the patient hashes, made on first use (32 random bytes, hex, readable by its owner alone).
+    """Load the secret key of the patient hashes, or create it (32 random bytes, hex, readable only by its owner).
 
-    A plain hash of a record number is undone by trying all record numbers; a keyed one needs this file. Keep it
-    apart from the shards, and as long as a patient's notes may have to be found again.
+    A plain hash of a record number can be undone by trying all record numbers; a keyed hash needs this file, too. Keep
+    it apart from the shards, and for as long as a patient's notes may have to be found again.
 
     Raises:
         UserError: the file can't be read or made, or isn't such a key.
@@ -109,7 +109,7 @@ def load_patient_key(path: Path | None) -> bytes:
                 stream.write(secrets.token_hex(32) + "\n")
         key = bytes.fromhex(path.read_text().strip())
     except FileExistsError:
-        return load_patient_key(path)  # another build made it in this very moment
+        return load_patient_key(path)  # another build has just created it
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a key"
         raise UserError(f"{path}: patient key: {reason}; name another file with --patient-key") from None
@@ -119,7 +119,7 @@ def load_patient_key(path: Path | None) -> bytes:
 
 
 def key_id(key: bytes) -> str:
-    """A name for a key that doesn't give it away."""
+    """A name for a key that doesn't reveal it."""
     return hashlib.sha256(b"clinical-pretrain patient key" + key).hexdigest()[:16]
 
 

@@ -33,6 +33,7 @@ from tokenizer_tools.manifest import (
     Manifest,
     ShardFile,
     SplitInfo,
+    UnknownTokens,
     fingerprint,
 )
 from tokenizer_tools.progress import say
@@ -43,7 +44,7 @@ from tokenizer_tools.shards.scan import NoteParts, Outcome, scan
 from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
 from tokenizer_tools.shards.write import write_notes_table
 from tokenizer_tools.tokenizer.load import describe_tokenizer, load_tokenizer, save_tokenizer
-from tokenizer_tools.tokenizer.unknown_characters import NAMED_CHARACTERS, unseen_blanks
+from tokenizer_tools.tokenizer.unknown_characters import NAMED_CHARACTERS, unknown_whitespace
 
 _UNSET_MAX_LENGTH = 1 << 24
 """A model_max_length above this is transformers' way of saying that it isn't set."""
@@ -82,8 +83,8 @@ def build_shards(
     loaded = load_tokenizer(tokenizer)
     key = load_patient_key(settings.patient_key)
     info = describe_tokenizer(loaded, tokenizer, settings.placeholder)
-    blanks = unseen_blanks(loaded.backend_tokenizer, info.unknown_id)
-    build = ShardBuild(out, settings, info, blanks, key)
+    whitespace = unknown_whitespace(loaded.backend_tokenizer, info.unknown_id)
+    build = ShardBuild(out, settings, info, whitespace, key)
     plan = _plan(build, inputs)
     with disk_errors(out):
         finished = prepare_folder(build, plan)
@@ -158,7 +159,7 @@ def _finish(packed: list[PackedPart], keep: KeepList, build: ShardBuild, plan: d
         counts=_counts(keep),
         split_rule={"hash": "sha256", **asdict(settings.split)},
         patients_in_several_splits=people.patients_in_several_splits,
-        unknown=_unknown(packed, all_files, build.unseen_blanks),
+        unknown=_unknown(packed, all_files, build.unknown_whitespace),
         cleaning_rules=settings.cleaning.names(),
         notes_per_part=settings.notes_per_part,
         settings=plan,
@@ -178,17 +179,12 @@ def _counts(keep: KeepList) -> dict[str, int]:
     return {"read": len(keep.outcomes), **counts}
 
 
-def _unknown(packed: list[PackedPart], files: list[ShardFile], unseen: str) -> dict[str, Any]:
-    """What the tokenizer can't represent, for the manifest."""
+def _unknown(packed: list[PackedPart], files: list[ShardFile], written_as_spaces: str) -> UnknownTokens:
     tokens = sum(entry.tokens for entry in files)
     unknown_tokens = sum(part.unknown_tokens for part in packed)
     characters = Counter[str]()
     for part in packed:
         characters.update(part.unknown_characters)
     most_frequent = sorted(characters.items(), key=lambda item: (-item[1], item[0]))[:NAMED_CHARACTERS]
-    return {
-        "tokens": unknown_tokens,
-        "share": round(unknown_tokens / tokens, 6) if tokens else 0.0,
-        "characters": dict(most_frequent),
-        "written_as_blanks": unseen,
-    }
+    share = round(unknown_tokens / tokens, 6) if tokens else 0.0
+    return UnknownTokens(unknown_tokens, share, dict(most_frequent), written_as_spaces)

@@ -39,7 +39,7 @@ class ShardBuild:
     out: Path
     settings: ShardSettings
     tokenizer: TokenizerInfo
-    unseen_blanks: str
+    unknown_whitespace: str
     """White space that the tokenizer doesn't know."""
     patient_key: bytes = field(repr=False)
 
@@ -73,7 +73,7 @@ class ShardBuild:
 
     def clean(self, text: str) -> str:
         """A note's text as it is hashed and tokenised."""
-        return clean(text, self.settings.cleaning, self.tokenizer.placeholder, self.unseen_blanks)
+        return clean(text, self.settings.cleaning, self.tokenizer.placeholder, self.unknown_whitespace)
 
 
 def prepare_folder(build: ShardBuild, plan: dict[str, Any]) -> Manifest | None:

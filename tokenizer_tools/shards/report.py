@@ -48,8 +48,8 @@ def summarise(manifest: Manifest) -> dict[str, Any]:
         "sequence_length": manifest.sequence_length,
         "split_by": manifest.split_by,
         "patients_in_several_splits": manifest.patients_in_several_splits,
-        "unknown_tokens": manifest.unknown["tokens"],
-        "unknown_share": manifest.unknown["share"],
+        "unknown_tokens": manifest.unknown.tokens,
+        "unknown_share": manifest.unknown.share,
     }
     flat |= {f"notes_{name}": count for name, count in manifest.counts.items()}
     for name, split in manifest.splits.items():

@@ -1,4 +1,4 @@
-"""Whether the Hugging Face Hub can be reached: asked once, for its own client tries for almost a minute."""
+"""Access to the Hugging Face Hub. Whether it can be reached is tested once, as its own client retries for a minute."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ TIMEOUT_SECONDS = 10
 
 
 def hub_arguments(name_or_path: str) -> dict[str, Any]:
-    """For any `from_pretrained`: that a Hub id is to be looked for in the cache alone, where there is no internet."""
+    """Arguments for any `from_pretrained`: without internet, a Hub id is looked up only in the cache."""
     return {} if Path(name_or_path).is_dir() or hub_is_reachable() else {"local_files_only": True}
 
 
 @cache
 def hub_is_reachable() -> bool:
-    """Whether the Hub, or the mirror that HF_ENDPOINT names, answers anything at all."""
+    """Whether the Hub, or the mirror that HF_ENDPOINT names, answers at all."""
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session
 
     try:
         get_session().head(constants.ENDPOINT, timeout=TIMEOUT_SECONDS)
-    except Exception:  # of an HTTP library that differs between versions; also HF_HUB_OFFLINE
+    except Exception:  # the HTTP library differs between versions; also HF_HUB_OFFLINE
         return False
     return True
 
 
 def not_found(name_or_path: str, what: str) -> UserError:
-    """The error for a name that is neither a folder nor, as far as can be known here, on the Hub."""
+    """The error for a name that is neither a folder nor, as far as this machine can know, on the Hub."""
     from huggingface_hub import constants
 
     if hub_is_reachable():

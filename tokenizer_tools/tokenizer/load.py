@@ -1,4 +1,4 @@
-"""A tokenizer from a folder or the Hub, as plain `transformers` gives it, and what the shards need of it."""
+"""Load a tokenizer as plain `transformers` does, save it for transformers 4 and 5, and encode texts with it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def load_tokenizer(name_or_path: str) -> Any:
     """Load with `AutoTokenizer`: a folder (tokenizer.json, vocabulary files, or a raw `spiece.model`) or a Hub id.
 
     Raises:
-        UserError: it isn't there, isn't a fast tokenizer, lacks a mask token, or transformers changes what it does.
+        UserError: it doesn't exist, isn't a fast tokenizer, lacks a mask token, or transformers changes its ids.
     """
     folder = Path(name_or_path)
     if folder.exists() and not folder.is_dir():
@@ -57,7 +57,7 @@ def _from_pretrained(name_or_path: str) -> Any:
         if folder.is_dir():
             names = {path.name for path in folder.iterdir()}
             if names & {"spiece.model"} and not names & {"tokenizer.json"}:
-                # AutoTokenizer asks for tiktoken here; the class itself reads the file.
+                # AutoTokenizer would ask for tiktoken; the class itself reads the file.
                 return BigBirdTokenizer.from_pretrained(name_or_path)
         return AutoTokenizer.from_pretrained(name_or_path, **hub_arguments(name_or_path))
     except Exception as error:
@@ -70,19 +70,19 @@ def _from_pretrained(name_or_path: str) -> Any:
 
 
 def save_tokenizer(tokenizer: Any, folder: Path, model_max_length: int) -> None:
-    """Write a folder that `AutoTokenizer` of transformers 4 and 5 loads, with the same ids.
+    """Write a folder that `AutoTokenizer` of transformers 4 and 5 loads with the same ids.
 
-    What version 5 saves, version 4 can't always read: it knows no class `TokenizersBackend`, and no list of
-    `extra_special_tokens`. Here the class is the plain one, which takes tokenizer.json as it is; and nothing says where
-    the tokenizer came from.
+    Version 4 can't always read what version 5 saves: it doesn't know the class `TokenizersBackend` and the list
+    `extra_special_tokens`. So the folder names PreTrainedTokenizerFast, which takes tokenizer.json as it is. It doesn't
+    say where the tokenizer came from.
 
     Args:
         tokenizer: from `load_tokenizer`, or a `PreTrainedTokenizerFast`.
-        folder: the folder to make.
+        folder: the folder to create.
         model_max_length: tokens.
 
     Raises:
-        UserError: transformers doesn't load it as it was saved.
+        UserError: transformers would load it with other ids.
     """
     backend: Tokenizer = tokenizer.backend_tokenizer
     backend.no_truncation()
@@ -99,7 +99,7 @@ def save_tokenizer(tokenizer: Any, folder: Path, model_max_length: int) -> None:
     if tokenizer.extra_special_tokens:
         config["additional_special_tokens"] = tokenizer.extra_special_tokens
     pre_tokenizer = json.loads(backend.to_str())["pre_tokenizer"] or {}
-    if "add_prefix_space" in pre_tokenizer:  # version 4 changes the pre-tokenizer to what this says
+    if "add_prefix_space" in pre_tokenizer:  # by which version 4 changes the pre-tokenizer
         config["add_prefix_space"] = pre_tokenizer["add_prefix_space"]
     write_json(folder / "tokenizer_config.json", config)
     if tokenizer_sha256(load_tokenizer(str(folder)).backend_tokenizer) != tokenizer_sha256(backend):
@@ -111,9 +111,9 @@ def describe_tokenizer(tokenizer: Any, name: str, placeholder: str | None) -> To
 
     Args:
         tokenizer: from `load_tokenizer`.
-        name: how the user called it; a path is cut to its last part.
-        placeholder: the token that stands for de-identified text; `unk` means the tokenizer's own unknown token,
-            `none` that placeholders are dropped.
+        name: the folder or Hub id that the user gave; of a path, only the last part is kept.
+        placeholder: the token that replaces de-identified text; `unk` for the tokenizer's unknown token, `none` to
+            remove it.
 
     Raises:
         UserError: the placeholder isn't one token of the vocabulary.
@@ -146,7 +146,7 @@ def describe_tokenizer(tokenizer: Any, name: str, placeholder: str | None) -> To
 
 
 def special_ids(backend: Tokenizer) -> npt.NDArray[np.bool_]:
-    """(vocabulary,): True for the tokens that no text should turn into."""
+    """(vocabulary,): True for the special tokens, which no text may become."""
     table = np.zeros(max(backend.get_vocab().values()) + 1, dtype=bool)
     for token_id, token in backend.get_added_tokens_decoder().items():
         table[token_id] = token.special
@@ -154,7 +154,7 @@ def special_ids(backend: Tokenizer) -> npt.NDArray[np.bool_]:
 
 
 def encode(backend: Tokenizer, texts: list[str]) -> list[list[int]]:
-    """Token ids of texts, without begin and end tokens, never cut or padded."""
+    """Token ids of texts, without begin and end tokens, truncation and padding."""
     backend.no_truncation()
     backend.no_padding()
     return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]

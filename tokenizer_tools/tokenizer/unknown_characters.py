@@ -1,4 +1,4 @@
-"""What a tokenizer can't see: characters that become its unknown token."""
+"""Characters that become a tokenizer's unknown token."""
 
 from __future__ import annotations
 
@@ -6,33 +6,37 @@ import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 from tokenizers import Tokenizer
 
+from tokenizer_tools.manifest import UnknownTokens
+
 NAMED_CHARACTERS = 20
-"""So many of the most frequent ones are named."""
-_BLANKS = "".join(character for character in map(chr, range(sys.maxunicode + 1)) if character.isspace())
+"""Number of the most frequent characters that the manifest names."""
+_WHITESPACE = "".join(character for character in map(chr, range(sys.maxunicode + 1)) if character.isspace())
 
 
-def unseen_blanks(backend: Tokenizer, unknown_id: int) -> str:
-    """The white space, newline and tab first of all, that becomes the unknown token within a text, and takes its word
-    start from the next word. BigBird's vocabulary has none of it but the blank."""
+def unknown_whitespace(backend: Tokenizer, unknown_id: int) -> str:
+    """White space that becomes the unknown token within a text, and so hides where the next word starts. BigBird's
+    vocabulary has no white space but the space, not even newline and tab."""
     return "".join(
-        blank for blank in _BLANKS if unknown_id in backend.encode(f"a{blank}b", add_special_tokens=False).ids
+        character
+        for character in _WHITESPACE
+        if unknown_id in backend.encode(f"a{character}b", add_special_tokens=False).ids
     )
 
 
 def count_unknown(
     backend: Tokenizer, texts: Sequence[str], ids: Sequence[Sequence[int]], unknown_token: str, unknown_id: int
 ) -> tuple[int, Counter[str]]:
-    """Unknown tokens of some texts, without those that a text spells out as a placeholder, and the characters behind.
+    """Count the unknown tokens of texts, and the characters behind them. Unknown tokens that a text spells out, as a
+    placeholder, don't count.
 
     Args:
         backend: the tokenizer.
         texts: cleaned.
-        ids: of each text, as the tokenizer gives them.
-        unknown_token: how the unknown token is written.
+        ids: token ids of each text.
+        unknown_token: the unknown token as text.
         unknown_id: its id.
     """
     total, characters = 0, Counter[str]()
@@ -49,19 +53,19 @@ def count_unknown(
 
 
 def name_of(character: str) -> str:
-    """A character for a message: itself, where it can be printed, and its code point."""
+    """Name a character for a message: by itself, if it can be printed, and by its code point."""
     shown = f"{character} " if character.isprintable() and not unicodedata.combining(character) else ""
     return f"{shown}U+{ord(character):04X}"
 
 
-def describe_unknown(unknown: dict[str, Any]) -> str:
-    """A manifest's `unknown`, in a line."""
-    named = ", ".join(f"{name_of(c)} {count:,}" for c, count in list(unknown["characters"].items())[:8])
+def describe_unknown(unknown: UnknownTokens) -> str:
+    """Say in one line what the tokenizer can't represent."""
+    named = ", ".join(f"{name_of(c)} {count:,}" for c, count in list(unknown.characters.items())[:8])
     line = "no token is unknown to the tokenizer"
-    if unknown["tokens"]:
-        line = f"{unknown['share']:.2%} of the tokens are unknown to the tokenizer ({named})"
-    blanks = unknown["written_as_blanks"]
-    names = [name for blank, name in (("\n", "newline"), ("\t", "tab")) if blank in blanks] or ["other white space"]
-    if blanks:
-        line += f"; {' and '.join(names)}, which it doesn't know, became blanks"
+    if unknown.tokens:
+        line = f"{unknown.share:.2%} of the tokens are unknown to the tokenizer ({named})"
+    whitespace = unknown.written_as_spaces
+    names = [name for character, name in (("\n", "newline"), ("\t", "tab")) if character in whitespace]
+    if whitespace:
+        line += f"; {' and '.join(names) or 'other white space'}, which it doesn't know, became spaces"
     return line
