@@ -15,7 +15,7 @@ from typing import Any
 from clinical_pretrain.commands import completion
 from clinical_pretrain.commands.run import run
 from clinical_pretrain.config.command_line import one_line, version
-from clinical_pretrain.config.fields import described
+from clinical_pretrain.config.fields import describe_type
 from clinical_pretrain.config.other_names import refuse_unknown
 from clinical_pretrain.config.reading import expand_home
 from clinical_pretrain.console import make_output_lenient
@@ -491,7 +491,7 @@ def _plain(message: str, names: dict[str, str]) -> str:
     types = {kind.__name__: kind for kind in (int, float, bool, str)}
     if key is None or kind not in types or value is None:
         return message
-    return f"{names.get(key, key)} is {value or 'empty'}, must be {described(types[kind])}"
+    return f"{names.get(key, key)} is {value or 'empty'}, must be {describe_type(types[kind])}"
 
 
 def _report(args: Any, result: dict[str, Any]) -> dict[str, Any]:

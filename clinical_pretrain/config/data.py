@@ -5,34 +5,42 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from clinical_pretrain.config.fields import PathText, Pattern
+from clinical_pretrain.config.fields import PathText, Pattern, Resume
 from tokenizer_tools.ranges import Range
+
+_LANGUAGE = Pattern("[a-z]{2,3}|multilingual", "an ISO 639 code such as en or de, or multilingual")
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What it is trained on."""
+    """The data to train on."""
 
-    shards: Annotated[str, PathText()] = "shards"
-    """Shard folder made by `clinical-pretrain build-shards`."""
-    language: Annotated[
-        str, Pattern("[a-z]{2,3}|multilingual", "an ISO 639 code such as en or de, or multilingual")
-    ] = "en"
+    shards: Annotated[str, PathText(), Resume.FREE] = "shards"
+    """Shard folder made by `clinical-pretrain build-shards`. It may move; other data needs checkpoint.accept_changes,
+    and another sequence length or tokenizer is always refused."""
+    language: Annotated[str, _LANGUAGE, Resume.FREE] = "en"
     """Language of the notes, for the model card: an ISO 639 code such as en or de, or multilingual."""
-    document_attention: Literal["sequence", "isolate"] = "sequence"
-    """row: tokens see over the borders of the notes in a row, as Clinical-Longformer's; isolate: a token sees its own
-    note alone, and positions begin anew in each. BigBird's blocks stay those of the row."""
+    document_attention: Annotated[Literal["sequence", "isolate"], Resume.ACCEPTED] = "sequence"
+    """What a token attends to in a sequence packed from several notes. sequence: all notes, as Clinical-Longformer.
+    isolate: its own note alone, and positions restart in each note. BigBird's blocks stay those of the sequence."""
 
 
 @dataclass(frozen=True)
 class MaskingConfig:
-    """Masked-LM corruption (BERT, section 3.1): drawn anew in every epoch, the same on any number of GPUs."""
+    """Masked-LM corruption (BERT, section 3.1). Masks differ in every epoch and don't depend on the number of GPUs."""
 
-    probability: Annotated[float, Range(above=0, below=1)] = 0.15
-    """Share of the maskable tokens to predict. Special tokens and placeholders never are."""
-    replace_with_mask: Annotated[float, Range(0, 1)] = 0.8
-    """Of those, the share shown as the mask token."""
-    replace_with_random: Annotated[float, Range(0, 1)] = 0.1
-    """Of those, the share shown as a random maskable token; the rest is shown unchanged."""
-    whole_words: bool = False
-    """Choose whole words instead of single tokens."""
+    probability: Annotated[float, Range(above=0, below=1), Resume.ACCEPTED] = 0.15
+    """Share of the tokens to predict. Special tokens and placeholders are never predicted."""
+    replace_with_mask: Annotated[float, Range(0, 1), Resume.ACCEPTED] = 0.8
+    """Share of the predicted tokens that the mask token replaces."""
+    replace_with_random: Annotated[float, Range(0, 1), Resume.ACCEPTED] = 0.1
+    """Share of the predicted tokens that a random token replaces. The rest stays unchanged."""
+    whole_words: Annotated[bool, Resume.ACCEPTED] = False
+    """Mask whole words instead of single tokens."""
+
+
+def replacement_fault(masking: MaskingConfig) -> str | None:
+    """The two shares of replaced tokens must leave a share of at least 0."""
+    if masking.replace_with_mask + masking.replace_with_random <= 1 + 1e-9:
+        return None
+    return "masking.replace_with_mask and masking.replace_with_random must add up to at most 1"

@@ -1,53 +1,62 @@
-"""Settings of what keeps a run going: checkpoints, roll-back, watchdog."""
+"""Settings of what lets a run survive faults: checkpoints, roll-back, watchdog."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Annotated
 
+from clinical_pretrain.config.fields import Resume
 from tokenizer_tools.ranges import MANY, Range
 
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """What is kept to go on from. The last step is always saved."""
+    """When to save a checkpoint, and which ones to keep. The last step is always saved."""
 
-    every_steps: Annotated[int, Range(0, MANY)] = 1000
-    """Optimizer steps between two; 0: only at the end of a stage, and for keep_best."""
-    keep_latest: Annotated[int, Range(0, MANY)] = 3
-    """The newest so many stay; 0: all."""
-    keep_every_steps: Annotated[int, Range(0, MANY)] = 0
-    """Of the older ones, those at multiples of so many steps stay, too; 0: none."""
-    accept_changes: bool = False
-    """Go on although data or settings are others than those the run began with. Never another model or precision."""
-    max_consecutive_failures: Annotated[int, Range(0, MANY)] = 3
-    """So many saves in a row may fail, say on a full disk, before the run ends; the earlier checkpoints stay whole."""
-    keep_best: bool = True
-    """Save when a validation's loss is the lowest so far, and keep that checkpoint, for `export --step best`."""
+    every_steps: Annotated[int, Range(0, MANY), Resume.FREE] = 1000
+    """Optimizer steps between checkpoints; 0: only at the end of a stage and for keep_best."""
+    keep_latest: Annotated[int, Range(0, MANY), Resume.FREE] = 3
+    """Number of newest checkpoints to keep; 0 keeps all."""
+    keep_every_steps: Annotated[int, Range(0, MANY), Resume.FREE] = 0
+    """Also keep older checkpoints at multiples of this many optimizer steps; 0: none."""
+    accept_changes: Annotated[bool, Resume.FREE] = False
+    """Resume although the data or settings differ from those that the run began with."""
+    max_consecutive_failures: Annotated[int, Range(0, MANY), Resume.FREE] = 3
+    """Number of consecutive saves that may fail, for example on a full disk, before the run ends. Earlier checkpoints
+    stay intact."""
+    keep_best: Annotated[bool, Resume.FREE] = True
+    """Save a checkpoint when the validation loss is the lowest so far, and keep it, for `export --step best`."""
 
 
 @dataclass(frozen=True)
 class BadStepsConfig:
-    """What happens to steps whose loss or gradient is no finite number: all ranks skip the update together. Where that
-    doesn't end, or weights or a validation loss aren't finite, the run goes back to the last checkpoint, and past the
-    samples of those steps."""
+    """What to do about a NaN or infinite loss or gradient. All ranks skip the update together. If that goes on, or if
+    weights or a validation loss become NaN or infinite, the run rolls back to the last checkpoint and skips the samples
+    of those steps."""
 
-    max_consecutive_skips: Annotated[int, Range(1, MANY)] = 10
-    """So many skipped updates in a row, and the run goes back. (Of fp16, only those whose loss itself isn't finite.)"""
-    max_consecutive_overflows: Annotated[int, Range(1, MANY)] = 25
+    max_consecutive_skips: Annotated[int, Range(1, MANY), Resume.FREE] = 10
+    """Roll back after this many consecutive skipped updates. In fp16, only those with a NaN or infinite loss count."""
+    max_consecutive_overflows: Annotated[int, Range(1, MANY), Resume.FREE] = 25
     """fp16: roll back after this many consecutive updates skipped because the gradients overflowed though the loss is
     finite. Each halves the loss scale, from 65,536 to 1 in 17 steps: raise it with fp16.initial_scale_power."""
-    spike_factor: Annotated[float, Range(0, MANY)] = 0.0
-    """A loss above so many times the median of the last 100 makes the run go back at once. 0: never."""
-    max_rollbacks: Annotated[int, Range(0, MANY)] = 3
-    """So often a run goes back; then it ends."""
+    spike_factor: Annotated[float, Range(0, MANY), Resume.FREE] = 0.0
+    """Roll back at once when the loss is above this factor times the median of the last 100 losses; 0: never."""
+    max_rollbacks: Annotated[int, Range(0, MANY), Resume.FREE] = 3
+    """Number of roll-backs after which the next one ends the run."""
 
 
 @dataclass(frozen=True)
 class WatchdogConfig:
-    """When a run that stands still is ended, so that it can be started again."""
+    """When to end a run that hangs, so that it can be restarted."""
 
-    heartbeat_timeout_seconds: Annotated[int, Range(1, 1_000_000)] = 60
-    """A rank that isn't heard of for so long is lost: its node, or the process was stopped."""
-    step_timeout_seconds: Annotated[int, Range(0, 1_000_000)] = 1800
-    """A step that takes longer hangs: every rank's stack goes to the run folder, and the run ends. 0: none does."""
+    heartbeat_timeout_seconds: Annotated[int, Range(1, 1_000_000), Resume.FREE] = 60
+    """End the run when a rank sends no heartbeat for this long: its node failed, or its process was stopped."""
+    step_timeout_seconds: Annotated[int, Range(0, 1_000_000), Resume.FREE] = 1800
+    """End the run when an optimizer step takes longer, and write every rank's stack to the run folder; 0: never."""
+
+
+def spike_factor_fault(bad_steps: BadStepsConfig) -> str | None:
+    """A factor of 1 or less would roll back at an ordinary loss."""
+    if 0 < bad_steps.spike_factor <= 1:
+        return f"bad_steps.spike_factor is {bad_steps.spike_factor}, must be above 1, or 0 for none"
+    return None

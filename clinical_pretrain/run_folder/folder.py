@@ -29,6 +29,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from clinical_pretrain.checkpoint.save import saved_steps
+from clinical_pretrain.config.resume import changed_settings
 from clinical_pretrain.config.run_config import JOBS_FOLDER, RunConfig
 from clinical_pretrain.console import console
 from clinical_pretrain.distributed import Ranks
@@ -47,9 +48,6 @@ FORMAT_VERSION = 4
 NOT_COMPARED = ("zero_optimization", "gradient_accumulation_steps", "train_batch_size",
                 "train_micro_batch_size_per_gpu", "gradient_clipping")  # fmt: skip
 """Of the DeepSpeed config: how the same computation is spread over ranks, and what the run config says already."""
-FREE = ("run_dir", "deepspeed", "compile", "activation_checkpointing", "log_every_steps", "checkpoint", "watchdog",
-        "bad_steps")  # fmt: skip
-"""Settings that may change from one start to the next."""
 LOCK_SECONDS = 120
 """For so long a run waits for another in its folder to end; a lost node's lock on a network disk lasts as long."""
 LOCK_NAME = "lock"
@@ -364,15 +362,8 @@ def differences(
 ) -> tuple[list[str], list[str]]:
     """Where a run differs from the one that a run folder holds: what can be accepted, and what can't, as the weights
     wouldn't fit."""
-    soft = stage_ends(run_dir, config)[1]
-    old = _completed(_read(run_dir / "config.yaml"), RunConfig().to_dict())
-    old, new = _comparable(old), _comparable(config.to_dict())
-    fixed = ("model", "precision")
-    hard = _differences({key: old.pop(key) for key in fixed}, {key: new.pop(key) for key in fixed})
-    # Decides which weights are frozen.
-    tokens = [{"attention.global_tokens": settings["attention"].pop("global_tokens")} for settings in (old, new)]
-    hard += _differences(tokens[0], tokens[1])
-    soft += _differences(old, new)
+    soft, hard = changed_settings(_read(run_dir / "config.yaml"), config)
+    soft = stage_ends(run_dir, config)[1] + soft
     was, now = (
         {key: value for key, value in settings.items() if key not in NOT_COMPARED}
         for settings in (_read(run_dir / "deepspeed.json"), resolved)
@@ -391,29 +382,6 @@ def differences(
                 f"data.shards: another tokenizer (sha256 {tokenizer[:12]}, now {manifest.tokenizer.sha256[:12]})"
             )
     return soft, hard
-
-
-def _comparable(config: dict[str, Any]) -> dict[str, Any]:
-    """Without what may change: where folders are, what is saved, what the card says, and how the same function is
-    computed. ZeRO's file is compared by what is in it."""
-    config = json.loads(json.dumps(config))
-    for key in (*FREE, "max_steps", "extra_steps"):  # of the latter stage_ends judges
-        config.pop(key)
-    config["data"].pop("shards")
-    config["data"].pop("language")
-    config["validation"].pop("early_stopping_patience")
-    config["attention"].pop("backend")
-    return config
-
-
-def _completed(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """A config that was written before some keys existed, with their defaults."""
-    missing = {key: value for key, value in defaults.items() if key not in config}
-    known = {
-        key: _completed(value, defaults.get(key, {})) if isinstance(value, dict) else value
-        for key, value in config.items()
-    }
-    return known | missing
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:

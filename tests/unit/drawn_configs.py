@@ -14,9 +14,9 @@ from typing import Literal, get_args, get_origin
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from test_ranges import leaves, make
+from test_ranges import make
 
-from clinical_pretrain.config.fields import unwrap
+from clinical_pretrain.config.fields import settings_of
 from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.release.export import export
 from clinical_pretrain.resources import resource_path
@@ -40,14 +40,14 @@ BASE = {
 """A run of 0.1 s."""
 
 
-def choices(hint):
+def choices(setting):
     """What a setting may be, and what it may not: all words, or the ends of its range and what lies beside them."""
-    base, _, constraints = unwrap(hint)
+    base = setting.base
     if get_origin(base) is Literal:
         return [*get_args(base), "no such"]
     if base is bool:
         return [True, False]
-    (allowed,) = (constraint for constraint in constraints if isinstance(constraint, Range))
+    (allowed,) = (rule for rule in setting.constraints if isinstance(rule, Range))
     ends = (end for end in (allowed.minimum, allowed.maximum, allowed.above, allowed.below) if math.isfinite(end))
     beside = (-1, 0, 1) if base is int else (-0.5, 0, 0.5)
     return sorted({base(end + step) for end in ends for step in beside})
@@ -71,12 +71,10 @@ CHOICES = {  # what else would take long, or isn't a number
 }
 FIXED = ("run_dir", "data.shards", "model.init", "model.name_or_path")
 ODD = [float("nan"), float("inf"), -float("inf"), True, None, "x", 1e308]
-for key, hint in leaves(RunConfig):
+SETTINGS = {setting.key: setting for setting in settings_of(RunConfig)}
+for key, setting in SETTINGS.items():
     if key not in CHOICES and key not in FIXED:
-        CHOICES[key] = choices(hint)
-
-
-HINTS = dict(leaves(RunConfig))
+        CHOICES[key] = choices(setting)
 
 
 @st.composite
@@ -86,8 +84,8 @@ def overrides(draw):
     within = draw(st.integers(0, 2)) > 0
     drawn = {}
     for key in keys:
-        _, _, constraints = unwrap(HINTS[key])
-        values = [v for v in CHOICES[key] if not any(constraint.fault(v) for constraint in constraints)]
+        constraints = SETTINGS[key].constraints
+        values = [v for v in CHOICES[key] if not any(rule.fault(v) for rule in constraints)]
         drawn[key] = draw(st.sampled_from(values if within else CHOICES[key] + ODD))
     return drawn
 

@@ -36,7 +36,7 @@ def test_file_and_overrides_are_one_config(tmp_path):
         (["--precision", "fp64"], "fp64"),
         (["--config", "nowhere.yaml"], "nowhere.yaml: no such config file; there are configs/"),
         (["--max_steps", "0", "--optim.warmup_steps", "-1"], "max_steps is 0, must be at least 1; "),
-        (["--batch.train_batch_size", "7", "--batch.micro_batch_size_per_gpu", "2"], "no multiple of"),
+        (["--batch.train_batch_size", "7", "--batch.micro_batch_size_per_gpu", "2"], "is not a multiple of"),
         (["--data.language", "German"], "data.language is German, must be an ISO 639 code"),
         (["stray"], "stray"),
         (["my.yaml"], "my.yaml: belongs to no option (--config my.yaml)"),

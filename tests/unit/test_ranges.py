@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clinical_pretrain.config.fields import unwrap
+from clinical_pretrain.config.fields import settings_of
 from clinical_pretrain.config.model import ModelConfig, ModelSize
 from clinical_pretrain.config.optim import OptimConfig
 from clinical_pretrain.config.reading import TextLoader, build, flatten
@@ -19,15 +19,6 @@ from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.config.slurm import SlurmConfig
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.ranges import Range
-
-
-def leaves(cls, prefix=""):
-    """Every field that is no section: dotted key, hint."""
-    for name, hint in get_type_hints(cls, include_extras=True).items():
-        if is_dataclass(hint):
-            yield from leaves(hint, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", hint
 
 
 def make(cls, values, prefix=""):
@@ -45,11 +36,15 @@ def make(cls, values, prefix=""):
 
 @pytest.mark.parametrize("cls", [RunConfig, SlurmConfig])
 def test_every_number_has_both_ends(cls):
-    for key, hint in leaves(cls):
-        base, _, constraints = unwrap(hint)
-        if base in (int, float):
-            (found,) = (c for c in constraints if isinstance(c, Range))
-            assert max(found.minimum, found.above) > -1e9 and min(found.maximum, found.below) < 1e20, key
+    for setting in settings_of(cls):
+        if setting.base in (int, float):
+            (found,) = (rule for rule in setting.constraints if isinstance(rule, Range))
+            assert max(found.minimum, found.above) > -1e9 and min(found.maximum, found.below) < 1e20, setting.key
+
+
+def test_every_setting_of_a_run_says_whether_a_resume_may_change_it():
+    assert all(setting.resume for setting in settings_of(RunConfig))
+    assert not any(setting.resume for setting in settings_of(SlurmConfig))
 
 
 @pytest.mark.parametrize(
@@ -106,20 +101,19 @@ ANYTHING = st.one_of(
 
 
 @settings(max_examples=300, deadline=None, derandomize=True, database=None)
-@given(st.dictionaries(st.sampled_from([key for key, _ in leaves(RunConfig)]), ANYTHING, max_size=4))
+@given(st.dictionaries(st.sampled_from([setting.key for setting in settings_of(RunConfig)]), ANYTHING, max_size=4))
 def test_making_a_config_raises_nothing_but_a_line(values):
     try:
         config = make(RunConfig, values)
     except UserError as error:
         assert len(str(error).splitlines()) == 1
         return
-    for key, hint in leaves(RunConfig):
+    for setting in settings_of(RunConfig):
         value = config
-        for part in key.split("."):
+        for part in setting.key.split("."):
             value = getattr(value, part)
-        base, _, constraints = unwrap(hint)
-        if base in (int, float) and value is not None:
-            assert type(value) in (base, int) and not any(c.fault(value) for c in constraints)
+        if setting.base in (int, float) and value is not None:
+            assert type(value) in (setting.base, int) and not any(rule.fault(value) for rule in setting.constraints)
     assert build(RunConfig, flatten(yaml.load(config.to_yaml(), TextLoader))) == config
 
 
