@@ -30,7 +30,10 @@ from typing import Any
 import torch
 from common import base_config, facts, stock_model, timed
 
-from clinical_pretrain.checkpoint import save as checkpoint
+from clinical_pretrain.checkpoint.pending_save import PendingSave
+from clinical_pretrain.checkpoint.restore import load
+from clinical_pretrain.checkpoint.state import RunState
+from clinical_pretrain.checkpoint.verify import latest_valid
 from clinical_pretrain.config.recovery import CheckpointConfig
 from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.distributed import Ranks, initialise, shut_down
@@ -38,6 +41,7 @@ from clinical_pretrain.engine.build import make_engine
 from clinical_pretrain.engine.deepspeed_config import resolve
 from clinical_pretrain.engine.memory_file import MemoryCheckpointEngine
 from clinical_pretrain.engine.optim import parameter_count
+from clinical_pretrain.run_folder.paths import RunFolder
 from tokenizer_tools.files import write_json
 
 LENGTH, STEPS = 512, 5
@@ -119,14 +123,14 @@ def compare(args: argparse.Namespace, engine: Any, folder: Path, ranks: Ranks) -
                     os.fsync(stream.fileno())
         ranks.barrier()
 
-    def begin() -> checkpoint.Save:
+    def begin() -> PendingSave:
         nonlocal step
         step += 1
         engine.checkpoint_engine = memory
-        state = checkpoint.RunState(step, step, ranks.world_size, args.zero_stage, args.precision, "")
-        return checkpoint.Save(folder / "ours", engine, state, {}, ranks)
+        state = RunState(step, step, ranks.world_size, args.zero_stage, args.precision, "")
+        return PendingSave(RunFolder(folder / "ours"), engine, state, {}, ranks)
 
-    def finish(save: checkpoint.Save) -> None:
+    def finish(save: PendingSave) -> None:
         saved = save.finish(CheckpointConfig(keep_latest=1))
         assert saved.error is None, saved.error
 
@@ -155,8 +159,8 @@ def compare(args: argparse.Namespace, engine: Any, folder: Path, ranks: Ranks) -
         engine.load_checkpoint(str(folder / "plain"))
 
     def load_ours() -> None:
-        newest, _ = checkpoint.newest_whole(folder / "ours", ranks)
-        checkpoint.load(folder / "ours", engine, newest)
+        newest, _ = latest_valid(RunFolder(folder / "ours"), ranks)
+        load(RunFolder(folder / "ours"), engine, newest)
 
     saves = in_turn({"plain": plain, "plain_flushed": flushed, "ours": ours}, args.repeats)
     loads = in_turn({"plain": load_plain, "ours": load_ours}, args.repeats)

@@ -21,7 +21,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from transformers import BigBirdConfig, BigBirdForMaskedLM, LongformerConfig, LongformerForMaskedLM
 
-from clinical_pretrain.run_folder.folder import git_commit, versions
+from clinical_pretrain.run_folder.starts import git_commit, versions
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 M_MMAP_THRESHOLD = -3

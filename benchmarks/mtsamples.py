@@ -30,6 +30,7 @@ from clinical_pretrain.data.shards import Split
 from clinical_pretrain.distributed import free_port, initialise
 from clinical_pretrain.models.build import build_model
 from clinical_pretrain.run_folder.metrics import read_metrics
+from clinical_pretrain.run_folder.paths import RunFolder
 from clinical_pretrain.training.validation import Validation
 from tokenizer_tools.files import write_json
 from tokenizer_tools.manifest import TOKENIZER_FOLDER, Manifest
@@ -126,7 +127,7 @@ def result(options: list[str], shards: Path, run_dir: Path, model: Path) -> dict
         "validation_loss_after": summary["validation_loss_after"],
         "validation_accuracy_after": summary["validation_accuracy_after"],
         "unigram_entropy_of_validation_split": unigram_entropy(shards, "validation"),
-        "curve": [[line["step"], line["loss"]] for line in read_metrics(run_dir, "validation")],
+        "curve": [[line["step"], line["loss"]] for line in read_metrics(RunFolder(run_dir), "validation")],
         "steps": summary["steps"],
         "max_logit_difference": json.loads((model / "pretraining.json").read_text())["max_logit_difference"],
         "unknown": manifest.unknown,

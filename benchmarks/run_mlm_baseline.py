@@ -31,7 +31,10 @@ from clinical_pretrain.data.sampler import Sampler
 from clinical_pretrain.engine.build import make_engine
 from clinical_pretrain.engine.optim import learning_rate
 from clinical_pretrain.models.flops import peak_flops, training_flops_per_token
-from clinical_pretrain.training.train import Run, finish, micro_batches, setup, train_step
+from clinical_pretrain.training.ending import close
+from clinical_pretrain.training.run import Run
+from clinical_pretrain.training.setup import setup
+from clinical_pretrain.training.train import train_step
 from tokenizer_tools.files import write_json
 from tokenizer_tools.manifest import TOKENIZER_FOLDER
 
@@ -51,21 +54,21 @@ class Stock:
         for name, parameter in self.model.named_parameters():
             # Without a gradient, as ours are: DeepSpeed would fill them with zeros.
             parameter.requires_grad_("_global." not in name and ".pooler." not in name)
-        resolved = json.loads((run.run_dir / "deepspeed.json").read_text())
+        resolved = run.folder.read_deepspeed()
         resolved["train_micro_batch_size_per_gpu"] = micro_batch
         resolved["gradient_accumulation_steps"] = config.batch.train_batch_size // micro_batch // run.ranks.world_size
         self.accumulation_steps = resolved["gradient_accumulation_steps"]
         self.engine = make_engine(self.model, config, resolved)
         tokenizer = AutoTokenizer.from_pretrained(Path(config.data.shards) / TOKENIZER_FOLDER)
         self.collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=config.masking.probability)
-        self.sampler = Sampler(len(run.split), config.seed)
+        self.sampler = Sampler(len(run.batches.split), config.seed)
         self.step = 0
 
     def batch(self) -> dict[str, torch.Tensor]:
         """The next rows, masked, on the device."""
-        length, features = self.run.manifest.sequence_length, []
+        length, features = self.run.spec.manifest.sequence_length, []
         for _ in range(self.micro_batch):
-            ids = self.run.split[self.sampler.sample(self.samples).row].input_ids.astype(np.int64)
+            ids = self.run.batches.split[self.sampler.sample(self.samples).row].input_ids.astype(np.int64)
             missing = length - len(ids)
             features.append(
                 {
@@ -117,14 +120,14 @@ def compare_in(run: Run, args: argparse.Namespace) -> dict[str, Any]:
     """The same, with a run that has been set up."""
     config = run.config
     stock = Stock(run, args.stock_micro_batch or config.batch.micro_batch_size_per_gpu, args.stock_checkpointing)
-    batches = micro_batches(run)
+    batches = run.batches.micro_batches(run.progress)
     losses: dict[str, list[float]] = {"hugging_face": [], "ours": []}
 
     def ours() -> None:
         block = []
         for _ in range(args.steps):
             block.append(train_step(run, batches))
-            run.step += 1
+            run.progress.step += 1
         losses["ours"] += [loss.item() for loss in block]
 
     def theirs() -> None:
@@ -135,13 +138,13 @@ def compare_in(run: Run, args: argparse.Namespace) -> dict[str, Any]:
         block()
     times = [(timed(theirs), timed(ours)) for _ in range(args.repeats)]
     batches.close()
-    finish(run)
-    tokens = args.steps * config.batch.train_batch_size * run.manifest.sequence_length
+    close(run)
+    tokens = args.steps * config.batch.train_batch_size * run.spec.manifest.sequence_length
     speeds = {
         f"tokens_per_second_{name}": statistics.median(tokens / pair[i] for pair in times)
         for i, name in enumerate(("hugging_face", "ours"))
     }
-    flops = training_flops_per_token(run.engine.module.config, run.manifest.sequence_length)
+    flops = training_flops_per_token(run.engine.module.config, run.spec.manifest.sequence_length)
     peak = peak_flops(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
     return {
         "what": "the stock recipe against ours: optimizer steps under DeepSpeed, data included",

@@ -8,15 +8,17 @@ import os
 import socket
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from tokenizer_tools.errors import UserError
 
+T = TypeVar("T")
 # Rank variables as torch and DeepSpeed read them, and what srun calls the same.
 _FROM_SLURM = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
 
@@ -61,6 +63,32 @@ class Ranks:
     def barrier(self) -> None:
         """Wait for all."""
         dist.barrier(group=self.control)
+
+    def on_first(self, action: Callable[[], T], place: str) -> T | None:
+        """Do something with files on rank 0 alone, and return there what it returns.
+
+        Raises:
+            UserError: on all ranks, where it raises one on rank 0, or an OSError; `place` is then named.
+        """
+        result = error = None
+        if self.is_first:
+            try:
+                result = action()
+            except UserError as caught:
+                error = str(caught)
+            except OSError as caught:
+                error = (
+                    f"{place}: cannot be read or written ({caught.strerror}); free disk space, or choose another folder"
+                )
+        error = self.broadcast(error)
+        if error is not None:
+            raise UserError(error)
+        return result
+
+    def from_first(self, action: Callable[[], T], place: str) -> T:
+        """The same, with the result on all ranks."""
+        result: T = self.broadcast(self.on_first(action, place))
+        return result
 
 
 @dataclass(frozen=True)

@@ -26,13 +26,12 @@ from clinical_pretrain.config.command_line import load_config, split_options
 from clinical_pretrain.config.fields import keys_of
 from clinical_pretrain.config.other_names import refuse_unknown
 from clinical_pretrain.config.reading import build, flatten, read_yaml
-from clinical_pretrain.config.run_config import JOBS_FOLDER, RunConfig, check_files
+from clinical_pretrain.config.run_config import JOBS_FOLDER, RunConfig
 from clinical_pretrain.config.slurm import SlurmConfig
-from clinical_pretrain.engine.deepspeed_config import resolve
 from clinical_pretrain.resources import resource_path
+from clinical_pretrain.training.preflight import preflight
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import write_json
-from tokenizer_tools.manifest import Manifest
 
 SITE = "slurm/site.yaml"
 
@@ -230,12 +229,7 @@ def check(config: RunConfig, slurm: SlurmConfig) -> None:
     """
     if config.model.init == "pretrained":
         check_is_here(config.model.name_or_path)
-    check_files(config)
-    resolved = resolve(config, slurm.nodes * slurm.ranks_per_node)
-    from clinical_pretrain.run_folder.folder import refuse_other_folder  # with PyTorch
-
-    manifest = Manifest.load(Path(config.data.shards))
-    refuse_other_folder(Path(config.run_dir), config, resolved, manifest)
+    preflight(config, slurm.nodes * slurm.ranks_per_node)
 
 
 def check_is_here(name: str) -> None:

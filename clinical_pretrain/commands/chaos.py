@@ -27,12 +27,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from clinical_pretrain.checkpoint import save as checkpoint
+from clinical_pretrain.checkpoint.plain_model import plain_model
+from clinical_pretrain.checkpoint.state import read_state
 from clinical_pretrain.config.command_line import load_config
 from clinical_pretrain.distributed import free_port
 from clinical_pretrain.resources import resource_path
-from clinical_pretrain.run_folder.folder import git_commit, plain_model, versions
-from clinical_pretrain.run_folder.metrics import METRICS_NAME, read_metrics
+from clinical_pretrain.run_folder.metrics import read_metrics
+from clinical_pretrain.run_folder.paths import RunFolder
+from clinical_pretrain.run_folder.starts import git_commit, versions
 from clinical_pretrain.training.watchdog import ENDED, LOST
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import Manifest
@@ -103,7 +105,7 @@ class Course:
     def last(self) -> dict[str, Any]:
         """The newest line of the metrics, but for those on saves, which come late."""
         try:
-            with (self.run_dir / METRICS_NAME).open("rb") as stream:
+            with RunFolder(self.run_dir).metrics_file.open("rb") as stream:
                 stream.seek(max(0, stream.seek(0, os.SEEK_END) - 8192))
                 lines = stream.read().splitlines()
         except OSError:
@@ -132,9 +134,9 @@ class Course:
         from clinical_pretrain.engine.reshard import WEIGHT, StoredCheckpoint
 
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        state = checkpoint.read_state(self.run_dir, self.max_steps)
+        state = read_state(RunFolder(self.run_dir), self.max_steps)
         stored = StoredCheckpoint(
-            checkpoint.folder_of(self.run_dir, state.step), state.zero_stage, plain_model(self.run_dir)[0]
+            RunFolder(self.run_dir).checkpoint(state.step), state.zero_stage, plain_model(RunFolder(self.run_dir))[0]
         )
         digest = hashlib.sha256()
         for kind in (WEIGHT, *ADAM):
@@ -145,7 +147,9 @@ class Course:
 
     def losses(self) -> list[float]:
         """Of all steps, then of all validations."""
-        return [line["loss"] for kind in ("train", "validation") for line in read_metrics(self.run_dir, kind)]
+        return [
+            line["loss"] for kind in ("train", "validation") for line in read_metrics(RunFolder(self.run_dir), kind)
+        ]
 
 
 def chaos(
@@ -208,7 +212,7 @@ def report(
     done: list[Fault], alone: Course, course: Course, seconds_alone: float, seconds: float, elastic: bool
 ) -> dict[str, Any]:
     """All in figures."""
-    finished = course.max_steps in checkpoint.saved_steps(course.run_dir)
+    finished = course.max_steps in RunFolder(course.run_dir).saved_steps()
     losses, expected = course.losses() if finished else [], alone.losses()
     largest = max((abs(a - b) / abs(b) for a, b in zip(losses, expected, strict=False)), default=math.inf)
     same_losses = len(losses) == len(expected) and largest <= (TOLERANCE if elastic else 0)
@@ -348,7 +352,7 @@ def train_under_faults(
 
 def _possible(course: Course) -> list[str]:
     """Not all can be done at any time."""
-    alone, steps = len(course.processes) < 2, checkpoint.saved_steps(course.run_dir)
+    alone, steps = len(course.processes) < 2, RunFolder(course.run_dir).saved_steps()
     impossible = {"stop one rank": alone, "kill one rank": alone, "damage a checkpoint": len(steps) < 2}
     return [kind for kind in KINDS if not impossible.get(kind)]
 
@@ -435,13 +439,13 @@ def _limit(alive: list[subprocess.Popen[bytes]], size: int) -> None:
 
 
 def _failed_saves(course: Course) -> list[dict[str, Any]]:
-    return [line for line in read_metrics(course.run_dir, "save") if "failures" in line]
+    return [line for line in read_metrics(RunFolder(course.run_dir), "save") if "failures" in line]
 
 
 def _damage(course: Course, rng: random.Random) -> None:
     """Spoil one file of the newest checkpoint."""
-    steps = checkpoint.saved_steps(course.run_dir)
-    path = rng.choice(sorted(checkpoint.folder_of(course.run_dir, steps[-1]).iterdir()))
+    steps = RunFolder(course.run_dir).saved_steps()
+    path = rng.choice(sorted(RunFolder(course.run_dir).checkpoint(steps[-1]).iterdir()))
     how = rng.choice(("truncate", "flip", "remove"))
     if how == "remove":
         path.unlink()

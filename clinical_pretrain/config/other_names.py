@@ -82,7 +82,6 @@ RENAMED = {
     "checkpoint.keep": "checkpoint.keep_latest",
     "checkpoint.max_failures": "checkpoint.max_consecutive_failures",
     "checkpointing": "activation_checkpointing",
-    "extend": "extra_steps",
     "model.positions": "model.position_embeddings",
     "model.size.heads": "model.size.num_attention_heads",
     "model.size.layers": "model.size.num_hidden_layers",

@@ -39,9 +39,9 @@ class RunConfig:
     seed: Annotated[int, Range(0, 2**63 - 1), Resume.ACCEPTED] = 42
     """Seed of data order, masks, dropout and random weights."""
     max_steps: Annotated[int, Range(1, MANY), Resume.BY_STEPS] = 200_000
-    """Optimizer steps of the run, without extra_steps. Can change with checkpoint.accept_changes until they are
+    """Optimizer steps of the run, without extend. Can change with checkpoint.accept_changes until they are
     done."""
-    extra_steps: Annotated[int, Range(0, MANY), Resume.BY_STEPS] = 0
+    extend: Annotated[int, Range(0, MANY), Resume.BY_STEPS] = 0
     """Optimizer steps after max_steps, as a further stage of the run. Data order and masks continue. The
     learning rate warms up again from 0, over a tenth of the stage but at most optim.warmup_steps, and decays by
     optim.schedule. A larger number at the next resume adds another stage; the same number adds nothing."""

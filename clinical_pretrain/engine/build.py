@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from clinical_pretrain.checkpoint import save as checkpoint
 from clinical_pretrain.config.run_config import RunConfig
-from clinical_pretrain.distributed import Ranks, uses_gpu
+from clinical_pretrain.distributed import uses_gpu
 from clinical_pretrain.engine.deepspeed_config import zero_stage
 from clinical_pretrain.engine.optim import make_optimizer
-from clinical_pretrain.engine.reshard import WEIGHT, StoredCheckpoint, load_into
-from clinical_pretrain.training.loss_guard import skip_bad_updates
 from tokenizer_tools.errors import UserError
 
 
@@ -82,17 +78,13 @@ def weights_are_finite(engine: Any, rank: int) -> bool:
     return bool(torch.nn.utils.get_total_norm(weights, math.inf).isfinite())
 
 
-def restore_engine(
-    model: Any, config: RunConfig, resolved: dict[str, Any], run_dir: Path, state: checkpoint.RunState, ranks: Ranks
-) -> Any:
-    """The engine as a checkpoint holds it, which may be of another number of ranks or ZeRO stage."""
-    stage = zero_stage(resolved)
-    if state.layout == (stage, ranks.world_size):
-        engine = make_engine(model, config, resolved)
-        checkpoint.load(run_dir, engine, state.step)
-        return engine
-    stored = StoredCheckpoint(checkpoint.folder_of(run_dir, state.step), state.zero_stage, model)
-    model.load_state_dict(stored.tensors(WEIGHT), strict=False)  # tied and frozen weights aren't among them
-    engine = make_engine(model, config, resolved)
-    load_into(engine, stored, ranks.rank, stage)
-    return engine
+def skip_bad_updates(optimizer: torch.optim.Optimizer) -> None:
+    """Make a plain fused AdamW skip steps whose gradient is NaN or infinite, as ZeRO's optimizers do, without
+    waiting for the GPU."""
+
+    def look(optimizer: Any, args: Any, kwargs: Any) -> None:
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        optimizer.found_inf = (~torch.isfinite(norm)).float()
+
+    optimizer.register_step_pre_hook(look)

@@ -66,7 +66,7 @@ def learning_rate(step: int, config: OptimConfig, max_steps: int) -> float:
 
 @dataclass(frozen=True)
 class Stage:
-    """Steps of a run that have a schedule of their own: up to max_steps, and what each `--extra_steps` has added."""
+    """Steps of a run that have a schedule of their own: up to max_steps, and what each `--extend` has added."""
 
     number: int
     """From 1."""

@@ -10,6 +10,7 @@ from clinical_pretrain.cluster.jobs import starts_of
 from clinical_pretrain.observe.status import no_run
 from clinical_pretrain.run_folder.history import validations_by_set
 from clinical_pretrain.run_folder.metrics import read_metrics
+from clinical_pretrain.run_folder.paths import RunFolder
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import held_out
 
@@ -26,8 +27,9 @@ def plot_loss(run_dir: Path, out: Path | None = None) -> dict[str, Any]:
     """
     if not (run_dir / "run.json").exists():
         raise no_run(run_dir)
+    folder = RunFolder(run_dir)
     train, validation = (
-        [line for line in read_metrics(run_dir, kind) if line["loss"] is not None] for kind in ("train", "validation")
+        [line for line in read_metrics(folder, kind) if line["loss"] is not None] for kind in ("train", "validation")
     )
     if not train and not validation:
         raise UserError(f"{run_dir}: no metrics.jsonl with losses yet")
@@ -40,7 +42,7 @@ def plot_loss(run_dir: Path, out: Path | None = None) -> dict[str, Any]:
     out = out or run_dir / "loss.png"
     figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=120)
     axes.plot([p["step"] for p in train], [p["loss"] for p in train], color="#9db7d5", linewidth=1, label="training")
-    for number, same in enumerate(validations_by_set(run_dir, starts_of(run_dir))):  # no line joins what can't compare
+    for number, same in enumerate(validations_by_set(folder, starts_of(run_dir))):  # no line joins what can't compare
         axes.plot(
             [p["step"] for p in same],
             [p["loss"] for p in same],

@@ -21,7 +21,8 @@ from clinical_pretrain.cluster.jobs import (
 )
 from clinical_pretrain.config.run_config import JOBS_FOLDER
 from clinical_pretrain.run_folder.metrics import duration, read_metrics
-from clinical_pretrain.training.watchdog import LOST, STOP_NAME
+from clinical_pretrain.run_folder.paths import RunFolder
+from clinical_pretrain.training.watchdog import LOST
 from tokenizer_tools.errors import UserError
 
 LINES = 10
@@ -57,7 +58,7 @@ def status(run_dir: Path) -> dict[str, Any]:
     """A run's state.
 
     Returns:
-        run_dir, job, state, step, max_steps (those of --extra_steps, too), stage, loss, validation_loss, seconds_left,
+        run_dir, job, state, step, max_steps (those of --extend, too), stage, loss, validation_loss, seconds_left,
         restarts and last_stop; None for what isn't known.
     """
     starts, submission = starts_of(run_dir), read_json(run_dir / JOB_NAME) or {}
@@ -65,14 +66,14 @@ def status(run_dir: Path) -> dict[str, Any]:
     states = {job: job_state(job) for job in jobs}
     waiting = {job: word for job, word in states.items() if word and word not in (*ENDED, UNKNOWN)}
     job = next(iter(waiting or jobs), None)
-    lines = read_metrics(run_dir)
+    lines = read_metrics(RunFolder(run_dir))
     train, validation = ([line for line in lines if line["kind"] == kind] for kind in ("train", "validation"))
     max_steps = None
     with suppress(OSError, yaml.YAMLError):
         config = yaml.safe_load((run_dir / "config.yaml").read_text())
-        max_steps = config["max_steps"] + config.get("extra_steps", 0)
-    stop = read_json(run_dir / STOP_NAME) or {}
-    of_last_start = bool(stop) and (run_dir / STOP_NAME).stat().st_mtime >= last.get("timestamp", 0.0)
+        max_steps = config["max_steps"] + config.get("extend", 0)
+    stop = read_json(RunFolder(run_dir).stop_file) or {}
+    of_last_start = bool(stop) and RunFolder(run_dir).stop_file.stat().st_mtime >= last.get("timestamp", 0.0)
     state, reason = _state(last, stop if of_last_start else {}), stop.get("reason")
     if waiting:
         state = next(iter(waiting.values()))

@@ -16,13 +16,16 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from clinical_pretrain.checkpoint import save as checkpoint
+from clinical_pretrain.checkpoint.lease import lease
+from clinical_pretrain.checkpoint.plain_model import plain_model
+from clinical_pretrain.checkpoint.state import PROBE_NAME, RunState
+from clinical_pretrain.checkpoint.verify import check_file_ownership, verify
 from clinical_pretrain.config.optim import OptimConfig
 from clinical_pretrain.engine.optim import stage_of
 from clinical_pretrain.engine.reshard import WEIGHT, StoredCheckpoint
 from clinical_pretrain.release.push import CARD_NAME, FORMAT_VERSION, is_generated
-from clinical_pretrain.run_folder.folder import plain_model, read_run
 from clinical_pretrain.run_folder.history import Period, best_validation, lineage, validations
+from clinical_pretrain.run_folder.paths import RunFolder
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import copy_files, file_sha256, write_json
 from tokenizer_tools.manifest import TOKENIZER_FOLDER
@@ -60,22 +63,22 @@ def export(run_dir: Path, out: Path, step: int | str | None = None) -> dict[str,
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # weights alone: no GPU is needed, nor a warning that there is none
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    read_run(run_dir)  # tells what is no run
+    RunFolder(run_dir).read_run()  # tells what is no run
     check_out(out, run_dir)
-    checkpoint.refuse_strangers(run_dir)
+    check_file_ownership(RunFolder(run_dir))
     out = out.resolve()
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        with checkpoint.lease(run_dir, lambda steps: _chosen(run_dir, step, steps)) as (folder, state):
-            if fault := checkpoint.fault_of(folder):
-                fault = fault.replace(str(folder), str(checkpoint.folder_of(run_dir, state.step)))
+        with lease(RunFolder(run_dir), lambda steps: _chosen(run_dir, step, steps)) as (folder, state):
+            if fault := verify(folder):
+                fault = fault.replace(str(folder), str(RunFolder(run_dir).checkpoint(state.step)))
                 raise UserError(f"{fault}; nothing was exported: try another --step")
             copy_files(run_dir / TOKENIZER_FOLDER, temporary)
             _save_plain(run_dir, folder, state, temporary)
-            difference = compare(temporary, folder / checkpoint.PROBE_NAME, state.precision)
+            difference = compare(temporary, folder / PROBE_NAME, state.precision)
         compare_tokenizer(temporary, run_dir / TOKENIZER_FOLDER / "tokenizer.json")
-        facts = _facts(run_dir, read_run(run_dir), state, difference)
+        facts = _facts(run_dir, RunFolder(run_dir).read_run(), state, difference)
         facts["files"] = {path.name: file_sha256(path) for path in sorted(temporary.iterdir())}
         facts["files"][FACTS_NAME] = _sha256_of(facts)
         write_json(temporary / FACTS_NAME, facts)
@@ -90,14 +93,14 @@ def _chosen(run_dir: Path, step: int | str | None, steps: list[int]) -> int:
     """The step to export, of those that have a checkpoint."""
     if step != "best":
         return max(steps) if step is None else int(step)
-    best = best_validation(run_dir, read_run(run_dir)["starts"], steps)
+    best = best_validation(RunFolder(run_dir), RunFolder(run_dir).read_run()["starts"], steps)
     if not best:
         raise UserError(f"{run_dir}: no step with a checkpoint has a validation loss; choose a --step by its number")
     return int(best["step"])
 
 
-def _save_plain(run_dir: Path, folder: Path, state: checkpoint.RunState, out: Path) -> None:
-    model, frozen = plain_model(run_dir)
+def _save_plain(run_dir: Path, folder: Path, state: RunState, out: Path) -> None:
+    model, frozen = plain_model(RunFolder(run_dir))
     report = model.load_state_dict(
         StoredCheckpoint(folder, state.zero_stage, model).tensors(WEIGHT) | frozen, strict=False
     )
@@ -173,7 +176,7 @@ def check_out(out: Path, run_dir: Path) -> None:
         exported = _exported(out)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{out}: not empty, and not an earlier export; choose another --out") from None
-    if not (run_dir / "run.json").exists() or run_id != read_run(run_dir)["run_id"]:
+    if not (run_dir / "run.json").exists() or run_id != RunFolder(run_dir).read_run()["run_id"]:
         raise UserError(f"{out}: holds the model of another run; choose another --out, or delete it")
     changed = [name for name, hashes in exported.items() if (out / name).exists() and _hash(out / name) not in hashes]
     if changed:
@@ -237,11 +240,11 @@ def _sha256_of(facts: dict[str, Any]) -> str:
 # Facts ------------------------------------------------------------------------------------------------------------
 
 
-def _facts(run_dir: Path, run: dict[str, Any], state: checkpoint.RunState, difference: float) -> dict[str, Any]:
+def _facts(run_dir: Path, run: dict[str, Any], state: RunState, difference: float) -> dict[str, Any]:
     """What may be known of the run by whoever gets the model: figures, no text, no path."""
     starts = run["starts"]
     periods = lineage(starts, state.step)
-    measured = validations(run_dir, starts, state.step)
+    measured = validations(RunFolder(run_dir), starts, state.step)
     config, length = periods[-1].start["config"], periods[-1].start["data"]["sequence_length"]
     languages = {start["data"]["fingerprint"]: start["config"]["data"]["language"] for start in starts}
     return {

@@ -9,11 +9,11 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.run_folder.metrics import read_metrics
+from clinical_pretrain.run_folder.paths import RunFolder
 from tokenizer_tools.manifest import Manifest, SplitInfo
 
 
@@ -84,9 +84,9 @@ def lineage(starts: Sequence[dict[str, Any]], step: int) -> list[Period]:
     ]
 
 
-def validations(run_dir: Path, starts: Sequence[dict[str, Any]], step: int) -> Validations:
+def validations(folder: RunFolder, starts: Sequence[dict[str, Any]], step: int) -> Validations:
     """The first and the last validation up to a step, and whether they measured the same."""
-    lines = [line for line in _finite(run_dir) if line["step"] <= step]
+    lines = [line for line in _finite(folder) if line["step"] <= step]
     if len(lines) < 2:
         return Validations(lines[0] if lines else {}, {}, [])
     before, after = lines[0], lines[-1]
@@ -94,39 +94,39 @@ def validations(run_dir: Path, starts: Sequence[dict[str, Any]], step: int) -> V
     return Validations(before, after, [f"other {key}" for key in first if first[key] != last[key]])
 
 
-def validations_by_set(run_dir: Path, starts: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+def validations_by_set(folder: RunFolder, starts: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """Lines of metrics.jsonl on validations, in order, cut where what they measured was changed."""
-    return [list(same) for _, same in groupby(_finite(run_dir), lambda line: _set_of(line, starts))]
+    return [list(same) for _, same in groupby(_finite(folder), lambda line: _set_of(line, starts))]
 
 
-def comparable_validations(run_dir: Path, starts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def comparable_validations(folder: RunFolder, starts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Validation lines of metrics.jsonl whose figures compare with those of the last start, in order."""
-    return [line for line in _finite(run_dir) if _set_of(line, starts) == starts[-1]["validation_set"]]
+    return [line for line in _finite(folder) if _set_of(line, starts) == starts[-1]["validation_set"]]
 
 
-def best_validation(run_dir: Path, starts: Sequence[dict[str, Any]], among: Sequence[int] = ()) -> dict[str, Any]:
+def best_validation(folder: RunFolder, starts: Sequence[dict[str, Any]], among: Sequence[int] = ()) -> dict[str, Any]:
     """The line with the lowest loss, the earliest of equals; empty if there is none. Step 0 doesn't count.
 
     Args:
-        run_dir: the run folder.
+        folder: the run folder.
         starts: of run.json.
         among: consider these steps only; empty: all.
     """
-    lines = [line for line in comparable_validations(run_dir, starts) if line["step"]]
+    lines = [line for line in comparable_validations(folder, starts) if line["step"]]
     return min(
         (line for line in lines if not among or line["step"] in among), key=lambda line: line["loss"], default={}
     )
 
 
-def validations_without_progress(run_dir: Path, starts: Sequence[dict[str, Any]], steps: range) -> int:
+def validations_without_progress(folder: RunFolder, starts: Sequence[dict[str, Any]], steps: range) -> int:
     """How many of the validations at these steps come after the one with the lowest loss."""
-    losses = [line["loss"] for line in comparable_validations(run_dir, starts) if line["step"] in steps]
+    losses = [line["loss"] for line in comparable_validations(folder, starts) if line["step"] in steps]
     return len(losses) - 1 - losses.index(min(losses)) if losses else 0
 
 
-def _finite(run_dir: Path) -> list[dict[str, Any]]:
+def _finite(folder: RunFolder) -> list[dict[str, Any]]:
     """Lines of metrics.jsonl on validations whose loss is a number, in order."""
-    return [line for line in read_metrics(run_dir, "validation") if line["loss"] is not None]
+    return [line for line in read_metrics(folder, "validation") if line["loss"] is not None]
 
 
 def _set_of(line: dict[str, Any], starts: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -1,24 +1,42 @@
-"""Masked-LM loss and accuracy on held-out notes, overall and by note category."""
+"""Masked-LM loss and accuracy on held-out notes, overall and by note category; and what follows from them."""
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
 
 from clinical_pretrain.config.run_config import RunConfig
+from clinical_pretrain.console import console
 from clinical_pretrain.data.masking import Collator
 from clinical_pretrain.data.sampler import VALIDATION_MASKS, generator
 from clinical_pretrain.data.shards import Row, Split, note_categories
 from clinical_pretrain.distributed import Ranks
+from clinical_pretrain.engine.optim import stage_of
 from clinical_pretrain.models.mlm_head import IGNORED
+from clinical_pretrain.run_folder.history import best_validation, validations_without_progress
+from clinical_pretrain.run_folder.metrics import read_metrics
+from clinical_pretrain.run_folder.paths import RunFolder
+from clinical_pretrain.training.checkpointer import all_weights_are_finite, finish_save
+from clinical_pretrain.training.ending import stop_early
+from clinical_pretrain.training.loss_guard import BadStepsError
+from clinical_pretrain.training.step_log import is_due
+from tokenizer_tools.errors import UserError
+
+if TYPE_CHECKING:
+    from clinical_pretrain.training.run import Run
+
+LOG_SECONDS = 30
+"""Between two progress lines of a validation, in a log."""
 
 
 class Validation:
-    """The held-out rows, and how to measure a model on them."""
+    """The held-out sequences, and how to measure a model on them."""
 
     def __init__(self, config: RunConfig, folder: Path, split: Split, collator: Collator, ranks: Ranks) -> None:
         self.config, self.split, self.collator, self.ranks = config, split, collator, ranks
@@ -28,14 +46,14 @@ class Validation:
         self.note_category, self.categories = note_categories(folder)
         self._encoder_inputs = {"training_blocks": True} if config.validation.random_blocks == "training" else {}
 
-    def run(self, engine: Any, go_on: Callable[[int, int], bool] = lambda done, total: True) -> dict[str, Any] | None:
-        """Measure, on all ranks together. `go_on` is told of each micro-batch that is done, beginning with none, and of
-        their number, and must say the same on all ranks.
+    def run(self, engine: Any, proceed: Callable[[int, int], bool] = lambda done, total: True) -> dict[str, Any] | None:
+        """Measure, on all ranks together. `proceed` gets the number of micro-batches done, from 0, and their total,
+        after each one; it returns whether to continue, the same on all ranks.
 
         Returns:
             loss (nats per masked token), accuracy, predicted (masked tokens), and by_category: the same for each
             category of notes. Empty where there are no held-out rows, or nothing in them is masked; None where it
-            wasn't to go on.
+            was not to proceed.
         """
         if not len(self.rows):
             return {}
@@ -44,10 +62,10 @@ class Validation:
         try:
             with torch.no_grad():
                 micro_batches = list(self._micro_batches())
-                go_on(0, len(micro_batches))
+                proceed(0, len(micro_batches))
                 for done, numbers in enumerate(micro_batches, 1):
                     self._add(engine, numbers, sums)
-                    if not go_on(done, len(micro_batches)) and done < len(micro_batches):
+                    if not proceed(done, len(micro_batches)) and done < len(micro_batches):
                         return None
         finally:
             engine.train()
@@ -99,3 +117,80 @@ class Validation:
             segment = np.searchsorted(row.segment_starts, place[mine], side="right") - 1
             found[mine] = self.note_category[row.segment_notes[segment]]
         return found
+
+
+def is_missing(run: Run) -> bool:
+    """Whether a validation is due at this step and hasn't been made: at the start, at a stage's end, or where the run
+    was stopped before or amid a validation."""
+    if run.step and not run.progress.is_at_stage_end and not is_due(run.step, run.config.validation.every_steps):
+        return False
+
+    def look() -> bool:
+        lines = read_metrics(run.folder, "validation")
+        return run.step not in [line["step"] for line in lines if line["loss"] is not None]
+
+    return run.from_first(look)
+
+
+def validate(run: Run) -> None:
+    """Measure on held-out notes and write it down. A stop signal ends it, and the next start repeats it.
+
+    Raises:
+        BadStepsError: the loss is NaN or infinite.
+        UserError: it is so before the first step.
+    """
+
+    logged = time.monotonic()
+
+    def proceed(done: int, total: int) -> bool:
+        nonlocal logged
+        run.watchdog.step_completed()
+        if run.ranks.is_first:
+            is_time = time.monotonic() - logged > LOG_SECONDS
+            logged = time.monotonic() if is_time else logged
+            console.progress([f"step {run.step:,}", f"validation: {done:,}/{total:,} micro-batches"], log=is_time)
+        return done == 0 or not run.ranks.any(run.watchdog.signal is not None)
+
+    result = run.validation.run(run.engine, proceed)
+    if result is None:
+        stop_early(run)
+    if run.metrics is not None and result:
+        run.metrics.validation(run.step, result)
+    if result and not math.isfinite(result["loss"]):
+        _refuse(run, f"the validation loss is {result['loss']}")
+
+
+def _refuse(run: Run, reason: str) -> NoReturn:
+    """Neither train on nor save: the model can't compute the loss of held-out sequences."""
+    if run.step == 0:
+        precision = run.config.precision
+        cause = f"the model overflows in {precision}" if all_weights_are_finite(run) else "not all weights are finite"
+        remedy = "try precision fp32, or take" if precision != "fp32" else "take"
+        raise UserError(f"{reason} before the first step: {cause}; {remedy} another model.name_or_path")
+    if run.checkpointer.pending:
+        finish_save(run)
+    first = run.step - run.guard.consecutive_skips + 1
+    if first > run.step:  # no update was skipped: any since the last checkpoint may be the cause
+        steps = run.folder.saved_steps()
+        first = run.ranks.broadcast(max((step for step in steps if step < run.step), default=0)) + 1
+    raise BadStepsError(first, run.step, reason)
+
+
+def best_step(run: Run) -> int | None:
+    """The step with the lowest validation loss so far, on all ranks."""
+    return run.from_first(lambda: best_validation(run.folder, run.folder.starts()).get("step"))
+
+
+def stops_early(run: Run) -> bool:
+    """Whether early stopping ends the run at this step, on all ranks."""
+    return run.from_first(lambda: is_early_stop(run.step, run.folder, run.config, run.progress.stages))
+
+
+def is_early_stop(step: int, folder: RunFolder, config: RunConfig, stages: list[int]) -> bool:
+    """Whether early stopping ends the run at a step. It depends on the metrics up to that step alone, so a resumed run
+    decides the same. It never prevents a stage that was asked for."""
+    if step in stages[:-1]:
+        return False
+    patience, stage = config.validation.early_stopping_patience, stage_of(step, stages)
+    first = stage.first_step if stage.number > 1 else 0
+    return 0 < patience <= validations_without_progress(folder, folder.starts(), range(first, step + 1))

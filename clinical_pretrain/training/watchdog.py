@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING, Any
 
 from clinical_pretrain.console import console
 from tokenizer_tools.errors import UserError
-from tokenizer_tools.files import write_json
 
 if TYPE_CHECKING:  # the import takes seconds, and signals are to be held before
     from clinical_pretrain.distributed import Ranks
+    from clinical_pretrain.run_folder.paths import RunFolder
 
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Somebody wants the run to end: from Ctrl-C, a closed terminal, `scancel` and a launcher that is gone. SLURM's
@@ -45,8 +45,6 @@ LOST = 76
 ENDED = 77
 """Exit code of a run that SIGTERM, SIGINT or SIGHUP has ended: it has saved, and can go on."""
 INTERRUPTED = 130
-STOP_NAME = "stop.json"
-"""Why the run last ended."""
 BEAT_SECONDS = 1.0
 GRACE_SECONDS = 3.0
 """For this long after another rank's death, this one may still end by itself, with its own exit code."""
@@ -56,8 +54,8 @@ _held: list[int] = []
 
 
 def hold_signals() -> None:
-    """From now on, keep SIGUSR1 and SIGUSR2 for the Watch: a time limit may come near while a run is still set up. On
-    Ctrl-C leave at once, without a traceback from amid an import."""
+    """From now on, keep SIGUSR1 and SIGUSR2 for the Watchdog: a time limit may come near while a run is still set up.
+    On Ctrl-C leave at once, without a traceback from amid an import."""
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, lambda number, frame: _held.append(number))
     signal.signal(signal.SIGINT, _leave)
@@ -74,20 +72,20 @@ def _leave_after_all(number: int, frame: FrameType | None) -> None:
     os._exit(INTERRUPTED)
 
 
-class Watch:
+class Watchdog:
     """Of one rank; a context manager around all that it does together with the others.
 
     Args:
         ranks: all of them; every rank makes one.
-        run_dir: for `stop.json`, and `stacks/` where steps hang.
+        folder: the run's, for `stop.json`, and `stacks/` where steps hang.
         heartbeat_timeout_seconds: a rank that isn't heard of for so long is lost.
         step_timeout_seconds: a step that takes longer hangs; 0: none does.
     """
 
     def __init__(
-        self, ranks: Ranks, run_dir: Path, heartbeat_timeout_seconds: float, step_timeout_seconds: float
+        self, ranks: Ranks, folder: RunFolder, heartbeat_timeout_seconds: float, step_timeout_seconds: float
     ) -> None:
-        self.ranks, self.run_dir = ranks, run_dir
+        self.ranks, self.folder = ranks, folder
         self.heartbeat_timeout_seconds, self.step_timeout_seconds = heartbeat_timeout_seconds, step_timeout_seconds
         self.signal: int | None = None
         """The first stop signal that came, or the first that ends the run for good."""
@@ -95,11 +93,11 @@ class Watch:
         """Who asked for it, for the messages."""
         self.step = 0
         """Steps done, for the messages."""
-        self.run_is_there = False
+        self.folder_is_ours = False
         """Set once the run folder is known to be this run's: before, nothing is written to it."""
         self.saving = False
         """A save may take its time, also after a stop signal."""
-        self.longest = 0.0
+        self.longest_step = 0.0
         """Seconds of the longest step, or batch of a validation."""
         self._last, self._signal_at, self._interrupted_at = time.monotonic(), 0.0, 0.0
         self._lost, self._told, self._first_is_gone, self._beat_at = threading.Event(), "", False, 0.0
@@ -120,9 +118,9 @@ class Watch:
         os.write(self._wake_write, bytes(_held))
         _held.clear()
         self._connect()
-        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Watchdog:
         self._thread.start()
         return self
 
@@ -137,7 +135,7 @@ class Watch:
             cause = f"{error}" if issubclass(kind, UserError) else f"{kind.__name__}: {error}"
             self._send_all({"died": self._own_name(), "cause": cause.split("\n")[0]})
             if self.ranks.is_first or not issubclass(kind, UserError):
-                self._note(cause.split("\n")[0], 2 if issubclass(kind, UserError) else 1)
+                self._record(cause.split("\n")[0], 2 if issubclass(kind, UserError) else 1)
         self._send_all({BYE: True})
         self._closing.set()
         os.write(self._wake_write, b"\0")
@@ -151,13 +149,13 @@ class Watch:
         os.close(self._wake_read)
         os.close(self._wake_write)
 
-    def progress(self, step: int | None = None) -> None:
+    def step_completed(self, step: int | None = None) -> None:
         """Something has come to its end: a step, or a validation's batch."""
         now = time.monotonic()
-        self.longest, self._last = max(self.longest, now - self._last), now
+        self.longest_step, self._last = max(self.longest_step, now - self._last), now
         self.step = self.step if step is None else step
 
-    def go_on(self) -> None:
+    def reset_timer(self) -> None:
         """What took time was no step: set-up, or a save."""
         self._last = time.monotonic()
 
@@ -204,9 +202,7 @@ class Watch:
         try:
             self._watch()
         except Exception as error:
-            self._say(
-                f"the watch over ranks has failed, and the run goes on without it: {type(error).__name__}: {error}"
-            )
+            self._say(f"the watchdog has failed, and the run continues without it: {type(error).__name__}: {error}")
 
     def _watch(self) -> None:
         buffers: dict[socket.socket, bytes] = {}
@@ -247,7 +243,7 @@ class Watch:
             elif number == signal.SIGINT and self._interrupted_at and now - self._interrupted_at >= 1:
                 if self.ranks.is_first:
                     self._say("interrupted twice: ending at once, without saving")
-                self._note(f"interrupted twice, not saved, at step {self.step}", INTERRUPTED)
+                self._record(f"interrupted twice, not saved, at step {self.step}", INTERRUPTED)
                 os._exit(INTERRUPTED)
             if number == signal.SIGINT:
                 self._interrupted_at = self._interrupted_at or now
@@ -295,8 +291,8 @@ class Watch:
         """End this rank at once; the lowest one that is left says why."""
         # Where rank 0 is gone, nobody knows who is left: rank 1 says so, and the first rank of each other node.
         if (self.ranks.rank == 1 or self.ranks.local_rank == 0) if self._first_is_gone else self.ranks.is_first:
-            self._say(f"error: {self._told}; all ranks end, and the same command goes on from the last checkpoint")
-            self._note(self._told, LOST)
+            self._say(f"error: {self._told}; all ranks end; the same command resumes from the last checkpoint")
+            self._record(self._told, LOST)
         os._exit(LOST)
 
     def _look_around(self) -> None:
@@ -311,25 +307,24 @@ class Watch:
         hangs = self.step_timeout_seconds and now - self._last > self.step_timeout_seconds
         if self.signal is not None and not self.saving:
             # Until there has been a step, nobody knows how long one takes: it may have to be compiled.
-            patience = max(
-                self.heartbeat_timeout_seconds, 3 * self.longest if self.longest else self.step_timeout_seconds
-            )
+            longest = 3 * self.longest_step if self.longest_step else self.step_timeout_seconds
+            patience = max(self.heartbeat_timeout_seconds, longest)
             hangs = hangs or now - max(self._last, self._signal_at) > patience
         if hangs and not self._lost.is_set():
             asked = f", though asked to stop by {self.asked_by}" if self.signal else ""
             silent = [self._names[peer] for peer, heard in self._heard.items() if now - heard > 3 * BEAT_SECONDS]
             still = f"; not heard of meanwhile: {', '.join(silent)}" if silent else ""
-            cause = f"no end of a step for {now - self._last:,.0f} s{asked}{still}; see {self.run_dir}/stacks"
+            cause = f"no end of a step for {now - self._last:,.0f} s{asked}{still}; see {self.folder.stacks}"
             self._lose(self._own_name(), cause, hangs=True)
         if self.signal is None and any(not _alive(process) for process in self._launchers):
             self._ask(signal.SIGTERM, "the launcher is gone")
             self._launchers = []
 
     def _dump_stacks(self) -> None:
-        folder = self.run_dir / "stacks"
+        stacks = self.folder.stacks
         with suppress(OSError):
-            folder.mkdir(exist_ok=True)
-            with (folder / f"rank-{self.ranks.rank}.txt").open("w") as stream:
+            stacks.mkdir(exist_ok=True)
+            with (stacks / f"rank-{self.ranks.rank}.txt").open("w") as stream:
                 faulthandler.dump_traceback(stream, all_threads=True)
 
     def _send_all(self, message: dict[str, Any]) -> None:
@@ -337,19 +332,14 @@ class Watch:
             with suppress(OSError):  # gone, or about to be heard of as gone
                 peer.sendall(_line(message))
 
-    def _note(self, reason: str, code: int) -> None:
-        if self.run_is_there:
-            _briefly(lambda: note_stop(self.run_dir, reason, code, self.step))
+    def _record(self, reason: str, code: int) -> None:
+        from clinical_pretrain.run_folder.starts import record_stop
+
+        if self.folder_is_ours:
+            _briefly(lambda: record_stop(self.folder, reason, code, self.step))
 
     def _say(self, line: str) -> None:
         console.say(line, error=True)
-
-
-def note_stop(run_dir: Path, reason: str, code: int, step: int) -> None:
-    """Write down why a run ended."""
-    facts = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "reason": reason, "exit_code": code, "step": step}
-    with suppress(OSError):  # no run folder yet, or a full disk
-        write_json(run_dir / STOP_NAME, facts)
 
 
 def launchers() -> list[tuple[int, str]]:

@@ -18,10 +18,13 @@ from typing import Any
 
 from worker import config
 
-from clinical_pretrain.checkpoint import save as checkpoint
+from clinical_pretrain.checkpoint.restore import load
+from clinical_pretrain.checkpoint.verify import latest_valid
 from clinical_pretrain.config.recovery import CheckpointConfig
 from clinical_pretrain.distributed import shut_down
-from clinical_pretrain.training import train as training
+from clinical_pretrain.training.checkpointer import save
+from clinical_pretrain.training.ending import close
+from clinical_pretrain.training.setup import setup
 
 OPERATIONS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.scandir", "os.listdir", "shutil.rmtree")
 
@@ -99,35 +102,35 @@ def main(shards: str, root: Path) -> None:
     disk, found = Disk(), []
     keeps_one = CheckpointConfig(0, keep_latest=1)
     with ExitStack() as stack:
-        run = training.setup(replace(config(root, shards, "run", stage=2), checkpoint=keeps_one), stack)
-        run.step = 1
-        assert training.save(run)
-        run.step = 2
+        run = setup(replace(config(root, shards, "run", stage=2), checkpoint=keeps_one), stack)
+        run.progress.step = 1
+        assert save(run)
+        run.progress.step = 2
         with disk.watched():
-            assert training.save(run)
+            assert save(run)
         operations = disk.names
         for kind in ("fail_at", "dead_from"):
             for number, name in enumerate(operations):
-                run.step += 1
-                before = checkpoint.saved_steps(run.run_dir)
+                run.progress.step += 1
+                before = run.folder.saved_steps()
                 try:
                     with disk.watched(**{kind: number}):
-                        saved = training.save(run)
+                        saved = save(run)
                 except Killed:
                     assert kind == "dead_from"
-                    saved = run.saving = None
-                steps = checkpoint.saved_steps(run.run_dir)
-                newest, faults = checkpoint.newest_whole(run.run_dir, run.ranks)
+                    saved = run.checkpointer.pending = None
+                steps = run.folder.saved_steps()
+                newest, faults = latest_valid(run.folder, run.ranks)
                 if kind == "dead_from":
-                    checkpoint.load(run.run_dir, run.engine, newest)
+                    load(run.folder, run.engine, newest)
                 found.append({"kind": kind, "operation": name, "step": run.step, "saved": saved, "before": before,
                               "steps": steps, "newest": newest, "faults": faults})  # fmt: skip
-            run.step += 1
-            assert training.save(run), kind  # and the next one works
-            left = sorted(path.name for path in (run.run_dir / "checkpoints").iterdir())
+            run.progress.step += 1
+            assert save(run), kind  # and the next one works
+            left = sorted(path.name for path in run.folder.checkpoints.iterdir())
             assert left == ["latest", f"step-{run.step}"], left
         (root / "faults.json").write_text(json.dumps(found))
-        training.finish(run)
+        close(run)
     shut_down()
 
 

@@ -20,12 +20,13 @@ from worker import config as base_config
 
 from clinical_pretrain.config.recovery import BadStepsConfig, CheckpointConfig
 from clinical_pretrain.config.run_config import RunConfig
+from clinical_pretrain.training import setup
 from clinical_pretrain.training import train as training
 from tokenizer_tools.errors import UserError
 
 CPU_Accelerator.is_fp16_supported = lambda self: True
 CPU_Accelerator.supported_dtypes = lambda self: [torch.float, torch.bfloat16, torch.float16]
-training.check_hardware = lambda config: None
+setup.check_hardware = lambda config: None
 
 
 def config(root: Path, shards: str, name: str, stage: int, **changes) -> RunConfig:
@@ -54,7 +55,8 @@ def overflow_at(steps: Iterable[int], once: bool = False) -> Iterator[None]:
         return loss.detach() + (loss - loss.detach()) * 1e30
 
     def step(run: training.Run, *arguments) -> torch.Tensor:
-        planted = run.step + 1 in steps and run.ranks.rank == run.ranks.world_size - 1 and not (once and run.jumps)
+        is_chosen = run.step + 1 in steps and run.ranks.rank == run.ranks.world_size - 1
+        planted = is_chosen and not (once and run.batches.skipped_ranges)
         training.mean_loss = steep if planted else mean_loss
         return train_step(run, *arguments)
 

@@ -26,7 +26,11 @@ def assert_golden(name: str, run_dir: Path, out: Path) -> None:
     another order, and the losses agree to 1e-4.
     """
     export(run_dir, out)
-    found = {"train": losses(run_dir), "validation": validations(run_dir), "weights_sha256": sha256_of_weights(out)}
+    found = {
+        "train": losses(run_dir),
+        "validation": validations(run_dir),
+        "weights_sha256": sha256_of_weights(out),
+    }
     golden = json.loads(FILE.read_text()) if FILE.exists() else {"made_on": made_on(), "runs": {}}
     if os.environ.get("GOLDEN") == "record":
         golden = {"made_on": made_on(), "runs": dict(sorted({**golden["runs"], name: found}.items()))}

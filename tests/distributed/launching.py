@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 from clinical_pretrain.distributed import free_port
-from clinical_pretrain.run_folder.metrics import read_metrics
+from clinical_pretrain.run_folder import metrics
+from clinical_pretrain.run_folder.paths import RunFolder
 
 WORKER = Path(__file__).with_name("worker.py")
 REPOSITORY = WORKER.parent.parent.parent
@@ -25,6 +26,14 @@ def launch(script, *arguments, ranks=2, timeout=600, **variables):
             str(script), *map(str, arguments)]  # fmt: skip
     environment = os.environ | ENVIRONMENT | variables
     return subprocess.run(call, capture_output=True, text=True, timeout=timeout, env=environment)
+
+
+def read_metrics(run_dir, kind=None):
+    return metrics.read_metrics(RunFolder(run_dir), kind)
+
+
+def saved_steps(run_dir):
+    return RunFolder(run_dir).saved_steps()
 
 
 def losses(run_dir):

@@ -4,12 +4,12 @@ import json
 import math
 
 import pytest
-from launching import WORKER, launch, losses
+from launching import WORKER, launch, losses, read_metrics, saved_steps
 
-from clinical_pretrain.checkpoint.save import folder_of, read_state, saved_steps
+from clinical_pretrain.checkpoint.plain_model import plain_model
+from clinical_pretrain.checkpoint.state import read_state
 from clinical_pretrain.engine.reshard import WEIGHT, StoredCheckpoint
-from clinical_pretrain.run_folder.folder import plain_model
-from clinical_pretrain.run_folder.metrics import read_metrics
+from clinical_pretrain.run_folder.paths import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_bad_steps_in_a_row_are_left_out(root, stage):
         tried = 10  # steps until the verdict: here before the checkpoint of step 10, else one step late
         assert mine[: 2 * tried] == well[: 2 * tried]
         assert mine[2 * tried :][: 2 * 2] == well[10:14] and mine[2 * tried + 4 :][:20] == well[20:]
-    state = read_state(run, 20)
+    state = read_state(RunFolder(run), 20)
     assert (state.samples_consumed, state.samples_skipped, state.skipped_updates) == (160, 24, 0)
     assert saved_steps(run) == [5, 10, 15, 20]
 
@@ -68,13 +68,14 @@ def test_bad_steps_in_a_row_are_left_out(root, stage):
 def test_back_to_a_checkpoint_of_another_stage(root):
     """By another start: what lies in the memory can't be cut anew."""
     assert losses(root / "moved") == pytest.approx(losses(root / "thrice-1"), rel=1e-4)
-    assert read_state(root / "moved", 20).samples_skipped == 24
+    assert read_state(RunFolder(root / "moved"), 20).samples_skipped == 24
 
 
 def test_it_is_said_by_number_and_not_by_text(root):
     said = (root / "said.txt").read_text()
     assert (
-        "steps 8 to 10: the loss is nan, or its gradient infinite; back to step 5, and past the 24 samples from" in said
+        "steps 8 to 10: the loss is nan, or its gradient infinite; rolled back to step 5, skipping 24 samples from"
+        in said
     )
 
 
@@ -93,8 +94,8 @@ def test_a_run_that_has_gone_back_goes_on_bit_for_bit(root):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("early", "no checkpoint of an earlier step to go back to"),
-        ("often", "and the run has gone back 2 times; lower"),
+        ("early", "no earlier checkpoint to roll back to"),
+        ("often", "and the run has rolled back 2 times; lower"),
     ],
 )
 def test_what_does_not_end_ends_the_run(root, name, message):
@@ -104,8 +105,10 @@ def test_what_does_not_end_ends_the_run(root, name, message):
 
 def finite(run, step):
     """Whether a checkpoint's weights are all numbers."""
-    state = read_state(run, step)
-    weights = StoredCheckpoint(folder_of(run, step), state.zero_stage, plain_model(run)[0]).tensors(WEIGHT)
+    state = read_state(RunFolder(run), step)
+    weights = StoredCheckpoint(
+        RunFolder(run).checkpoint(step), state.zero_stage, plain_model(RunFolder(run))[0]
+    ).tensors(WEIGHT)
     return all(tensor.isfinite().all() for tensor in weights.values())
 
 
@@ -129,13 +132,13 @@ def test_weights_that_are_no_numbers_are_never_saved(root, name, rollback, stage
 def test_a_run_does_not_end_well_on_weights_that_are_no_numbers(root, stage):
     """Five steps without a loss, where ten in a row are allowed."""
     messages = {(root / f"diverged-{stage}-{rank}.txt").read_text() for rank in range(2)}
-    assert len(messages) == 1 and "no checkpoint of an earlier step to go back to; lower optim" in messages.pop()
+    assert len(messages) == 1 and "no earlier checkpoint to roll back to; lower optim" in messages.pop()
     assert not saved_steps(root / f"diverged-{stage}") and not (root / f"diverged-{stage}" / "summary.json").exists()
 
 
 def test_a_stop_does_not_save_weights_that_are_no_numbers(root):
     run = root / "spoilt-stop"
-    assert "stopped at step 8 (SIGUSR1); the same command goes on from step 5\n" in (root / "said.txt").read_text()
+    assert "stopped at step 8 (SIGUSR1); the same command resumes from step 5\n" in (root / "said.txt").read_text()
     assert saved_steps(run) == [13] and finite(run, 13) and not rollbacks(run)
 
 
@@ -144,7 +147,7 @@ def test_a_validation_loss_that_is_no_number(root):
     run = root / "validation-once"
     assert rollbacks(run) == [(5, 40, 40)] and saved_steps(run) == [13] and (run / "summary.json").exists()
     for name, message, kept in (
-        ("always", "steps 6 to 10: the validation loss is inf, and the run has gone back 3 times; lower", [5]),
+        ("always", "steps 6 to 10: the validation loss is inf, and the run has rolled back 3 times; lower", [5]),
         ("first", "the validation loss is inf before the first step: the model overflows in fp32; take another", []),
     ):
         messages = {(root / f"validation-{name}-{rank}.txt").read_text() for rank in range(2)}

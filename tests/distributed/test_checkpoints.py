@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from launching import WORKER, alone, launch, losses
+from launching import WORKER, alone, launch, losses, read_metrics, saved_steps
 from safetensors.torch import load_file
 
-from clinical_pretrain.checkpoint.save import fault_of, folder_of, refuse_strangers, saved_steps
+from clinical_pretrain.checkpoint.verify import check_file_ownership, verify
 from clinical_pretrain.release.export import export
-from clinical_pretrain.run_folder.metrics import read_metrics
+from clinical_pretrain.run_folder.paths import RunFolder
 from tokenizer_tools.errors import UserError
 
 
@@ -55,7 +55,7 @@ def runs(shards, tmp_path_factory):
 def test_a_spoilt_checkpoint_is_passed_over(runs, name, said, tmp_path):
     """Said with its place; the run goes on from the one before and ends with the same weights, bit for bit."""
     root, output = runs
-    lines = [line for line in output.splitlines() if "passed over" in line and f"/{name}/" in line]
+    lines = [line for line in output.splitlines() if "damaged checkpoint skipped" in line and f"/{name}/" in line]
     assert len(lines) == 1 and said in lines[0] and "step-20/" in lines[0]
     assert losses(root / name) == losses(root / "whole")
     assert [line["from_step"] for line in json.loads((root / name / "run.json").read_text())["starts"]] == [0, 15]
@@ -85,21 +85,21 @@ def test_a_disk_that_is_full_for_a_while_costs_checkpoints_alone(runs):
     assert losses(root / "full-disk") == losses(root / "whole")
     saves = [(line["step"], line.get("failures", 0)) for line in read_metrics(root / "full-disk", "save")]
     assert saves == [(2, 0), (4, 1), (6, 2), (8, 3), (10, 0), (12, 0), (14, 0), (16, 0), (18, 0), (20, 0)]
-    assert "step 6 · not saved (File too large), 2 in a row; earlier checkpoints are as they were" in output
+    assert "step 6 · not saved (File too large), 2 failures in a row; earlier checkpoints are unchanged" in output
     assert saved_steps(root / "full-disk") == [18, 20]
     assert (root / "full-disk" / "checkpoints" / "latest").read_text() == "step-20"
 
 
 def test_a_disk_that_stays_full_ends_the_run(runs):
     messages = {(runs[0] / f"always-full-{rank}.txt").read_text() for rank in range(2)}
-    assert len(messages) == 1 and "4 saves in a row failed; make room" in messages.pop()
-    assert saved_steps(runs[0] / "always-full") == [2] and not fault_of(folder_of(runs[0] / "always-full", 2))
+    assert len(messages) == 1 and "4 saves in a row failed; free disk space" in messages.pop()
+    assert saved_steps(runs[0] / "always-full") == [2] and not verify(RunFolder(runs[0] / "always-full").checkpoint(2))
 
 
 def test_what_others_may_have_written_is_not_read(runs, tmp_path):
     run = runs[0] / "whole"
-    path = folder_of(run, 20) / "mp_rank_00_model_states.pt"
-    refuse_strangers(run)
+    path = RunFolder(run).checkpoint(20) / "mp_rank_00_model_states.pt"
+    check_file_ownership(RunFolder(run))
     path.chmod(0o620)
     with pytest.raises(UserError, match=r"others may write to it, and checkpoints can run code.* chmod -R go-w"):
         export(run, tmp_path / "model")
@@ -107,9 +107,9 @@ def test_what_others_may_have_written_is_not_read(runs, tmp_path):
     if os.getuid() == 0:
         os.chown(path, 12345, -1)
         with pytest.raises(UserError, match="belongs to user 12345"):
-            refuse_strangers(run)
+            check_file_ownership(RunFolder(run))
         os.chown(path, 0, -1)
-    refuse_strangers(run)
+    check_file_ownership(RunFolder(run))
     assert not Path(tmp_path / "model").exists()
 
 

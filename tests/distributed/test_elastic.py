@@ -5,14 +5,14 @@ import json
 import pytest
 import torch
 from golden import assert_golden
-from launching import WORKER, alone, launch, losses, validations
+from launching import WORKER, alone, launch, losses, read_metrics, validations
 from safetensors.torch import load_file
 
-from clinical_pretrain.checkpoint.save import folder_of, read_state
+from clinical_pretrain.checkpoint.plain_model import plain_model
+from clinical_pretrain.checkpoint.state import read_state
 from clinical_pretrain.engine.reshard import MOMENTS, WEIGHT, StoredCheckpoint
 from clinical_pretrain.release.export import export
-from clinical_pretrain.run_folder.folder import plain_model
-from clinical_pretrain.run_folder.metrics import read_metrics
+from clinical_pretrain.run_folder.paths import RunFolder
 
 FAMILIES = pytest.mark.parametrize("family", ["longformer", "bigbird"])
 
@@ -85,11 +85,11 @@ CHANGES = [
 @pytest.mark.parametrize(("name", "source", "step"), CHANGES)
 def test_not_a_bit_is_lost_on_the_way(root, name, source, step):
     """fp32 weights, those behind bf16 too, and both of Adam's moments, before and after."""
-    first, second = (read_state(root / run, step) for run in (source, name))
+    first, second = (read_state(RunFolder(root / run), step) for run in (source, name))
     assert (first.world_size, first.zero_stage) != (second.world_size, second.zero_stage)
-    model, _ = plain_model(root / name)
+    model, _ = plain_model(RunFolder(root / name))
     before, after = (
-        StoredCheckpoint(folder_of(root / run, step), state.zero_stage, model)
+        StoredCheckpoint(RunFolder(root / run).checkpoint(step), state.zero_stage, model)
         for run, state in ((source, first), (name, second))
     )
     assert before.adam_step == after.adam_step == step

@@ -12,14 +12,16 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
-from launching import WORKER, alone
+from launching import WORKER, alone, saved_steps
 from safetensors.torch import load_file
 
-from clinical_pretrain.checkpoint import save as checkpoint
+from clinical_pretrain.checkpoint import pending_save
+from clinical_pretrain.checkpoint.lease import lease
 from clinical_pretrain.cli import main
 from clinical_pretrain.config.recovery import CheckpointConfig
 from clinical_pretrain.release.export import export, put_in_place
 from clinical_pretrain.release.push import push, render_model_card
+from clinical_pretrain.run_folder.paths import RunFolder
 from tokenizer_tools.corpus.split_patients import SplitRule
 from tokenizer_tools.corpus.synthetic_notes import make_notes
 from tokenizer_tools.errors import UserError
@@ -193,7 +195,7 @@ def train_and_delete(run_dir, steps):
     """What a training does to its checkpoints, without the training: the next one appears, the one before goes."""
     source = run_dir.parent / "first" / "checkpoints" / "step-8"
     for step in range(9, 9 + steps):
-        new = checkpoint.folder_of(run_dir, step)
+        new = RunFolder(run_dir).checkpoint(step)
         temporary = new.with_name(f".{new.name}.tmp")
         shutil.copytree(source, temporary)
         state = json.loads((temporary / "state.json").read_text()) | {"step": step}
@@ -201,8 +203,8 @@ def train_and_delete(run_dir, steps):
         manifest = json.loads((temporary / "manifest.json").read_text())
         manifest["files"].pop("state.json")
         (temporary / "manifest.json").write_text(json.dumps(manifest))
-        checkpoint._put_in_place(temporary, new)
-        checkpoint._tidy(run_dir, CheckpointConfig(keep_latest=1), lambda steps: None, failed=False)
+        pending_save._put_in_place(temporary, new)
+        pending_save._prune(RunFolder(run_dir), CheckpointConfig(keep_latest=1), lambda steps: None, failed=False)
 
 
 def test_an_export_beside_a_training_that_deletes_its_checkpoints(root, tmp_path):
@@ -214,14 +216,14 @@ def test_an_export_beside_a_training_that_deletes_its_checkpoints(root, tmp_path
     training = multiprocessing.get_context("fork").Process(target=train_and_delete, args=(run, 100_000))
     training.start()
     try:
-        while 4 in checkpoint.saved_steps(run):
+        while 4 in saved_steps(run):
             time.sleep(0.001)
         steps = [export(run, tmp_path / "model")["step"] for _ in range(12)]
         assert steps == sorted(steps) and steps[-1] > 8 and training.is_alive()
         with pytest.raises(UserError, match=r"no checkpoint of step 4; there are: \d+"):
             export(run, tmp_path / "model", step=4)
         for _ in range(12):  # a step that is there when it's asked for, and gone at once
-            step = checkpoint.saved_steps(run)[-1]
+            step = saved_steps(run)[-1]
             try:
                 assert export(run, tmp_path / "model", step)["step"] == step
             except UserError as error:
@@ -231,7 +233,7 @@ def test_an_export_beside_a_training_that_deletes_its_checkpoints(root, tmp_path
         training.join()
     assert not list(run.rglob(".export-*"))
     (run / "checkpoints" / f".export-{os.uname().nodename}-999999999").mkdir()  # of an export that was killed
-    with checkpoint.lease(run):
+    with lease(RunFolder(run)):
         assert len(list((run / "checkpoints").glob(".export-*"))) == 1
 
 

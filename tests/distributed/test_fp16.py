@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from launching import alone, launch, losses, validations
+from launching import alone, launch, losses, read_metrics, saved_steps, validations
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from clinical_pretrain.checkpoint.save import PROBE_NAME, folder_of, read_state, saved_steps
+from clinical_pretrain.checkpoint.plain_model import plain_model
+from clinical_pretrain.checkpoint.state import PROBE_NAME, read_state
 from clinical_pretrain.engine.reshard import MOMENTS, WEIGHT, StoredCheckpoint
 from clinical_pretrain.release.export import compare, export
-from clinical_pretrain.run_folder.folder import plain_model
-from clinical_pretrain.run_folder.metrics import read_metrics
+from clinical_pretrain.run_folder.paths import RunFolder
 from tokenizer_tools.errors import UserError
 
 WORKER = Path(__file__).with_name("fp16_worker.py")
@@ -42,8 +42,8 @@ def of_steps(run, key):
 
 
 def stored(run, step):
-    model, _ = plain_model(run)
-    return StoredCheckpoint(folder_of(run, step), read_state(run, step).zero_stage, model)
+    model, _ = plain_model(RunFolder(run))
+    return StoredCheckpoint(RunFolder(run).checkpoint(step), read_state(RunFolder(run), step).zero_stage, model)
 
 
 def relative_difference(found, expected):
@@ -137,7 +137,7 @@ def test_another_number_of_ranks_and_another_stage(elastic, stage, other, ranks)
 def test_export(root, stage, tmp_path):
     exported = export(root / f"fp16-{stage}", tmp_path / "model")
     assert exported["step"] == 10 and exported["max_logit_difference"] < 0.05
-    probe = load_file(folder_of(root / f"fp16-{stage}", 10) / PROBE_NAME)
+    probe = load_file(RunFolder(root / f"fp16-{stage}").checkpoint(10) / PROBE_NAME)
     probe["logits"][0, 0] = float("nan")
     save_file(probe, tmp_path / "probe.safetensors")
     with pytest.raises(UserError, match=r"probe.safetensors: the trained model's logits aren't finite; nothing was"):

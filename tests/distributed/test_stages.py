@@ -7,13 +7,13 @@ import sys
 import time
 
 import pytest
-from launching import ENVIRONMENT, REPOSITORY, WORKER, launch, losses, validations
+from launching import ENVIRONMENT, REPOSITORY, WORKER, launch, losses, read_metrics, saved_steps, validations
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
-from clinical_pretrain.checkpoint.save import read_state, saved_steps
+from clinical_pretrain.checkpoint.state import read_state
 from clinical_pretrain.cli import main
 from clinical_pretrain.observe.status import status, table
-from clinical_pretrain.run_folder.metrics import read_metrics
+from clinical_pretrain.run_folder.paths import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +41,12 @@ def test_an_extension_is_the_same_in_one_go_and_in_pieces(root):
     assert [line[3] for line in whole[8:]] == pytest.approx([2e-3, 1.5e-3, 1e-3, 5e-4])
     assert [line[4] for line in whole] == list(range(8, 97, 8))
     assert validations(root / "whole") == validations(root / "staged")
-    assert saved_steps(root / "whole") == [8, 12] and saved_steps(root / "staged") == [8, 10, 12]
-    assert read_state(root / "staged", 12).samples_consumed == 96
+    assert saved_steps(root / "whole") == [8, 12] and saved_steps(root / "staged") == [
+        8,
+        10,
+        12,
+    ]
+    assert read_state(RunFolder(root / "staged"), 12).samples_consumed == 96
     for name in ("whole", "staged"):
         facts = summary(root / name)
         assert (facts["steps"], facts["stages"], facts["samples_consumed"]) == (12, [8, 12], 96)
@@ -52,7 +56,7 @@ def test_an_extension_is_the_same_in_one_go_and_in_pieces(root):
         "stage 2 of 2: steps 9 to 12: the learning rate warms up again over 1 step to 2.00e-03, then decays (linear)"
     )
     assert said.count(stage) == 3  # within the one go, and at the start of each piece
-    assert "staged: already finished at step 12 (to train further: --extra_steps with more than 4); next: " in said
+    assert "staged: already finished at step 12 (to train further: --extend with more than 4); next: " in said
     assert "12/12 (stage 2)" in table([status(root / "staged")])[1]
 
 
@@ -83,7 +87,13 @@ def test_the_best_checkpoint_is_kept_and_exported(root, tmp_path):
     run, best = root / "rises", 6
     assert min(validations(run)) == validations(run)[3] and summary(run)["best_step"] == best
     assert saved_steps(run) == [6, 12]
-    assert [line["step"] for line in read_metrics(run, "save")] == [2, 4, 6, 8, 12]  # 2: only the best so far
+    assert [line["step"] for line in read_metrics(run, "save")] == [
+        2,
+        4,
+        6,
+        8,
+        12,
+    ]  # 2: only the best so far
     assert "(step 6 has the lowest validation loss: --step best)" in (root / "said.txt").read_text()
     command = ["export", str(run), "--out", str(tmp_path / "model"), "--step"]
     assert main([*command, "best"]) == 0
@@ -107,7 +117,7 @@ def test_a_run_killed_before_its_first_checkpoint_writes_its_curves_once(config_
     assert done.returncode == 0, done.stderr
     if reached < 20:
         assert (
-            f"an earlier start reached step {reached} but saved no checkpoint: training starts again at step 0"
+            f"an earlier start reached step {reached} but saved no checkpoint: training restarts at step 0"
             in done.stdout
         )
     board = EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={SCALARS: 0}).Reload()

@@ -10,10 +10,9 @@ import sys
 import termios
 
 import pytest
-from launching import ENVIRONMENT, REPOSITORY
+from launching import ENVIRONMENT, REPOSITORY, saved_steps
 from test_watch import wait_for
 
-from clinical_pretrain.checkpoint.save import saved_steps
 from clinical_pretrain.distributed import free_port
 from clinical_pretrain.training.watchdog import ENDED, INTERRUPTED
 
@@ -95,7 +94,7 @@ def test_torchrun_ends_at_a_closed_terminal_also_under_nohup(config_file, shards
 
 @pytest.mark.parametrize(("moment", "code", "said"), [
     ("loading PyTorch", INTERRUPTED, "interrupted before the first step; nothing to save"),
-    ("/100,000", ENDED, "the same command goes on from step"),
+    ("/100,000", ENDED, "the same command resumes from step"),
 ])  # fmt: skip
 def test_ctrl_c_on_a_terminal_is_no_error(start, moment, code, said):
     """The terminal is 60 characters wide, and its line moves between two lines of metrics, and in a validation."""

@@ -11,13 +11,11 @@ import pytest
 import torch
 import yaml
 from golden import assert_golden
-from launching import REPOSITORY, WORKER, launch, losses, validations
+from launching import REPOSITORY, WORKER, launch, losses, read_metrics, saved_steps, validations
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from clinical_pretrain.checkpoint.save import saved_steps
 from clinical_pretrain.release.export import export
-from clinical_pretrain.run_folder.metrics import read_metrics
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import file_sha256, write_json
 
@@ -117,10 +115,7 @@ def test_validation_with_the_random_blocks_of_training(trained, tmp_path):
 
 def test_a_loss_that_is_no_number_ends_all_ranks_alike(trained):
     messages = {(trained / f"diverging-{rank}.txt").read_text() for rank in range(2)}
-    assert (
-        len(messages) == 1
-        and "and there is no checkpoint of an earlier step to go back to; lower optim" in messages.pop()
-    )
+    assert len(messages) == 1 and "and there is no earlier checkpoint to roll back to; lower optim" in messages.pop()
     assert not saved_steps(trained / "diverging") and not (trained / "diverging" / "summary.json").exists()
 
 
@@ -298,7 +293,7 @@ def test_a_finished_run_started_again_does_nothing(alone, config_file, shards):
     call = [sys.executable, str(RUN), "--config", str(config_file), "--data.shards", str(shards), "--run_dir",
             str(alone[0])]  # fmt: skip
     done = subprocess.run(call, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0 and "already finished at step 20" in done.stdout and "going on" not in done.stdout
+    assert done.returncode == 0 and "already finished at step 20" in done.stdout and "resuming" not in done.stdout
     assert [(alone[0] / name).read_bytes() for name in names] == before
 
 
@@ -320,5 +315,5 @@ def test_killed_and_started_again(alone, config_file, shards, tmp_path):
     process.wait()
     assert not (run_dir / "summary.json").exists()
     done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0 and "going on from step 10" in done.stdout, done.stderr
+    assert done.returncode == 0 and "resuming from step 10" in done.stdout, done.stderr
     assert losses(run_dir) == losses(alone[0]) and validations(run_dir) == validations(alone[0])

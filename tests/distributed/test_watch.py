@@ -12,9 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from launching import ENVIRONMENT, WORKER, losses
+from launching import ENVIRONMENT, WORKER, losses, saved_steps
 
-from clinical_pretrain.checkpoint.save import saved_steps
 from clinical_pretrain.distributed import free_port
 from clinical_pretrain.training.watchdog import ENDED, INTERRUPTED, LOST
 
@@ -110,7 +109,7 @@ def test_a_second_run_in_a_folder_waits_for_the_first(shards, tmp_path):
         first.terminate()
         assert first.wait(timeout=30) == ENDED
         stopped = json.loads((tmp_path / "none-0" / "stop.json").read_text())["step"]
-        assert any(f"going on from step {stopped:,}:" in line for line in second.stdout)
+        assert any(f"resuming from step {stopped:,}:" in line for line in second.stdout)
     finally:
         first.kill()
         second.kill()

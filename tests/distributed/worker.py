@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 from torch._dynamo.utils import counters
 
-from clinical_pretrain.checkpoint.save import folder_of, saved_steps
+from clinical_pretrain.checkpoint.state import RunState
 from clinical_pretrain.config.data import DataConfig, MaskingConfig
 from clinical_pretrain.config.model import AttentionConfig, ModelConfig, ModelSize
 from clinical_pretrain.config.optim import BatchConfig, OptimConfig, ValidationConfig
@@ -34,7 +34,10 @@ from clinical_pretrain.engine import memory_file as checkpoint_engine
 from clinical_pretrain.models import build
 from clinical_pretrain.release.export import export
 from clinical_pretrain.resources import find_file
+from clinical_pretrain.run_folder.paths import RunFolder
 from clinical_pretrain.training import train as training
+from clinical_pretrain.training import validation
+from clinical_pretrain.training.checkpointer import Checkpointer, save
 from clinical_pretrain.training.train import train
 from clinical_pretrain.training.watchdog import STOPPED
 from tokenizer_tools.errors import UserError
@@ -139,7 +142,7 @@ def resume(root: Path, shards: str) -> None:
             raise AssertionError("the signal didn't stop the run")
         except SystemExit as caught:
             assert caught.code == STOPPED
-        assert 5 <= saved_steps(Path(stopped.run_dir))[-1] < STEPS
+        assert 5 <= RunFolder(Path(stopped.run_dir)).saved_steps()[-1] < STEPS
         train(stopped)
     asked_amid_validations(root, shards)
 
@@ -147,27 +150,27 @@ def resume(root: Path, shards: str) -> None:
 def asked_amid_validations(root: Path, shards: str) -> None:
     """A run that is asked to stop in each of its validations, and started again."""
     run, validate, asked, stops = (
-        config(root, shards, "validating", stage=2, validation=ValidationConfig(10, 8)), training.validate, set(), [],
+        config(root, shards, "validating", stage=2, validation=ValidationConfig(10, 8)), validation.validate, set(), [],
     )  # fmt: skip
 
     def ask_and_validate(run: training.Run) -> None:
         if run.step not in asked and run.ranks.rank == 1:
             os.kill(os.getpid(), signal.SIGUSR1)
-            while run.watch.signal is None:  # a thread hears it
+            while run.watchdog.signal is None:  # a thread hears it
                 time.sleep(0.001)
         asked.add(run.step)
         validate(run)
 
-    training.validate = ask_and_validate
+    validation.validate = ask_and_validate
     for _ in range(3):
         try:
             train(run)
             raise AssertionError("the signal didn't stop the run")
         except SystemExit:
             stop = json.loads((Path(run.run_dir) / "stop.json").read_text())
-            stops.append({**stop, "saved": saved_steps(Path(run.run_dir))})
+            stops.append({**stop, "saved": RunFolder(Path(run.run_dir)).saved_steps()})
     train(run)
-    training.validate = validate
+    validation.validate = validate
     if os.environ["RANK"] == "0":
         (root / "stops.json").write_text(json.dumps(stops))
 
@@ -181,7 +184,7 @@ def asked_to_stop_after(step: int) -> Iterator[None]:
         loss = train_step(run, batches)
         if run.step + 1 == step and not asked:
             asked.append(os.kill(os.getpid(), signal.SIGUSR1))
-            while run.watch.signal is None:  # a thread hears it
+            while run.watchdog.signal is None:  # a thread hears it
                 time.sleep(0.001)
         return loss
 
@@ -200,12 +203,12 @@ def stages_of_a_run(root: Path, shards: str) -> None:
     """A run in two stages, by one command, and by several with stops between; runs that end early, and the best of one
     whose loss rises again."""
     first = config(root, shards, "staged", stage=2, max_steps=8, checkpoint=CheckpointConfig(0))
-    train(replace(first, run_dir=str(root / "whole"), extra_steps=4))
+    train(replace(first, run_dir=str(root / "whole"), extend=4))
     train(first)
     with asked_to_stop_after(10):
-        train(replace(first, extra_steps=4))
-    train(replace(first, extra_steps=4))
-    train(replace(first, extra_steps=4))
+        train(replace(first, extend=4))
+    train(replace(first, extend=4))
+    train(replace(first, extend=4))
     still = replace(first.optim, learning_rate=1e-12, warmup_steps=0)
     common = {"validation": ValidationConfig(2, 8, early_stopping_patience=2), "max_steps": 20, "stage": 1}
     early = config(root, shards, "early", checkpoint=CheckpointConfig(1, keep_latest=1), optim=still, **common)
@@ -216,7 +219,7 @@ def stages_of_a_run(root: Path, shards: str) -> None:
     rises = config(root, shards, "rises", stage=1, max_steps=6, validation=ValidationConfig(2, 8),
                    checkpoint=CheckpointConfig(4, keep_latest=1, accept_changes=True))  # fmt: skip
     train(rises)
-    train(replace(rises, extra_steps=6, optim=replace(first.optim, learning_rate=1.0)))
+    train(replace(rises, extend=6, optim=replace(first.optim, learning_rate=1.0)))
     if os.environ["RANK"] == "0":
         shutil.copytree(root / "early", root / "on")
     dist.barrier()
@@ -227,7 +230,7 @@ def stages_of_a_run(root: Path, shards: str) -> None:
 def one_rank_goes_on(root: Path, shards: str) -> None:
     """With the second stage of a run of two."""
     first = config(root, shards, "by-1", stage=2, max_steps=8, checkpoint=CheckpointConfig(0))
-    again(replace(first, extra_steps=4), root / "whole", 8)
+    again(replace(first, extend=4), root / "whole", 8)
 
 
 class Poison:
@@ -274,7 +277,7 @@ def bad(root: Path, shards: str) -> None:
         shutil.copytree(root / "well", moved.run_dir)
         (Path(moved.run_dir) / "summary.json").unlink()
         for later in (10, 15, 20):
-            shutil.rmtree(folder_of(Path(moved.run_dir), later))
+            shutil.rmtree(RunFolder(Path(moved.run_dir)).checkpoint(later))
     dist.barrier()
     try:
         poison.train(moved, range(8, 11))
@@ -336,7 +339,7 @@ def weights_lost_after(step: int) -> Iterator[None]:
 
     def losing(run: training.Run, *arguments: Any) -> torch.Tensor:
         loss = train_step(run, *arguments)
-        if run.step + 1 == step and not run.jumps and run.ranks.rank == 1:
+        if run.step + 1 == step and not run.batches.skipped_ranges and run.ranks.rank == 1:
             for parameter in run.engine.module.parameters():
                 getattr(parameter, "ds_tensor", parameter).data.fill_(math.nan)
         return loss
@@ -356,7 +359,7 @@ def asked_to_stop_at(step: int) -> Iterator[None]:
     def asking(run: training.Run, *arguments: Any) -> torch.Tensor:
         if run.step + 1 == step and run.ranks.rank == 1:
             os.kill(os.getpid(), signal.SIGUSR1)
-            while run.watch.signal is None:  # a thread hears it
+            while run.watchdog.signal is None:  # a thread hears it
                 time.sleep(0.001)
         return train_step(run, *arguments)
 
@@ -370,10 +373,10 @@ def asked_to_stop_at(step: int) -> Iterator[None]:
 @contextmanager
 def validation_lost_at(steps: set[int], once: bool) -> Iterator[None]:
     """Activations of the held-out rows overflow at these steps; `once`: not again after a roll-back."""
-    validate = training.validate
+    validate = validation.validate
 
     def lost(run: training.Run) -> None:
-        if run.step not in steps or (once and run.jumps):
+        if run.step not in steps or (once and run.batches.skipped_ranges):
             return validate(run)
         hook = run.engine.module.register_forward_hook(lambda _, __, output: (output[0] * math.inf, *output[1:]))
         try:
@@ -381,11 +384,11 @@ def validation_lost_at(steps: set[int], once: bool) -> Iterator[None]:
         finally:
             hook.remove()
 
-    training.validate = lost
+    validation.validate = lost
     try:
         yield
     finally:
-        training.validate = validate
+        validation.validate = validate
 
 
 def fewer(root: Path, shards: str) -> None:
@@ -420,24 +423,24 @@ def again(second: RunConfig, first: Path, step: int = 10) -> None:
     if os.environ.get("RANK", "0") == "0":
         shutil.copytree(first, second.run_dir)
         (Path(second.run_dir) / "summary.json").unlink()
-        for later in (later for later in saved_steps(Path(second.run_dir)) if later > step):
-            shutil.rmtree(folder_of(Path(second.run_dir), later))
+        for later in (later for later in RunFolder(Path(second.run_dir)).saved_steps() if later > step):
+            shutil.rmtree(RunFolder(Path(second.run_dir)).checkpoint(later))
     if dist.is_initialized():
         dist.barrier()
     # What has been put together is saved at once, to be compared with what it was put together of.
-    steps_of = training.steps
+    steps_of = training.train_to_end
 
     def saved_first(run: training.Run) -> Any:
-        assert training.save(run)
+        assert save(run)
         betas = {tuple(group["betas"]) for group in run.engine.optimizer.param_groups}
         assert betas == {(second.optim.beta1, second.optim.beta2)}
         return steps_of(run)
 
-    training.steps = saved_first
+    training.train_to_end = saved_first
     try:
         train(second)
     finally:
-        training.steps = steps_of
+        training.train_to_end = steps_of
 
 
 def release(root: Path, shards: str) -> None:
@@ -449,7 +452,7 @@ def release(root: Path, shards: str) -> None:
              "optim": OptimConfig(learning_rate=1e-3, warmup_steps=4), "validation": ValidationConfig(0, 2),
              "checkpoint": CheckpointConfig(4, keep_latest=0, accept_changes=True), "max_steps": 8}  # fmt: skip
     again(config(root, shards, "changed", **other), root / "first", 4)
-    train(config(root, shards, "bigbird", "bigbird", max_steps=4, extra_steps=2))
+    train(config(root, shards, "bigbird", "bigbird", max_steps=4, extend=2))
     os.chdir(root)
     export(root / "first", Path("bases/lf_bin"))
     based = ModelConfig("bases/lf_bin")
@@ -497,30 +500,30 @@ SPOILERS = {"truncated": truncate, "bit-flipped": flip_a_bit, "missing": Path.un
 @contextmanager
 def disk_full_between(first: int, last: int) -> Iterator[None]:
     """Rank 1 can't write large files while these steps are saved: the system's limit on a file's size."""
-    begin, end, before = training.begin_save, training.end_save, resource.getrlimit(resource.RLIMIT_FSIZE)
+    begin, finish, before = Checkpointer.begin, Checkpointer.finish, resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def limited(run: training.Run) -> None:
-        if run.ranks.rank == 1 and first <= run.step <= last:
+    def limited(self: Checkpointer, engine: Any, state: RunState, probe: Any) -> None:
+        if self.ranks.rank == 1 and first <= state.step <= last:
             resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
-        begin(run)
+        begin(self, engine, state, probe)
 
-    def unlimited(run: training.Run) -> bool:
+    def unlimited(self: Checkpointer, **options: Any) -> bool:
         try:
-            return end(run)
+            return finish(self, **options)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-    training.begin_save, training.end_save = limited, unlimited
+    Checkpointer.begin, Checkpointer.finish = limited, unlimited
     try:
         yield
     finally:
-        training.begin_save, training.end_save = begin, end
+        Checkpointer.begin, Checkpointer.finish = begin, finish
 
 
 @contextmanager
 def disk_slow_for(steps: int) -> Iterator[None]:
     """A checkpoint is on rank 1's disk only after so many steps more, or when it's waited for."""
-    write, end, train_step = checkpoint_engine.write_hashed, training.end_save, training.train_step
+    write, finish, train_step = checkpoint_engine.write_hashed, Checkpointer.finish, training.train_step
     done, waited_for = 0, threading.Event()
 
     def slow(path: Path, chunks: Any) -> dict[str, Any]:
@@ -529,9 +532,9 @@ def disk_slow_for(steps: int) -> Iterator[None]:
             pass
         return write(path, chunks)
 
-    def ended(run: training.Run) -> bool:
+    def finished(self: Checkpointer, **options: Any) -> bool:
         waited_for.set()
-        saved = end(run)
+        saved = finish(self, **options)
         waited_for.clear()
         return saved
 
@@ -540,11 +543,11 @@ def disk_slow_for(steps: int) -> Iterator[None]:
         done += 1
         return train_step(*arguments)
 
-    checkpoint_engine.write_hashed, training.end_save, training.train_step = slow, ended, counted
+    checkpoint_engine.write_hashed, Checkpointer.finish, training.train_step = slow, finished, counted
     try:
         yield
     finally:
-        checkpoint_engine.write_hashed, training.end_save, training.train_step = write, end, train_step
+        checkpoint_engine.write_hashed, Checkpointer.finish, training.train_step = write, finish, train_step
 
 
 def _signal_after(run_dir: Path, step: int) -> None:

@@ -131,7 +131,7 @@ def test_a_job_survives_whatever_happens_to_it(cluster, config, alone):
     assert run.starts()[1]["from_step"] >= 15 and run.starts()[2]["from_step"] > run.starts()[1]["from_step"]
     logs = cluster.folder / f"slurm-clinical-pretrain-{job}"
     assert sorted(path.name for path in logs.glob("*.log")) == [f"rank-{rank}.log" for rank in range(4)]
-    assert (logs / "rank-0.log").read_text().count("going on from step") == 6
+    assert (logs / "rank-0.log").read_text().count("resuming from step") == 6
     written = [logs, *logs.iterdir(), cluster.folder / f"{logs.name}.log"]
     assert not any(stat.S_IMODE(path.stat().st_mode) & 0o077 for path in written)
     assert f"step {STEPS}/{STEPS}" in log

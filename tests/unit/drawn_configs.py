@@ -55,7 +55,7 @@ def choices(setting):
 
 CHOICES = {  # what else would take long, or isn't a number
     "max_steps": [-1, 0, 1, 3],
-    "extra_steps": [-1, 0, 1, 2],
+    "extend": [-1, 0, 1, 2],
     "deepspeed": [*map(str, resource_path("ds_configs").glob("zero?.json")), "no/such.json", "", MISSPELT],
     "model.size.num_hidden_layers": [-1, 0, 1, 2],
     "model.size.hidden_size": [-1, 0, 1, 2, 3, 8, 15],

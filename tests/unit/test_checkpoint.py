@@ -5,23 +5,26 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from clinical_pretrain.checkpoint.save import FORMAT_VERSION, _check_room, fault_of, saved_steps
+from clinical_pretrain.checkpoint.pending_save import check_disk_space
+from clinical_pretrain.checkpoint.state import FORMAT_VERSION
+from clinical_pretrain.checkpoint.verify import verify
+from clinical_pretrain.run_folder.paths import RunFolder
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import write_json
 
 
 def test_a_disk_without_room_is_seen_before_anything_is_written(tmp_path):
     engine = SimpleNamespace(module=torch.nn.Linear(10, 10))
-    _check_room(tmp_path, engine)
+    check_disk_space(RunFolder(tmp_path), engine)
     engine.module = torch.nn.Linear(10**8, 10**8, device="meta")
     with pytest.raises(OSError, match=r"160,000,001\.\d GB are needed, .* GB are free"):
-        _check_room(tmp_path, engine)
+        check_disk_space(RunFolder(tmp_path), engine)
 
 
 def test_only_checkpoints_of_steps_count(tmp_path):
     for name in ("step-20", "step-3", "step-5.damaged", ".step-7.tmp", ".step-8.old", "step-x"):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
-    assert saved_steps(tmp_path) == [3, 20]
+    assert RunFolder(tmp_path).saved_steps() == [3, 20]
 
 
 def test_another_format_is_told_from_a_damaged_manifest(tmp_path):
@@ -29,10 +32,10 @@ def test_another_format_is_told_from_a_damaged_manifest(tmp_path):
     for version in (FORMAT_VERSION, FORMAT_VERSION + 1):
         write_json(tmp_path / "state.json", {"format_version": version})
         write_json(tmp_path / "manifest.json", {"format_version": FORMAT_VERSION, "files": {}})
-        assert fault_of(tmp_path) is None
+        assert verify(tmp_path) is None
         write_json(tmp_path / "manifest.json", {"format_version": FORMAT_VERSION + 1, "files": {}})
         if version == FORMAT_VERSION:
-            assert fault_of(tmp_path).endswith("manifest.json: not the bytes that were written")
+            assert verify(tmp_path).endswith("manifest.json: not the bytes that were written")
         else:
-            with pytest.raises(UserError, match="go on with the version of clinical-pretrain that wrote it"):
-                fault_of(tmp_path)
+            with pytest.raises(UserError, match="resume with the version of clinical-pretrain that wrote it"):
+                verify(tmp_path)

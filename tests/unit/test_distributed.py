@@ -15,7 +15,7 @@ from conftest import REPOSITORY
 
 from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.distributed import Ranks, Report, Reports, initialise, own_device, runs_on
-from clinical_pretrain.training.train import check_hardware
+from clinical_pretrain.training.setup import check_hardware
 from tokenizer_tools.errors import UserError
 
 

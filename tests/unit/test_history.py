@@ -1,14 +1,15 @@
 """Which starts, data and validations lie behind a checkpoint."""
 
-import json
 from dataclasses import replace
 
 import pytest
+from run_folders import write_metrics
 
 from clinical_pretrain.config.data import DataConfig, MaskingConfig
 from clinical_pretrain.config.optim import OptimConfig, ValidationConfig
 from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.run_folder.history import lineage, validation_set, validations, validations_by_set
+from clinical_pretrain.run_folder.paths import RunFolder
 from tokenizer_tools.manifest import Manifest
 
 
@@ -35,9 +36,15 @@ def run(shards, tmp_path):
     """A run that began anew at step 100, with other settings, and was validated at 0, 100 and 200."""
     manifest = Manifest.load(shards)
     lines = [
-        {"step": step, "kind": "validation", "start": int(step > 100), "loss": 3 - step / 100} for step in (0, 100, 200)
+        {
+            "step": step,
+            "kind": "validation",
+            "start": int(step > 100),
+            "loss": 3 - step / 100,
+        }
+        for step in (0, 100, 200)
     ]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_metrics(tmp_path, lines)
 
     def starts(config, other=manifest):
         sets = validation_set(RunConfig(), manifest), validation_set(config, other)
@@ -60,11 +67,11 @@ def run(shards, tmp_path):
 )
 def test_validations_compare_only_where_they_measure_the_same(run, change, differences):
     run_dir, starts, _ = run
-    found = validations(run_dir, starts(replace(RunConfig(), **change)), 200)
-    groups = validations_by_set(run_dir, starts(replace(RunConfig(), **change)))
+    found = validations(RunFolder(run_dir), starts(replace(RunConfig(), **change)), 200)
+    groups = validations_by_set(RunFolder(run_dir), starts(replace(RunConfig(), **change)))
     assert [len(group) for group in groups] == ([2, 1] if differences else [3])
     assert (found.before["step"], found.after["step"], found.differences) == (0, 200, differences)
-    assert validations(run_dir, starts(replace(RunConfig(), **change)), 199).differences == []
+    assert validations(RunFolder(run_dir), starts(replace(RunConfig(), **change)), 199).differences == []
 
 
 def test_other_held_out_rows_are_another_validation_set(run):
@@ -72,5 +79,5 @@ def test_other_held_out_rows_are_another_validation_set(run):
     split = manifest.splits["validation"]
     files = [replace(split.files[0], sha256="0" * 64)]
     other = replace(manifest, splits={**manifest.splits, "validation": replace(split, files=files)})
-    assert validations(run_dir, starts(RunConfig(), other), 200).differences == ["other held-out rows"]
-    assert validations(run_dir / "nowhere", [], 200).before == {}
+    assert validations(RunFolder(run_dir), starts(RunConfig(), other), 200).differences == ["other held-out rows"]
+    assert validations(RunFolder(run_dir / "nowhere"), [], 200).before == {}

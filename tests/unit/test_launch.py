@@ -11,14 +11,17 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import REPOSITORY
+from run_folders import write_metrics
 
 from clinical_pretrain.cli import main
 from clinical_pretrain.cluster.jobs import job_state, queued, refuse_queued
 from clinical_pretrain.cluster.submit import site_config, trainings
 from clinical_pretrain.config.command_line import load_config
+from clinical_pretrain.config.recovery import CheckpointConfig
 from clinical_pretrain.config.slurm import SlurmConfig, seconds_of
 from clinical_pretrain.observe.status import runs_in, status, table
-from clinical_pretrain.training.train import forget_tries, warn_of_short_warning
+from clinical_pretrain.run_folder.paths import RunFolder
+from clinical_pretrain.training.checkpointer import Checkpointer, reset_try_count
 from tokenizer_tools.errors import UserError
 
 DEMO = ["--config", str(REPOSITORY / "configs" / "demo_cpu.yaml")]
@@ -213,13 +216,14 @@ def test_what_only_the_end_would_refuse_is_refused_at_once(shards, tmp_path, cap
     assert "# then, in a job of its own: python -m clinical_pretrain export" in capsys.readouterr().out
 
 
-def test_a_warning_that_is_too_short_is_said_once(monkeypatch, capsys):
+def test_a_warning_that_is_too_short_is_said_once(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("WARNING_SECONDS", "300")
-    run = SimpleNamespace(watch=SimpleNamespace(longest=200.0), ranks=SimpleNamespace(is_first=True))
-    warn_of_short_warning(run, 45.0)
+    ranks, watchdog = SimpleNamespace(is_first=True), SimpleNamespace(longest_step=200.0)
+    checkpointer = Checkpointer(RunFolder(tmp_path), CheckpointConfig(), ranks, watchdog, None)
+    checkpointer._warn_of_late_signal(45.0)
     assert not capsys.readouterr().out
     for _ in range(2):
-        warn_of_short_warning(run, 55.0)
+        checkpointer._warn_of_late_signal(55.0)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 and "may take 310 s" in lines[0] and "announced only 300 s ahead" in lines[0]
 
@@ -236,7 +240,7 @@ def test_status_tells_how_runs_stand(tmp_path, capsys, monkeypatch):
         )
         (folder / "config.yaml").write_text("max_steps: 2000\n")
         lines = [{"step": step, "kind": "train", "loss": 9.0 / step, "seconds": 2.0} for step in (6, 7)]
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        write_metrics(folder, lines)
         if stop:
             (folder / "stop.json").write_text(json.dumps({"reason": stop, "exit_code": 77}))
     found = [status(run) for run in runs_in([tmp_path / "runs"])]
@@ -392,10 +396,10 @@ def test_a_job_that_comes_no_further_is_not_started_for_ever(tmp_path, monkeypat
 
     for _ in range(2):
         assert [job(76).stdout for _ in range(2)] == ["a task was lost; back into the queue\n"] * 2
-        forget_tries()  # a checkpoint is saved
+        reset_try_count()  # a checkpoint is saved
     assert all("back into the queue" in job(code).stdout for code in (76, 75, 137))
     assert job(76).stdout.startswith("a task was lost 3 times, and no checkpoint since; mend")
-    forget_tries()
+    reset_try_count()
     for _ in range(10):
         assert "back into the queue" in job(75).stdout
     done = job(75)

@@ -3,12 +3,15 @@
 import json
 import resource
 
+from run_folders import write_metrics
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 from transformers import BigBirdConfig, LongformerConfig
 
 from clinical_pretrain.console import fit
 from clinical_pretrain.models.flops import peak_flops, training_flops_per_token
-from clinical_pretrain.run_folder.metrics import Metrics, read_metrics
+from clinical_pretrain.run_folder.metrics import read_metrics
+from clinical_pretrain.run_folder.paths import RunFolder
+from clinical_pretrain.training.metrics_writer import MetricsWriter, SaveMetrics, StepMetrics
 
 
 def test_arithmetic_of_a_token_at_base_size():
@@ -29,33 +32,34 @@ def test_peaks_by_name():
     assert not any(peak_flops(name) for name in slower)
 
 
+def step_metrics(step, loss=1.0):
+    return StepMetrics(step, loss, learning_rate=1e-4, gradient_norm=1.0, tokens_per_second=1e5, seconds=2.0, stage=1,
+                       samples_consumed=1, epoch=0.1, skipped_updates=0, loss_scale=None)  # fmt: skip
+
+
 def test_mfu_is_written_where_it_is_known(tmp_path, capsys):
-    metrics = Metrics(tmp_path, 0, 2)
-    rest = {"loss": 1.0, "learning_rate": 1e-4, "gradient_norm": 1.0, "tokens_per_second": 1e5,
-            "samples_consumed": 1, "epoch": 0.1, "skipped_updates": 0, "seconds": 2.0, "loss_scale": None}  # fmt: skip
-    metrics.train(1, mfu=0.4123456, **rest)
-    metrics.train(2, mfu=None, **rest)
-    metrics.close()
-    first, second = read_metrics(tmp_path, "train")
+    for step, peak in ((0, 1e5 / 0.4123456), (1, None)):
+        metrics = MetricsWriter(RunFolder(tmp_path), step, 2, peak_tokens_per_second=peak)
+        metrics.train(step_metrics(step + 1))
+        metrics.close()
+    first, second = read_metrics(RunFolder(tmp_path), "train")
     assert first["mfu"] == 0.4123 and "mfu" not in second and json.dumps(first)
     assert "100,000 tokens/s (41% MFU)" in capsys.readouterr().out
 
 
 def test_curves_are_not_doubled_and_the_loss_comes_first(tmp_path):
     """Started again before the first checkpoint, and from one."""
-    rest = {"learning_rate": 1e-4, "gradient_norm": 1.0, "tokens_per_second": 1e5, "samples_consumed": 1, "epoch": 0.1,
-            "skipped_updates": 0, "seconds": 2.0, "mfu": None, "loss_scale": None}  # fmt: skip
     for start, (begin, end) in enumerate([(0, 5), (0, 8), (6, 9)]):
-        metrics = Metrics(tmp_path, begin, 9)
+        metrics = MetricsWriter(RunFolder(tmp_path), begin, 9)
         if not begin:
-            metrics.account(0, {"restarts": start})
+            metrics.goodput(0, {"restarts": start})
         for step in range(begin + 1, end + 1):
-            metrics.train(step, loss=float(start), **rest)
+            metrics.train(step_metrics(step, loss=float(start)))
         metrics.close()
     board = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={SCALARS: 0}).Reload()
     losses = [(event.step, event.value) for event in board.Scalars("loss/train")]
     assert losses == [(step, 1.0) for step in range(1, 7)] + [(step, 2.0) for step in range(7, 10)]
-    assert [(line["step"], line["loss"]) for line in read_metrics(tmp_path, "train")] == losses
+    assert [(line["step"], line["loss"]) for line in read_metrics(RunFolder(tmp_path), "train")] == losses
     assert min(board.Tags()[SCALARS]) == "loss/train"
 
 
@@ -69,10 +73,10 @@ def test_progress_fits_its_line():
 
 def test_a_full_disk_costs_lines_and_no_more(tmp_path):
     """What is cut off in the middle is left out; what comes later stands in lines of its own."""
-    metrics, before = Metrics(tmp_path, 0, 9), resource.getrlimit(resource.RLIMIT_FSIZE)
+    metrics, before = MetricsWriter(RunFolder(tmp_path), 0, 9), resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def saved(step, size, error, failures):
-        metrics.save(step, seconds=0.5, seconds_until_whole=0.7, size=size, error=error, failures=failures)
+        metrics.save(SaveMetrics(step, 0.5, 0.7, size, error, failures))
 
     saved(1, 1000, None, 0)
     size = (tmp_path / "metrics.jsonl").stat().st_size
@@ -85,13 +89,19 @@ def test_a_full_disk_costs_lines_and_no_more(tmp_path):
     saved(4, 1000, None, 0)
     saved(5, 0, "No space left on device", 1)
     metrics.close()
-    assert [line["step"] for line in read_metrics(tmp_path, "save")] == [1, 4, 5]
-    Metrics(tmp_path, 4, 9).close()
+    assert [line["step"] for line in read_metrics(RunFolder(tmp_path), "save")] == [1, 4, 5]
+    MetricsWriter(RunFolder(tmp_path), 4, 9).close()
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 4]
 
 
 def test_a_category_may_hold_any_character(tmp_path):
-    line = {"kind": "validation", "step": 1, "loss": 1.0, "by_category": {"a\u2028b\x85c": {"loss": 1.0}}}
-    (tmp_path / "metrics.jsonl").write_text(json.dumps(line, ensure_ascii=False) + "\n")
-    assert read_metrics(tmp_path) == [line]
+    line = {
+        "kind": "validation",
+        "step": 1,
+        "loss": 1.0,
+        "by_category": {"a\u2028b\x85c": {"loss": 1.0}},
+    }
+    write_metrics(tmp_path, [line])
+    (found,) = read_metrics(RunFolder(tmp_path))
+    assert found.items() >= line.items()

@@ -340,7 +340,7 @@ def test_a_base_that_does_not_fit_is_refused(bases, manifest, corpus, tmp_path):
 
 
 def test_fp16_on_a_cpu_is_refused():
-    from clinical_pretrain.training.train import check_hardware
+    from clinical_pretrain.training.setup import check_hardware
 
     if torch.cuda.is_available():
         check_hardware(RunConfig(precision="fp16"))
@@ -350,7 +350,7 @@ def test_fp16_on_a_cpu_is_refused():
 
 
 def test_a_tokenizer_that_was_exchanged_in_the_shards_is_noticed(shards, tmp_path):
-    from clinical_pretrain.training.train import load_shards
+    from clinical_pretrain.training.preflight import load_shards
 
     copy = tmp_path / "s"
     shutil.copytree(shards, copy)

@@ -4,14 +4,15 @@ import itertools
 import json
 
 import pytest
+from run_folders import write_metrics
 
 from clinical_pretrain.config.optim import OptimConfig, ValidationConfig
 from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.data.sampler import Sampler
 from clinical_pretrain.engine.optim import learning_rate, stage_of
-from clinical_pretrain.run_folder.folder import FORMAT_VERSION
 from clinical_pretrain.run_folder.history import best_validation, validations_without_progress
-from clinical_pretrain.training.train import early_stop_at
+from clinical_pretrain.run_folder.paths import FORMAT_VERSION, RunFolder
+from clinical_pretrain.training.validation import is_early_stop
 
 
 def test_each_step_has_its_stage():
@@ -43,24 +44,25 @@ def test_a_stage_that_is_asked_for_begins_whatever_the_one_before_came_to(tmp_pa
     start = {"from_step": 0, "validation_set": "a"}
     (tmp_path / "run.json").write_text(json.dumps({"format_version": FORMAT_VERSION, "starts": [start]}))
     losses = {0: 5.0, 25: 3.0, 50: 3.1, 75: 3.2, 100: 3.3}
-    (tmp_path / "metrics.jsonl").write_text("".join(
-        json.dumps({"kind": "validation", "step": step, "start": 0, "loss": loss}) + "\n"
-        for step, loss in losses.items()))  # fmt: skip
+    write_metrics(
+        tmp_path, [{"kind": "validation", "step": step, "start": 0, "loss": loss} for step, loss in losses.items()]
+    )
     config = RunConfig(validation=ValidationConfig(early_stopping_patience=3))
-    assert early_stop_at(100, tmp_path, config, [100])
-    assert not early_stop_at(100, tmp_path, config, [100, 150])
+    assert is_early_stop(100, RunFolder(tmp_path), config, [100])
+    assert not is_early_stop(100, RunFolder(tmp_path), config, [100, 150])
 
 
 def test_the_best_validation_is_of_those_that_compare(tmp_path):
     starts = [{"validation_set": "a"}, {"validation_set": "b"}]
     losses = {0: 7.0, 10: 1.0, 60: 6.5, 70: 5.0, 80: 5.0, 90: None, 100: 5.5}
-    (tmp_path / "metrics.jsonl").write_text("".join(
-        json.dumps({"kind": "validation", "step": step, "start": int(step > 50), "loss": loss}) + "\n"
-        for step, loss in losses.items()))  # fmt: skip
-    assert best_validation(tmp_path, starts)["step"] == 70
-    assert best_validation(tmp_path, starts, [60, 100])["step"] == 100
-    assert best_validation(tmp_path, starts, [90]) == {}
-    assert best_validation(tmp_path, [*starts, starts[0]])["step"] == 10
-    assert validations_without_progress(tmp_path, starts, range(101)) == 2
-    assert validations_without_progress(tmp_path, starts, range(71)) == 0
-    assert validations_without_progress(tmp_path, starts, range(72, 81)) == 0
+    write_metrics(
+        tmp_path,
+        [{"kind": "validation", "step": step, "start": int(step > 50), "loss": loss} for step, loss in losses.items()],
+    )
+    assert best_validation(RunFolder(tmp_path), starts)["step"] == 70
+    assert best_validation(RunFolder(tmp_path), starts, [60, 100])["step"] == 100
+    assert best_validation(RunFolder(tmp_path), starts, [90]) == {}
+    assert best_validation(RunFolder(tmp_path), [*starts, starts[0]])["step"] == 10
+    assert validations_without_progress(RunFolder(tmp_path), starts, range(101)) == 2
+    assert validations_without_progress(RunFolder(tmp_path), starts, range(71)) == 0
+    assert validations_without_progress(RunFolder(tmp_path), starts, range(72, 81)) == 0

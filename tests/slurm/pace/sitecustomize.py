@@ -12,7 +12,7 @@ from pathlib import Path
 
 def slow_down(path: Path) -> None:
     """As soon as the training is imported, and whole."""
-    while not hasattr(sys.modules.get("clinical_pretrain.training.train"), "_due"):
+    while not hasattr(sys.modules.get("clinical_pretrain.training.train"), "end_step"):
         time.sleep(0.02)
     training = sys.modules["clinical_pretrain.training.train"]
     train_step = training.train_step

@@ -1,0 +1,103 @@
+"""Everything that can be checked before a run starts, without a GPU and without other ranks.
+
+Training, and `submit` on a login node, ask the same function, so that a mistake has one message.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clinical_pretrain.config.run_config import RunConfig, check_files
+from clinical_pretrain.engine.deepspeed_config import resolve, zero_stage
+from clinical_pretrain.run_folder.compatibility import check_ownership
+from clinical_pretrain.run_folder.paths import RunFolder
+from tokenizer_tools.errors import UserError
+from tokenizer_tools.manifest import TOKENIZER_FOLDER, Manifest
+from tokenizer_tools.tokenizer.identity import tokenizer_sha256
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """What a run is: settings, data, and how they are spread over ranks."""
+
+    config: RunConfig
+    resolved: dict[str, Any]
+    """DeepSpeed's config, without any "auto"."""
+    manifest: Manifest
+    """Of the shards."""
+    world_size: int
+
+    @property
+    def zero_stage(self) -> int:
+        """ZeRO stage, 0 to 3."""
+        return zero_stage(self.resolved)
+
+    @property
+    def shards(self) -> Path:
+        """The shard folder."""
+        return Path(self.config.data.shards)
+
+    @property
+    def tokenizer_file(self) -> Path:
+        """The shards' tokenizer."""
+        return self.shards / TOKENIZER_FOLDER / "tokenizer.json"
+
+    @property
+    def accumulation_steps(self) -> int:
+        """Micro-batches per rank and step."""
+        return self.config.accumulation_steps(self.world_size)
+
+
+def preflight(config: RunConfig, world_size: int) -> RunSpec:
+    """Check a run's files, settings, shards and run folder.
+
+    Raises:
+        UserError: something in them can't work.
+    """
+    spec = make_spec(config, world_size)
+    check_folder(spec)
+    return spec
+
+
+def make_spec(config: RunConfig, world_size: int) -> RunSpec:
+    """The same, without the run folder, whose state only rank 0 should judge.
+
+    Raises:
+        UserError: something in files, settings or shards can't work.
+    """
+    check_files(config)
+    resolved = resolve(config, world_size)
+    return RunSpec(config, resolved, load_shards(Path(config.data.shards)), world_size)
+
+
+def check_folder(spec: RunSpec) -> list[str]:
+    """Check that the run folder is new or holds this very run.
+
+    Returns:
+        Differences from the folder's run that are accepted.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    return check_ownership(RunFolder(Path(spec.config.run_dir)), spec.config, spec.resolved, spec.manifest)
+
+
+def load_shards(shards: Path) -> Manifest:
+    """Load the manifest of a shard folder.
+
+    Raises:
+        UserError: it is not a finished shard folder, or its tokenizer is not the one that it was built with.
+    """
+    from tokenizers import Tokenizer
+
+    manifest = Manifest.load(shards)
+    path = shards / TOKENIZER_FOLDER / "tokenizer.json"
+    try:
+        found = tokenizer_sha256(Tokenizer.from_file(str(path)))
+    except Exception:  # tokenizers raises no narrower one
+        found = None
+    if found != manifest.tokenizer.sha256:
+        raise UserError(f"{path}: not the tokenizer that these shards were built with; build the shards again")
+    return manifest

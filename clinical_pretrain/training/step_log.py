@@ -1,0 +1,72 @@
+"""What is written of each step, and when."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from clinical_pretrain.distributed import Report
+from clinical_pretrain.training.metrics_writer import StepMetrics
+
+if TYPE_CHECKING:
+    from clinical_pretrain.training.run import Run
+
+
+class StepLog:
+    """Takes the ranks' reports on steps, in order, and writes those that are due.
+
+    Args:
+        run: whose steps.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self._time, self._step = time.monotonic(), run.step
+
+    def add(self, report: Report | None) -> None:
+        """Let the guard judge a step's loss, and write its line if it is due.
+
+        Raises:
+            BadStepsError: too many steps in a row have a NaN or infinite loss, or the loss has jumped.
+        """
+        if report is None:
+            return
+        run = self.run
+        run.guard.observe(report)
+        if is_due(report.step, run.config.log_every_steps) or report.step == run.progress.last_step:
+            self._write(report)
+            self._time, self._step = report.at, report.step
+        elif run.metrics is not None:
+            run.metrics.progress(report.step, report.loss)
+
+    def reset_timer(self) -> None:
+        """Exclude from the speed what was done between steps, such as a validation."""
+        self._time, self._step = time.monotonic(), self.run.step
+
+    def _write(self, report: Report) -> None:
+        run = self.run
+        if run.metrics is None:
+            return
+        seconds, steps = report.at - self._time, report.step - self._step
+        samples, stage = run.progress.samples_at(report.step), run.progress.stage(report.step)
+        tokens = steps * run.config.batch.train_batch_size * run.spec.manifest.sequence_length
+        run.metrics.train(
+            StepMetrics(
+                step=report.step,
+                loss=report.loss,
+                learning_rate=stage.learning_rate(report.step, run.config.optim),
+                gradient_norm=report.gradient_norm,
+                tokens_per_second=tokens / seconds,
+                seconds=seconds,
+                stage=stage.number,
+                samples_consumed=samples,
+                epoch=samples / len(run.batches.split),
+                skipped_updates=run.guard.skipped_updates,
+                loss_scale=report.loss_scale if run.config.precision == "fp16" else None,
+            )
+        )
+
+
+def is_due(step: int, every_steps: int) -> bool:
+    """Whether something that happens every so many steps happens after this one; 0: never."""
+    return every_steps > 0 and step % every_steps == 0
