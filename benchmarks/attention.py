@@ -19,9 +19,10 @@ from common import DTYPES, base_config, device, facts, peak_memory, stock_model,
 
 from clinical_pretrain.models.attention import bigbird as bigbird_attention
 from clinical_pretrain.models.attention import longformer as longformer_attention
-from clinical_pretrain.models.attention.bigbird import BigBirdContext, make_plan
+from clinical_pretrain.models.attention.bigbird import BigBirdAttention, BigBirdContext
+from clinical_pretrain.models.attention.bigbird_plan import make_plan
 from clinical_pretrain.models.attention.flex import COMPILE_OPTIONS
-from clinical_pretrain.models.attention.longformer import LongformerContext
+from clinical_pretrain.models.attention.longformer import LongformerAttention, LongformerContext
 from tokenizer_tools.files import write_json
 
 
@@ -43,8 +44,8 @@ def functions(args: argparse.Namespace, module: Any) -> dict[str, Callable[[torc
         names += ["varlen"] if on_gpu and args.precision != "fp32" else []
         for name in names:
             context = LongformerContext(ones, 1)
-            (mask,) = context.prepare(longformer_attention.BACKENDS[name], [window], dtype)
-            found[name] = partial(longformer_attention.self_attention, module, context=context, mask=mask)
+            (layout,) = context.prepare(longformer_attention.BACKENDS[name], [window], dtype)
+            found[name] = partial(LongformerAttention.self_attention, module, context=context, layout=layout)
     else:
         size = module.block_size
         blocked_mask = ones.view(args.batch, -1, size).to(dtype)
@@ -63,7 +64,7 @@ def functions(args: argparse.Namespace, module: Any) -> dict[str, Callable[[torc
         for name in ["blocked", "flex"] if on_gpu else ["blocked"]:
             plain = BigBirdContext(ones if on_gpu else None, args.batch, size, isolated=False, dropout=0.0)
             (layout,) = plain.prepare(bigbird_attention.BACKENDS[name], [plan], dtype)
-            found[name] = partial(bigbird_attention.self_attention, module, context=plain, layout=layout)
+            found[name] = partial(BigBirdAttention.self_attention, module, context=plain, layout=layout)
     for name in list(found) if on_gpu else ():
         options = COMPILE_OPTIONS if name == "flex" else None
         found[f"{name}, compiled"] = torch.compile(found[name], dynamic=False, options=options)

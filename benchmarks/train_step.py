@@ -29,7 +29,8 @@ from common import DTYPES, base_config, device, facts, pairs, peak_memory, stock
 from clinical_pretrain.config.model import AttentionConfig, ModelConfig
 from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.data.masking import capacity
-from clinical_pretrain.models.build import MODEL_CLASSES, install_encoder
+from clinical_pretrain.models.build import install_encoder
+from clinical_pretrain.models.families import family_of
 from clinical_pretrain.models.flops import peak_flops, training_flops_per_token
 from clinical_pretrain.models.mlm_head import mean_loss
 from tokenizer_tools.files import write_json
@@ -70,7 +71,7 @@ class Sides:
 
     def ours(self, part: str = "all") -> Any:
         """Our model; part head: with Hugging Face's attention."""
-        model: Any = MODEL_CLASSES[self.config.model_type](self.config)
+        model: Any = family_of(self.config).model_class(self.config)
         model.load_state_dict(stock_model(self.config).state_dict())
         model.to(self.device, DTYPES[self.args.precision])
         settings = RunConfig(

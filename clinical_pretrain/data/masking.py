@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 
 from clinical_pretrain.config.data import MaskingConfig
 from clinical_pretrain.data.shards import Row
+from clinical_pretrain.models.mlm_head import IGNORED
 from tokenizer_tools.manifest import TokenizerInfo
 
 _LETTER, _DIGIT, _OTHER, _BREAK = range(4)
@@ -196,7 +197,7 @@ class Collator:
         labels = true_ids.ravel()[predicted]
         if self.pad_to_capacity:
             missing = most - len(predicted)
-            predicted, labels = np.pad(predicted, (0, missing)), np.pad(labels, (0, missing), constant_values=-100)
+            predicted, labels = np.pad(predicted, (0, missing)), np.pad(labels, (0, missing), constant_values=IGNORED)
         return MicroBatch(
             torch.from_numpy(input_ids),
             torch.from_numpy(documents),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from clinical_pretrain.models.families import family_of
+
 PEAK_FLOPS = {
     r"V100-SXM": 125e12,
     r"A100\b": 312e12,
@@ -22,21 +24,13 @@ def training_flops_per_token(config: Any, length: int, predicted_share: float = 
     with a weight, three passes, attention over what its pattern reaches, the head on the predicted share alone.
 
     Args:
-        config: a LongformerConfig or BigBirdConfig.
+        config: a transformers config of one of the families.
         length: tokens of a row.
-        predicted_share: of the positions.
+        predicted_share: share of the positions whose tokens are predicted.
     """
     width = config.hidden_size
     linears = 4 * width * width + 2 * width * config.intermediate_size
-    if config.model_type == "longformer":
-        windows = config.attention_window
-        windows = [windows] * config.num_hidden_layers if isinstance(windows, int) else windows
-        keys = [min(window + 1, length) for window in windows]
-    else:
-        # The first and the last block see everything.
-        reach = (5 + config.num_random_blocks + 2) * config.block_size
-        keys = [min(reach, length)] * config.num_hidden_layers
-    layers = sum(2 * linears + 4 * width * reach for reach in keys)
+    layers = sum(2 * linears + 4 * width * keys for keys in family_of(config).keys_per_query(config, length))
     head = 2 * (width * width + width * config.vocab_size)
     return float(3 * (layers + predicted_share * head))
 

@@ -6,24 +6,27 @@ Hugging Face's models compute logits for every position though only 15 % are ask
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
-from transformers import BigBirdForMaskedLM, LongformerForMaskedLM
 
 IGNORED = -100
-"""The label of a position that is only there so that all batches have the same shape."""
+"""The label of a position that doesn't count, as in torch and transformers: it is there so that all batches have the
+same shape."""
 POSITIONS_PER_CHUNK = 16_384
-"""More logits than these positions' are never held at once: 50,265 words, bf16 and fp32: 5 GB."""
+"""Logits of at most this many positions are held at once: 5 GB in bf16 and fp32 for a vocabulary of 50,265."""
 
 Outputs = Literal["losses", "correct", "logits"]
 
 
-class _MaskedPositions:
-    """Replaces forward(); parameters, their names and the state dict stay Hugging Face's."""
+class MaskedPositions:
+    """Mix-in for a transformers masked-LM class that replaces its forward(). Parameters, their names and the state dict
+    stay Hugging Face's."""
 
+    head_name: ClassVar[str]
+    """Attribute that holds the masked-LM head: hidden states to logits."""
     encode: Any
     """An Encoder or HuggingFaceEncoder, set by build_model: ids to hidden states."""
 
@@ -42,17 +45,17 @@ class _MaskedPositions:
             input_ids: (batch, length) int64.
             documents: (batch, length) int64: the document within its row that a token belongs to, from 1; 0: padding.
             positions: (predicted,) int64, into the flattened batch.
-            labels: (predicted,) int64; -100 where nothing is asked.
+            labels: (predicted,) int64; IGNORED where a position doesn't count.
             outputs: what to return beside the losses: `losses`, nothing; `correct`, whether the likeliest token is the
                 label, (predicted,) bool; `logits`, (predicted, vocabulary) fp32: large, so ask for few positions.
             encoder_inputs: passed on, see Encoder.
 
         Returns:
-            Cross-entropy, (predicted,) fp32, in nats, 0 where nothing is asked; and what `outputs` asks for.
+            Cross-entropy, (predicted,) fp32, in nats, 0 where a position doesn't count; and what `outputs` asks for.
         """
         hidden = self.encode(input_ids, documents, **encoder_inputs).flatten(0, 1)[positions]
-        if outputs == "logits":  # by the class's own code: theirs is a shape that nothing was compiled for
-            return _MaskedPositions.predict(self, hidden, labels, outputs)
+        if outputs == "logits":  # the instance's predict() may be compiled, and not for this few positions
+            return MaskedPositions.predict(self, hidden, labels, outputs)
         if len(labels) <= POSITIONS_PER_CHUNK:
             return self.predict(hidden, labels, outputs)
         chunks = zip(hidden.split(POSITIONS_PER_CHUNK), labels.split(POSITIONS_PER_CHUNK), strict=True)
@@ -64,24 +67,14 @@ class _MaskedPositions:
     def predict(
         self, hidden: torch.Tensor, labels: torch.Tensor, outputs: Outputs = "losses"
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """forward()'s result for hidden states, (predicted, width). Logits don't leave it unasked: as an output of
-        compiled code they would be kept, and be given a gradient of zeros."""
-        model: Any = self
-        head = model.lm_head if hasattr(model, "lm_head") else model.cls
+        """forward()'s result for hidden states, (predicted, width). Logits are returned only where asked for: as an
+        output of compiled code they would be kept, and be given a gradient of zeros."""
         # In fp32: bf16 would move the loss in its second digit.
-        logits = head(hidden).float()
+        logits = getattr(self, self.head_name)(hidden).float()
         losses = F.cross_entropy(logits, labels, reduction="none", ignore_index=IGNORED)
         if outputs == "losses":
             return losses, None
         return losses, logits if outputs == "logits" else logits.argmax(-1) == labels
-
-
-class LongformerForMaskedPositions(_MaskedPositions, LongformerForMaskedLM):
-    """LongformerForMaskedLM that computes logits where they are asked for."""
-
-
-class BigBirdForMaskedPositions(_MaskedPositions, BigBirdForMaskedLM):
-    """BigBirdForMaskedLM that computes logits where they are asked for."""
 
 
 def pad_vocabulary(model: Any) -> None:
@@ -100,5 +93,5 @@ def _padded_linear(linear: Any, missing: int, hidden: torch.Tensor) -> torch.Ten
 
 
 def mean_loss(losses: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Over what is asked, as Hugging Face's loss; 0 where nothing is. Doesn't make a GPU wait."""
+    """Mean over the positions that count, as Hugging Face's loss; 0 where none does. Doesn't make a GPU wait."""
     return losses.sum() / (labels != IGNORED).sum().clamp(min=1)

@@ -270,22 +270,23 @@ def render_model_card(facts: dict[str, Any], *, repo_id: str, license: str) -> s
         repo_id: where the model will be.
         license: of the model, in the Hub's spelling.
     """
-    base, family = facts["base_model"], facts["model_type"]
-    name = {"longformer": "Longformer", "big_bird": "BigBird"}.get(family, family)
+    from clinical_pretrain.models.families import family_of_type
+
+    base, family = facts["base_model"], family_of_type(facts["model_type"])
     origin = f"continued from `{base}`" if base else "continued from a model in a local folder"
     if facts["initialisation"] == "random":
         origin = "started from random weights"
     versions = ", ".join(f"{key} {value}" for key, value in facts["versions"].items())
     front = {"license": license, "language": facts["languages"], "library_name": "transformers"}
     front |= {"pipeline_tag": "fill-mask"} | ({"base_model": base} if base else {})
-    front |= {"tags": ["clinical", family.replace("_", ""), "masked-lm"]}
+    front |= {"tags": ["clinical", family.name, "masked-lm"]}
     return f"""---
 {yaml.safe_dump(front, sort_keys=False)}---
 
 # {repo_id.split("/")[-1]}
 
-A {name} for clinical text of up to {facts["sequence_length"]:,} tokens: masked-LM pretraining on clinical notes, \
-{origin}, {facts["steps"]:,} steps.
+A {family.title} for clinical text of up to {facts["sequence_length"]:,} tokens: masked-LM pretraining on clinical \
+notes, {origin}, {facts["steps"]:,} steps.
 
 ```python
 from transformers import AutoModelForMaskedLM, AutoTokenizer

@@ -12,8 +12,9 @@ from transformers import BigBirdConfig, BigBirdForMaskedLM, LongformerConfig, Lo
 
 from clinical_pretrain.models.attention import bigbird as bigbird_attention
 from clinical_pretrain.models.attention import longformer as longformer_attention
-from clinical_pretrain.models.attention.bigbird import make_plan, random_blocks
-from clinical_pretrain.models.encoder import Encoder, HuggingFaceEncoder, first_tokens, use_fused_gelu
+from clinical_pretrain.models.attention.bigbird_plan import make_plan, random_blocks
+from clinical_pretrain.models.attention.documents import first_tokens
+from clinical_pretrain.models.encoder import Encoder, HuggingFaceEncoder, use_fused_gelu
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 SLOW_TO_DRAW = [HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -130,8 +131,8 @@ def test_bigbird_at_the_papers_lengths(training, padding):
 def test_the_default_sizes_and_checkpointing():
     assert_same_function(longformer(1100, [512, 64]), *batch(2, 1100, 90))
     for kind in ("attention", "full"):
-        assert_same_function(longformer(70, [16, 8]), *batch(2, 70, 9), checkpointing=kind)
-        assert_same_function(bigbird(256), *batch(2, 256, 9), checkpointing=kind)
+        assert_same_function(longformer(70, [16, 8]), *batch(2, 70, 9), activation_checkpointing=kind)
+        assert_same_function(bigbird(256), *batch(2, 256, 9), activation_checkpointing=kind)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -256,7 +257,7 @@ def test_isolated_documents_in_a_bigbird(backend, training):
     plan = make_plan(attention, 256, training, torch.device("cpu"))
     with torch.no_grad():
         (layout,) = context.prepare(bigbird_attention.BACKENDS[backend], [plan], torch.float32)
-        got = bigbird_attention.self_attention(attention, hidden, context, layout)
+        got = bigbird_attention.BigBirdAttention.self_attention(attention, hidden, context, layout)
         q, k, v = (linear(hidden).view(2, 256, 2, 8).transpose(1, 2) for linear in
                    (attention.query, attention.key, attention.value))  # fmt: skip
         counts = plan.counts.repeat_interleave(16, 1).repeat_interleave(16, 2)

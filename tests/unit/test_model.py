@@ -1,11 +1,14 @@
 """Base models as they come: what loads, what is refused, and the head on the masked positions."""
 
+import ast
 import json
 import shutil
 from dataclasses import replace
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
+from conftest import REPOSITORY
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForMaskedLM,
@@ -19,7 +22,9 @@ from clinical_pretrain.config.data import DataConfig
 from clinical_pretrain.config.model import AttentionConfig, ModelConfig, ModelSize
 from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.models import build
-from clinical_pretrain.models.build import build_model, choose_backend
+from clinical_pretrain.models.backends import choose_backend
+from clinical_pretrain.models.build import build_model
+from clinical_pretrain.models.families import FAMILIES
 from clinical_pretrain.models.mlm_head import mean_loss
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import Manifest
@@ -215,6 +220,23 @@ def test_chunks_of_logits_change_nothing(bases, manifest, monkeypatch):
     assert mean_loss(model(ids, torch.ones_like(ids), positions, nothing)[0], nothing) == 0
 
 
+def test_the_config_names_every_family():
+    assert get_args(get_type_hints(ModelConfig)["family"]) == tuple(family.name for family in FAMILIES)
+
+
+def test_only_the_families_know_model_types():
+    """A third family is one record and one module of attention/, whatever else asks about models."""
+    names = {name for family in FAMILIES for name in (family.name, family.model_type)}
+    package = REPOSITORY / "clinical_pretrain"
+    found = {
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value in names
+    }
+    assert found == {"models/families.py", "config/model.py"}
+
+
 def test_which_backend(bases, manifest):
     def backend(kind="longformer", on_gpu=False, isolate=False, **attention):
         config = run_config(bases / kind, attention=AttentionConfig(**attention),
@@ -261,7 +283,7 @@ def test_which_backend_on_a_gpu(bases, manifest, monkeypatch):
         "Ampere": {"capability": (7, 0), "backend": "varlen"},
         "takes no global tokens": {"backend": "varlen", "global_tokens": "first"},
         "bf16 and fp16 alone": {"backend": "varlen", "precision": "fp32"},
-        "is for Longformer's windows": {"kind": "bigbird", "backend": "varlen"},
+        "can't compute BigBird's attention": {"kind": "bigbird", "backend": "varlen"},
         "blocks that are a multiple of 64, and this model's have 32": {
             "kind": "bigbird",
             "backend": "flex",

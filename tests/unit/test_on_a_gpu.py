@@ -10,7 +10,8 @@ from torch._dynamo.utils import counters
 from clinical_pretrain.models import mlm_head
 from clinical_pretrain.models.attention.flex import COMPILE_OPTIONS
 from clinical_pretrain.models.encoder import Encoder, use_fused_gelu
-from clinical_pretrain.models.mlm_head import BigBirdForMaskedPositions, LongformerForMaskedPositions, mean_loss
+from clinical_pretrain.models.families import family_of
+from clinical_pretrain.models.mlm_head import mean_loss
 
 pytestmark = pytest.mark.no_cover
 WAYS = [
@@ -29,11 +30,8 @@ def step(request, monkeypatch):
     """A function that makes a model on the meta device, and one that takes a training step of it."""
     family, backend, global_tokens = request.param
     monkeypatch.setattr(flex_module, "_validate_device", lambda *tensors: None)  # it doesn't know meta
-    if family == "longformer":
-        model, kind = longformer(256, [32, 32]), LongformerForMaskedPositions
-    else:
-        model, kind = bigbird(256, layers=2), BigBirdForMaskedPositions
-    model = kind(model.config).to("meta").bfloat16().train()
+    config = (longformer(256, [32, 32]) if family == "longformer" else bigbird(256, layers=2)).config
+    model = family_of(config).model_class(config).to("meta").bfloat16().train()
     use_fused_gelu(model)
     torch._dynamo.reset()
     counters.clear()
@@ -75,7 +73,7 @@ def test_attention_may_give_its_result_transposed(step, isolate, monkeypatch):
 
 @pytest.mark.parametrize(("checkpointing", "isolate"), [("none", False), ("attention", True), ("full", False)])
 def test_a_layer_is_one_graph_and_compiled_once(step, checkpointing, isolate):
-    train = step(isolate, checkpointing=checkpointing, compile_backend="aot_eager")
+    train = step(isolate, activation_checkpointing=checkpointing, compile_backend="aot_eager")
     train()
     graphs = counters["stats"]["unique_graphs"]
     for _ in range(2):

@@ -1,49 +1,25 @@
-"""BigBird's block-sparse self-attention, exactly as Hugging Face's, in several ways behind one signature.
+"""BigBird's block-sparse self-attention, exactly as Hugging Face's, by several backends.
 
-What every backend computes (transformers' BigBirdBlockSparseAttention; Zaheer et al. 2020, section 2): the first and
-the last block of a row attend to everything; any other block to the first, the last, itself, its neighbours, and
-random blocks, different in each head. In training Hugging Face draws the random blocks anew at every step from the
-same seed, the layer's number, so that they never change. In evaluation all of them are block 0, which then counts
-1 + random_blocks times in each softmax. Blocks that a training plan names twice count twice.
+What every backend computes (transformers' BigBirdBlockSparseAttention; Zaheer et al. 2020, section 2) is said by a
+layer's Plan: which key blocks a query block sees, and how often each counts in the softmax.
 
-Shapes: b batch, l length, h heads, d width of a head, m blocks of a row, k tokens that a query block sees.
+Shapes: b batch, l length, h heads, d width of a head, m blocks of a row, n query blocks but the first and the last of
+all rows, q tokens of a query block, k tokens that a query block sees.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.nn.attention.flex_attention import BlockMask
 
-from clinical_pretrain.models.attention.flex import chosen_first, compiled_flex_attention
-
-OLD_PLAN_LENGTHS = (1024, 3072, 4096)
-"""Lengths at which Hugging Face draws the plan as the paper's code did."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Which blocks a layer's query blocks see; a function of layer, length and mode."""
-
-    blocks: torch.Tensor
-    """(h, m - 2, 5 + random blocks) int64: for each query block but the first and the last."""
-    bias: torch.Tensor
-    """(m - 2, 5 + random blocks) fp32, added to the scores: -inf where a block stands twice by position, log of the
-    count where it counts several times."""
-    counts: torch.Tensor
-    """(h, m, m) fp32: how often a query block sees a key block."""
-    counts_twice: bool
-    """Whether any of them is above 1."""
-    seen_keys: tuple[torch.Tensor, torch.Tensor]
-    """For each query block, how many key blocks it sees, (h, m) int32, and which, (h, m, m) int32, those first."""
-    seen_by: tuple[torch.Tensor, torch.Tensor]
-    """The same for each key block: the query blocks that see it."""
+from clinical_pretrain.models.attention.backend import AttentionInputs, AttentionSettings, Backend, DocumentBatch
+from clinical_pretrain.models.attention.bigbird_plan import Plan, is_sparse, make_plan
+from clinical_pretrain.models.attention.flex import compiled_flex_attention
 
 
 @dataclass
@@ -64,7 +40,7 @@ class BigBirdContext:
     backend: Backend | None = None
 
     def prepare(self, backend: Backend, plans: list[Plan], dtype: torch.dtype) -> list[Any]:
-        """Choose the backend. Returns what it makes of each layer's plan, for hidden states of `dtype`."""
+        """Choose the backend. Returns the layout of each layer, for hidden states of `dtype`."""
         self.backend = backend
         return [backend.prepare(plan, self, dtype) for plan in plans]
 
@@ -76,98 +52,74 @@ class BigBirdContext:
         return (of_keys > 0)[..., None, :]
 
 
-class Backend(NamedTuple):
-    """One way to compute block-sparse attention."""
+class BigBirdAttention:
+    """The attention of one BigBird; see FamilyAttention."""
 
-    prepare: Callable[[Plan, BigBirdContext, torch.dtype], Any]
-    """plan, context, dtype -> layout."""
-    attend: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Any, BigBirdContext], torch.Tensor]
-    """q_bhld, k_bhld, v_bhld, layout, context -> out_bhld."""
+    def __init__(self, model: Any, settings: AttentionSettings) -> None:
+        self._config, self._layers = model.config, model.base_model.encoder.layer
+        self._backend, self._settings = BACKENDS[settings.backend], settings
+        self._plans: dict[tuple[int, bool], list[Plan]] = {}
 
+    def prepare(self, batch: DocumentBatch, dtype: torch.dtype) -> tuple[BigBirdContext, list[Any]]:
+        """The batch's context, and each layer's layout; None for layers that attend to everything."""
+        documents = batch.documents
+        # Asking a GPU would make it wait, and code would be compiled for both answers.
+        may_ask = documents.device.type == "cpu" and not self._settings.compiled
+        is_full = may_ask and not batch.isolated and bool((documents == 1).all())
+        context = BigBirdContext(
+            None if is_full else documents,
+            len(documents),
+            self._config.block_size,
+            batch.isolated,
+            self._settings.dropout,
+        )
+        plans = self._plans_for(documents, batch.training)
+        return context, context.prepare(self._backend, plans, dtype) or [None] * len(self._layers)
 
-def self_attention(module: Any, hidden: torch.Tensor, context: BigBirdContext, layout: Any) -> torch.Tensor:
-    """A BigBirdBlockSparseAttention's output, (batch, length, width), for hidden states of the same shape and what
-    `context` prepared for the layer; None: it attends to everything."""
-    shape = (*hidden.shape[:2], module.num_attention_heads, module.attention_head_size)
-    q, k, v = (linear(hidden).view(shape).transpose(1, 2) for linear in (module.query, module.key, module.value))
-    if layout is not None:
-        assert context.backend is not None
-        out = context.backend.attend(q, k, v, layout, context)
-    else:
-        documents = context.documents
-        mask = None if documents is None else context.seen(documents, documents)[:, None]
-        dropout = context.dropout if module.training else 0.0
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-    return out.transpose(1, 2).flatten(2)
-
-
-def random_blocks(module: Any, length: int) -> torch.Tensor:
-    """The plan of Hugging Face's training mode, by its own functions: (h, m - 2, random blocks) int64.
-
-    They draw from NumPy's global generator, which is left as it was.
-    """
-    size, count = module.block_size, module.num_random_blocks
-    state, training = np.random.get_state(), module.training
-    try:
-        module.training = True
-        np.random.seed(module.seed)
-        if length in OLD_PLAN_LENGTHS:
-            longest = module.max_seqlen
-            heads = [
-                module._bigbird_block_rand_mask(longest, longest, size, size, count, last_idx=1024)
-                for _ in range(module.num_attention_heads)
+    def _plans_for(self, documents: torch.Tensor, training: bool) -> list[Plan]:
+        """Each layer's plan; none where Hugging Face's model would attend to everything."""
+        length = documents.shape[1]
+        if not is_sparse(self._config, length):
+            return []
+        if (length, training) not in self._plans:
+            self._plans[length, training] = [
+                make_plan(layer.attention.self, length, training, documents.device) for layer in self._layers
             ]
-        else:
-            ends, counts = module._get_rand_attn_plan(length, size, count)
-            heads = module._bigbird_block_rand_mask_with_head(
-                length, length, size, size, module.num_attention_heads, ends, counts
-            )
-    finally:
-        module.training = training
-        np.random.set_state(state)
-    return torch.from_numpy(np.stack(heads)[:, : length // size - 2].astype(np.int64))
+        return self._plans[length, training]
+
+    @staticmethod
+    def self_attention(module: Any, hidden: torch.Tensor, context: BigBirdContext, layout: Any) -> torch.Tensor:
+        """The output of a BigBirdBlockSparseAttention, (batch, length, width), for hidden states of the same shape."""
+        shape = (*hidden.shape[:2], module.num_attention_heads, module.attention_head_size)
+        q, k, v = (linear(hidden).view(shape) for linear in (module.query, module.key, module.value))
+        dropout = context.dropout if module.training else 0.0
+        inputs = AttentionInputs(q, k, v, layout, context, dropout)
+        if layout is None:
+            return _attend_to_all(inputs).flatten(2)
+        assert context.backend is not None
+        return context.backend.attend(inputs).flatten(2)
 
 
-def make_plan(module: Any, length: int, training: bool, device: torch.device) -> Plan:
-    """A layer's plan in training mode or in evaluation mode."""
-    blocks = length // module.block_size
-    middle = torch.arange(1, blocks - 1)[:, None]
-    first, last = torch.zeros_like(middle), torch.full_like(middle, blocks - 1)
-    fixed = torch.cat([first, middle - 1, middle, middle + 1, last], 1).expand(module.num_attention_heads, -1, -1)
-    bias = torch.zeros(blocks - 2, 5)
-    bias[0, 1] = bias[-1, 3] = -torch.inf  # the first and last block, which stand there already
-    if training:
-        drawn = random_blocks(module, length)
-        fixed, bias = torch.cat([fixed, drawn], 2), F.pad(bias, (0, drawn.shape[2]))
-    else:
-        bias[:, 0] += math.log(1 + module.num_random_blocks)
-    counts = torch.zeros(len(fixed), blocks, blocks)
-    counts[:, [0, -1]] = 1
-    counts[:, 1:-1].scatter_add_(2, fixed, bias.exp().expand(len(fixed), -1, -1))
-    counts = counts.round()
-    counts_twice = bool((counts > 1).any())
-    counts = counts.to(device)
-    seen = counts > 0
-    return Plan(
-        blocks=fixed.contiguous().to(device),
-        bias=bias.to(device),
-        counts=counts,
-        counts_twice=counts_twice,
-        seen_keys=chosen_first(seen),
-        seen_by=chosen_first(seen.transpose(1, 2)),
-    )
+def _attend_to_all(inputs: AttentionInputs) -> torch.Tensor:
+    """Full attention within a row's documents: (b, l, h, d)."""
+    q, k, v = _heads_first(inputs)
+    documents = inputs.context.documents
+    mask = None if documents is None else inputs.context.seen(documents, documents)[:, None]
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=inputs.dropout)
+    return out.transpose(1, 2)
 
 
-def shortest_sparse(block_size: int, random_count: int) -> int:
-    """Hugging Face's model attends to everything at this length or less, and at any length from then on."""
-    return (5 + 2 * random_count) * block_size
+def _heads_first(inputs: AttentionInputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """q, k and v as (b, h, l, d)."""
+    return inputs.q_blhd.transpose(1, 2), inputs.k_blhd.transpose(1, 2), inputs.v_blhd.transpose(1, 2)
 
 
 # blocked ------------------------------------------------------------------------------------------------------------
 
 
-class Gather:
-    """Which blocks the middle query blocks of all rows see, and the mask that goes with them."""
+class BlockGather:
+    """The layout of `blocked`: which key blocks to gather for the query blocks but the first and last of all rows, and
+    the mask that goes with them."""
 
     def __init__(self, plan: Plan, context: BigBirdContext, dtype: torch.dtype) -> None:
         self.plan, self.rows, self.context = plan, context.rows, context
@@ -181,19 +133,18 @@ class Gather:
     def __call__(self, heads: int | slice) -> tuple[torch.Tensor, torch.Tensor]:
         """For a head, or for several (then (h, …)): indices into the rows' blocks, (rows * (m - 2), blocks seen) int64,
         and what is added to the scores, (rows * (m - 2), q or 1, k)."""
-        places = (self._row + self.plan.blocks[heads].unsqueeze(-3)).flatten(-3, -2)
+        indices = (self._row + self.plan.blocks[heads].unsqueeze(-3)).flatten(-3, -2)
         if self.documents is None:
-            return places, self._bias
-        of_keys = self.documents.flatten(0, 1)[places].flatten(-2)
+            return indices, self._bias
+        of_keys = self.documents.flatten(0, 1)[indices].flatten(-2)
         of_queries = self.documents[:, 1:-1].flatten(0, 1)
-        return places, torch.where(self.context.seen(of_queries, of_keys), self._bias, -torch.inf)
+        return indices, torch.where(self.context.seen(of_queries, of_keys), self._bias, -torch.inf)
 
 
-def blocked(
-    q_bhld: torch.Tensor, k_bhld: torch.Tensor, v_bhld: torch.Tensor, gather: Gather, context: BigBirdContext
-) -> torch.Tensor:
+def blocked(inputs: AttentionInputs) -> torch.Tensor:
     """Blocks of queries against gathered blocks of keys, by scaled_dot_product_attention."""
-    size, documents, mask = context.block_size, context.documents, None
+    (q_bhld, k_bhld, v_bhld), context, mask = _heads_first(inputs), inputs.context, None
+    size, documents = context.block_size, context.documents
     k_hbld, v_hbld = (x.transpose(0, 1).contiguous() for x in (k_bhld, v_bhld))
     ends = torch.cat([q_bhld[:, :, :size], q_bhld[:, :, -size:]], 2)
     if documents is not None:
@@ -201,30 +152,35 @@ def blocked(
         mask = context.seen(of_ends, documents)[:, None]
     ends = F.scaled_dot_product_attention(ends, k_hbld.transpose(0, 1), v_hbld.transpose(0, 1), attn_mask=mask)
     head_by_head = q_bhld.device.type == "cpu" and q_bhld.dtype != torch.float64
-    middle = (_HeadByHead.apply if head_by_head else _at_once)(q_bhld, k_hbld, v_hbld, gather, size)
-    return torch.cat([ends[:, :, :size], middle, ends[:, :, size:]], 2)
+    middle = (_HeadByHead.apply if head_by_head else _at_once)(q_bhld, k_hbld, v_hbld, inputs.layout, size)
+    return torch.cat([ends[:, :, :size], middle, ends[:, :, size:]], 2).transpose(1, 2)
 
 
 def _at_once(
-    q_bhld: torch.Tensor, k_hbld: torch.Tensor, v_hbld: torch.Tensor, gather: Gather, size: int
+    q_bhld: torch.Tensor, k_hbld: torch.Tensor, v_hbld: torch.Tensor, gather: BlockGather, size: int
 ) -> torch.Tensor:
     """All query blocks but the first and the last. Autograd keeps the gathered keys and values."""
     rows, heads, _, width = q_bhld.shape
     q_hnqd = q_bhld[:, :, size:-size].transpose(0, 1).reshape(heads, -1, size, width)
-    places, mask = gather(slice(None))
+    indices, mask = gather(slice(None))
     blocks = k_hbld.shape[1] * k_hbld.shape[2] // size
-    index = (places + torch.arange(heads, device=places.device)[:, None, None] * blocks).flatten()
-    k, v = (x.view(-1, size, width)[index].view(*places.shape[:2], -1, width) for x in (k_hbld, v_hbld))
+    index = (indices + torch.arange(heads, device=indices.device)[:, None, None] * blocks).flatten()
+    k, v = (x.view(-1, size, width)[index].view(*indices.shape[:2], -1, width) for x in (k_hbld, v_hbld))
     out = F.scaled_dot_product_attention(q_hnqd, k, v, attn_mask=mask)
     return out.reshape(heads, rows, -1, width).transpose(0, 1)  # a GPU's kernel may give it transposed
 
 
 class _HeadByHead(torch.autograd.Function):
     """The same on a CPU, by its flash kernel. Keys and values are gathered again in the backward pass, since the
-    gathered ones are eight times as large."""
+    gathered ones are eight times as large.
+
+    Relies on torch's private aten::_scaled_dot_product_flash_attention_for_cpu and its backward, which
+    scaled_dot_product_attention calls too: only they give and take the log-sums of the softmax, without which the
+    backward pass would have to compute the forward pass again.
+    """
 
     @staticmethod
-    def forward(ctx: Any, q_bhld: torch.Tensor, k_hbld: torch.Tensor, v_hbld: torch.Tensor, gather: Gather,
+    def forward(ctx: Any, q_bhld: torch.Tensor, k_hbld: torch.Tensor, v_hbld: torch.Tensor, gather: BlockGather,
                 size: int) -> torch.Tensor:  # fmt: skip
         rows, heads, _, width = q_bhld.shape
         q = q_bhld[:, :, size:-size].transpose(0, 1).reshape(heads, -1, 1, size, width)
@@ -232,9 +188,9 @@ class _HeadByHead(torch.autograd.Function):
         out, sums = torch.empty_like(q), []
         attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         for head in range(heads):
-            places, mask = gather(head)
-            seen = (len(places), 1, -1, width)
-            k_seen, v_seen = (x[head].index_select(0, places.flatten()).view(seen) for x in (k, v))
+            indices, mask = gather(head)
+            seen = (len(indices), 1, -1, width)
+            k_seen, v_seen = (x[head].index_select(0, indices.flatten()).view(seen) for x in (k, v))
             out[head], log_sum = attention(q[head], k_seen, v_seen, attn_mask=mask[:, None])
             sums.append(log_sum)
         ctx.save_for_backward(q, k, v, out, *sums)
@@ -249,8 +205,8 @@ class _HeadByHead(torch.autograd.Function):
         grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
         attention_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
         for head in range(heads):
-            places, mask = ctx.gather(head)
-            index, seen = places.flatten(), (len(places), 1, -1, width)
+            indices, mask = ctx.gather(head)
+            index, seen = indices.flatten(), (len(indices), 1, -1, width)
             k_seen, v_seen = (x[head].index_select(0, index).view(seen) for x in (k, v))
             grad_q[head], *grads = attention_backward(
                 grad[head], q[head], k_seen, v_seen, out[head], sums[head], 0.0, False, attn_mask=mask[:, None]
@@ -291,17 +247,15 @@ def flex_layout(plan: Plan, context: BigBirdContext, dtype: torch.dtype) -> Flex
     for name, count, order in (("kv", *plan.seen_keys), ("q", *plan.seen_by)):
         for part, counted in (("", torch.where(whole, 0, count)), ("full_", torch.where(whole, count, 0))):
             parts[f"{part}{name}_num_blocks"] = counted
-            # Each a copy: the compiler takes one tensor in two places for one argument, and fails.
+            # Each a copy: the compiler takes one tensor in two indices for one argument, and fails.
             parts[f"{part}{name}_indices"] = order.repeat(rows, 1, 1, 1)
     block_mask = BlockMask((length, length), **parts, BLOCK_SIZE=(size, size), mask_mod=mask_mod)
     return FlexLayout(block_mask, by_count if plan.counts_twice else None)
 
 
-def flex(
-    q_bhld: torch.Tensor, k_bhld: torch.Tensor, v_bhld: torch.Tensor, layout: FlexLayout, context: BigBirdContext
-) -> torch.Tensor:
+def flex(inputs: AttentionInputs) -> torch.Tensor:
     """`torch.nn.attention.flex_attention` with a BlockMask of the plan."""
-    return compiled_flex_attention(q_bhld, k_bhld, v_bhld, **layout._asdict())
+    return compiled_flex_attention(*_heads_first(inputs), **inputs.layout._asdict()).transpose(1, 2)
 
 
-BACKENDS = {"blocked": Backend(Gather, blocked), "flex": Backend(flex_layout, flex)}
+BACKENDS = {"blocked": Backend(BlockGather, blocked), "flex": Backend(flex_layout, flex)}

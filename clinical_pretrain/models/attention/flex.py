@@ -45,9 +45,7 @@ def compiled_flex_attention(q_bhld: torch.Tensor, *rest: torch.Tensor, **options
     return out
 
 
-def flex_layout(
-    documents: torch.Tensor, some: torch.Tensor, whole: torch.Tensor, seen: Callable[..., Any]
-) -> BlockMask:
+def block_mask(documents: torch.Tensor, some: torch.Tensor, whole: torch.Tensor, seen: Callable[..., Any]) -> BlockMask:
     """A BlockMask without looking at single tokens.
 
     Args:

@@ -1,4 +1,4 @@
-"""Longformer's self-attention, exactly as Hugging Face's, in several ways behind one signature.
+"""Longformer's self-attention, exactly as Hugging Face's, by several backends.
 
 What every backend computes (transformers' LongformerSelfAttention; Beltagy et al. 2020, section 3): a token attends to
 the `window` tokens on each side of it and to the global tokens; a global token attends to everything, with
@@ -11,7 +11,6 @@ q tokens of a query block, k tokens that a query block sees.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -21,7 +20,9 @@ import torch.nn.functional as F
 from torch.nn.attention.flex_attention import BlockMask
 from torch.nn.attention.varlen import varlen_attn
 
-from clinical_pretrain.models.attention.flex import FLEX_BLOCK, compiled_flex_attention, flex_layout
+from clinical_pretrain.models.attention.backend import AttentionInputs, AttentionSettings, Backend, DocumentBatch
+from clinical_pretrain.models.attention.documents import first_tokens
+from clinical_pretrain.models.attention.flex import FLEX_BLOCK, block_mask, compiled_flex_attention
 
 
 @dataclass
@@ -31,86 +32,101 @@ class LongformerContext:
     documents: torch.Tensor
     """(batch, length) int64: the document within its row that a token belongs to, from 1; 0 on padding."""
     max_documents: int
-    """At least the documents of any row."""
+    """Upper bound of the documents in any row."""
     is_global: torch.Tensor | None = None
     """(batch, length) bool, or None where no token is global."""
     max_globals: int = 0
-    """At least the global tokens of any row."""
+    """Upper bound of the global tokens in any row."""
     backend: Backend | None = None
     global_slots: tuple[torch.Tensor, torch.Tensor] | None = None
-    """Places of the global tokens, (batch, g) int64, and which of these slots are in use, (batch, g) bool."""
+    """Positions of the global tokens, (batch, g) int64, and which of these slots are in use, (batch, g) bool."""
 
-    def prepare(self, backend: Backend, windows: list[int], dtype: torch.dtype) -> list[Any]:
-        """Choose the backend. Returns the mask that it makes for each layer's window, for hidden states of `dtype`."""
+    def prepare(self, backend: Backend, windows: list[int], dtype: torch.dtype) -> list[WindowLayout]:
+        """Choose the backend. Returns the layout of each layer, for hidden states of `dtype`."""
         self.backend = backend
         if self.is_global is not None:
-            used, places = torch.topk(self.is_global.to(torch.int8), self.max_globals, dim=1)
-            self.global_slots = places, used.bool()
-        masks = {window: backend.prepare(self, window, dtype) for window in set(windows)}
-        return [masks[window] for window in windows]
+            used, positions = torch.topk(self.is_global.to(torch.int8), self.max_globals, dim=1)
+            self.global_slots = positions, used.bool()
+        layouts = {window: WindowLayout(window, backend.prepare(window, self, dtype)) for window in set(windows)}
+        return [layouts[window] for window in windows]
 
     @cached_property
-    def keys(self) -> torch.Tensor:
-        """(batch * length,): equal where two tokens see each other, unique over the batch."""
+    def document_ids(self) -> torch.Tensor:
+        """(batch * length,): the number of a token's document, unique over the batch: tokens see each other where it is
+        equal."""
         rows, length = self.documents.shape
         row = torch.arange(rows, device=self.documents.device)[:, None] * (length + 1)
         return (self.documents + row).flatten()
 
 
-class Backend(NamedTuple):
-    """One way to compute a local token's attention."""
+class WindowLayout(NamedTuple):
+    """What layers with one window share."""
 
-    prepare: Callable[[LongformerContext, int, torch.dtype], Any]
-    """context, window, dtype -> mask: what its layers share."""
-    attend: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int, Any, LongformerContext, float], torch.Tensor]
-    """q_blhd, k_blhd, v_blhd, window, mask, context, dropout -> out_blhd."""
+    window: int
+    """Tokens seen on each side."""
+    mask: Any
+    """What the backend's `prepare` returned."""
 
 
-def self_attention(module: Any, hidden: torch.Tensor, context: LongformerContext, mask: Any) -> torch.Tensor:
-    """A LongformerSelfAttention's output, (batch, length, width), for hidden states of the same shape and the mask that
-    `context` prepared for the layer."""
-    shape = (*hidden.shape[:2], module.num_heads, module.head_dim)
-    q, k, v = (linear(hidden).view(shape) for linear in (module.query, module.key, module.value))
-    dropout = module.dropout if module.training else 0.0
-    window = module.one_sided_attn_window_size
-    assert context.backend is not None
-    out = context.backend.attend(q, k, v, window, mask, context, dropout).flatten(2)
-    if context.is_global is None:
-        return out
-    return torch.where(context.is_global[..., None], _global_rows(module, hidden, context, dropout), out)
+class LongformerAttention:
+    """The attention of one Longformer; see FamilyAttention."""
+
+    def __init__(self, model: Any, settings: AttentionSettings) -> None:
+        self._backend, self._global_tokens = BACKENDS[settings.backend], settings.global_tokens
+        layers = model.base_model.encoder.layer
+        self._windows = [layer.attention.self.one_sided_attn_window_size for layer in layers]
+
+    def prepare(self, batch: DocumentBatch, dtype: torch.dtype) -> tuple[LongformerContext, list[WindowLayout]]:
+        """The batch's context, and each layer's layout."""
+        documents, is_global, max_globals = batch.documents, None, 0
+        max_documents = int(documents.max()) if batch.max_documents is None else batch.max_documents
+        if batch.global_attention_mask is not None:
+            is_global = batch.global_attention_mask.bool() & (documents > 0)
+            max_globals = int(is_global.sum(1).max())
+        elif self._global_tokens == "first":
+            is_global, max_globals = first_tokens(documents), max_documents
+        context = LongformerContext(documents, max_documents, is_global if max_globals else None, max_globals)
+        return context, context.prepare(self._backend, self._windows, dtype)
+
+    @staticmethod
+    def self_attention(
+        module: Any, hidden: torch.Tensor, context: LongformerContext, layout: WindowLayout
+    ) -> torch.Tensor:
+        """The output of a LongformerSelfAttention, (batch, length, width), for hidden states of the same shape."""
+        assert context.backend is not None
+        shape = (*hidden.shape[:2], module.num_heads, module.head_dim)
+        q, k, v = (linear(hidden).view(shape) for linear in (module.query, module.key, module.value))
+        dropout = module.dropout if module.training else 0.0
+        out = context.backend.attend(AttentionInputs(q, k, v, layout, context, dropout)).flatten(2)
+        if context.is_global is None:
+            return out
+        return torch.where(context.is_global[..., None], _global_rows(module, hidden, context, dropout), out)
 
 
 def _global_rows(module: Any, hidden: torch.Tensor, context: LongformerContext, dropout: float) -> torch.Tensor:
-    """(batch, length, width): what the global tokens see, at their places; zero elsewhere."""
+    """(batch, length, width): the attention output of the global tokens, at their positions; zero elsewhere."""
     assert context.global_slots is not None
-    places, valid = context.global_slots
-    index = places[..., None].expand(-1, -1, hidden.shape[-1])
+    positions, used = context.global_slots
+    index = positions[..., None].expand(-1, -1, hidden.shape[-1])
     heads = (module.num_heads, module.head_dim)
     q = module.query_global(hidden.gather(1, index)).unflatten(-1, heads).transpose(1, 2)
     k = module.key_global(hidden).unflatten(-1, heads).transpose(1, 2)
     v = module.value_global(hidden).unflatten(-1, heads).transpose(1, 2)
-    seen = context.documents.gather(1, places)[:, :, None] == context.documents[:, None, :]
+    seen = context.documents.gather(1, positions)[:, :, None] == context.documents[:, None, :]
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None], dropout_p=dropout)
-    out = out.transpose(1, 2).flatten(2) * valid[..., None]
+    out = out.transpose(1, 2).flatten(2) * used[..., None]
     return torch.zeros_like(hidden).scatter_add(1, index, out.to(hidden.dtype))
 
 
 # blocked ------------------------------------------------------------------------------------------------------------
 
 
-def blocked(
-    q_blhd: torch.Tensor,
-    k_blhd: torch.Tensor,
-    v_blhd: torch.Tensor,
-    window: int,
-    mask: Any,
-    context: LongformerContext,
-    dropout: float,
-) -> torch.Tensor:
+def blocked(inputs: AttentionInputs) -> torch.Tensor:
     """Blocks of queries against the windows of keys around them, by scaled_dot_product_attention.
 
     The rows lie one after the other, so that one strided view holds all windows; the mask keeps rows apart.
     """
+    q_blhd, k_blhd, v_blhd, (window, mask), context, dropout = inputs
     batch, length, heads, width = q_blhd.shape
     block = _query_block(window, q_blhd.dtype)
     padding = -length % block
@@ -118,8 +134,8 @@ def blocked(
     q_nhqd = q.unflatten(0, (-1, block)).transpose(1, 2)
     k_nhkd, v_nhkd = (_Windows.apply(x, block, window) for x in (k, v))
     if context.global_slots is not None:
-        places, _ = context.global_slots
-        index = places[..., None, None].expand(-1, -1, heads, width)
+        positions, _ = context.global_slots
+        index = positions[..., None, None].expand(-1, -1, heads, width)
         blocks = (length + padding) // block
 
         def in_front(x_blhd: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
@@ -158,14 +174,15 @@ class _Windows(torch.autograd.Function):
         return total[window : window + count * block], None, None
 
 
-def window_mask(context: LongformerContext, window: int, dtype: torch.dtype) -> torch.Tensor:
+def window_mask(window: int, context: LongformerContext, dtype: torch.dtype) -> torch.Tensor:
     """For `blocked`: 0 or -inf, (n, 1, q, g + k); the global columns stand in front."""
     block = _query_block(window, dtype)
     rows, length = context.documents.shape
     device = context.documents.device
     padding = -length % block
-    keys = F.pad(context.keys.view(rows, length), (0, padding), value=-1).flatten()
-    local = torch.ones_like(keys, dtype=torch.bool)
+    # Of keys that see nothing: -1 the last block's filling, -2 beyond the first and last row, -3 unused global slots.
+    document_ids = F.pad(context.document_ids.view(rows, length), (0, padding), value=-1).flatten()
+    local = torch.ones_like(document_ids, dtype=torch.bool)
     if context.is_global is not None:
         local = ~F.pad(context.is_global, (0, padding)).flatten()
     distance = torch.arange(block + 2 * window, device=device) - torch.arange(block, device=device)[:, None]
@@ -174,12 +191,12 @@ def window_mask(context: LongformerContext, window: int, dtype: torch.dtype) -> 
     def windows(x: torch.Tensor, outside: int) -> torch.Tensor:
         return F.pad(x, (window, window), value=outside).unfold(0, block + 2 * window, block)[:, None]
 
-    queries = keys.view(-1, block)[:, :, None]
-    seen = band & (queries == windows(keys, -2)) & windows(local, False)
+    queries = document_ids.view(-1, block)[:, :, None]
+    seen = band & (queries == windows(document_ids, -2)) & windows(local, False)
     if context.global_slots is not None:
-        places, valid = context.global_slots
-        global_keys = torch.where(valid, context.keys.view(rows, length).gather(1, places), -3)
-        columns = global_keys.repeat_interleave((length + padding) // block, 0)[:, None]
+        positions, used = context.global_slots
+        global_ids = torch.where(used, context.document_ids.view(rows, length).gather(1, positions), -3)
+        columns = global_ids.repeat_interleave((length + padding) // block, 0)[:, None]
         seen = torch.cat([queries == columns, seen], -1)
     return torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, -torch.inf)[:, None]
 
@@ -187,22 +204,14 @@ def window_mask(context: LongformerContext, window: int, dtype: torch.dtype) -> 
 # flex ---------------------------------------------------------------------------------------------------------------
 
 
-def flex(
-    q_blhd: torch.Tensor,
-    k_blhd: torch.Tensor,
-    v_blhd: torch.Tensor,
-    window: int,
-    mask: Any,
-    context: LongformerContext,
-    dropout: float,
-) -> torch.Tensor:
+def flex(inputs: AttentionInputs) -> torch.Tensor:
     """`torch.nn.attention.flex_attention` with a BlockMask of the documents, the windows and the global tokens."""
-    assert not dropout
-    q, k, v = (x.transpose(1, 2) for x in (q_blhd, k_blhd, v_blhd))
-    return compiled_flex_attention(q, k, v, block_mask=mask).transpose(1, 2)
+    assert not inputs.dropout
+    q, k, v = (x.transpose(1, 2) for x in (inputs.q_blhd, inputs.k_blhd, inputs.v_blhd))
+    return compiled_flex_attention(q, k, v, block_mask=inputs.layout.mask).transpose(1, 2)
 
 
-def flex_mask(context: LongformerContext, window: int, dtype: torch.dtype) -> BlockMask:
+def flex_mask(window: int, context: LongformerContext, dtype: torch.dtype) -> BlockMask:
     """For `flex`."""
     documents, is_global = context.documents, context.is_global
     length = documents.shape[1]
@@ -221,37 +230,31 @@ def flex_mask(context: LongformerContext, window: int, dtype: torch.dtype) -> Bl
     if is_global is not None:
         holds_global = F.pad(is_global, (0, -length % FLEX_BLOCK)).unflatten(1, (-1, FLEX_BLOCK)).any(-1)
         some = some | holds_global[:, None]
-    return flex_layout(documents, some, whole, seen)
+    return block_mask(documents, some, whole, seen)
 
 
 # varlen -------------------------------------------------------------------------------------------------------------
 
 
-def varlen(
-    q_blhd: torch.Tensor,
-    k_blhd: torch.Tensor,
-    v_blhd: torch.Tensor,
-    window: int,
-    mask: Any,
-    context: LongformerContext,
-    dropout: float,
-) -> torch.Tensor:
+def varlen(inputs: AttentionInputs) -> torch.Tensor:
     """FlashAttention with a sliding window over documents of varying length; without global tokens."""
+    q_blhd, k_blhd, v_blhd, (window, starts), context, dropout = inputs
     assert not dropout and context.is_global is None
     longest = q_blhd.shape[1]
     q, k, v = (x.flatten(0, 1) for x in (q_blhd, k_blhd, v_blhd))
-    out: Any = varlen_attn(q, k, v, mask, mask, longest, longest, window_size=(window, window))
+    out: Any = varlen_attn(q, k, v, starts, starts, longest, longest, window_size=(window, window))
     return out.view_as(q_blhd)
 
 
-def cumulative_lengths(context: LongformerContext, window: int, dtype: torch.dtype) -> torch.Tensor:
-    """For `varlen`: where documents begin, filled up with the end; (batch * (max_documents + 1) + 1,) int32."""
-    keys = context.keys
-    first = torch.ones_like(keys, dtype=torch.bool)
-    first[1:] = keys[1:] != keys[:-1]
-    starts = torch.where(first, torch.arange(len(keys), device=keys.device), len(keys)).sort().values
+def cumulative_lengths(window: int, context: LongformerContext, dtype: torch.dtype) -> torch.Tensor:
+    """For `varlen`: where documents begin, padded with the end; (batch * (max_documents + 1) + 1,) int32."""
+    ids, tokens = context.document_ids, len(context.document_ids)
+    first = torch.ones_like(ids, dtype=torch.bool)
+    first[1:] = ids[1:] != ids[:-1]
+    starts = torch.where(first, torch.arange(tokens, device=ids.device), tokens).sort().values
     rows = len(context.documents)
-    return F.pad(starts, (0, rows), value=len(keys))[: rows * (context.max_documents + 1) + 1].int()
+    # A row has at most max_documents documents and its padding: of this shape whatever lies in the rows.
+    return F.pad(starts, (0, rows), value=tokens)[: rows * (context.max_documents + 1) + 1].int()
 
 
 BACKENDS = {

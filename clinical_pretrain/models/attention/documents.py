@@ -1,0 +1,24 @@
+"""Documents in a row: where each begins, and how to take them apart.
+
+`documents`, (batch, length) int64, numbers the documents of a row from 1; 0 is padding.
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+def first_tokens(documents: torch.Tensor) -> torch.Tensor:
+    """(batch, length) bool: True on the first token of each document."""
+    first = documents > 0
+    first[:, 1:] &= documents[:, 1:] != documents[:, :-1]
+    return first
+
+
+def locate_documents(documents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """For each document its row, (documents,) int64, and its tokens' positions in that row, (documents, longest) int64,
+    -1 after its end."""
+    rows, starts = first_tokens(documents).nonzero(as_tuple=True)
+    lengths = (documents[rows] == documents[rows, starts][:, None]).sum(1)
+    step = torch.arange(int(lengths.max()), device=documents.device)
+    return rows, torch.where(step < lengths[:, None], starts[:, None] + step, -1)

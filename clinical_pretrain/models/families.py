@@ -1,0 +1,237 @@
+"""The model families: all that differs between them, apart from the arithmetic of their attention.
+
+A family is a subclass of ModelFamily here, a module of attention/ that computes its attention, and its name in
+config's ModelConfig.family. Nothing else in the package compares model types.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import BigBirdConfig, BigBirdForMaskedLM, LongformerConfig, LongformerForMaskedLM
+
+from clinical_pretrain.config.model import ModelSize
+from clinical_pretrain.config.run_config import RunConfig
+from clinical_pretrain.models.attention import bigbird, longformer
+from clinical_pretrain.models.attention.backend import Backend, FamilyAttention
+from clinical_pretrain.models.attention.bigbird_plan import is_sparse, longest_full
+from clinical_pretrain.models.mlm_head import MaskedPositions
+from tokenizer_tools.errors import UserError
+
+
+class LongformerForMaskedPositions(MaskedPositions, LongformerForMaskedLM):
+    """LongformerForMaskedLM that computes logits where they are asked for."""
+
+    head_name = "lm_head"
+
+
+class BigBirdForMaskedPositions(MaskedPositions, BigBirdForMaskedLM):
+    """BigBirdForMaskedLM that computes logits where they are asked for."""
+
+    head_name = "cls"
+
+
+class ModelFamily(ABC):
+    """What the rest of the package asks of a family. `config` is always one of the family's transformers configs."""
+
+    name: str
+    """In model.family, and as a tag on the Hub."""
+    model_type: str
+    """As transformers' configs say it."""
+    title: str
+    """In messages and model cards."""
+    model_class: Any
+    """MaskedPositions over the transformers class."""
+    attention: type[FamilyAttention]
+    backends: Mapping[str, Backend]
+    """Those of ours, by the names of attention.backend."""
+    has_global_tokens = False
+    """Whether attention.global_tokens can choose tokens that attend to everything."""
+    unused_weights: tuple[str, ...] = ()
+    """Parts of the names of parameters that the masked-LM loss never reaches."""
+    global_weights: tuple[str, ...] = ()
+    """Parts of the names of parameters that only global tokens use."""
+
+    @abstractmethod
+    def random_config(self, size: ModelSize, common: dict[str, Any], length: int) -> Any:
+        """The config of a random model for sequences of `length` tokens. `common`: what all families call the same.
+
+        Raises:
+            UserError: the size doesn't fit the length.
+        """
+
+    def first_position(self, config: Any) -> int:
+        """Position embedding of a document's first token."""
+        return 0
+
+    def embedding_positions(self, config: Any, position_ids: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
+        """Position embeddings to look up, (batch, length) int64, for positions that begin at 0 in each document."""
+        return position_ids
+
+    def length_multiple(self, config: Any) -> int:
+        """Sequences are padded to a multiple of this many tokens, for which there must be position embeddings."""
+        return 1
+
+    def length_obstacle(self, config: Any, length: int) -> str | None:
+        """Why the family's attention can't compute sequences of this length; None: it can."""
+        return None
+
+    @abstractmethod
+    def set_attention_dropout(self, model: Any, dropout: float) -> None:
+        """In the modules alone: the exported config stays the base model's.
+
+        Raises:
+            UserError: the model's attention can't do it.
+        """
+
+    def obstacle(self, backend: str, model: Any, config: RunConfig) -> str | None:
+        """Why the family's `backend` can't compute what is asked; None: it can. Of what holds for this family alone."""
+        return None
+
+    @abstractmethod
+    def keys_per_query(self, config: Any, length: int) -> list[int]:
+        """How many tokens a token attends to in each layer, for FLOPs; special tokens and a sequence's ends aside."""
+
+    def padded(self, config: Any, length: int) -> int:
+        """`length`, rounded up to length_multiple()."""
+        multiple = self.length_multiple(config)
+        return -(-length // multiple) * multiple
+
+
+class Longformer(ModelFamily):
+    """Beltagy et al. 2020: a window around each token, and global tokens."""
+
+    name, model_type, title = "longformer", "longformer", "Longformer"
+    model_class = LongformerForMaskedPositions
+    attention, backends = longformer.LongformerAttention, longformer.BACKENDS
+    has_global_tokens = True
+    global_weights = ("_global.",)
+
+    def random_config(self, size: ModelSize, common: dict[str, Any], length: int) -> Any:
+        """See ModelFamily."""
+        if size.attention_window > 2 * length:
+            raise UserError(
+                f"model.size.attention_window {size.attention_window}: sequences of {length:,} tokens are spanned "
+                f"by a window of {2 * length}; use that or less"
+            )
+        return LongformerConfig(
+            **common,
+            attention_window=size.attention_window,
+            max_position_embeddings=length + common["pad_token_id"] + 1,
+            type_vocab_size=1,
+        )
+
+    def first_position(self, config: Any) -> int:
+        """As RoBERTa's: the padding's position is its token id, and the others follow."""
+        return int(config.pad_token_id + 1)
+
+    def embedding_positions(self, config: Any, position_ids: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
+        """See ModelFamily."""
+        return torch.where(documents > 0, position_ids + 1, 0) + config.pad_token_id
+
+    def set_attention_dropout(self, model: Any, dropout: float) -> None:
+        """See ModelFamily."""
+        for layer in model.base_model.encoder.layer:
+            layer.attention.self.dropout = dropout
+
+    def obstacle(self, backend: str, model: Any, config: RunConfig) -> str | None:
+        """See ModelFamily."""
+        has_dropout = any(layer.attention.self.dropout for layer in model.base_model.encoder.layer)
+        if backend in ("flex", "varlen") and has_dropout:
+            return "takes no attention dropout, and this model has some (attention.dropout 0 switches it off)"
+        if backend == "varlen" and config.attention.global_tokens != "none":
+            return "takes no global tokens"
+        return None
+
+    def keys_per_query(self, config: Any, length: int) -> list[int]:
+        """See ModelFamily."""
+        windows = config.attention_window
+        windows = [windows] * config.num_hidden_layers if isinstance(windows, int) else windows
+        return [min(window + 1, length) for window in windows]
+
+
+class BigBird(ModelFamily):
+    """Zaheer et al. 2020: blocks that see the first, the last, their neighbours, and random ones."""
+
+    name, model_type, title = "bigbird", "big_bird", "BigBird"
+    model_class = BigBirdForMaskedPositions
+    attention, backends = bigbird.BigBirdAttention, bigbird.BACKENDS
+    unused_weights = (".pooler.",)
+
+    def random_config(self, size: ModelSize, common: dict[str, Any], length: int) -> Any:
+        """See ModelFamily."""
+        return BigBirdConfig(
+            **common,
+            block_size=size.block_size,
+            num_random_blocks=size.num_random_blocks,
+            max_position_embeddings=-(-length // size.block_size) * size.block_size,
+            attention_type="block_sparse",
+        )
+
+    def length_multiple(self, config: Any) -> int:
+        """Whole blocks."""
+        return int(config.block_size)
+
+    def length_obstacle(self, config: Any, length: int) -> str | None:
+        """See ModelFamily."""
+        if config.attention_type != "block_sparse" or is_sparse(config, length):
+            return None
+        return (
+            f"sequences of {length:,} tokens are too short for BigBird's block-sparse attention (it needs more than "
+            f"{longest_full(config):,}: blocks of {config.block_size}); build longer sequences or use smaller blocks"
+        )
+
+    def set_attention_dropout(self, model: Any, dropout: float) -> None:
+        """See ModelFamily."""
+        if dropout:
+            raise UserError("attention.dropout: BigBird's block-sparse attention has none; leave it out or set it to 0")
+        if model.config.attention_type != "block_sparse":
+            for layer in model.base_model.encoder.layer:
+                layer.attention.self.dropout.p = dropout
+
+    def obstacle(self, backend: str, model: Any, config: RunConfig) -> str | None:
+        """See ModelFamily."""
+        if backend == "hf" and config.data.document_attention == "isolate":
+            return "transformers' BigBird can't keep documents apart (data.document_attention isolate)"
+        if backend == "hf" and config.validation.random_blocks == "training":
+            return (
+                "transformers' BigBird has evaluation's random blocks alone in evaluation "
+                "(validation.random_blocks training)"
+            )
+        if backend == "flex" and model.config.block_size % 64:
+            return f"needs blocks that are a multiple of 64, and this model's have {model.config.block_size} tokens"
+        return None
+
+    def keys_per_query(self, config: Any, length: int) -> list[int]:
+        """See ModelFamily. The first and the last block attend to all: two key blocks more for each on average."""
+        reach = (5 + config.num_random_blocks + 2) * config.block_size
+        return [min(reach, length)] * config.num_hidden_layers
+
+
+FAMILIES: tuple[ModelFamily, ...] = (Longformer(), BigBird())
+
+
+def family_named(name: str) -> ModelFamily:
+    """The family that model.family names."""
+    return next(family for family in FAMILIES if family.name == name)
+
+
+def family_of_type(model_type: str) -> ModelFamily:
+    """The family of transformers' models of this type.
+
+    Raises:
+        UserError: it is none of ours.
+    """
+    for family in FAMILIES:
+        if family.model_type == model_type:
+            return family
+    known = " and ".join(sorted(family.model_type for family in FAMILIES))
+    raise UserError(f"a {model_type} model; this trains {known}")
+
+
+def family_of(config: Any) -> ModelFamily:
+    """The family of a model with this transformers config; raises as family_of_type() does."""
+    return family_of_type(config.model_type)
