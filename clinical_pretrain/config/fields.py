@@ -10,7 +10,7 @@ import enum
 import re
 import types
 from collections.abc import Callable, Iterator
-from dataclasses import Field, dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
@@ -43,12 +43,12 @@ class Resume(enum.Enum):
 
     FREE = "yes"
     """Changes neither the weights nor the data."""
-    ACCEPTED = "with `checkpoint.accept_changes`"
-    """Changes the training from here on."""
+    ACCEPTED = "if accepted"
+    """Changes the training from here on: only with checkpoint.accept_changes."""
     FIXED = "no"
     """Makes another model, or trains it in another precision."""
-    BY_STEPS = "depends on the steps done"
-    """The run's length: `run_folder` compares it with the steps done."""
+    BY_STEPS = "by the steps done"
+    """The length of the run: run_folder/ compares it with the steps done."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Setting:
     """Dotted key, such as optim.learning_rate."""
     owner: type
     """The dataclass that has the field."""
-    field: Field[Any]
+    name: str
     base: Any
     """Type without None and rules."""
     optional: bool
@@ -81,7 +81,7 @@ def settings_of(cls: type, prefix: str = "") -> Iterator[Setting]:
             base, optional, rules = unwrap(hint)
             constraints = tuple(rule for rule in rules if not isinstance(rule, Resume))
             resume = next((rule for rule in rules if isinstance(rule, Resume)), None)
-            yield Setting(key, cls, entry, base, optional, constraints, resume)
+            yield Setting(key, cls, entry.name, base, optional, constraints, resume)
 
 
 def keys_of(cls: type, prefix: str = "") -> list[str]:

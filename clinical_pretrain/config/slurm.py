@@ -16,40 +16,40 @@ _WORD = Pattern(r"\S*", "one word")
 
 @dataclass(frozen=True)
 class SlurmConfig:
-    """A job on a SLURM cluster. What is the same for all jobs of a cluster stands in slurm/site.yaml."""
+    """A job on a SLURM cluster. What is the same for all jobs of a cluster is in slurm/site.yaml."""
 
     nodes: Annotated[int, Range(1, 100_000)] = 1
-    """Nodes of a training."""
+    """Number of nodes of a training job."""
     gpus_per_node: Annotated[int, Range(0, 1000)] = 2
-    """GPUs on each, such that all share a step's micro-batches evenly (6 in the recipes); 0: trains on CPUs."""
+    """GPUs per node. All GPUs must share a step's micro-batches (6 in the recipes) evenly; 0: train on CPUs."""
     tasks_per_node: Annotated[int, Range(0, 1000)] = 0
-    """Ranks on each; 0: one per GPU, or one."""
+    """Ranks per node; 0: one per GPU, or one on CPUs."""
     cpus_per_task: Annotated[int, Range(1, 1000)] = 4
-    """CPU cores of each rank."""
+    """CPU cores per rank."""
     tasks: Annotated[int, Range(1, 100_000)] = 32
-    """submit-shards: jobs that share the packing."""
+    """submit-shards: number of jobs that share the packing."""
     time: str = "24:00:00"
-    """Time limit, as SLURM writes it; ahead of it a training saves, and is queued again."""
+    """Time limit in SLURM's notation. A training saves before it and is requeued."""
     warning_seconds: Annotated[int, Range(0, 1_000_000)] = 300
-    """So long before the time limit a training is told. More than a step and a save take."""
+    """Send the signal to save this long before the time limit; must be longer than a step and a save take."""
     memory: Annotated[str, _WORD] = ""
-    """Memory of each node, such as 200G; empty: the cluster's default."""
+    """Memory per node, such as 200G; empty: the cluster's default."""
     partition: Annotated[str, _WORD] = ""
-    """Empty: the cluster's default."""
+    """Partition; empty: the cluster's default."""
     account: Annotated[str, _WORD] = ""
-    """Who pays."""
+    """Account to charge; empty: the user's default."""
     qos: Annotated[str, _WORD] = ""
-    """Quality of service."""
+    """Quality of service; empty: the cluster's default."""
     constraint: Annotated[str, _WORD] = ""
-    """Features of the nodes, such as a100."""
+    """Required features of the nodes, such as a100."""
     python: Annotated[str, PathText(may_be_empty=True)] = ""
-    """Interpreter on the nodes; empty: the one that submits."""
+    """Python interpreter on the nodes; empty: the one that submits."""
     container: Annotated[str, PathText(may_be_empty=True)] = ""
-    """Apptainer image that holds the interpreter."""
+    """Apptainer image with the interpreter; empty: no container."""
     container_options: str = ""
-    """For `apptainer exec`, such as --bind /data."""
+    """Options of `apptainer exec`, such as --bind /data."""
     setup: str = ""
-    """Shell lines that each job runs first."""
+    """Shell commands that each job runs first."""
     options: dict[str, str] = field(default_factory=dict)
     """More options of sbatch, such as {"exclude": "node7"}."""
 
@@ -67,12 +67,12 @@ class SlurmConfig:
 
     @property
     def ranks_per_node(self) -> int:
-        """Ranks on each node of a training."""
+        """Number of ranks on each node of a training job."""
         return self.tasks_per_node or self.gpus_per_node or 1
 
 
 def seconds_of(time: str) -> float | None:
-    """A time limit in one of SLURM's ways to write it, in seconds; None where it is none of them."""
+    """Seconds of a time limit in SLURM's notation; None if it isn't one."""
     if time.upper() in ("UNLIMITED", "INFINITE", "0"):
         return math.inf
     found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", time)

@@ -5,8 +5,9 @@ import pytest
 from conftest import REPOSITORY
 
 from clinical_pretrain.config.command_line import load_config
-from clinical_pretrain.config.fields import keys_of
+from clinical_pretrain.config.fields import keys_of, settings_of
 from clinical_pretrain.config.other_names import RENAMED
+from clinical_pretrain.config.reference import reference
 from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.engine.build import refuse_config
 from clinical_pretrain.engine.deepspeed_config import resolve
@@ -262,6 +263,13 @@ def test_a_broken_deepspeed_file(tmp_path, content):
 def test_a_world_size_that_does_not_divide_is_refused():
     with pytest.raises(UserError, match=r"4 ranks can't share 6 micro-batches.*use 1, 2, 3, 6 ranks"):
         RunConfig().accumulation_steps(4)
+
+
+def test_the_reference_of_settings_is_up_to_date():
+    command = "python -m clinical_pretrain.config.reference > docs/settings.md"
+    assert (REPOSITORY / "docs" / "settings.md").read_text() == reference(), f"run: {command}"
+    keys = {setting.key for setting in settings_of(RunConfig)}
+    assert all(f"| `{key}` |" in reference() for key in keys)
 
 
 def test_help_needs_no_torch():
