@@ -23,14 +23,13 @@ from clinical_pretrain.resources import find_config
 from tokenizer_tools.command_line import typed
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import write_report
-from tokenizer_tools.ranges import MANY, Range
+from tokenizer_tools.manifest import MANIFEST_NAME
+from tokenizer_tools.ranges import Range
 
 
-def _add_input_options(parser: Any, required: bool = True) -> None:
-    """The options of all commands that read notes."""
-    from tokenizer_tools.corpus.columns import Columns
-    from tokenizer_tools.corpus.input_files import SUFFIXES
-    from tokenizer_tools.corpus.split_patients import SplitRule
+def _add_notes_options(parser: Any, required: bool = True) -> None:
+    """Add the options of all commands that read notes, but --split."""
+    from tokenizer_tools.corpus.read_notes import InputOptions
 
     parser.add_argument(
         "--notes",
@@ -38,95 +37,51 @@ def _add_input_options(parser: Any, required: bool = True) -> None:
         required=required,
         help="CSV, JSONL or Parquet files, gzipped or not, or folders of files of one kind (.txt: a note in each)",
     )
-    parser.add_argument("--files", choices=list(SUFFIXES), help="in a folder of several kinds: the kind to read")
-    parser.add_argument(
-        "--patient-folder",
-        type=int,
-        default=0,
-        metavar="LEVEL",
-        help="in a folder: the level below it whose folders are the patients (1: right below it)",
-    )
-    parser.add_argument(
-        "--on-bad-row",
-        choices=["fail", "skip"],
-        default="fail",
-        help="stop at a row that can't be used (not UTF-8, too many fields, no patient), or skip and count it",
-    )
-    parser.add_class_arguments(Columns, "columns")
-    parser.add_class_arguments(SplitRule, "split")
+    parser.add_settings(InputOptions)
 
 
-def _input_options(parser: Any, args: Any) -> dict[str, Any]:
-    """What the functions that read notes take: notes, reading and split."""
-    from tokenizer_tools.corpus.read_notes import InputOptions
-
-    ready = parser.instantiate(args)
+def _notes(args: Any) -> list[Path]:
     notes = args.notes or []
     if not all(path.strip() for path in notes):
         raise UserError("--notes: an empty name; name a file or a folder")
-    reading = InputOptions(ready.columns, args.files, args.patient_folder, args.on_bad_row)
-    return {"notes": [Path(path) for path in notes], "reading": reading, "split": ready.split}
-
-
-_SHARDS_RANGES = {"sequence_length": Range(8, 1_000_000), "notes_per_part": Range(1, MANY)}
+    return [Path(path) for path in notes]
 
 
 def _shards_parser(command: str, description: str | None) -> Any:
-    from tokenizer_tools.corpus.clean_notes import CleaningRules
+    from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
 
     parser = _parser(command, description)
-    _add_input_options(parser)
-    parser.add_argument("--tokenizer", required=True, help="tokenizer folder or Hub id: the base model's own")
-    parser.add_argument("--out", required=True, help="shard folder to make; a build that was stopped goes on")
-    parser.add_argument("--sequence-length", type=int, default=4096, help="tokens per row")
-    parser.add_argument(
-        "--placeholder",
-        default="unk",
-        help="what [**...**] and ___ become: unk (the tokenizer's unknown token, default), none, or a token",
-    )
-    parser.add_argument(
-        "--patient-key",
-        help="file with the secret of the patient hashes (default: ~/.config/clinical-pretrain/…)",
-    )
-    parser.add_argument("--notes-per-part", type=int, default=10_000, help="notes per file")
-    parser.add_argument("--workers", type=int, help="processes (default: all cores); doesn't change the result")
-    parser.add_class_arguments(CleaningRules, "cleaning")
+    _add_notes_options(parser)
+    parser.add_argument("--tokenizer", required=True, help="tokenizer folder or Hub id, usually the base model's")
+    parser.add_argument("--out", required=True, help="shard folder to create, or to resume an earlier build in")
+    parser.add_settings(ShardSettings, skip={"reading"})
+    parser.add_settings(BuildOptions, skip={"stage", "share"} if command == "submit-shards" else None)
     return parser
+
+
+def _shard_settings(parser: Any, args: Any) -> Any:
+    from tokenizer_tools.corpus.read_notes import InputOptions
+    from tokenizer_tools.shards.settings import ShardSettings
+
+    return parser.settings(ShardSettings, args, reading=parser.settings(InputOptions, args))
 
 
 def build_shards(argv: Sequence[str]) -> dict[str, Any]:
     """Turn clinical notes into tokenised shards for pretraining."""
     from tokenizer_tools.shards import report
     from tokenizer_tools.shards.build import build_shards as build
-    from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
+    from tokenizer_tools.shards.settings import BuildOptions
 
     parser = _shards_parser("build-shards", build_shards.__doc__)
-    parser.add_argument(
-        "--stage",
-        choices=["all", "scan", "pack"],
-        default="all",
-        help="for machines that share the work: first scan on one, then pack on each with its --share, then all on one",
-    )
-    parser.add_argument("--share", default="0/1", help="K/N: of stage pack, the K-th (from 0) of N shares")
-    args = _parse(parser, argv, **_SHARDS_RANGES)
+    args = _parse(parser, argv)
     out = Path(args.out)
-    was_there = (out / "manifest.json").exists()
-    options = _input_options(parser, args)
-    settings = ShardSettings(
-        reading=options["reading"],
-        split=options["split"],
-        cleaning=parser.instantiate(args).cleaning,
-        sequence_length=args.sequence_length,
-        placeholder=args.placeholder,
-        notes_per_part=args.notes_per_part,
-        patient_key=Path(args.patient_key) if args.patient_key else None,
-    )
-    how = BuildOptions(args.workers, args.stage, args.share)
-    manifest = build(options["notes"], args.tokenizer, out, settings, how)
+    already_built = (out / MANIFEST_NAME).exists()
+    options = parser.settings(BuildOptions, args)
+    manifest = build(_notes(args), args.tokenizer, out, _shard_settings(parser, args), options)
     if manifest is None:
-        print(f"{out}: {args.stage} {args.share if args.stage == 'pack' else ''} is done")
+        print(f"{out}: stage {args.stage}{f' {args.share}' if args.stage == 'pack' else ''} is done")
         return _report(args, {"stage": args.stage})
-    print("\n".join(report.describe(manifest, out, was_there)))
+    print("\n".join(report.describe(manifest, out, already_built)))
     return _report(args, report.summarise(manifest))
 
 
@@ -145,21 +100,17 @@ def make_notes(argv: Sequence[str]) -> dict[str, Any]:
 
 
 def train_tokenizer(argv: Sequence[str]) -> dict[str, Any]:
-    """Train a byte-level BPE tokenizer on notes (for a model that starts from nothing)."""
+    """Train a byte-level BPE tokenizer on notes, for a model that is trained from scratch."""
+    from tokenizer_tools.corpus.read_notes import InputOptions
     from tokenizer_tools.tokenizer import train as trainer
 
     parser = _parser("train-tokenizer", train_tokenizer.__doc__)
-    _add_input_options(parser)
-    parser.add_argument("--out", required=True, help="tokenizer folder to make")
-    parser.add_argument("--vocab-size", type=int, default=8192, help="entries of the vocabulary")
-    parser.add_argument("--min-frequency", type=int, default=2, help="a rarer piece gets no entry")
-    parser.add_argument("--sequence-length", type=int, default=4096, help="model_max_length")
+    _add_notes_options(parser)
+    parser.add_argument("--out", required=True, help="tokenizer folder to create")
+    parser.add_settings(trainer.TokenizerSettings, skip={"reading"})
     args = _parse(parser, argv)
-    options = _input_options(parser, args)
-    settings = trainer.TokenizerSettings(
-        options["reading"], options["split"], args.vocab_size, args.min_frequency, args.sequence_length
-    )
-    result = trainer.train_tokenizer(options["notes"], Path(args.out), settings)
+    settings = parser.settings(trainer.TokenizerSettings, args, reading=parser.settings(InputOptions, args))
+    result = trainer.train_tokenizer(_notes(args), Path(args.out), settings)
     print(f"{args.out}: {result['vocab_size']:,} entries, from {result['notes']:,} notes of the training split")
     return _report(args, result)
 
@@ -232,14 +183,17 @@ def plot(argv: Sequence[str]) -> dict[str, Any]:
 def demo(argv: Sequence[str]) -> dict[str, Any]:
     """Run the whole job on this machine's CPU: notes, shards, training, export."""
     from clinical_pretrain.commands.demo import run_demo
+    from tokenizer_tools.corpus.read_notes import InputOptions
+    from tokenizer_tools.corpus.split_patients import SplitRule
 
     parser = _parser("demo", demo.__doc__)
     parser.add_argument("--out", help="folder for everything that is made (default: demo, or demo-NAME of your notes)")
     input_arguments = _divide(argv, parser)[2]
-    _add_input_options(parser, required=False)
+    _add_notes_options(parser, required=False)
+    parser.add_class_arguments(SplitRule, "split")
     args = _parse(parser, argv)
-    options = _input_options(parser, args)
-    notes = options["notes"]
+    notes = _notes(args)
+    options = {"notes": notes, "reading": parser.settings(InputOptions, args), "split": parser.instantiate(args).split}
     out = args.out or (f"demo-{notes[0].name.split('.')[0]}" if notes else "demo")
     return _report(args, run_demo(Path(out), options, input_arguments))
 
@@ -313,9 +267,9 @@ def submit_shards(argv: Sequence[str]) -> dict[str, Any]:
 
     slurm = launch.site_config(args.site, slurm_words)
     shards_parser = _shards_parser("submit-shards", None)
-    building = _parse(shards_parser, words, **_SHARDS_RANGES)
-    options = _input_options(shards_parser, building)
-    find_inputs(options["notes"], options["reading"].files)
+    building = _parse(shards_parser, words)
+    settings = _shard_settings(shards_parser, building)
+    find_inputs(_notes(building), settings.reading.files)
     launch.check_is_here(building.tokenizer)
     result = launch.submit_shards(words, Path(building.out), slurm, args.dry_run)
     if args.dry_run:
@@ -426,8 +380,10 @@ def _overview() -> str:
 def _parser(command: str, description: str | None) -> Any:
     import jsonargparse
 
+    from clinical_pretrain.commands.options import CommandParser
+
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = jsonargparse.ArgumentParser(
+    parser = CommandParser(
         prog=f"clinical-pretrain {command}",
         description=description,
         exit_on_error=False,
@@ -483,15 +439,20 @@ def _parse(parser: Any, argv: Sequence[str], **ranges: Range) -> Any:
 
 
 def _plain(message: str, names: dict[str, str]) -> str:
-    """jsonargparse's message in the words of the command line; `names` of the options by their keys."""
+    """Rewrite a message of jsonargparse in terms of the command line. `names` maps keys to options."""
     if missing := re.fullmatch(r"the following arguments are required: (.*)", message):
         return f"missing: {', '.join(names.get(key, key) for key in missing[1].split(', '))}"
-    patterns = (r'^Parser key "([^"]+)"', r"<class '(\w+)'>", r"(?:Got|Given) value: ?(.*)$")
-    key, kind, value = (found[1] if (found := re.search(p, message)) else None for p in patterns)
-    types = {kind.__name__: kind for kind in (int, float, bool, str)}
-    if key is None or kind not in types or value is None:
+    key = re.search(r'^Parser key "([^"]+)"', message)
+    value = re.search(r"(?:Got|Given) value: ?(.*)$", message)
+    if key is None or value is None:
         return message
-    return f"{names.get(key, key)} is {value or 'empty'}, must be {describe_type(types[kind])}"
+    if choices := re.search(r"Literal\[(.*?)\]", message):
+        wanted = "one of " + choices[1].replace("'", "")
+    elif kind := re.search(r"<class '(int|float|bool|str)'>", message):
+        wanted = describe_type({"int": int, "float": float, "bool": bool, "str": str}[kind[1]])
+    else:
+        return message
+    return f"{names.get(key[1], key[1])} is {value[1] or 'empty'}, must be {wanted}"
 
 
 def _report(args: Any, result: dict[str, Any]) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def build_shards(
     for entry in inputs:
         say(entry.describe())
     loaded = load_tokenizer(tokenizer)
-    key = load_patient_key(settings.patient_key)
+    key = load_patient_key(Path(settings.patient_key) if settings.patient_key else None)
     info = describe_tokenizer(loaded, tokenizer, settings.placeholder)
     whitespace = unknown_whitespace(loaded.backend_tokenizer, info.unknown_id)
     build = ShardBuild(out, settings, info, whitespace, key)

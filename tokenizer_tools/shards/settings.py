@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from tokenizer_tools.corpus.clean_notes import CleaningRules
@@ -35,7 +34,7 @@ class ShardSettings:
     vocabulary."""
     notes_per_part: Annotated[int, Range(1, MANY)] = 10_000
     """Notes per part. A part is the unit of work, and becomes one shard file in each split."""
-    patient_key: Path | None = None
+    patient_key: str | None = None
     """File with the secret key of the patient hashes, made if missing. Default:
     ~/.config/clinical-pretrain/patient_key."""
 
