@@ -12,7 +12,8 @@ packages = str(Path(__file__).resolve().parent.parent)
 sys.path[:1] = [] if packages in sys.path[1:] else [packages]
 
 from clinical_pretrain.console import console, make_output_lenient
-from clinical_pretrain.training.watchdog import hold_signals
+from clinical_pretrain.exit_codes import USER_ERROR
+from clinical_pretrain.training.signals import hold_signals
 
 hold_signals()
 make_output_lenient()
@@ -48,7 +49,7 @@ def main() -> int:
     except UserError as error:
         if speaks:
             console.say(f"error: {error}", error=True)
-        return 2
+        return USER_ERROR
     if json_file and os.environ.get("RANK", "0") == "0":
         try:
             write_report(json_file, summary)
@@ -56,7 +57,7 @@ def main() -> int:
             console.say(
                 f"error: {json_file}: cannot be written ({error.strerror}); the run itself is saved", error=True
             )
-            return 2
+            return USER_ERROR
     return 0
 
 

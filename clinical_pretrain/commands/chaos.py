@@ -31,11 +31,11 @@ from clinical_pretrain.checkpoint.plain_model import plain_model
 from clinical_pretrain.checkpoint.state import read_state
 from clinical_pretrain.config.command_line import load_config
 from clinical_pretrain.distributed import free_port
+from clinical_pretrain.exit_codes import ENDED, LOST
 from clinical_pretrain.resources import resource_path
 from clinical_pretrain.run_folder.metrics import read_metrics
 from clinical_pretrain.run_folder.paths import RunFolder
 from clinical_pretrain.run_folder.starts import git_commit, versions
-from clinical_pretrain.training.watchdog import ENDED, LOST
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import Manifest
 

@@ -7,12 +7,13 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from clinical_pretrain.exit_codes import ENDED, STOPPED
 from clinical_pretrain.run_folder.history import best_validation, validations
 from clinical_pretrain.run_folder.paths import RunFolder
 from clinical_pretrain.run_folder.starts import goodput, record_stop
 from clinical_pretrain.training.checkpointer import save
 from clinical_pretrain.training.loss_guard import BadStepsError
-from clinical_pretrain.training.watchdog import ENDED, ENDING, STOPPED
+from clinical_pretrain.training.signals import ENDING
 from tokenizer_tools.command_line import typed
 
 if TYPE_CHECKING:

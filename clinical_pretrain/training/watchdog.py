@@ -19,57 +19,24 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from clinical_pretrain.console import console
+from clinical_pretrain.exit_codes import INTERRUPTED, LOST, USER_ERROR
+from clinical_pretrain.training.launchers import is_alive, launchers
+from clinical_pretrain.training.signals import ENDING, STOP_SIGNALS, held, leave, leave_after_all, leave_to_thread
 from tokenizer_tools.errors import UserError
 
 if TYPE_CHECKING:  # the import takes seconds, and signals are to be held before
     from clinical_pretrain.distributed import Ranks
     from clinical_pretrain.run_folder.paths import RunFolder
 
-ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""Somebody wants the run to end: from Ctrl-C, a closed terminal, `scancel` and a launcher that is gone. SLURM's
-preemption sends SIGTERM, too; slurm/end.sh tells it from scancel, and requeues the job."""
-STOP_SIGNALS: tuple[signal.Signals, ...] = (*ENDING, signal.SIGUSR1, signal.SIGUSR2)
-if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN and "TORCHELASTIC_RUN_ID" not in os.environ:
-    # By nohup: a closed terminal isn't to end the run. (Torchrun ends then all the same, and tells its ranks by SIGHUP,
-    # which lie in sessions of their own.)
-    STOP_SIGNALS = tuple(number for number in STOP_SIGNALS if number != signal.SIGHUP)
-STOPPED = 75
-"""Exit code of a run that SIGUSR1 or SIGUSR2 told of a time limit: it has saved, and wants to be started again."""
-LOST = 76
-"""Exit code of a run that lost a rank or hung; the same command goes on from the last checkpoint."""
-ENDED = 77
-"""Exit code of a run that SIGTERM, SIGINT or SIGHUP has ended: it has saved, and can go on."""
-INTERRUPTED = 130
 BEAT_SECONDS = 1.0
 GRACE_SECONDS = 3.0
 """For this long after another rank's death, this one may still end by itself, with its own exit code."""
 BYE = "bye"
 """The last word of a rank that ends as it should."""
-_held: list[int] = []
-
-
-def hold_signals() -> None:
-    """From now on, keep SIGUSR1 and SIGUSR2 for the Watchdog: a time limit may come near while a run is still set up.
-    On Ctrl-C leave at once, without a traceback from amid an import."""
-    for number in (signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, lambda number, frame: _held.append(number))
-    signal.signal(signal.SIGINT, _leave)
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    if os.environ.get("RANK", "0") == "0":
-        console.say("interrupted before the first step; nothing to save", error=True)
-    os._exit(INTERRUPTED)
-
-
-def _leave_after_all(number: int, frame: FrameType | None) -> None:
-    """The run has ended, and said so."""
-    os._exit(INTERRUPTED)
 
 
 class Watchdog:
@@ -113,10 +80,10 @@ class Watchdog:
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
         self._selector.register(self._wake_read, selectors.EVENT_READ)
-        self._handlers = {number: signal.signal(number, _leave_to_thread) for number in STOP_SIGNALS}
+        self._handlers = {number: signal.signal(number, leave_to_thread) for number in STOP_SIGNALS}
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
-        os.write(self._wake_write, bytes(_held))
-        _held.clear()
+        os.write(self._wake_write, bytes(held))
+        held.clear()
         self._connect()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
@@ -135,7 +102,7 @@ class Watchdog:
             cause = f"{error}" if issubclass(kind, UserError) else f"{kind.__name__}: {error}"
             self._send_all({"died": self._own_name(), "cause": cause.split("\n")[0]})
             if self.ranks.is_first or not issubclass(kind, UserError):
-                self._record(cause.split("\n")[0], 2 if issubclass(kind, UserError) else 1)
+                self._record(cause.split("\n")[0], USER_ERROR if issubclass(kind, UserError) else 1)
         self._send_all({BYE: True})
         self._closing.set()
         os.write(self._wake_write, b"\0")
@@ -143,7 +110,7 @@ class Watchdog:
         signal.set_wakeup_fd(-1)
         for number, handler in self._handlers.items():
             # A run that has been asked to stop mustn't lose its exit code to the same question put twice.
-            handler = _leave_after_all if handler is _leave else handler
+            handler = leave_after_all if handler is leave else handler
             signal.signal(number, signal.SIG_IGN if kind is SystemExit else handler)
         self._selector.close()
         os.close(self._wake_read)
@@ -316,7 +283,7 @@ class Watchdog:
             still = f"; not heard of meanwhile: {', '.join(silent)}" if silent else ""
             cause = f"no end of a step for {now - self._last:,.0f} s{asked}{still}; see {self.folder.stacks}"
             self._lose(self._own_name(), cause, hangs=True)
-        if self.signal is None and any(not _alive(process) for process in self._launchers):
+        if self.signal is None and any(not is_alive(process) for process in self._launchers):
             self._ask(signal.SIGTERM, "the launcher is gone")
             self._launchers = []
 
@@ -342,54 +309,11 @@ class Watchdog:
         console.say(line, error=True)
 
 
-def launchers() -> list[tuple[int, str]]:
-    """Processes that started this one and that it shouldn't outlive, with their start times: torchrun, or both of the
-    deepspeed launcher's. (SIGTERM ends the outer one alone, and its ranks would run on.)"""
-    found, process = [], os.getppid()
-    for _ in range(2):
-        try:
-            command = Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            break
-        if not any(name in command for name in ("deepspeed", "torchrun", "torch.distributed")):
-            break
-        found.append((process, _start_time(process)))
-        process = _parent(process)
-    return found
-
-
 def _briefly(write: Callable[[], None]) -> None:
     """Do something with the disk, but don't wait long for it: it may be the disk that hangs."""
     thread = threading.Thread(target=write, daemon=True)
     thread.start()
     thread.join(timeout=5)
-
-
-def _alive(process: tuple[int, str]) -> bool:
-    return _start_time(process[0]) == process[1]
-
-
-def _status(process: int) -> list[str]:
-    """/proc/PID/stat from the state on."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
-    except OSError:
-        return ["X"] * 20
-
-
-def _start_time(process: int) -> str:
-    """Empty for a process that has ended."""
-    status = _status(process)
-    return "" if status[0] in "XZ" else status[19]
-
-
-def _parent(process: int) -> int:
-    status = _status(process)
-    return int(status[1]) if status[0] != "X" else 0
-
-
-def _leave_to_thread(number: int, frame: FrameType | None) -> None:
-    """The thread hears of signals by the wake-up pipe, also while the main thread is in a collective."""
 
 
 def _line(message: dict[str, Any]) -> bytes:

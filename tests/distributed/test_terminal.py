@@ -14,7 +14,7 @@ from launching import ENVIRONMENT, REPOSITORY, saved_steps
 from test_watch import wait_for
 
 from clinical_pretrain.distributed import free_port
-from clinical_pretrain.training.watchdog import ENDED, INTERRUPTED
+from clinical_pretrain.exit_codes import ENDED, INTERRUPTED
 
 RUN = REPOSITORY / "clinical_pretrain" / "run.py"
 LONG = ("--max_steps", "100000", "--checkpoint.every_steps", "5")

@@ -15,7 +15,7 @@ import pytest
 from launching import ENVIRONMENT, WORKER, losses, saved_steps
 
 from clinical_pretrain.distributed import free_port
-from clinical_pretrain.training.watchdog import ENDED, INTERRUPTED, LOST
+from clinical_pretrain.exit_codes import ENDED, INTERRUPTED, LOST
 
 WATCHED = WORKER.with_name("watched.py")
 pytestmark = pytest.mark.timeout(150)  # each takes 30 s at most

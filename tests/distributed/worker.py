@@ -31,6 +31,7 @@ from clinical_pretrain.config.optim import BatchConfig, OptimConfig, ValidationC
 from clinical_pretrain.config.recovery import BadStepsConfig, CheckpointConfig
 from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.engine import memory_file as checkpoint_engine
+from clinical_pretrain.exit_codes import STOPPED
 from clinical_pretrain.models import build
 from clinical_pretrain.release.export import export
 from clinical_pretrain.resources import find_file
@@ -39,7 +40,6 @@ from clinical_pretrain.training import train as training
 from clinical_pretrain.training import validation
 from clinical_pretrain.training.checkpointer import Checkpointer, save
 from clinical_pretrain.training.train import train
-from clinical_pretrain.training.watchdog import STOPPED
 from tokenizer_tools.errors import UserError
 
 STEPS = 20
