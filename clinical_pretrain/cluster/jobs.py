@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from clinical_pretrain.config.run_config import JOBS_FOLDER
+from clinical_pretrain.run_folder.paths import JOBS_FOLDER
 from tokenizer_tools.errors import UserError
 
 JOB_NAME = f"{JOBS_FOLDER}/job.json"

@@ -46,7 +46,7 @@ def divide(argv: Sequence[str]) -> tuple[list[str], list[str]]:
             continue
         if not equals:
             if not words or words[0].startswith("--"):
-                raise UserError(f"{name}: no value follows it")
+                raise UserError(f"{name}: its value is missing")
             value = words.pop(0)
         launcher += [name, value]
     return launcher, training

@@ -19,17 +19,17 @@ from tokenizer_tools.errors import UserError
 
 
 def load_config(argv: Sequence[str], needs_file: bool = False) -> tuple[RunConfig, str | None]:
-    """One config from `--config FILE` and dotted overrides; later ones win.
+    """Read the settings of a run from `--config FILE` and dotted overrides. A later value overrides an earlier one.
 
     Args:
-        argv: the options.
-        needs_file: refuse options without a `--config`.
+        argv: the arguments. `--print_config`, `--help` and `--version` print, and exit with code 0.
+        needs_file: whether `--config` is required.
 
     Returns:
-        The config, and the file that `--json` names. `--print_config`, `--help` and `--version` print and exit with 0.
+        The config, and the file of `--json`.
 
     Raises:
-        UserError: a key is unknown, a value is of the wrong kind, or the settings contradict each other.
+        UserError: a key is unknown, a value has the wrong type or is out of range, or settings contradict each other.
     """
     valid = keys_of(RunConfig)
     given = split_options(argv, ("print_config", "help", "version"))
@@ -44,9 +44,9 @@ def load_config(argv: Sequence[str], needs_file: bool = False) -> tuple[RunConfi
     flat: dict[str, Any] = {}
     for name, value in given:
         if name == "config":
-            of_file = flatten(read_yaml(find_config(value)))
-            refuse_unknown(of_file, valid, file=value)
-            flat |= of_file
+            in_file = flatten(read_yaml(find_config(value)))
+            refuse_unknown(in_file, valid, file=value)
+            flat |= in_file
         elif name in valid:
             flat |= read_option(name, value, RunConfig)
     refuse_unknown(flat, valid, "--")
@@ -55,39 +55,40 @@ def load_config(argv: Sequence[str], needs_file: bool = False) -> tuple[RunConfi
         print(config.to_yaml(), end="")
         sys.exit(0)
     if needs_file and "config" not in names:
-        there = ", ".join(resource_names(CONFIGS, ".yaml"))
-        raise UserError(f"no --config: name the file with the run's settings; there are {there}")
+        examples = ", ".join(resource_names(CONFIGS, ".yaml"))
+        raise UserError(f"--config is missing; give a YAML file with the run's settings, such as {examples}")
     json_file = dict(given).get("json")
     if json_file is not None and (not json_file or Path(json_file).is_dir()):
-        raise UserError(f"--json {json_file}: a file is wanted, not a folder")
+        raise UserError(f"--json {json_file}: a folder; give a file")
     return config, json_file
 
 
 def split_options(argv: Sequence[str], flags: Sequence[str] = ()) -> list[tuple[str, str]]:
-    """Names and values of `--name value` and `--name=value`, in order; `flags` take no value.
+    """Split `--name value` and `--name=value` into names and values, in order. An option in `flags` has no value.
 
     Raises:
-        UserError: a value is missing, or belongs to no option.
+        UserError: an option has no value, or a value no option.
     """
-    given, words = [], list(map(expand_home, argv))
-    while words:
-        word = words.pop(0)
-        name, equals, value = word.removeprefix("--").partition("=")
-        if word == "-h":
-            name, word = "help", "--help"
-        if not word.startswith("--"):
-            hint = f"--config {word}" if word.endswith((".yaml", ".yml")) else "an option begins with --"
-            raise UserError(f"{word}: belongs to no option ({hint})")
+    given, arguments = [], list(map(expand_home, argv))
+    while arguments:
+        argument = arguments.pop(0)
+        name, equals, value = argument.removeprefix("--").partition("=")
+        if argument == "-h":
+            name, argument = "help", "--help"
+        if not argument.startswith("--"):
+            is_file = argument.endswith((".yaml", ".yml"))
+            hint = f"did you mean --config {argument}?" if is_file else "options begin with --"
+            raise UserError(f"unexpected argument {argument} ({hint})")
         if not equals and name not in flags:
-            if not words or (words[0].startswith("--") and " " not in words[0]):
-                raise UserError(f"--{name}: no value follows it")
-            value = words.pop(0)
+            if not arguments or (arguments[0].startswith("--") and " " not in arguments[0]):
+                raise UserError(f"--{name}: its value is missing")
+            value = arguments.pop(0)
         given.append((name, value))
     return given
 
 
 def read_option(key: str, value: str, cls: type) -> dict[str, Any]:
-    """What an option sets, by dotted keys: itself, or what a section such as `--optim '{warmup_steps: 10}'` holds."""
+    """Settings of an option by dotted keys; a section such as `--optim '{warmup_steps: 10}'` sets several."""
     if any(name.startswith(f"{key}.") for name in keys_of(cls)):
         try:
             return flatten({key: yaml.load(value, TextLoader)})
@@ -97,30 +98,30 @@ def read_option(key: str, value: str, cls: type) -> dict[str, Any]:
 
 
 def config_parser(program: str = "deepspeed -q clinical_pretrain/run.py") -> Any:
-    """A jsonargparse parser over RunConfig, for its help and for completion."""
+    """A jsonargparse parser of RunConfig, for the help and for shell completion."""
     import jsonargparse
 
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = jsonargparse.ArgumentParser(
         prog=program,
         usage=f"{program} --config FILE [--key value ...] [--print_config] [--json FILE]",
-        description="Continue masked-LM pretraining of Longformer or BigBird on a shard folder. DeepSpeed says only "
-        "warnings: DEEPSPEED_LOG_LEVEL=info brings its other messages back, deepspeed -q leaves out its launcher's.",
+        description="Continue masked-LM pretraining of Longformer or BigBird on a shard folder. DeepSpeed prints "
+        "only warnings: DEEPSPEED_LOG_LEVEL=info shows its other messages, deepspeed -q hides its launcher's.",
     )
-    parser.add_argument("--config", metavar="FILE", help="YAML file; dotted options after it override it")
-    parser.add_argument("--print_config", action="store_true", help="print the whole config, checked, and exit")
+    parser.add_argument("--config", metavar="FILE", help="YAML file with settings; options after it override it")
+    parser.add_argument("--print_config", action="store_true", help="check the config, print all of it, and exit")
     parser.add_argument("--json", metavar="FILE", help="also write the run's summary to this file")
-    parser.add_argument("--version", action="store_true", help="print the version, and exit")
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
     parser.add_class_arguments(RunConfig)
     return parser
 
 
 def version() -> str:
-    """The installed package's."""
+    """Name and version of the installed package."""
     return f"clinical-pretrain {importlib.metadata.version('clinical-pretrain')}"
 
 
 def one_line(message: str) -> str:
-    """jsonargparse's explanation without its indented lines of nested parsers."""
+    """A message of jsonargparse in one line."""
     lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
     return " ".join(lines)[:400]

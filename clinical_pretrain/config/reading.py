@@ -1,4 +1,4 @@
-"""Read settings from text, as YAML files and command lines hold it."""
+"""Read settings from text: YAML files and values of options."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from clinical_pretrain.config.fields import PathText, unwrap
 from tokenizer_tools.errors import UserError
 
 T = TypeVar("T")
-
-
 _ON_OFF = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _NULL, _MERGE = "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"
 
@@ -25,19 +23,19 @@ class RepeatedKeyError(yaml.MarkedYAMLError):
 
 
 class TextLoader(yaml.SafeLoader):
-    """Leaves every value but null as the text that stands there: its field knows the type. So `on` is a word where a
-    word is asked for, 1e-5 a number, and 24:00:00 no number of seconds. A repeated key is refused."""
+    """Loads every value but null as text, and refuses duplicate keys. A value is converted later, to its field's type:
+    YAML 1.1 would read `on` as true, 1e-5 as text and 24:00:00 as a number."""
 
     yaml_implicit_resolvers = {}  # noqa: RUF012  # as in yaml's own classes
 
     def compose_mapping_node(self, anchor: Any) -> Any:
-        """As yaml's own, and sees that no key stands twice."""
+        """As in yaml's own class, but refuse a duplicate key."""
         node = super().compose_mapping_node(anchor)
         lines: dict[str, int] = {}
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
                 if key.value in lines:
-                    problem = f"this key stands in line {lines[key.value]}, too; delete one of them"
+                    problem = f"duplicate key, first in line {lines[key.value]}; delete one of them"
                     raise RepeatedKeyError(problem=problem, problem_mark=key.start_mark)
                 lines[key.value] = key.start_mark.line + 1
         return node
@@ -48,14 +46,14 @@ TextLoader.add_implicit_resolver(_MERGE, re.compile(r"^(?:<<)$"), ["<"])
 
 
 def flatten(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values by their dotted keys.
+    """Flatten nested values to a dict by dotted keys.
 
     Raises:
-        UserError: a key is there both dotted and nested.
+        UserError: a key is given both dotted and nested.
     """
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        is_section = isinstance(value, dict) and prefix.count(".") < 9  # in YAML a mapping may hold itself
+        is_section = isinstance(value, dict) and prefix.count(".") < 9  # a YAML mapping can contain itself
         more = flatten(value, f"{prefix}{key}.") if is_section else {f"{prefix}{key}": value}
         if twice := sorted(flat.keys() & more.keys()):
             raise UserError(f"{', '.join(twice)}: given twice; delete one of them")
@@ -64,8 +62,8 @@ def flatten(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def build(cls: type[T], flat: Mapping[str, Any], prefix: str = "") -> T:
-    """A settings dataclass of values by their dotted keys. What can't be read as its field's type stays as it is, for
-    the class itself to refuse."""
+    """Make a settings dataclass of values by dotted keys. A text that can't be converted to its field's type is passed
+    on as it is, and refused by the dataclass."""
     hints, given = get_type_hints(cls, include_extras=True), {}
     for entry in fields(cls):  # type: ignore[arg-type]
         key, hint = prefix + entry.name, hints[entry.name]
@@ -80,8 +78,8 @@ def build(cls: type[T], flat: Mapping[str, Any], prefix: str = "") -> T:
 
 
 def _read(value: Any, hint: Any) -> Any:
-    """Text as a field's type, where it can be read so."""
-    base, optional, constraints = unwrap(hint)
+    """Convert text to a field's type if possible."""
+    base, optional, rules = unwrap(hint)
     if not isinstance(value, str):
         return value
     if optional and value.lower() in ("null", "none", ""):
@@ -92,11 +90,11 @@ def _read(value: Any, hint: Any) -> Any:
         return _read_number(value, base)
     if get_origin(base) is Literal:
         choices = {str(choice): choice for choice in get_args(base)}
-        word = value.lower()
-        if word not in choices and word in _ON_OFF:
-            word = "on" if _ON_OFF[word] else "off"
-        return choices.get(word, value)
-    if any(isinstance(constraint, PathText) for constraint in constraints):
+        choice = value.lower()
+        if choice not in choices and choice in _ON_OFF:
+            choice = "on" if _ON_OFF[choice] else "off"
+        return choices.get(choice, value)
+    if any(isinstance(rule, PathText) for rule in rules):
         return expand_home(value)
     return value
 
@@ -106,28 +104,28 @@ def _read_number(text: str, kind: type) -> Any:
         return int(text) if kind is int else float(text)
     except ValueError:
         pass
-    try:  # 2e5 steps
+    try:  # an integer such as 2e5
         return int(float(text)) if float(text).is_integer() else text
     except ValueError:
         return text
 
 
-def expand_home(word: str) -> str:
-    """A path, or an option `--name=PATH`, with the home folder for a `~` at the path's beginning."""
-    option, equals, path = word.partition("=") if word.startswith("--") else ("", "", word)
+def expand_home(argument: str) -> str:
+    """Replace a leading `~` of a path, or of the path in `--name=PATH`, by the home folder."""
+    option, equals, path = argument.partition("=") if argument.startswith("--") else ("", "", argument)
     if not path.startswith("~"):
-        return word
+        return argument
     try:
         return f"{option}{equals}{Path(path).expanduser()}"
-    except RuntimeError:  # no such user, or one without a home
-        return word
+    except RuntimeError:  # no such user, or a user without a home folder
+        return argument
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Keys and values of a YAML file, all of them text or null.
+    """Read a YAML file with keys and values. All values are text, null, or sections of such values.
 
     Raises:
-        UserError: it can't be read, holds something else, or a key twice.
+        UserError: the file can't be read, is not YAML, or has a duplicate key.
     """
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), TextLoader)
@@ -136,11 +134,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except RepeatedKeyError as error:
         assert error.problem_mark is not None
         raise UserError(f"{path}, line {error.problem_mark.line + 1}: {error.problem}") from None
-    except (yaml.YAMLError, RecursionError, ValueError, KeyError, AttributeError) as error:  # a tag's, as in !!int abc
+    except (yaml.YAMLError, RecursionError, ValueError, KeyError, AttributeError) as error:  # of tags such as !!int abc
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "not text, too deep, or a value that isn't of its tag"
+        problem = getattr(error, "problem", None) or "not text, nested too deeply, or a value doesn't match its tag"
         raise UserError(f"{path}{where}: not YAML ({problem})") from None
     if not isinstance(raw, dict):
-        raise UserError(f"{path}: a config file holds keys and values, such as 'max_steps: 1000'")
+        raise UserError(f"{path}: a config file must hold keys and values, such as 'max_steps: 1000'")
     return raw

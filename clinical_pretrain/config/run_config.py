@@ -26,8 +26,7 @@ from tokenizer_tools.manifest import Manifest
 from tokenizer_tools.ranges import MANY, Range
 
 NO_ZERO = "none"
-JOBS_FOLDER = "slurm"
-"""In a run folder: scripts and logs of submitted jobs, there before the run is."""
+"""Value of `deepspeed` for a run without ZeRO."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +38,11 @@ class RunConfig:
     seed: Annotated[int, Range(0, 2**63 - 1), Resume.ACCEPTED] = 42
     """Seed of data order, masks, dropout and random weights."""
     max_steps: Annotated[int, Range(1, MANY), Resume.BY_STEPS] = 200_000
-    """Optimizer steps of the run, without extend. Can change with checkpoint.accept_changes until they are
-    done."""
+    """Optimizer steps of the first stage. Can change with checkpoint.accept_changes until they are done."""
     extend: Annotated[int, Range(0, MANY), Resume.BY_STEPS] = 0
-    """Optimizer steps after max_steps, as a further stage of the run. Data order and masks continue. The
-    learning rate warms up again from 0, over a tenth of the stage but at most optim.warmup_steps, and decays by
-    optim.schedule. A larger number at the next resume adds another stage; the same number adds nothing."""
+    """Optimizer steps after max_steps, as a further stage of the run. Data order and masks continue. The learning rate
+    warms up again from 0, over a tenth of the stage but at most optim.warmup_steps, and decays by optim.schedule. A
+    larger number at the next resume adds another stage; the same number adds nothing."""
     precision: Annotated[Literal["bf16", "fp16", "fp32"], Resume.FIXED] = "bf16"
     """Precision of the forward and backward pass. The optimizer keeps fp32 weights."""
     activation_checkpointing: Annotated[Literal["none", "attention", "full"], Resume.FREE] = "full"

@@ -19,10 +19,9 @@ from clinical_pretrain.cluster.jobs import (
     starts_of,
     submitted_since,
 )
-from clinical_pretrain.config.run_config import JOBS_FOLDER
 from clinical_pretrain.exit_codes import LOST
 from clinical_pretrain.run_folder.metrics import duration, read_metrics
-from clinical_pretrain.run_folder.paths import RunFolder
+from clinical_pretrain.run_folder.paths import JOBS_FOLDER, RunFolder
 from tokenizer_tools.errors import UserError
 
 LINES = 10

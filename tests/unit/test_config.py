@@ -40,10 +40,10 @@ def test_file_and_overrides_are_one_config(tmp_path):
         (["--batch.train_batch_size", "7", "--batch.micro_batch_size_per_gpu", "2"], "is not a multiple of"),
         (["--data.language", "German"], "data.language is German, must be an ISO 639 code"),
         (["stray"], "stray"),
-        (["my.yaml"], "my.yaml: belongs to no option (--config my.yaml)"),
-        (["--max_steps"], "--max_steps: no value follows it"),
-        (["--json", "."], "--json .: a file is wanted, not a folder"),
-        (["--max_steps", "--seed", "1"], "--max_steps: no value follows it"),
+        (["my.yaml"], "unexpected argument my.yaml (did you mean --config my.yaml?)"),
+        (["--max_steps"], "--max_steps: its value is missing"),
+        (["--json", "."], "--json .: a folder; give a file"),
+        (["--max_steps", "--seed", "1"], "--max_steps: its value is missing"),
         (["--max_steps", "many"], "config: max_steps is many, must be a whole number"),
         (
             ["--optim.learning_rate", "fast", "--seed", "1.5", "--masking.whole_words", "maybe"],
@@ -56,9 +56,12 @@ def test_file_and_overrides_are_one_config(tmp_path):
         (["--optim.lr", "1"], "unknown --optim.lr (did you mean --optim.learning_rate?)"),
         (["--batch_size", "1"], "unknown --batch_size (did you mean --batch.train_batch_size?)"),
         (["--batch-size", "1"], "did you mean --batch.train_batch_size?"),
-        (["--epochs", "3"], "unknown --epochs (set max_steps: an epoch has as many steps as training rows / batch.tr"),
+        (["--epochs", "3"], "unknown --epochs (set max_steps; steps per epoch: training sequences / batch.tr"),
         (["--per_device_train_batch_size", "2"], "did you mean --batch.micro_batch_size_per_gpu?"),
-        (["--gradient_accumulation_steps", "2"], "batch.train_batch_size / batch.micro_batch_size_per_gpu / GPUs"),
+        (
+            ["--gradient_accumulation_steps", "2"],
+            "batch.train_batch_size / batch.micro_batch_size_per_gpu / number of GPUs",
+        ),
         (["--fp16", "true"], "set precision to fp16"),
         (["--output_dir", "x"], "did you mean --run_dir?"),
         (["--warmup_ratio", "0.1"], "set optim.warmup_steps, in steps"),
@@ -69,7 +72,7 @@ def test_file_and_overrides_are_one_config(tmp_path):
         (["--layers", "2"], "did you mean --model.size.num_hidden_layers?"),
         (["--mlm_probability", "0.15"], "did you mean --masking.probability?"),
         (["--model_name_or_path", "x"], "did you mean --model.name_or_path?"),
-        (["--max_seq_length", "4096"], "the shards say it: build-shards --sequence-length"),
+        (["--max_seq_length", "4096"], "the shards set it: build-shards --sequence-length"),
     ],
 )
 def test_a_bad_call_is_refused_in_one_line(arguments, message):
@@ -92,11 +95,11 @@ def test_a_bad_call_is_refused_in_one_line(arguments, message):
         ),
         (
             "seed: 1\noptim:\n  beta1: 0.8\n  beta2: 0.9\n  beta1: 0.9",
-            "line 5: this key stands in line 3, too; delete one",
+            "line 5: duplicate key, first in line 3; delete one",
         ),
         ("optim: {beta1: 0.8}\noptim.beta1: 0.9", "optim.beta1: given twice"),
         ("Chief complaint: pain\nMedications: none", "c.yaml: none of its keys is a setting, such as run_dir"),
-        ("Medications: a\nMedications: b", "c.yaml, line 2: this key stands in line 1, too"),
+        ("Medications: a\nMedications: b", "c.yaml, line 2: duplicate key, first in line 1"),
         ("seed: 1\nhiden_size: 2", "c.yaml: unknown hiden_size (did you mean model.size.hidden_size?)"),
         ("validation: null", "validation is null, must be a section with keys such as every_steps; leave it out"),
         ("validation:", "validation is null, must be a section with keys such as every_steps; leave it out"),
@@ -113,7 +116,7 @@ def test_a_bad_call_is_refused_in_one_line(arguments, message):
         ("max_steps: !!timestamp abc", "not YAML"),
         ("x: 'open", "not YAML"),
         ("\0", "not YAML"),
-        ("just words", "holds keys and values"),
+        ("just words", "must hold keys and values"),
     ],
 )
 def test_a_bad_file_is_refused_in_one_line(tmp_path, text, message):
@@ -167,7 +170,7 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
 
 
 def test_a_run_needs_a_config_file():
-    with pytest.raises(UserError, match=r"no --config: name the file with the run's settings; there are .*longformer"):
+    with pytest.raises(UserError, match=r"--config is missing; give a YAML file .*longformer"):
         load_config(["--data.shards", "x"], needs_file=True)
 
 
