@@ -39,8 +39,8 @@ from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.distributed import Ranks, initialise, shut_down
 from clinical_pretrain.engine.build import make_engine
 from clinical_pretrain.engine.deepspeed_config import resolve
+from clinical_pretrain.engine.deepspeed_internals import parameter_count
 from clinical_pretrain.engine.memory_file import MemoryCheckpointEngine
-from clinical_pretrain.engine.optim import parameter_count
 from clinical_pretrain.run_folder.paths import RunFolder
 from tokenizer_tools.files import write_json
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import socket
-import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -89,80 +87,6 @@ class Ranks:
         """The same, with the result on all ranks."""
         result: T = self.broadcast(self.on_first(action, place))
         return result
-
-
-@dataclass(frozen=True)
-class Report:
-    """A step, as all ranks together see it."""
-
-    step: int
-    loss: float
-    """Mean over the ranks."""
-    gradient_norm: float
-    """Before clipping; NaN where DeepSpeed doesn't say, infinite where it skipped the update."""
-    loss_scale: float = 1.0
-    """Of fp16, after the step."""
-    at: float = field(compare=False, default=0.0)
-    """When it was handed in: time.monotonic()."""
-
-
-class Reports:
-    """What ranks tell each other at the end of each step, over the CPU group: whether to stop, and the figures of the
-    step before, which the GPU has got to by then, so that reading them makes nobody wait for it.
-
-    Args:
-        ranks: all of them; every rank makes the same calls.
-        engine: DeepSpeed's, for the gradient norm.
-    """
-
-    def __init__(self, ranks: Ranks, engine: Any) -> None:
-        self._ranks, self._engine = ranks, engine
-        self._waiting: tuple[Report, torch.Tensor, Any] | None = None
-        self._loss_scale = self._read_loss_scale()
-        """Of the step's gradients; after it, the scale may be another."""
-
-    def _read_loss_scale(self) -> float:
-        return float(getattr(self._engine.optimizer, "loss_scale", 1.0))
-
-    def exchange(self, step: int, loss: torch.Tensor, *flags: bool) -> tuple[Report | None, list[bool]]:
-        """Hand in a step's loss, on the device. Returns the step before it, and of each flag if a rank has set it."""
-        norm, scale_of_gradients = self._engine.get_global_grad_norm(), self._loss_scale
-        self._loss_scale = self._read_loss_scale()
-        if getattr(self._engine.optimizer, "overflow", False):
-            norm = math.inf  # stage 3 still says the step before's
-        elif hasattr(self._engine.optimizer, "loss_scale_config"):
-            norm = norm / scale_of_gradients  # stage 0 says that of the scaled gradients
-        if not isinstance(norm, torch.Tensor):
-            norm = torch.full_like(loss, math.nan if norm is None else norm)
-        found = getattr(self._engine.optimizer, "found_inf", None)
-        if found is not None:
-            norm = torch.where(found > 0, math.inf, norm)
-        figures = torch.stack([loss.double(), norm.double().to(loss.device)])
-        event = None
-        if figures.is_cuda:
-            figures = torch.empty(2, dtype=torch.float64, pin_memory=True).copy_(figures, non_blocking=True)
-            event = torch.cuda.Event()
-            event.record()
-        report = Report(step, math.nan, math.nan, self._loss_scale, time.monotonic())
-        before, self._waiting = self._waiting, (report, figures, event)
-        return self._read(before, flags)
-
-    def flush(self) -> Report | None:
-        """The step that was handed in last, if it hasn't been read: this waits for the GPU."""
-        before, self._waiting = self._waiting, None
-        return None if before is None else self._read(before)[0]
-
-    def _read(
-        self, waiting: tuple[Report, torch.Tensor, Any] | None, flags: tuple[bool, ...] = ()
-    ) -> tuple[Report | None, list[bool]]:
-        report, figures, event = waiting or (None, torch.zeros(2), None)
-        if event is not None:
-            event.synchronize()
-        loss, norm = figures.tolist()
-        total, *counts = self._ranks.sum(torch.tensor([loss, *map(float, flags)], dtype=torch.float64)).tolist()
-        if report is not None:
-            report = replace(report, loss=total / self._ranks.world_size, gradient_norm=norm)
-        return report, [count > 0 for count in counts]
 
 
 def read_environment() -> tuple[int, int]:

@@ -24,7 +24,7 @@ from clinical_pretrain.checkpoint.state import FORMAT_VERSION, MANIFEST_NAME, PR
 from clinical_pretrain.checkpoint.verify import point_latest_to, quarantined
 from clinical_pretrain.config.recovery import CheckpointConfig
 from clinical_pretrain.distributed import Ranks
-from clinical_pretrain.engine.optim import parameter_count
+from clinical_pretrain.engine.deepspeed_internals import parameter_count
 from clinical_pretrain.run_folder.paths import RunFolder
 from tokenizer_tools.files import flush_folder, write_json
 

@@ -12,6 +12,8 @@ from typing import Any, cast
 import torch
 from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 
+from clinical_pretrain.engine.deepspeed_internals import use_checkpoint_engine
+
 
 class MemoryFile:
     """A file in memory that torch.save can write to, again and again: what it took once, it keeps, for new memory costs
@@ -59,8 +61,7 @@ class MemoryCheckpointEngine(TorchCheckpointEngine):
     def of(cls, engine: Any) -> MemoryCheckpointEngine:
         """The engine's, put in place at the first save."""
         if not isinstance(engine.checkpoint_engine, cls):
-            engine.checkpoint_engine = cls()
-            engine._copy_recovery_script = lambda folder: None  # scripts beside each checkpoint: `export` replaces them
+            use_checkpoint_engine(engine, cls())
         engine.checkpoint_engine.error = None
         return cast(MemoryCheckpointEngine, engine.checkpoint_engine)
 

@@ -19,16 +19,6 @@ def trained_parameters(model: torch.nn.Module) -> list[dict[str, Any]]:
     return [dict(entry for entry in trained if (entry[1].ndim >= 2) is decayed) for decayed in (True, False)]
 
 
-def parameter_count(model: torch.nn.Module) -> int:
-    """Numbers in a model's parameters, whole ones where ZeRO 3 holds pieces."""
-    return sum(p.ds_numel if hasattr(p, "ds_numel") else p.numel() for p in model.parameters())
-
-
-def torch_optimizer(engine: Any) -> Any:
-    """The AdamW within DeepSpeed's optimizer, which at stage 0 in fp32 is that AdamW itself."""
-    return getattr(engine.optimizer, "optimizer", engine.optimizer)
-
-
 def make_optimizer(model: torch.nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     """AdamW; biases and layer norms without weight decay, as in BERT and RoBERTa. The rate is set at each step."""
     decayed, others = trained_parameters(model)
@@ -42,6 +32,28 @@ def make_optimizer(model: torch.nn.Module, config: OptimConfig) -> torch.optim.O
         eps=config.epsilon,
         fused=True,  # on a CPU, too: ZeRO's offload steps there
     )
+
+
+def skip_bad_updates(optimizer: torch.optim.Optimizer) -> None:
+    """Make a plain fused AdamW skip updates whose gradient is NaN or infinite, as ZeRO's optimizers do, without waiting
+    for the GPU.
+
+    Relies on torch's protocol between GradScaler and fused optimizers: a step where the attribute `found_inf` isn't 0
+    changes nothing.
+    """
+
+    def look(optimizer: Any, args: Any, kwargs: Any) -> None:
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        optimizer.found_inf = (~torch.isfinite(norm)).float()
+
+    optimizer.register_step_pre_hook(look)
+
+
+def skipped_update(optimizer: Any) -> torch.Tensor | None:
+    """A scalar bool, whether skip_bad_updates() made it skip the last step; None for other optimizers."""
+    found_inf = getattr(optimizer, "found_inf", None)
+    return None if found_inf is None else found_inf > 0
 
 
 def learning_rate(step: int, config: OptimConfig, max_steps: int) -> float:

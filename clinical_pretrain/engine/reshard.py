@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from clinical_pretrain.engine.optim import torch_optimizer, trained_parameters
+from clinical_pretrain.engine.deepspeed_internals import Fragment, fragment, loss_scaler, torch_optimizer
+from clinical_pretrain.engine.optim import trained_parameters
 
 WEIGHT = "weight"
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -115,37 +116,29 @@ class Shard:
     """The part of a parameter that this rank's optimizer updates."""
 
     name: str
-    start: int
-    """Where in the flattened parameter it begins."""
-    size: int
-    tensor: torch.Tensor
-    """The optimizer's own, flat or of the parameter's shape."""
-    offset: int
-    """Where in that, flattened, it begins."""
+    fragment: Fragment
+
+    @property
+    def tensor(self) -> torch.Tensor:
+        """The optimizer's own, flat or of the parameter's shape."""
+        return self.fragment.tensor
 
     def fill(self, tensor: torch.Tensor, whole: torch.Tensor) -> None:
         """Copy this part of a whole parameter's values into a tensor that is laid out as the optimizer's own."""
-        values = whole.flatten()[self.start : self.start + self.size]
-        tensor.view(-1)[self.offset : self.offset + self.size].copy_(values)
+        start, size, _, offset = self.fragment
+        tensor.view(-1)[offset : offset + size].copy_(whole.flatten()[start : start + size])
 
 
 def local_shards(engine: Any, rank: int, zero_stage: int) -> Iterator[Shard]:
-    """What of each trained parameter this rank's optimizer holds, from what DeepSpeed's optimizers know of it."""
-    optimizer = engine.optimizer
+    """What this rank's optimizer holds of each trained parameter."""
     for names, group in zip(trained_parameters(engine.module), torch_optimizer(engine).param_groups, strict=True):
         if zero_stage == 0:
             for name, tensor in zip(names, group["params"], strict=True):
-                yield Shard(name, 0, tensor.numel(), tensor, 0)
+                yield Shard(name, Fragment(0, tensor.numel(), tensor, 0))
             continue
         for name, parameter in names.items():
-            if zero_stage == 3:
-                number, offset, size = optimizer.grad_position[optimizer.get_param_id(parameter)]
-                size, start = min(size, parameter.ds_numel - size * rank), size * rank
-                if size > 0:
-                    yield Shard(name, start, size, optimizer.fp32_partitioned_groups_flat[number], offset)
-            elif (mapping := parameter._hp_mapping) is not None:
-                flat, part = group["params"][0], mapping.hp_fragment_address
-                yield Shard(name, mapping.lp_fragment_address.start, part.numel, flat, part.start)
+            if found := fragment(engine, parameter, group["params"][0], rank, zero_stage):
+                yield Shard(name, found)
 
 
 def load_into(engine: Any, stored: StoredCheckpoint, rank: int, zero_stage: int) -> None:
@@ -168,7 +161,7 @@ def load_into(engine: Any, stored: StoredCheckpoint, rank: int, zero_stage: int)
             for shard in mine:
                 target = shard.tensor.data if kind == WEIGHT else optimizer.state[shard.tensor][kind]
                 shard.fill(target, whole[shard.name])
-    scaler = getattr(engine.optimizer, "loss_scale_config" if zero_stage == 0 else "loss_scaler", None)
+    scaler = loss_scaler(engine)
     for name, value in stored.loss_scaler.items():
         if hasattr(scaler, name):
             setattr(scaler, name, value)

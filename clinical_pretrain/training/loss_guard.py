@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from clinical_pretrain.checkpoint.state import RunState
 from clinical_pretrain.config.recovery import BadStepsConfig
 from clinical_pretrain.config.run_config import RunConfig
-from clinical_pretrain.distributed import Report
+from clinical_pretrain.engine.step_reports import StepReport
 
 WINDOW = 100
 """Number of recent losses that a spike is measured against."""
@@ -57,7 +57,7 @@ class LossGuard:
         """Number of steps since the last update."""
         return self.consecutive_bad_steps + self.consecutive_overflows
 
-    def observe(self, report: Report) -> None:
+    def observe(self, report: StepReport) -> None:
         """Judge one more step.
 
         Raises:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from clinical_pretrain.checkpoint.restore import load
 from clinical_pretrain.checkpoint.state import read_state
 from clinical_pretrain.checkpoint.verify import latest_valid
-from clinical_pretrain.distributed import Reports
+from clinical_pretrain.engine.step_reports import StepReports
 from clinical_pretrain.run_folder.starts import SkippedSamples, record_rollback
 from clinical_pretrain.training.checkpointer import all_weights_are_finite, finish_save
 from clinical_pretrain.training.ending import exit_resumable
@@ -52,7 +52,7 @@ def roll_back(run: Run, bad: BadStepsError) -> None:
         exit_resumable(run, f"{line}: start the same command again, for that checkpoint is of other ranks")
     load(run.folder, run.engine, step)
     run.progress.move_to(step, state.samples_consumed)
-    run.guard, run.reports = LossGuard.restored(run.config, state), Reports(run.ranks, run.engine)
+    run.guard, run.reports = LossGuard.restored(run.config, state), StepReports(run.ranks, run.engine)
     metrics = run.metrics
     if metrics is not None:
         metrics.close()

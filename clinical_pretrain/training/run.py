@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.console import console
-from clinical_pretrain.distributed import Ranks, Reports
+from clinical_pretrain.distributed import Ranks
 from clinical_pretrain.engine.optim import Stage, stage_of
+from clinical_pretrain.engine.step_reports import StepReports
 from clinical_pretrain.run_folder.paths import RunFolder
 from clinical_pretrain.training.preflight import RunSpec
 
@@ -77,7 +78,7 @@ class Run:
     progress: Progress
     batches: Batches
     validation: Validation
-    reports: Reports
+    reports: StepReports
     guard: LossGuard
     checkpointer: Checkpointer
     watchdog: Watchdog

@@ -19,17 +19,10 @@ from clinical_pretrain.checkpoint.state import RunState, read_state
 from clinical_pretrain.checkpoint.verify import latest_valid
 from clinical_pretrain.config.run_config import NO_ZERO, RunConfig
 from clinical_pretrain.console import console
-from clinical_pretrain.distributed import (
-    Ranks,
-    Reports,
-    check_gpu,
-    initialise,
-    own_device,
-    read_environment,
-    uses_gpu,
-)
+from clinical_pretrain.distributed import Ranks, check_gpu, initialise, own_device, read_environment, uses_gpu
 from clinical_pretrain.engine.build import make_engine
-from clinical_pretrain.engine.optim import parameter_count
+from clinical_pretrain.engine.deepspeed_internals import parameter_count
+from clinical_pretrain.engine.step_reports import StepReports
 from clinical_pretrain.models.build import build_model
 from clinical_pretrain.models.flops import peak_flops, training_flops_per_token
 from clinical_pretrain.run_folder.compatibility import stage_ends
@@ -123,7 +116,7 @@ def make_run(opened: OpenedRun) -> Run:
         progress=Progress(opened.stages, config.batch.train_batch_size, step),
         batches=batches,
         validation=Validation(config, spec.shards, batches.held_out, batches.collator, ranks),
-        reports=Reports(ranks, engine),
+        reports=StepReports(ranks, engine),
         guard=LossGuard.restored(config, state),
         checkpointer=Checkpointer(folder, config.checkpoint, ranks, opened.watchdog, metrics),
         watchdog=opened.watchdog,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from clinical_pretrain.distributed import Report
+from clinical_pretrain.engine.step_reports import StepReport
 from clinical_pretrain.training.metrics_writer import StepMetrics
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class StepLog:
         self.run = run
         self._time, self._step = time.monotonic(), run.step
 
-    def add(self, report: Report | None) -> None:
+    def add(self, report: StepReport | None) -> None:
         """Let the guard judge a step's loss, and write its line if it is due.
 
         Raises:
@@ -43,7 +43,7 @@ class StepLog:
         """Exclude from the speed what was done between steps, such as a validation."""
         self._time, self._step = time.monotonic(), self.run.step
 
-    def _write(self, report: Report) -> None:
+    def _write(self, report: StepReport) -> None:
         run = self.run
         if run.metrics is None:
             return

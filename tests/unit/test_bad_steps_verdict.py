@@ -7,46 +7,47 @@ import pytest
 import torch
 
 from clinical_pretrain.config.recovery import BadStepsConfig
-from clinical_pretrain.distributed import Report
-from clinical_pretrain.engine.build import skip_bad_updates, weights_are_finite
+from clinical_pretrain.engine.build import weights_are_finite
+from clinical_pretrain.engine.optim import skip_bad_updates
+from clinical_pretrain.engine.step_reports import StepReport
 from clinical_pretrain.run_folder.starts import SkippedSamples, data_position
 from clinical_pretrain.training.loss_guard import BadStepsError, LossGuard
 
 
 def test_an_infinite_gradient_is_as_bad_as_a_loss_that_is_no_number():
     guard = LossGuard(BadStepsConfig(max_consecutive_skips=3), fp16=False)
-    guard.observe(Report(1, 2.0, math.inf))
-    guard.observe(Report(2, math.nan, 1.0))
-    guard.observe(Report(3, 2.0, math.nan))  # DeepSpeed doesn't say: that is no fault
+    guard.observe(StepReport(1, 2.0, math.inf))
+    guard.observe(StepReport(2, math.nan, 1.0))
+    guard.observe(StepReport(3, 2.0, math.nan))  # DeepSpeed doesn't say: that is no fault
     assert (guard.consecutive_bad_steps, guard.skipped_updates) == (0, 2)
-    guard.observe(Report(4, math.inf, 1.0))
-    guard.observe(Report(5, 2.0, math.inf))
+    guard.observe(StepReport(4, math.inf, 1.0))
+    guard.observe(StepReport(5, 2.0, math.inf))
     with pytest.raises(BadStepsError, match="steps 4 to 6: the loss is nan") as caught:
-        guard.observe(Report(6, math.nan, math.nan))
+        guard.observe(StepReport(6, math.nan, math.nan))
     assert (caught.value.first, caught.value.last) == (4, 6)
 
 
 def test_fp16_may_overflow_until_the_loss_scale_is_found():
     guard = LossGuard(BadStepsConfig(max_consecutive_skips=2), fp16=True)
     for step in range(1, 20):
-        guard.observe(Report(step, 2.0, math.inf))
+        guard.observe(StepReport(step, 2.0, math.inf))
     assert (guard.skipped_updates, guard.consecutive_bad_steps, guard.consecutive_overflows) == (19, 0, 19)
-    guard.observe(Report(20, math.nan, math.inf))
+    guard.observe(StepReport(20, math.nan, math.inf))
     with pytest.raises(BadStepsError, match="steps 1 to 21: the loss is nan"):
-        guard.observe(Report(21, math.nan, math.inf))
+        guard.observe(StepReport(21, math.nan, math.inf))
 
 
 def test_fp16_may_not_overflow_for_ever():
     """Over the way from DeepSpeed's first loss scale to its smallest, with steps to spare."""
     guard = LossGuard(BadStepsConfig(), fp16=True)
-    guard.observe(Report(1, 2.0, 1.0))
+    guard.observe(StepReport(1, 2.0, 1.0))
     for step in range(2, 26):
-        guard.observe(Report(step, 2.0, math.inf))
+        guard.observe(StepReport(step, 2.0, math.inf))
     with pytest.raises(
         BadStepsError, match="steps 2 to 26: the gradients overflow in fp16, at a loss scale of 1 still"
     ):
-        guard.observe(Report(26, 2.0, math.inf, loss_scale=1.0))
-    guard.observe(Report(27, 2.0, 1.0))
+        guard.observe(StepReport(26, 2.0, math.inf, loss_scale=1.0))
+    guard.observe(StepReport(27, 2.0, 1.0))
     assert (guard.consecutive_skips, guard.skipped_updates) == (0, 25)
 
 
@@ -54,12 +55,12 @@ def test_a_spike_is_measured_by_the_median_of_enough_losses():
     off, on = (LossGuard(BadStepsConfig(spike_factor=factor), fp16=False) for factor in (0.0, 2.0))
     for guard in (off, on):
         for step in range(1, 20):
-            guard.observe(Report(step, 3.0, 1.0))
-        guard.observe(Report(20, 7.0, 1.0))  # too early to tell
-    off.observe(Report(21, 70.0, 1.0))
-    on.observe(Report(21, 5.9, 1.0))
+            guard.observe(StepReport(step, 3.0, 1.0))
+        guard.observe(StepReport(20, 7.0, 1.0))  # too early to tell
+    off.observe(StepReport(21, 70.0, 1.0))
+    on.observe(StepReport(21, 5.9, 1.0))
     with pytest.raises(BadStepsError, match=r"step 22: the loss jumped to 6.10 from about 3.00"):
-        on.observe(Report(22, 6.1, 1.0))
+        on.observe(StepReport(22, 6.1, 1.0))
     assert LossGuard(BadStepsConfig(spike_factor=2.0), False, on.recent_losses).recent_losses == on.recent_losses
 
 

@@ -14,7 +14,8 @@ import torch.distributed as dist
 from conftest import REPOSITORY
 
 from clinical_pretrain.config.run_config import RunConfig
-from clinical_pretrain.distributed import Ranks, Report, Reports, initialise, own_device, runs_on
+from clinical_pretrain.distributed import Ranks, initialise, own_device, runs_on
+from clinical_pretrain.engine.step_reports import StepReport, StepReports
 from clinical_pretrain.training.setup import check_hardware
 from tokenizer_tools.errors import UserError
 
@@ -28,11 +29,11 @@ def alone(tmp_path):
 
 def test_a_steps_figures_are_read_one_step_later_and_a_stop_at_once(alone):
     norms = iter([torch.tensor(0.5), 0.25, None])
-    reports = Reports(alone, SimpleNamespace(get_global_grad_norm=lambda: next(norms), optimizer=None))
+    reports = StepReports(alone, SimpleNamespace(get_global_grad_norm=lambda: next(norms), optimizer=None))
     assert reports.flush() is None
     assert reports.exchange(1, torch.tensor(3.0), False, True) == (None, [False, True])
-    assert reports.exchange(2, torch.tensor(2.0), True) == (Report(1, 3.0, 0.5), [True])
-    assert reports.flush() == Report(2, 2.0, 0.25) and reports.flush() is None
+    assert reports.exchange(2, torch.tensor(2.0), True) == (StepReport(1, 3.0, 0.5), [True])
+    assert reports.flush() == StepReport(2, 2.0, 0.25) and reports.flush() is None
     assert reports.exchange(3, torch.tensor(math.nan)) == (None, [])
     last = reports.flush()
     assert last.step == 3 and math.isnan(last.loss) and math.isnan(last.gradient_norm)
@@ -41,22 +42,22 @@ def test_a_steps_figures_are_read_one_step_later_and_a_stop_at_once(alone):
 def test_figures_are_those_of_their_own_step(alone):
     """Whatever happens to the tensors afterwards."""
     norm = torch.tensor(0.5)
-    reports = Reports(alone, SimpleNamespace(get_global_grad_norm=lambda: norm, optimizer=None))
+    reports = StepReports(alone, SimpleNamespace(get_global_grad_norm=lambda: norm, optimizer=None))
     loss = torch.tensor(3.0)
     reports.exchange(1, loss, False)
     loss.fill_(0), norm.fill_(0)
-    assert reports.flush() == Report(1, 3.0, 0.5)
+    assert reports.flush() == StepReport(1, 3.0, 0.5)
 
 
 def test_a_gradient_norm_is_that_of_the_loss_scale_before_the_step(alone):
     """Stage 0 in fp16: DeepSpeed says the norm of the scaled gradients, and may double the scale after the step."""
     optimizer = SimpleNamespace(loss_scale=4.0, loss_scale_config=None, overflow=False)
-    reports = Reports(alone, SimpleNamespace(get_global_grad_norm=lambda: 2.0, optimizer=optimizer))
+    reports = StepReports(alone, SimpleNamespace(get_global_grad_norm=lambda: 2.0, optimizer=optimizer))
     optimizer.loss_scale = 8.0
     reports.exchange(1, torch.tensor(3.0))
-    assert reports.flush() == Report(1, 3.0, 0.5, 8.0)
+    assert reports.flush() == StepReport(1, 3.0, 0.5, 8.0)
     reports.exchange(2, torch.tensor(3.0))
-    assert reports.flush() == Report(2, 3.0, 0.25, 8.0)
+    assert reports.flush() == StepReport(2, 3.0, 0.25, 8.0)
 
 
 def test_a_port_that_is_taken_is_said_in_one_line():

@@ -1,0 +1,171 @@
+"""What is relied on of DeepSpeed 0.19 beyond its documented interface: each private or undocumented attribute is named
+here and nowhere else, but for the layout of its checkpoint files (reshard.py) and the build that distributed.py leaves
+out. tests/unit/test_versions.py names what is missing when a new version has moved something.
+
+DeepSpeed's optimizers, by ZeRO stage: 0 in fp32, torch's own AdamW; 0 in half precision, FP16_UnfusedOptimizer or
+BF16_Optimizer around it; 1 and 2, DeepSpeedZeroOptimizer; 3, DeepSpeedZeroOptimizer_Stage3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from clinical_pretrain.engine.optim import skipped_update
+
+# Optimizers and the loss scale --------------------------------------------------------------------------------------
+
+
+def torch_optimizer(engine: Any) -> Any:
+    """The AdamW within DeepSpeed's optimizer (its attribute `optimizer`), or that AdamW itself."""
+    return getattr(engine.optimizer, "optimizer", engine.optimizer)
+
+
+def forget_first_update(engine: Any) -> None:
+    """Undo the update with gradients of zero that DeepSpeed's half-precision optimizers of stage 0 make in their
+    constructor: Adam's bias correction must not count it."""
+    engine.optimizer.optimizer.state.clear()
+
+
+def skip_overflows_at_min_scale(engine: Any) -> None:
+    """Treat an overflow at the smallest loss scale as a skipped update like others (`raise_error_at_min_scale` of a
+    dynamic `loss_scaler`); a run counts these itself."""
+    if hasattr(engine.optimizer, "loss_scaler"):
+        engine.optimizer.loss_scaler.raise_error_at_min_scale = False
+
+
+def loss_scaler(engine: Any) -> Any:
+    """The object that holds fp16's `cur_scale`: `loss_scale_config` at stage 0, else `loss_scaler`; None in other
+    precisions."""
+    optimizer = engine.optimizer
+    return getattr(optimizer, "loss_scale_config", getattr(optimizer, "loss_scaler", None))
+
+
+def loss_scale(engine: Any) -> float:
+    """The present loss scale, 1.0 without fp16 (property `loss_scale` of all fp16 optimizers)."""
+    return float(getattr(engine.optimizer, "loss_scale", 1.0))
+
+
+def backward(engine: Any, loss: torch.Tensor) -> None:
+    """Gradients of a micro-batch's loss, multiplied by the loss scale in fp16.
+
+    `engine.backward` (DeepSpeed 0.19.8) multiplies by the scale for ZeRO's optimizers alone, though the optimizer of
+    stage 0, known by its `loss_scale_config`, divides the gradients by it all the same.
+    """
+    scaler = getattr(engine.optimizer, "loss_scale_config", None)
+    engine.backward(loss if scaler is None else loss * scaler.cur_scale)
+
+
+def gradient_norm(engine: Any, scale: float, like: torch.Tensor) -> torch.Tensor:
+    """The gradients' norm in the step just taken, before clipping: a scalar like `like`; infinite where the update was
+    skipped, NaN where DeepSpeed doesn't say.
+
+    Args:
+        engine: DeepSpeed's.
+        scale: loss scale of these gradients; the engine's may already be another.
+        like: a scalar tensor.
+    """
+    optimizer, norm = engine.optimizer, engine.get_global_grad_norm()
+    if getattr(optimizer, "overflow", False):
+        norm = math.inf  # stage 3 still returns the norm of the step before
+    elif hasattr(optimizer, "loss_scale_config"):
+        norm = norm / scale  # stage 0 returns the norm of the scaled gradients
+    if not isinstance(norm, torch.Tensor):
+        norm = torch.full_like(like, math.nan if norm is None else norm)
+    skipped = skipped_update(optimizer)
+    return norm if skipped is None else torch.where(skipped, math.inf, norm)
+
+
+# Partitioned parameters ---------------------------------------------------------------------------------------------
+
+
+def parameter_count(model: torch.nn.Module) -> int:
+    """Number of a model's parameters; those that ZeRO 3 has partitioned by their whole size (`ds_numel`)."""
+    return sum(p.ds_numel if hasattr(p, "ds_numel") else p.numel() for p in model.parameters())
+
+
+def local_weights(model: torch.nn.Module, rank: int) -> Iterator[torch.Tensor]:
+    """The weights that a model computes with, or under ZeRO 3 this rank's partition of them (`ds_tensor`), without the
+    padding of the last partition, which may hold anything."""
+    parameter: Any
+    for parameter in model.parameters():
+        weights = parameter.detach()
+        if hasattr(parameter, "ds_tensor"):
+            partition = parameter.ds_tensor.detach().flatten()
+            weights = partition[: max(0, parameter.ds_numel - rank * partition.numel())]
+        if weights.numel():
+            yield weights
+
+
+class Fragment(NamedTuple):
+    """The part of a parameter that this rank's optimizer updates."""
+
+    start: int
+    """Where in the flattened parameter it begins."""
+    size: int
+    tensor: torch.Tensor
+    """The optimizer's own, flat or of the parameter's shape."""
+    offset: int
+    """Where in that, flattened, it begins."""
+
+
+def fragment(engine: Any, parameter: Any, flat: torch.Tensor, rank: int, zero_stage: int) -> Fragment | None:
+    """Where stage 1, 2 or 3 keeps this rank's part of a parameter in fp32; None where it has none.
+
+    Args:
+        engine: DeepSpeed's.
+        parameter: of the engine's module.
+        flat: the first tensor of the parameter's group in the torch optimizer.
+        rank: this one.
+        zero_stage: of the engine.
+    """
+    if zero_stage == 3:
+        optimizer = engine.optimizer
+        group, offset, size = optimizer.grad_position[optimizer.get_param_id(parameter)]
+        start = size * rank
+        size = min(size, parameter.ds_numel - start)
+        return Fragment(start, size, optimizer.fp32_partitioned_groups_flat[group], offset) if size > 0 else None
+    if (mapping := parameter._hp_mapping) is None:
+        return None
+    high, low = mapping.hp_fragment_address, mapping.lp_fragment_address
+    return Fragment(low.start, high.numel, flat, high.start)
+
+
+# Checkpoints --------------------------------------------------------------------------------------------------------
+
+
+def use_checkpoint_engine(engine: Any, checkpoint_engine: Any) -> None:
+    """Let the engine write its files by another TorchCheckpointEngine, and no script beside them, which `export`
+    replaces."""
+    engine.checkpoint_engine = checkpoint_engine
+    engine._copy_recovery_script = lambda folder: None
+
+
+def load_checkpoint(engine: Any, checkpoint: Path) -> bool:
+    """Load weights and optimizer state from a folder that the same ZeRO stage and number of ranks have written.
+
+    The settings of the engine's optimizer and its clipping (`clip_grad`) are kept: the config may have changed since.
+    This also undoes two faults of DeepSpeed's stage 3 with several parameter groups (0.19.8): every group gets the
+    settings of the first one, and all share one step counter, which then advances once per group.
+
+    Returns:
+        Whether DeepSpeed found something to load.
+    """
+    optimizer = engine.optimizer
+    settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    clip = getattr(optimizer, "clip_grad", None)
+    path, _ = engine.load_checkpoint(str(checkpoint.parent), tag=checkpoint.name)
+    if path is None:
+        return False
+    for group, configured in zip(optimizer.param_groups, settings, strict=True):
+        group.update(configured)
+    for state in torch_optimizer(engine).state.values():
+        if isinstance(state.get("step"), torch.Tensor):
+            state["step"] = state["step"].clone()
+    if clip is not None:
+        optimizer.clip_grad = clip
+    return True

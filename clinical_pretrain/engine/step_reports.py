@@ -1,0 +1,75 @@
+"""What the ranks tell each other at the end of each step."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from clinical_pretrain.distributed import Ranks
+from clinical_pretrain.engine.deepspeed_internals import gradient_norm, loss_scale
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """A step, as all ranks together see it."""
+
+    step: int
+    loss: float
+    """Mean over the ranks."""
+    gradient_norm: float
+    """Before clipping; NaN where DeepSpeed doesn't say, infinite where it skipped the update."""
+    loss_scale: float = 1.0
+    """Of fp16, after the step."""
+    at: float = field(compare=False, default=0.0)
+    """When it was handed in: time.monotonic()."""
+
+
+class StepReports:
+    """What ranks tell each other at the end of each step, over the CPU group: whether to stop, and the figures of the
+    step before, which the GPU has got to by then, so that reading them makes nobody wait for it.
+
+    Args:
+        ranks: all of them; every rank makes the same calls.
+        engine: DeepSpeed's, for the gradient norm.
+    """
+
+    def __init__(self, ranks: Ranks, engine: Any) -> None:
+        self._ranks, self._engine = ranks, engine
+        self._waiting: tuple[StepReport, torch.Tensor, Any] | None = None
+        self._loss_scale = loss_scale(self._engine)
+        """Of the step's gradients; after it, the scale may be another."""
+
+    def exchange(self, step: int, loss: torch.Tensor, *flags: bool) -> tuple[StepReport | None, list[bool]]:
+        """Hand in a step's loss, on the device. Returns the step before it, and of each flag if a rank has set it."""
+        norm = gradient_norm(self._engine, self._loss_scale, like=loss)
+        self._loss_scale = loss_scale(self._engine)
+        figures = torch.stack([loss.double(), norm.double().to(loss.device)])
+        event = None
+        if figures.is_cuda:
+            figures = torch.empty(2, dtype=torch.float64, pin_memory=True).copy_(figures, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+        report = StepReport(step, math.nan, math.nan, self._loss_scale, time.monotonic())
+        before, self._waiting = self._waiting, (report, figures, event)
+        return self._read(before, flags)
+
+    def flush(self) -> StepReport | None:
+        """The step that was handed in last, if it hasn't been read: this waits for the GPU."""
+        before, self._waiting = self._waiting, None
+        return None if before is None else self._read(before)[0]
+
+    def _read(
+        self, waiting: tuple[StepReport, torch.Tensor, Any] | None, flags: tuple[bool, ...] = ()
+    ) -> tuple[StepReport | None, list[bool]]:
+        report, figures, event = waiting or (None, torch.zeros(2), None)
+        if event is not None:
+            event.synchronize()
+        loss, norm = figures.tolist()
+        total, *counts = self._ranks.sum(torch.tensor([loss, *map(float, flags)], dtype=torch.float64)).tolist()
+        if report is not None:
+            report = replace(report, loss=total / self._ranks.world_size, gradient_norm=norm)
+        return report, [count > 0 for count in counts]
