@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import signal
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -32,8 +31,6 @@ def stop_early(run: Run) -> NoReturn:
         is_saved = False
     step = run.step if is_saved else run.checkpointer.newest_step
     code = ENDED if number in ENDING else STOPPED
-    if number == signal.SIGINT and run.watchdog.has_launcher:
-        run.say("if a traceback follows, it comes from the launcher")
     exit_resumable(run, f"stopped at step {run.step:,} ({by}); the same command resumes from step {step:,}", code)
 
 

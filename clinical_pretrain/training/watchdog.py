@@ -218,7 +218,8 @@ class Watchdog:
     def _ask(self, number: int, by: str) -> None:
         self.signal, self.asked_by, self._signal_at = number, by, time.monotonic()
         if self.ranks.is_first:
-            self._say(f"{by}: saving at the end of this step")
+            hint = "; if a traceback appears, it comes from the launcher" if self.has_launcher else ""
+            self._say(f"{by}: saving at the end of this step{hint if number == signal.SIGINT else ''}")
 
     def _hear(self, peer: socket.socket, buffers: dict[socket.socket, bytes]) -> None:
         try:
