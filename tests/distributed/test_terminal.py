@@ -130,7 +130,7 @@ def test_ctrl_c_under_clinical_pretrain_run(config_file, shards, tmp_path):
         process.kill()
     stop = json.loads((tmp_path / "run" / "stop.json").read_text())
     assert stop["exit_code"] == ENDED and saved_steps(tmp_path / "run")[-1] == stop["step"]
-    assert "Traceback" not in said and f"the same command goes on from step {stop['step']}" in said
+    assert "Traceback" not in said and f"the same command resumes from step {stop['step']}" in said
 
 
 def read_until(terminal, moment=None):
