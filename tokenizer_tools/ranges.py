@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -39,22 +39,30 @@ class Range:
         return None
 
 
+SequenceLength = Annotated[int, Range(8, 1_000_000)]
+"""Tokens per sequence."""
+
+
 def check_ranges(settings: Any) -> None:
-    """Check the numbers of a settings dataclass against the ranges at its fields. None is always allowed.
+    """Check the numbers of a settings dataclass against the ranges at its fields.
 
     Raises:
         UserError: some are outside; the message names all of them.
     """
-    hints = get_type_hints(type(settings), include_extras=True)
     values = {entry.name: getattr(settings, entry.name) for entry in fields(settings)}
-    faults = [
-        f"{name} is {value}, {fault}"
+    if faults := out_of_range(type(settings), values):
+        raise UserError("; ".join(f"{name} is {values[name]}, {fault}" for name, fault in faults.items()))
+
+
+def out_of_range(cls: type, values: Mapping[str, Any]) -> dict[str, str]:
+    """Which values of a settings dataclass are out of range, and what each must be. None is in every range."""
+    hints = get_type_hints(cls, include_extras=True)
+    return {
+        name: fault
         for name, value in values.items()
         for allowed in _ranges(hints[name])
         if value is not None and (fault := allowed.fault(value))
-    ]
-    if faults:
-        raise UserError("; ".join(faults))
+    }
 
 
 def _ranges(hint: Any) -> Iterator[Range]:

@@ -7,6 +7,9 @@ from typing import Any, TypeVar
 
 import jsonargparse
 
+from tokenizer_tools.errors import UserError
+from tokenizer_tools.ranges import out_of_range
+
 T = TypeVar("T")
 
 
@@ -23,7 +26,15 @@ class CommandParser(jsonargparse.ArgumentParser):
         self.add_class_arguments(settings, as_group=False, skip=skip)
 
     def settings(self, cls: type[T], args: Any, **given: Any) -> T:
-        """Make a settings dataclass of parsed options, and of the values that aren't options."""
+        """Make a settings dataclass of parsed options, and of the values that aren't options.
+
+        Raises:
+            UserError: an option is out of range, or the settings contradict each other.
+        """
         ready = self.instantiate(args)
         names = [entry.name for entry in fields(cls) if entry.name not in given]  # type: ignore[arg-type]
-        return cls(**{name: getattr(ready, name) for name in names}, **given)
+        values = {name: getattr(ready, name) for name in names}
+        if faults := out_of_range(cls, values):
+            option = {name: f"--{name.replace('_', '-')}" for name in faults}
+            raise UserError("; ".join(f"{option[name]} is {values[name]}, {fault}" for name, fault in faults.items()))
+        return cls(**values, **given)

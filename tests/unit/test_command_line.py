@@ -36,14 +36,14 @@ CONFIG = str(REPOSITORY / "configs" / "clinical_longformer.yaml")
         ("build-shards --notes x --out y --tokenizer z --files x", "--files is x, must be one of csv, jsonl, parquet"),
         (
             "build-shards --notes x --out y --tokenizer z --sequence-length 7 --notes-per-part 0",
-            "sequence_length is 7, must be at least 8; notes_per_part is 0, must be at least 1",
+            "--sequence-length is 7, must be at least 8; --notes-per-part is 0, must be at least 1",
         ),
-        ("build-shards --notes x --out y --tokenizer z --workers 0", "workers is 0, must be at least 1"),
+        ("build-shards --notes x --out y --tokenizer z --workers 0", "--workers is 0, must be at least 1"),
         (
             "submit-shards --notes x --out y --tokenizer z --sequence-length 7",
-            "sequence_length is 7, must be at least 8",
+            "--sequence-length is 7, must be at least 8",
         ),
-        ("train-tokenizer --notes x --out y --vocab-size 9", "vocab_size is 9, must be at least 300"),
+        ("train-tokenizer --notes x --out y --vocab-size 9", "--vocab-size is 9, must be at least 300"),
         ("push x", "missing: --repo-id"),
         ("push x --repo-id a/b --private maybe", "--private is maybe, must be true or false"),
         ("export x --out=", "--out: empty; is a variable of the shell unset?"),

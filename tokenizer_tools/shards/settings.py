@@ -14,7 +14,7 @@ from tokenizer_tools.corpus.clean_notes import CleaningRules
 from tokenizer_tools.corpus.read_notes import InputOptions
 from tokenizer_tools.corpus.split_patients import SplitRule
 from tokenizer_tools.errors import UserError
-from tokenizer_tools.ranges import MANY, Range, check_ranges
+from tokenizer_tools.ranges import MANY, Range, SequenceLength, check_ranges
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class ShardSettings:
     """What is held out, and what stays together."""
     cleaning: CleaningRules = field(default_factory=CleaningRules)
     """Which cleaning rules run."""
-    sequence_length: Annotated[int, Range(8, 1_000_000)] = 4096
+    sequence_length: SequenceLength = 4096
     """Tokens per sequence."""
     placeholder: str = "unk"
     """What [**...**] and ___ become: unk (the tokenizer's unknown token), none (they are dropped), or a token of the

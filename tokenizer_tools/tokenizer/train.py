@@ -18,7 +18,7 @@ from tokenizer_tools.corpus.split_patients import SplitRule, patients_of_admissi
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import SPLITS
 from tokenizer_tools.progress import Progress
-from tokenizer_tools.ranges import MANY, Range, check_ranges
+from tokenizer_tools.ranges import MANY, Range, SequenceLength, check_ranges
 from tokenizer_tools.tokenizer.load import save_tokenizer
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class TokenizerSettings:
     """Entries of the vocabulary."""
     min_frequency: Annotated[int, Range(1, MANY)] = 2
     """A pair of tokens that occurs less often isn't merged into one."""
-    sequence_length: Annotated[int, Range(8, 1_000_000)] = 4096
+    sequence_length: SequenceLength = 4096
     """The tokenizer's model_max_length, in tokens."""
 
     def __post_init__(self) -> None:
