@@ -1,4 +1,4 @@
-"""Ranks: who they are, how they meet, how they stop together."""
+"""The ranks of a run: how they meet, what they exchange, and which device each one uses."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ import torch.distributed as dist
 from tokenizer_tools.errors import UserError
 
 T = TypeVar("T")
-# Rank variables as torch and DeepSpeed read them, and what srun calls the same.
+# Rank variables as torch and DeepSpeed read them, and srun's names for them.
 _FROM_SLURM = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among the others."""
+    """This rank, and collectives over all ranks: every rank must make the same calls in the same order."""
 
     rank: int
     world_size: int
     local_rank: int
     device: torch.device
     control: Any
-    """A gloo group for small agreements that shouldn't wait for the GPU."""
+    """A gloo group of all ranks, for small CPU values, so that they don't wait for the GPU."""
 
     @property
     def is_first(self) -> bool:
@@ -38,13 +38,13 @@ class Ranks:
         return self.rank == 0
 
     def broadcast(self, value: Any) -> Any:
-        """Rank 0's value, on every rank."""
+        """Rank 0's value, on all ranks."""
         box = [value]
         dist.broadcast_object_list(box, src=0, group=self.control)
         return box[0]
 
     def all_gather(self, value: Any) -> list[Any]:
-        """Every rank's value, in order of ranks, on every rank."""
+        """The values of all ranks, in order of ranks, on all ranks."""
         values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value, group=self.control)
         return values
@@ -55,18 +55,18 @@ class Ranks:
         return values
 
     def any(self, flag: bool) -> bool:
-        """True, on every rank, if it is on one."""
+        """Whether the flag is set on some rank; the same on all ranks."""
         return bool(self.sum(torch.tensor(float(flag))) > 0)
 
     def barrier(self) -> None:
-        """Wait for all."""
+        """Wait for all ranks."""
         dist.barrier(group=self.control)
 
     def on_first(self, action: Callable[[], T], place: str) -> T | None:
-        """Do something with files on rank 0 alone, and return there what it returns.
+        """Run an action on files on rank 0 alone. Returns its result there, and None on the others.
 
         Raises:
-            UserError: on all ranks, where it raises one on rank 0, or an OSError; `place` is then named.
+            UserError: on all ranks, where the action raises one, or an OSError, for which `place` names the file.
         """
         result = error = None
         if self.is_first:
@@ -84,15 +84,15 @@ class Ranks:
         return result
 
     def from_first(self, action: Callable[[], T], place: str) -> T:
-        """The same, with the result on all ranks."""
+        """Like on_first(), with the result on all ranks."""
         result: T = self.broadcast(self.on_first(action, place))
         return result
 
 
 def read_environment() -> tuple[int, int]:
-    """Rank and world size from the launcher's variables (deepspeed, torchrun or srun); alone where there are none.
+    """Rank and world size from the variables of the launcher (deepspeed, torchrun or srun); without one, a single rank.
 
-    The variables that torch and DeepSpeed need are set on the way.
+    Sets the variables that torch and DeepSpeed need.
     """
     if "RANK" not in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
         for name, source in _FROM_SLURM.items():
@@ -112,12 +112,16 @@ def uses_gpu() -> bool:
 
 
 def own_device(local_rank: int) -> torch.device:
-    """This rank's GPU, or the CPU. A rank may see all GPUs of its node, or only its own (srun --gpus-per-task 1)."""
+    """This rank's GPU, or the CPU. A rank may see all GPUs of its node, or its own alone (srun --gpus-per-task 1)."""
     return torch.device("cuda", local_rank % torch.cuda.device_count()) if uses_gpu() else torch.device("cpu")
 
 
 def check_gpu(device: torch.device) -> None:
-    """Refuse a GPU that this torch has no kernels for, which would end in "no kernel image is available"."""
+    """Refuse a GPU that this torch has no kernels for: training would fail with "no kernel image is available".
+
+    Raises:
+        UserError: it has none, with what to install instead.
+    """
     built_for, capability = torch.cuda.get_arch_list(), torch.cuda.get_device_capability(device)
     codes = [code for code in built_for if code.startswith(("sm_", "compute_"))]  # ROCm has other names
     if not codes or any(runs_on(code, capability) for code in codes):
@@ -131,7 +135,7 @@ def check_gpu(device: torch.device) -> None:
 
 
 def runs_on(code: str, capability: tuple[int, int]) -> bool:
-    """Whether a GPU of this compute capability, (major, minor), runs what torch was compiled to.
+    """Whether a GPU of this compute capability, (major, minor), runs code that was compiled for `code`.
 
     Source: NVIDIA's CUDA programming guide, compatibility of binaries and of PTX, and of architectures' features.
 
@@ -159,57 +163,81 @@ def initialise(step_timeout_seconds: int = 0) -> Ranks:
     """Join the other ranks: NCCL on GPUs, gloo on CPUs.
 
     Args:
-        step_timeout_seconds: what is left to the watch over ranks to end: no collective times out before. 0: a week.
+        step_timeout_seconds: after so long in one step the watchdog ends a run: collectives time out later than that.
+            0: no watchdog; collectives time out after a week.
+
+    Raises:
+        UserError: the port is taken, or two ranks share a GPU.
     """
     rank, world_size = read_environment()
     local_rank = int(os.environ["LOCAL_RANK"])
-    on_gpu = uses_gpu()
-    if not on_gpu:
+    if not uses_gpu():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        if "OMP_NUM_THREADS" not in os.environ:
-            here = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
-            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // here))
-    # DeepSpeed calls torch functions by their old names, at every step.
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
-    import deepspeed
-    import deepspeed.ops
-
-    # Its own messages are for those who look for them: DEEPSPEED_LOG_LEVEL=info. (Its launcher's: deepspeed -q.)
-    logger, level = logging.getLogger("DeepSpeed"), os.environ.get("DEEPSPEED_LOG_LEVEL", "").upper()
-    logger.setLevel(getattr(logging, level, logging.WARNING))
-    for handler in logger.handlers:
-        handler.setLevel(logger.level)
-    # On a CPU, init_distributed would compile this all-reduce for minutes, and hang on the lock of a killed build.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        _share_cores(world_size)
+    deepspeed = _import_deepspeed()
     device = own_device(local_rank)
-    if on_gpu:
+    if device.type == "cuda":
         torch.cuda.set_device(device)
         os.environ["LOCAL_RANK"] = str(device.index)  # DeepSpeed takes the GPU of this number
     if not dist.is_initialized():
         timeout = timedelta(seconds=step_timeout_seconds + 300) if step_timeout_seconds else timedelta(days=7)
-        # torch's default, for DeepSpeed's own groups: 10 minutes of NCCL's, 30 of gloo's.
-        c10d = dist.distributed_c10d
-        c10d.default_pg_timeout = c10d.default_pg_nccl_timeout = timeout
-        try:
-            deepspeed.init_distributed("nccl" if on_gpu else "gloo", verbose=False, timeout=timeout)
-        except dist.DistNetworkError as error:
-            if "EADDRINUSE" not in str(error):
-                raise
-            raise UserError(
-                f"port {os.environ['MASTER_PORT']} of this machine is taken, perhaps by another training; wait for its "
-                "end, or take another: deepspeed --master_port N"
-            ) from None
-        except dist.DistBackendError as error:
-            if "Duplicate GPU" not in str(error):
-                raise
-            raise UserError(
-                f"rank {rank} on {socket.gethostname()} shares its GPU with another rank; start one rank per GPU"
-            ) from None
+        _init_process_group(deepspeed, timeout)
     return Ranks(rank, world_size, local_rank, device, dist.new_group(backend="gloo"))
 
 
+def _share_cores(world_size: int) -> None:
+    """Divide this machine's cores among its ranks, unless OMP_NUM_THREADS says otherwise."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world_size))
+
+
+def _init_process_group(deepspeed: Any, timeout: timedelta) -> None:
+    _set_default_timeout(timeout)
+    try:
+        deepspeed.init_distributed("nccl" if uses_gpu() else "gloo", verbose=False, timeout=timeout)
+    except dist.DistNetworkError as error:
+        if "EADDRINUSE" not in str(error):
+            raise
+        raise UserError(
+            f"port {os.environ['MASTER_PORT']} of this machine is taken, perhaps by another training; wait for its "
+            "end, or choose another port: deepspeed --master_port N"
+        ) from None
+    except dist.DistBackendError as error:
+        if "Duplicate GPU" not in str(error):
+            raise
+        raise UserError(
+            f"rank {os.environ['RANK']} on {socket.gethostname()} shares its GPU with another rank; start one rank per "
+            "GPU"
+        ) from None
+
+
+def _import_deepspeed() -> Any:
+    """DeepSpeed, quiet, and without a build that it would start on a CPU."""
+    # It calls torch functions by their old names, at every step.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+    import deepspeed
+    import deepspeed.ops
+
+    # DEEPSPEED_LOG_LEVEL=info shows its own messages; `deepspeed -q` silences its launcher's.
+    logger, level = logging.getLogger("DeepSpeed"), os.environ.get("DEEPSPEED_LOG_LEVEL", "").upper()
+    logger.setLevel(getattr(logging, level, logging.WARNING))
+    for handler in logger.handlers:
+        handler.setLevel(logger.level)
+    # Private: on a CPU, init_distributed would compile this all-reduce for minutes, and hang on the lock of a killed
+    # build.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
+def _set_default_timeout(timeout: timedelta) -> None:
+    """Private: the timeout of groups that are made without one, as DeepSpeed's are. torch's own is 10 minutes for NCCL,
+    30 for gloo."""
+    dist.distributed_c10d.default_pg_timeout = dist.distributed_c10d.default_pg_nccl_timeout = timeout
+
+
 def shut_down() -> None:
-    """Leave the others in good order."""
+    """Leave the process groups, so that no rank waits for this one."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
