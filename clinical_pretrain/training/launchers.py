@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+NAMES = ("deepspeed", "torchrun", "torch.distributed", "clinical-pretrain run", "clinical_pretrain run")
+"""What the command line of a launcher contains."""
+
 
 def launchers() -> list[tuple[int, str]]:
     """Processes that started this one and that it shouldn't outlive, with their start times: torchrun, or both of the
@@ -15,7 +18,7 @@ def launchers() -> list[tuple[int, str]]:
             command = Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             break
-        if not any(name in command for name in ("deepspeed", "torchrun", "torch.distributed")):
+        if not any(name in command for name in NAMES):
             break
         found.append((process, _start_time(process)))
         process = _parent(process)

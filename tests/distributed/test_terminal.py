@@ -116,16 +116,18 @@ def test_ctrl_c_on_a_terminal_is_no_error(start, moment, code, said):
     os.close(terminal)
 
 
-def test_ctrl_c_under_clinical_pretrain_run(config_file, shards, tmp_path):
-    """All processes get it; the launcher waits until its ranks have saved. In a folder that isn't the clone."""
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_the_end_of_clinical_pretrain_run(is_killed, config_file, shards, tmp_path):
+    """At Ctrl-C, which all processes get, the launcher waits until its ranks have saved; they also save if it is killed
+    alone. The folder isn't the clone."""
     call = [sys.executable, "-m", "clinical_pretrain", "run", "--num_gpus", "2", "--config", str(config_file),
             "--data.shards", str(shards), "--run_dir", "run", *LONG]  # fmt: skip
     process = subprocess.Popen(call, env=os.environ | ENVIRONMENT, cwd=tmp_path, stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT, text=True, start_new_session=True)  # fmt: skip
     try:
         wait_for(lambda: 5 in saved_steps(tmp_path / "run") or process.poll() is not None)
-        os.killpg(process.pid, signal.SIGINT)
-        said, _ = process.communicate(timeout=60)
+        process.kill() if is_killed else os.killpg(process.pid, signal.SIGINT)
+        said, _ = process.communicate(timeout=60)  # until its ranks have ended, too
     finally:
         process.kill()
     stop = json.loads((tmp_path / "run" / "stop.json").read_text())
