@@ -19,8 +19,8 @@ from clinical_pretrain.models.families import FAMILIES, family_named, family_of
 from clinical_pretrain.models.mlm_head import pad_vocabulary
 from clinical_pretrain.models.positions import available_positions, tile_positions
 from tokenizer_tools.errors import UserError
+from tokenizer_tools.hub_access import hub_arguments, not_found
 from tokenizer_tools.manifest import Manifest, TokenizerInfo
-from tokenizer_tools.tokenizer.hub_access import hub_arguments, not_found
 from tokenizer_tools.tokenizer.identity import vocab_sha256
 
 COMPILER = "inductor"

@@ -12,8 +12,8 @@ from tokenizers import Tokenizer
 
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import write_json
+from tokenizer_tools.hub_access import hub_arguments, not_found
 from tokenizer_tools.manifest import TokenizerInfo
-from tokenizer_tools.tokenizer.hub_access import hub_arguments, not_found
 from tokenizer_tools.tokenizer.identity import tokenizer_sha256, vocab_sha256
 
 _PROBE = "Ünder  Café\nBP 120/80, pH 7.35; DIGOXIN 0.125 mg - no oedema"
