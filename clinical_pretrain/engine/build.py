@@ -43,7 +43,15 @@ def make_engine(model: Any, config: RunConfig, resolved: dict[str, Any]) -> Any:
 
 
 def refuse_config(name: str, resolved: dict[str, Any]) -> None:
-    """Raise a UserError with DeepSpeed's own words if it can't read the config that was made of the file `name`."""
+    """Refuse a config that DeepSpeed can't read.
+
+    Args:
+        name: the file that it was made from, for the message.
+        resolved: the config.
+
+    Raises:
+        UserError: with DeepSpeed's own words.
+    """
     from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError
     from pydantic import ValidationError
 

@@ -1,7 +1,7 @@
-"""A file of ds_configs/ and a RunConfig to one resolved DeepSpeed config.
+"""Make one DeepSpeed config of a file of ds_configs/ and a RunConfig.
 
-The file owns ZeRO and offload. What RunConfig owns stands there as "auto" and is filled in here. DeepSpeed itself
-drops an "auto" it doesn't know for a default without a word, so none may be left.
+The file owns ZeRO and offload. What RunConfig owns is "auto" there, and is filled in here. No other "auto" may be left:
+DeepSpeed replaces one that it doesn't know by a default without a word.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def resolve(config: RunConfig, world_size: int) -> dict[str, Any]:
     """The config for `deepspeed.initialize`.
 
     Raises:
-        UserError: the file is missing or broken, disagrees with the run config, or leaves an "auto".
+        UserError: the file is missing or damaged, disagrees with the run config, or leaves an "auto"; with all faults.
     """
     raw = _load(config.deepspeed)
     owned = {
@@ -35,37 +35,52 @@ def resolve(config: RunConfig, world_size: int) -> dict[str, Any]:
         "bf16.enabled": config.precision == "bf16",
         "fp16.enabled": config.precision == "fp16",
     }
-    faults = [
-        f"{key}: learning rate and optimizer are set by optim.* in the run config; delete this section"
-        for key in ("optimizer", "scheduler")
-        if key in raw
-    ]
-    known = ["zero_optimization", "data_types", *(key.split(".")[0] for key in owned)]
-    for key in sorted(raw.keys() - known):  # which DeepSpeed drops without a word, if it isn't one of its rarer ones
-        if near := difflib.get_close_matches(key, known, n=1, cutoff=0.8):
-            faults.append(f"unknown {key} (did you mean {near[0]}?)")
-    for key, value in owned.items():
-        section, name = _section(raw, key)
-        given = section.get(name, AUTO)
-        if given not in (AUTO, value):
-            faults.append(f'{key} is {json.dumps(given)} but the run config says {json.dumps(value)}; write "auto"')
-        section[name] = value
-    faults += [f'{key} is "auto", which nothing fills in' for key in _autos(raw)]
-    stage = raw.get("zero_optimization", {}).get("stage", 0)
-    if type(stage) is not int or stage not in (0, 1, 2, 3):
-        faults.append(f"zero_optimization.stage is {json.dumps(stage)}, must be 0, 1, 2 or 3")
-    accumulated = raw.get("data_types", {}).get("grad_accum_dtype")
-    if stage in (0, 1) and accumulated not in (None, config.precision):
-        # At stage 0 DeepSpeed refuses it; at stage 1 in bf16 it takes an optimizer that makes NaN updates.
-        faults.append(f"data_types.grad_accum_dtype {json.dumps(accumulated)} needs zero_optimization.stage 2 or 3")
-    steps = raw.setdefault("steps_per_print", 1 << 31)
-    if type(steps) is not int or steps < 1:
-        faults.append(f"steps_per_print is {json.dumps(steps)}, must be 1 or more")
+    faults = [*_section_faults(raw, owned), *_fill_in(raw, owned)]
+    raw.setdefault("steps_per_print", 1 << 31)
+    faults += _value_faults(raw, config.precision)
     if faults:
         raise UserError(f"{config.deepspeed}: " + "; ".join(faults))
     # We bring torch's AdamW: DeepSpeed's own CPU optimizer would be compiled at start-up.
     raw.setdefault("zero_force_ds_cpu_optimizer", False)
     return raw
+
+
+def _section_faults(raw: dict[str, Any], owned: dict[str, Any]) -> Iterator[str]:
+    """Sections that aren't the file's business, and misspelt ones."""
+    for key in ("optimizer", "scheduler"):
+        if key in raw:
+            yield f"{key}: learning rate and optimizer are set by optim.* in the run config; delete this section"
+    # DeepSpeed has many rarer sections, and ignores those that it doesn't know: only what looks misspelt is refused.
+    known = ["zero_optimization", "data_types", *(key.split(".")[0] for key in owned)]
+    for key in sorted(raw.keys() - known):
+        if near := difflib.get_close_matches(key, known, n=1, cutoff=0.8):
+            yield f"unknown {key} (did you mean {near[0]}?)"
+
+
+def _fill_in(raw: dict[str, Any], owned: dict[str, Any]) -> Iterator[str]:
+    """Set what RunConfig owns. Yields where the file disagrees, or an "auto" is left."""
+    for key, value in owned.items():
+        section, name = _section(raw, key)
+        given = section.get(name, AUTO)
+        if given not in (AUTO, value):
+            yield f'{key} is {json.dumps(given)} but the run config says {json.dumps(value)}; write "auto"'
+        section[name] = value
+    for key in _autos(raw):
+        yield f'{key} is "auto", which nothing fills in'
+
+
+def _value_faults(raw: dict[str, Any], precision: str) -> Iterator[str]:
+    """Values that don't work, though DeepSpeed reads them or says so in no clear words."""
+    stage = raw.get("zero_optimization", {}).get("stage", 0)
+    if type(stage) is not int or stage not in (0, 1, 2, 3):
+        yield f"zero_optimization.stage is {json.dumps(stage)}, must be 0, 1, 2 or 3"
+    accumulated = raw.get("data_types", {}).get("grad_accum_dtype")
+    if stage in (0, 1) and accumulated not in (None, precision):
+        # At stage 0 DeepSpeed refuses it; at stage 1 in bf16 it chooses an optimizer that makes NaN updates.
+        yield f"data_types.grad_accum_dtype {json.dumps(accumulated)} needs zero_optimization.stage 2 or 3"
+    steps = raw["steps_per_print"]
+    if type(steps) is not int or steps < 1:
+        yield f"steps_per_print is {json.dumps(steps)}, must be 1 or more"
 
 
 def zero_stage(resolved: dict[str, Any]) -> int:
@@ -89,7 +104,7 @@ def _load(name: str) -> dict[str, Any]:
 
 
 def _section(raw: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
-    """The dictionary that a dotted key lives in, made if missing, and the key's last part."""
+    """The section of a dotted key, created if it is missing, and the key's name in it."""
     *path, name = key.split(".")
     for part in path:
         raw = raw.setdefault(part, {})
@@ -97,6 +112,7 @@ def _section(raw: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
 
 
 def _autos(value: Any, prefix: str = "") -> Iterator[str]:
+    """Dotted keys whose value is "auto"."""
     if value == AUTO:
         yield prefix
     elif isinstance(value, dict):

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from clinical_pretrain.engine.optim import skipped_update
+from clinical_pretrain.engine.optim import skipped_update, trained_parameters
 
 # Optimizers and the loss scale --------------------------------------------------------------------------------------
 
@@ -101,46 +101,61 @@ def local_weights(model: torch.nn.Module, rank: int) -> Iterator[torch.Tensor]:
             yield weights
 
 
-class Fragment(NamedTuple):
+class Shard(NamedTuple):
     """The part of a parameter that this rank's optimizer updates."""
 
     start: int
     """Where in the flattened parameter it begins."""
     size: int
     tensor: torch.Tensor
-    """The optimizer's own, flat or of the parameter's shape."""
+    """The optimizer's own, in fp32: flat, or of the parameter's shape."""
     offset: int
-    """Where in that, flattened, it begins."""
+    """Where in that tensor, flattened, it begins."""
+
+    def fill(self, tensor: torch.Tensor, parameter: torch.Tensor) -> None:
+        """Copy this part of a whole parameter's values into a tensor that is laid out as the optimizer's own."""
+        values = parameter.flatten()[self.start : self.start + self.size]
+        tensor.view(-1)[self.offset : self.offset + self.size].copy_(values)
 
 
-def fragment(engine: Any, parameter: Any, flat: torch.Tensor, rank: int, zero_stage: int) -> Fragment | None:
-    """Where stage 1, 2 or 3 keeps this rank's part of a parameter in fp32; None where it has none.
+def local_shards(engine: Any, rank: int, zero_stage: int) -> Iterator[tuple[str, Shard]]:
+    """Names of the trained parameters that this rank's optimizer holds something of, and what it holds."""
+    for names, group in zip(trained_parameters(engine.module), torch_optimizer(engine).param_groups, strict=True):
+        if zero_stage == 0:
+            for name, tensor in zip(names, group["params"], strict=True):
+                yield name, Shard(0, tensor.numel(), tensor, 0)
+            continue
+        for name, parameter in names.items():
+            if zero_stage == 3:
+                shard = _stage_3_shard(engine.optimizer, parameter, rank)
+            else:
+                shard = _stage_1_or_2_shard(group["params"][0], parameter)
+            if shard is not None:
+                yield name, shard
 
-    Args:
-        engine: DeepSpeed's.
-        parameter: of the engine's module.
-        flat: the first tensor of the parameter's group in the torch optimizer.
-        rank: this one.
-        zero_stage: of the engine.
-    """
-    if zero_stage == 3:
-        optimizer = engine.optimizer
-        group, offset, size = optimizer.grad_position[optimizer.get_param_id(parameter)]
-        start = size * rank
-        size = min(size, parameter.ds_numel - start)
-        return Fragment(start, size, optimizer.fp32_partitioned_groups_flat[group], offset) if size > 0 else None
+
+def _stage_1_or_2_shard(flat: torch.Tensor, parameter: Any) -> Shard | None:
+    """`flat`: this rank's partition of the parameter's group. `_hp_mapping` says where a parameter lies in it."""
     if (mapping := parameter._hp_mapping) is None:
         return None
     high, low = mapping.hp_fragment_address, mapping.lp_fragment_address
-    return Fragment(low.start, high.numel, flat, high.start)
+    return Shard(low.start, high.numel, flat, high.start)
+
+
+def _stage_3_shard(optimizer: Any, parameter: Any, rank: int) -> Shard | None:
+    """Every parameter is partitioned by itself; `grad_position` says where, in `fp32_partitioned_groups_flat`."""
+    group, offset, size = optimizer.grad_position[optimizer.get_param_id(parameter)]
+    start = size * rank
+    size = min(size, parameter.ds_numel - start)  # the last partition ends in padding
+    return Shard(start, size, optimizer.fp32_partitioned_groups_flat[group], offset) if size > 0 else None
 
 
 # Checkpoints --------------------------------------------------------------------------------------------------------
 
 
 def use_checkpoint_engine(engine: Any, checkpoint_engine: Any) -> None:
-    """Let the engine write its files by another TorchCheckpointEngine, and no script beside them, which `export`
-    replaces."""
+    """Let the engine write its files by another TorchCheckpointEngine, and without the script that it copies beside
+    them (`_copy_recovery_script`): `export` does that work."""
     engine.checkpoint_engine = checkpoint_engine
     engine._copy_recovery_script = lambda folder: None
 

@@ -1,5 +1,5 @@
-"""How DeepSpeed's files get to the disk: by way of memory, so that training waits for a copy, not for the disk; and
-without an error that leaves ranks waiting for each other."""
+"""DeepSpeed's checkpoint files, copied to memory first: training waits for the copy, not for the disk, and an error on
+one rank doesn't leave the others waiting at a barrier."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from clinical_pretrain.engine.deepspeed_internals import use_checkpoint_engine
 
 
 class MemoryFile:
-    """A file in memory that torch.save can write to, again and again: what it took once, it keeps, for new memory costs
-    several times what a copy does."""
+    """A file in memory that torch.save() can write to again and again. Its memory is reused: to allocate it anew takes
+    several times as long as to copy."""
 
     def __init__(self) -> None:
         self.chunks: list[bytearray] = []
+        """The content: one chunk per write()."""
         self._count = 0
 
     def write(self, data: Any) -> int:
-        """Keep a copy."""
+        """Append a copy of the data."""
         view = memoryview(data).cast("B")
         if self._count == len(self.chunks):
             self.chunks.append(bytearray(view))
@@ -36,10 +37,10 @@ class MemoryFile:
         return len(view)
 
     def flush(self) -> None:
-        """Nothing to do."""
+        """Do nothing; torch.save() calls it."""
 
     def serialize(self, content: Any) -> None:
-        """What torch.save would write, without the archive's own checksums: the manifest has better ones."""
+        """Replace the content by what torch.save() writes, without the archive's checksums: the manifest has sha256."""
         checksums, self._count = torch.serialization.get_crc32_options(), 0
         torch.serialization.set_crc32_options(False)
         try:
@@ -50,8 +51,8 @@ class MemoryFile:
 
 
 class MemoryCheckpointEngine(TorchCheckpointEngine):
-    """DeepSpeed's plug point. Keeps this rank's files in memory, by name, and remembers the first error instead of
-    raising it: `save_checkpoint` meets at a barrier in the end, where the other ranks would wait for ever."""
+    """What DeepSpeed's engine writes its files with. Keeps this rank's files in memory, by name, and the first error,
+    which it doesn't raise: `save_checkpoint` ends in a barrier, where the other ranks would wait for ever."""
 
     def __init__(self) -> None:
         self.files: dict[str, MemoryFile] = {}
@@ -59,21 +60,21 @@ class MemoryCheckpointEngine(TorchCheckpointEngine):
 
     @classmethod
     def of(cls, engine: Any) -> MemoryCheckpointEngine:
-        """The engine's, put in place at the first save."""
+        """The engine's own one, installed at the first save; its error is cleared."""
         if not isinstance(engine.checkpoint_engine, cls):
             use_checkpoint_engine(engine, cls())
         engine.checkpoint_engine.error = None
         return cast(MemoryCheckpointEngine, engine.checkpoint_engine)
 
     def makedirs(self, path: str, exist_ok: bool = False) -> None:
-        """Nothing to do: the folder is there."""
+        """Do nothing: the folder exists."""
 
     def save(self, state_dict: Any, path: str) -> None:
-        """Take one of DeepSpeed's files."""
+        """Keep one of DeepSpeed's files."""
         if self.error is None:
             try:
                 self.files.setdefault(Path(path).name, MemoryFile()).serialize(state_dict)
-            except (MemoryError, RuntimeError) as error:  # of CUDA's, too
+            except (MemoryError, RuntimeError) as error:  # RuntimeError: CUDA's out of memory
                 self.error = f"{Path(path).name}: {type(error).__name__}: {error}".split("\n")[0]
 
 

@@ -14,13 +14,13 @@ from clinical_pretrain.config.optim import OptimConfig
 
 
 def trained_parameters(model: torch.nn.Module) -> list[dict[str, Any]]:
-    """Names and tensors of what is trained, in two groups: with weight decay, and (biases, layer norms) without."""
+    """Trained parameters by name, in two groups: with weight decay, and without (biases, layer norms)."""
     trained = [(name, tensor) for name, tensor in model.named_parameters() if tensor.requires_grad]
     return [dict(entry for entry in trained if (entry[1].ndim >= 2) is decayed) for decayed in (True, False)]
 
 
 def make_optimizer(model: torch.nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """AdamW; biases and layer norms without weight decay, as in BERT and RoBERTa. The rate is set at each step."""
+    """AdamW; biases and layer norms without weight decay, as in BERT and RoBERTa. Each step sets its rate."""
     decayed, others = trained_parameters(model)
     return torch.optim.AdamW(
         [
@@ -30,7 +30,7 @@ def make_optimizer(model: torch.nn.Module, config: OptimConfig) -> torch.optim.O
         lr=0.0,
         betas=(config.beta1, config.beta2),
         eps=config.epsilon,
-        fused=True,  # on a CPU, too: ZeRO's offload steps there
+        fused=True,  # also on a CPU, where ZeRO's offload updates the weights
     )
 
 
@@ -59,13 +59,13 @@ def skipped_update(optimizer: Any) -> torch.Tensor | None:
 def learning_rate(step: int, config: OptimConfig, max_steps: int) -> float:
     """Learning rate of an optimizer step.
 
-    Rises linearly to the peak at step `warmup_steps`, then falls towards its final share, which it would reach one
-    step after the last: neither the first nor the last step has rate 0.
+    Rises linearly to its peak at step `warmup_steps`, then falls towards its final fraction, which it would reach one
+    step after the last: neither the first nor the last step has a learning rate of 0.
 
     Args:
         step: counted from 1.
-        config: peak, warm-up and shape.
-        max_steps: of the run.
+        config: peak, warm-up and schedule.
+        max_steps: number of steps in all.
     """
     peak, final = config.learning_rate, config.final_learning_rate_fraction
     if step < config.warmup_steps:
@@ -78,7 +78,7 @@ def learning_rate(step: int, config: OptimConfig, max_steps: int) -> float:
 
 @dataclass(frozen=True)
 class Stage:
-    """Steps of a run that have a schedule of their own: up to max_steps, and what each `--extend` has added."""
+    """Steps of a run that have a schedule of their own: those up to max_steps, and what each `--extend` has added."""
 
     number: int
     """From 1."""
@@ -87,23 +87,23 @@ class Stage:
 
     @property
     def steps(self) -> int:
-        """How many."""
+        """Number of its steps."""
         return self.last_step - self.first_step + 1
 
     def schedule(self, config: OptimConfig) -> OptimConfig:
-        """The run's own, with a shorter warm-up in later stages."""
+        """The settings of its schedule: the run's own, with a shorter warm-up in later stages."""
         if self.number == 1:
             return config
         warmup = min(config.warmup_steps, math.ceil(self.steps / 10))
         return replace(config, warmup_steps=warmup, decay_steps=min(config.decay_steps, self.steps - warmup))
 
     def learning_rate(self, step: int, config: OptimConfig) -> float:
-        """Of one of its steps, counted from the beginning of the run."""
+        """Learning rate of one of its steps, counted from the start of the run."""
         return learning_rate(step - self.first_step + 1, self.schedule(config), self.steps)
 
 
 def stage_of(step: int, ends: Sequence[int]) -> Stage:
-    """The stage that a step is part of.
+    """The stage that a step belongs to.
 
     Args:
         step: counted from 1.

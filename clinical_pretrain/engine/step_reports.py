@@ -15,22 +15,22 @@ from clinical_pretrain.engine.deepspeed_internals import gradient_norm, loss_sca
 
 @dataclass(frozen=True)
 class StepReport:
-    """A step, as all ranks together see it."""
+    """A step's figures, the same on all ranks."""
 
     step: int
     loss: float
     """Mean over the ranks."""
     gradient_norm: float
-    """Before clipping; NaN where DeepSpeed doesn't say, infinite where it skipped the update."""
+    """Before clipping; infinite where the update was skipped, NaN where DeepSpeed doesn't say."""
     loss_scale: float = 1.0
-    """Of fp16, after the step."""
+    """After the step; 1.0 without fp16."""
     at: float = field(compare=False, default=0.0)
-    """When it was handed in: time.monotonic()."""
+    """time.monotonic() at the end of the step."""
 
 
 class StepReports:
-    """What ranks tell each other at the end of each step, over the CPU group: whether to stop, and the figures of the
-    step before, which the GPU has got to by then, so that reading them makes nobody wait for it.
+    """What the ranks exchange at the end of each step, over the CPU group: flags of this step, such as whether to stop,
+    and the figures of the step before, which the GPU has computed by then, so that reading them waits for nothing.
 
     Args:
         ranks: all of them; every rank makes the same calls.
@@ -41,10 +41,11 @@ class StepReports:
         self._ranks, self._engine = ranks, engine
         self._waiting: tuple[StepReport, torch.Tensor, Any] | None = None
         self._loss_scale = loss_scale(self._engine)
-        """Of the step's gradients; after it, the scale may be another."""
+        """Of the coming step's gradients; a step may change it."""
 
     def exchange(self, step: int, loss: torch.Tensor, *flags: bool) -> tuple[StepReport | None, list[bool]]:
-        """Hand in a step's loss, on the device. Returns the step before it, and of each flag if a rank has set it."""
+        """Hand in a step's loss, a scalar on the device, and flags. Returns the report of the step before, None at the
+        first step, and for each flag whether some rank has set it."""
         norm = gradient_norm(self._engine, self._loss_scale, like=loss)
         self._loss_scale = loss_scale(self._engine)
         figures = torch.stack([loss.double(), norm.double().to(loss.device)])
@@ -58,7 +59,7 @@ class StepReports:
         return self._read(before, flags)
 
     def flush(self) -> StepReport | None:
-        """The step that was handed in last, if it hasn't been read: this waits for the GPU."""
+        """The report of the last step, unless it has been returned; waits for the GPU."""
         before, self._waiting = self._waiting, None
         return None if before is None else self._read(before)[0]
 
