@@ -21,6 +21,7 @@ from tokenizer_tools.corpus.read_notes import InputOptions
 from tokenizer_tools.corpus.split_patients import SplitRule
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import SPLITS, Manifest
+from tokenizer_tools.shards import keep_list
 from tokenizer_tools.shards.build import build_shards
 from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
 from tokenizer_tools.tokenizer.load import load_tokenizer
@@ -76,8 +77,8 @@ def test_every_token_of_every_kept_note_is_there(built, kept, corpus):
             if rule.split_of(f"patient {patient}") == number
             for token in tokenizer.encode(text).ids
         ]
-        rows = Split(out, manifest, name)
-        found = np.concatenate([rows[i].input_ids for i in range(len(rows))])
+        sequences = Split(out, manifest, name)
+        found = np.concatenate([sequences[i].input_ids for i in range(len(sequences))])
         assert found.tolist() == expected and len(expected) == manifest.splits[name].tokens
         assert found.dtype == np.uint16
 
@@ -87,11 +88,12 @@ def test_every_segment_knows_its_note(built, kept, corpus):
     tokenizer = Tokenizer.from_file(str(corpus / "tokenizer" / "tokenizer.json"))
     indices, names = note_categories(out)
     assert [names[i] for i in indices] == [category for _, _, category in kept]
-    rows = Split(out, manifest, "validation")
+    sequences = Split(out, manifest, "validation")
     pieces = {}
-    for i in range(len(rows)):
-        row = rows[i]
-        for note, piece in zip(row.segment_notes, np.split(row.input_ids, row.segment_starts[1:]), strict=True):
+    for i in range(len(sequences)):
+        sequence = sequences[i]
+        segments = np.split(sequence.input_ids, sequence.segment_starts[1:])
+        for note, piece in zip(sequence.segment_notes, segments, strict=True):
             pieces.setdefault(int(note), []).extend(piece.tolist())
     assert all(ids == tokenizer.encode(kept[note][0]).ids for note, ids in pieces.items())
 
@@ -102,8 +104,8 @@ def test_no_patient_is_in_two_splits_and_no_text_twice(built, kept):
     patients = table.column("patient").to_pylist()
     seen = {}
     for name in SPLITS:
-        rows = Split(out, manifest, name)
-        notes = {int(n) for i in range(len(rows)) for n in rows[i].segment_notes}
+        sequences = Split(out, manifest, name)
+        notes = {int(n) for i in range(len(sequences)) for n in sequences[i].segment_notes}
         assert len(notes) == manifest.splits[name].notes
         seen[name] = {patients[n] for n in notes}
         assert len(seen[name]) == manifest.splits[name].patients
@@ -136,7 +138,7 @@ def test_the_number_of_workers_changes_nothing(built, corpus, tmp_path):
 
 
 def test_machines_that_share_the_work_change_nothing(built, corpus, tmp_path):
-    """In whatever order they come, and a share twice; what is missing is done in the end."""
+    """In any order, one share twice; the last build does what is missing."""
     out = tmp_path / "shards"
     with pytest.raises(UserError, match="nothing to pack yet; first run the same command with --stage scan"):
         build(corpus, out, workers=1, stage="pack", share="0/3")
@@ -147,6 +149,12 @@ def test_machines_that_share_the_work_change_nothing(built, corpus, tmp_path):
     assert sorted(path.name for path in (out / "train").iterdir())[:2] == ["part-00000.arrow", "part-00002.arrow"]
     assert build(corpus, out, workers=1) == built[1]
     assert content(out) == content(built[0])
+
+
+def test_a_corpus_whose_hashes_do_not_fit_into_memory_gives_the_same(built, corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(keep_list, "NOTES_IN_MEMORY", 40)
+    build(corpus, tmp_path / "shards", workers=1)
+    assert content(tmp_path / "shards") == content(built[0])
 
 
 @pytest.mark.parametrize("share", ["3/3", "1", "-1/3", "a/b"])
@@ -175,7 +183,7 @@ def test_killed_at_any_moment_and_started_again(built, corpus, tmp_path):
 
 
 @pytest.mark.parametrize(("length", "longest"), [(256, 4096), (5000, 5000)])
-def test_the_tokenizer_takes_texts_as_long_as_the_rows(corpus, tmp_path, length, longest):
+def test_the_tokenizer_takes_texts_as_long_as_the_sequences(corpus, tmp_path, length, longest):
     build(corpus, tmp_path / "shards", sequence_length=length)
     assert load_tokenizer(str(tmp_path / "shards" / "tokenizer")).model_max_length == longest
 
@@ -187,6 +195,24 @@ def test_a_finished_folder_is_left_alone(built, corpus, shards):
     with pytest.raises(UserError, match=r"holds finished shards with other settings \(sequence_length\)"):
         build(corpus, out, sequence_length=128)
     assert before == {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"format_version": 99}', "format_version 99, but this version of clinical-pretrain reads"),
+        ('{"format_version": ', "damaged, not a JSON object"),
+    ],
+)
+def test_files_of_another_format_are_refused_in_one_line(text, message, corpus, tmp_path):
+    out = tmp_path / "shards"
+    build(corpus, out, workers=1, stage="scan")
+    (out / "work" / "plan.json").write_text(text)
+    with pytest.raises(UserError, match=rf"plan.json: {message}.*; delete {out}, or choose another --out$"):
+        build(corpus, out)
+    (out / "manifest.json").write_text(text)
+    with pytest.raises(UserError, match=rf"manifest.json: {message}.*; build the shards again$"):
+        Manifest.load(out)
 
 
 def test_everything_is_private(corpus, tmp_path):
@@ -217,7 +243,7 @@ def test_placeholders_can_be_dropped(corpus, tmp_path):
 
 
 def limited(size):
-    """For a child: files may grow to so many bytes, as if the disk were full."""
+    """For a child process: limit the size of files, in bytes, as if the disk were full."""
     import resource
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

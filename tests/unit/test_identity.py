@@ -1,4 +1,4 @@
-"""Who is a patient: one spelling, no guess, nobody on two sides."""
+"""Identifying patients: one spelling, no guessing, no patient in two splits."""
 
 import csv
 import gzip
@@ -49,7 +49,7 @@ def test_one_patient_in_all_spellings(spelling):
 @pytest.mark.parametrize(
     "value", ["NULL", "nan", "None", "NA", "\\N", "<NA>", "", "  ", None, float("nan"), b"null", "?"]
 )
-def test_a_missing_patient_is_nobody(value):
+def test_a_missing_patient_is_empty(value):
     assert identifier_of(value) == ""
 
 
@@ -88,7 +88,7 @@ def rows(patient_column):
 
 
 def write(path, records):
-    """Records as CSV, JSONL or Parquet, by the path's name."""
+    """Write records as CSV, JSONL or Parquet, depending on the path's suffix."""
     if path.suffix == ".parquet":
         pq.write_table(pa.Table.from_pylist(records), path)
     elif path.suffix == ".jsonl":
@@ -102,13 +102,13 @@ def write(path, records):
 
 
 def command(corpus, notes, out, *options):
-    """Of build-shards."""
+    """Arguments of the command build-shards."""
     return ["build-shards", "--notes", str(notes), "--tokenizer", str(corpus / "tokenizer"), "--out", str(out),
             "--sequence-length", "64", "--workers", "1", "--split.validation", "0.3", *options]  # fmt: skip
 
 
-def sides(out):
-    """Patients' hashes, and the splits that each is in."""
+def splits_of_patients(out):
+    """Map each patient's hash to the splits with the patient's notes."""
     from clinical_pretrain.data.shards import Split
 
     table = pa.ipc.open_stream(pa.memory_map(str(out / "notes.arrow"))).read_all()
@@ -134,7 +134,7 @@ def test_a_patient_under_any_name_is_asked_for(name, suffix, corpus, tmp_path, c
     assert "--split.by note" in error and not (tmp_path / "s").exists()
     if suffix in (".csv", ".parquet") and name in ("MRN", "Patient Number"):
         assert main([*call, "--columns.patient", name]) == 0
-        found = sides(tmp_path / "s")
+        found = splits_of_patients(tmp_path / "s")
         assert len(found) == 40 and all(len(splits) == 1 for splits in found.values())
 
 
@@ -150,7 +150,7 @@ def test_splitting_by_note_must_be_said_and_is_said(corpus, tmp_path, capsys):
     call = command(corpus, path, tmp_path / "s", "--split.by", "note")
     assert main(call) == 0
     manifest = Manifest.load(tmp_path / "s")
-    several = sum(len(splits) > 1 for splits in sides(tmp_path / "s").values())
+    several = sum(len(splits) > 1 for splits in splits_of_patients(tmp_path / "s").values())
     assert manifest.split_by == "note" and manifest.patients_in_several_splits == several > 0
     assert f"split by note: {several} patients are in several splits" in capsys.readouterr().out
 
@@ -162,7 +162,7 @@ def test_a_column_that_numbers_the_notes_is_noticed(corpus, tmp_path, capsys):
 
 
 def test_an_admission_leads_to_its_patient_over_all_inputs(corpus, tmp_path):
-    """Patient in some rows, the admission alone in others, in another file, before the ones that tell."""
+    """Some rows name only the admission; rows of a later file name its patient."""
     alone = [
         {"hadm_id": f"{p}{k}.0", "text": f"alone {p} {k} {n}"} for p in range(100, 160) for k in (1, 2) for n in (1, 2)
     ]
@@ -177,7 +177,7 @@ def test_an_admission_leads_to_its_patient_over_all_inputs(corpus, tmp_path):
         ShardSettings(sequence_length=64, split=HALF, notes_per_part=50),
         BuildOptions(workers=1),
     )
-    found = sides(tmp_path / "s")
+    found = splits_of_patients(tmp_path / "s")
     assert len(found) == 60 and all(len(splits) == 1 for splits in found.values())
     assert sum(split.patients for split in manifest.splits.values()) == 60
     assert [split.admissions for split in manifest.splits.values()] == [0, 0, 0]
@@ -196,7 +196,7 @@ def test_an_admission_that_leads_nowhere(corpus, tmp_path):
         settings = ShardSettings(sequence_length=64, split=split, reading=InputOptions(**reading))
         return build_shards([path], str(corpus / "tokenizer"), tmp_path / out, settings)
 
-    for _ in range(2):  # a second start mustn't take the first one's marks for leave
+    for _ in range(2):  # a second start must not trust what the first one marked as dropped
         with pytest.raises(UserError, match=r"n.csv, row 21: no patient, and no other note says .*\(2 such notes\)"):
             build("s")
     assert build("s", on_bad_row="skip").counts["dropped_no_patient"] == 2
@@ -216,7 +216,7 @@ def test_folders_of_texts(corpus, tmp_path, capsys):
     error = capsys.readouterr().err
     assert "--patient-folder (level 1: 3, level 2: 30 folders); or split by --split.by note" in error
     assert main([*call, "--patient-folder", "2"]) == 0
-    found = sides(tmp_path / "s")
+    found = splits_of_patients(tmp_path / "s")
     assert len(found) == 30 and all(len(splits) == 1 for splits in found.values())
     (root / "p0" / "stray.txt").write_text("whose?")
     with pytest.raises(UserError, match=r"stray.txt: lies above the folders of level 2"):
@@ -233,7 +233,7 @@ def test_two_columns_that_could_be_meant_are_refused(tmp_path):
 
 
 def test_a_tokenizer_never_sees_held_out_patients(tmp_path):
-    """Words of held-out patients, and of their admissions' notes, make no entry."""
+    """Words of held-out patients, and of notes that name only their admissions, do not enter the vocabulary."""
     word = {patient: f"zq{chr(97 + patient % 26)}{chr(97 + patient // 26)}xv" for patient in range(60)}
     records = [
         {"subject_id": p if n % 2 else "", "hadm_id": p, "text": f"{word[p]} " * 30 + str(n)}
@@ -275,7 +275,7 @@ def test_bad_rows_are_counted_by_reason(corpus, tmp_path):
     ],
 )
 def test_no_line_of_a_broken_row_becomes_a_note(note, message, tmp_path):
-    """Its beginning would be taken for a patient, and a held-out patient's text be trained on."""
+    """Its beginning would pass for a patient, and a held-out patient's text would be trained on."""
     (tmp_path / "n.csv").write_text(f"subject_id,text\n1,fine\n{note}\n")
     with pytest.raises(UserError, match=message):
         list(read_notes([tmp_path / "n.csv"], InputOptions(on_bad_row="skip")))
@@ -312,7 +312,7 @@ def test_utf_16_is_named(encoding, tmp_path):
 
 
 def test_parquet_reads_only_what_it_needs(tmp_path):
-    """A date that Python can't hold, in a column of no interest, and as the note's time; dictionaries; decimals."""
+    """Dates that Python can't represent, in an unused column and as the note's time; dictionaries; decimals."""
     table = pa.table(
         {
             "text": pa.array(["a", "b"]).dictionary_encode(),

@@ -7,16 +7,16 @@ from tokenizer_tools.shards.sequences import pack_sequences
 
 
 @given(st.lists(st.integers(0, 50), max_size=30), st.integers(1, 40))
-def test_nothing_is_lost_and_every_token_knows_its_note(lengths, row_length):
+def test_nothing_is_lost_and_every_token_knows_its_note(lengths, length):
     notes = [np.arange(100 * i, 100 * i + n) for i, n in enumerate(lengths)]
-    rows = pack_sequences(notes, range(len(notes)), row_length, np.int32)
-    stream = np.concatenate([row.input_ids for row in rows]) if rows else np.zeros(0)
+    sequences = pack_sequences(notes, range(len(notes)), length, np.int32)
+    stream = np.concatenate([sequence.input_ids for sequence in sequences]) if sequences else np.zeros(0)
     assert stream.tolist() == [token for note in notes for token in note]
-    assert all(len(row.input_ids) == row_length for row in rows[:-1])
-    for row in rows:
-        assert row.segment_starts[0] == 0 and (np.diff(row.segment_starts) > 0).all()
-        segment = np.searchsorted(row.segment_starts, np.arange(len(row.input_ids)), side="right") - 1
-        assert (row.segment_notes[segment] == row.input_ids // 100).all()
+    assert all(len(sequence.input_ids) == length for sequence in sequences[:-1])
+    for sequence in sequences:
+        assert sequence.segment_starts[0] == 0 and (np.diff(sequence.segment_starts) > 0).all()
+        segment = np.searchsorted(sequence.segment_starts, np.arange(len(sequence.input_ids)), side="right") - 1
+        assert (sequence.segment_notes[segment] == sequence.input_ids // 100).all()
 
 
 def test_ids_are_stored_in_16_bits():

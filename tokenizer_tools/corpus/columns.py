@@ -25,8 +25,7 @@ _LIKELY_PATIENT = re.compile(
 _LIKELY_ADMISSION = re.compile(
     r"(encounter|visit|stay|icustay|admission|episode|account|patientunitstay|hospitalization)(id|num|number|no|key)?|csn"
 )
-
-
+# Names of other columns, by which a header is told from data.
 _COMMON = re.compile(r"(row|note|doc|document|report)?(id|text|body|date|time|type|title)|content|label|index")
 
 

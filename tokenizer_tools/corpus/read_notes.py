@@ -182,9 +182,7 @@ class _Reader:
                 f"level {n}: {count:,}" for n, count in enumerate(self.input.folders_by_level(), start=1)
             )
             level_remedy = f"if folders are patients, name their level with --patient-folder ({levels} folders); or "
-            return UserError(
-                f"{self.input.path}: nothing says whose notes these are; {level_remedy * bool(levels)}{by_note}"
-            )
+            return UserError(f"{self.input.path}: no patients are known; {level_remedy * bool(levels)}{by_note}")
         message = f"no patient column; {describe_columns(row.columns)}; {likely_columns(row.columns)}; or {by_note}"
         if self.input.kind == "jsonl":
             return BadRowError(row.place, "no_patient", message)
