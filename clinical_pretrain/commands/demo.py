@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from clinical_pretrain.exit_codes import USER_ERROR
 from tokenizer_tools.command_line import typed
 from tokenizer_tools.corpus.read_notes import read_notes
 from tokenizer_tools.errors import UserError
@@ -102,8 +103,8 @@ def _step(title: str, *arguments: object) -> None:
         signal.signal(signal.SIGINT, before)
     if interrupted:
         raise KeyboardInterrupt
-    if code == 2:
-        sys.exit(2)  # a user's mistake: the step has said so
+    if code == USER_ERROR:
+        sys.exit(USER_ERROR)  # a user's mistake: the step has said so
     if code:
         raise UserError(f"demo: '{title}' ended with exit code {code}; its message stands above")
 

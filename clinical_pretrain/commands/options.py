@@ -1,20 +1,30 @@
-"""Options of commands, made of settings dataclasses: a field is an option, and its docstring the option's help."""
+"""Options of commands: how they are declared, parsed, and refused."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jsonargparse
 
+from clinical_pretrain.config.command_line import one_line
+from clinical_pretrain.config.fields import describe_type
+from clinical_pretrain.config.other_names import refuse_unknown
 from tokenizer_tools.errors import UserError
-from tokenizer_tools.ranges import out_of_range
+from tokenizer_tools.files import write_report
+from tokenizer_tools.ranges import Range, out_of_range
 
 T = TypeVar("T")
 
 
 class CommandParser(jsonargparse.ArgumentParser):
-    """Spells options of one word with dashes, as in `--sequence-length`. Dotted ones keep their field's name."""
+    """Makes options of settings dataclasses: a field is an option, and its docstring the option's help.
+
+    Options of one word are spelt with dashes, as in `--sequence-length`. Dotted ones keep their field's name.
+    """
 
     def add_argument(self, *names: str, **options: Any) -> Any:
         """As in argparse, with dashes for underscores."""
@@ -38,3 +48,90 @@ class CommandParser(jsonargparse.ArgumentParser):
             option = {name: f"--{name.replace('_', '-')}" for name in faults}
             raise UserError("; ".join(f"{option[name]} is {values[name]}, {fault}" for name, fault in faults.items()))
         return cls(**values, **given)
+
+
+def make_parser(command: str, description: str | None) -> Any:
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = CommandParser(
+        prog=f"clinical-pretrain {command}",
+        description=description,
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--json", help="also write what is reported to this JSON file")
+    return parser
+
+
+def add_notes_options(parser: Any, required: bool = True) -> None:
+    """Add the options of all commands that read notes, but --split."""
+    from tokenizer_tools.corpus.read_notes import InputOptions
+
+    parser.add_argument(
+        "--notes",
+        nargs="+",
+        required=required,
+        help="CSV, JSONL or Parquet files, gzipped or not, or folders of files of one kind (.txt: a note in each)",
+    )
+    parser.add_settings(InputOptions)
+
+
+def notes_paths(args: Any) -> list[Path]:
+    notes = args.notes or []
+    if not all(path.strip() for path in notes):
+        raise UserError("--notes: an empty name; name a file or a folder")
+    return [Path(path) for path in notes]
+
+
+def divide(argv: Sequence[str], parser: Any) -> tuple[list[str], list[str], list[str]]:
+    """The parser's own words, those of --slurm, and all others, which are another command's."""
+    own = [option for action in parser._actions for option in action.option_strings]
+    mine: list[str] = []
+    slurm: list[str] = []
+    others: list[str] = []
+    target = others
+    for word in argv:
+        if word.startswith("-"):
+            name = word.split("=")[0]
+            target = slurm if name.startswith("--slurm.") else mine if name in own else others
+        target.append(word)
+    return mine, slurm, others
+
+
+def parse(parser: Any, argv: Sequence[str], **ranges: Range) -> Any:
+    """The options' values; `ranges` says of numbers, by name, what they may be."""
+    given = [argument.split("=")[0] for argument in argv if argument.startswith("--")]
+    refuse_unknown(given, [option for action in parser._actions for option in action.option_strings])
+    names = {action.dest: (action.option_strings or [action.dest])[-1] for action in parser._actions}
+    try:
+        args = parser.parse_args(list(argv))
+    except jsonargparse.ArgumentError as error:
+        raise UserError(f"{_plain(one_line(str(error)), names)} (see {parser.prog} --help)") from None
+    if empty := [names[name] for name, value in vars(args).items() if value == ""]:
+        raise UserError(f"{', '.join(empty)}: empty; is a variable of the shell unset?")
+    wrong = {name: ranges[name].fault(getattr(args, name)) for name in ranges}
+    if faults := [f"{names[name]} is {getattr(args, name)}, {fault}" for name, fault in wrong.items() if fault]:
+        raise UserError("; ".join(faults))
+    return args
+
+
+def _plain(message: str, names: dict[str, str]) -> str:
+    """Rewrite a message of jsonargparse in terms of the command line. `names` maps keys to options."""
+    if missing := re.fullmatch(r"the following arguments are required: (.*)", message):
+        return f"missing: {', '.join(names.get(key, key) for key in missing[1].split(', '))}"
+    key = re.search(r'^Parser key "([^"]+)"', message)
+    value = re.search(r"(?:Got|Given) value: ?(.*)$", message)
+    if key is None or value is None:
+        return message
+    if choices := re.search(r"Literal\[(.*?)\]", message):
+        wanted = "one of " + choices[1].replace("'", "")
+    elif kind := re.search(r"<class '(int|float|bool|str)'>", message):
+        wanted = describe_type({"int": int, "float": float, "bool": bool, "str": str}[kind[1]])
+    else:
+        return message
+    return f"{names.get(key[1], key[1])} is {value[1] or 'empty'}, must be {wanted}"
+
+
+def report(args: Any, result: dict[str, Any]) -> dict[str, Any]:
+    if args.json:
+        write_report(args.json, result)
+    return result

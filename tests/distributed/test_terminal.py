@@ -160,5 +160,5 @@ def test_ctrl_c_in_building_shards_is_no_error(corpus, tmp_path):
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(timeout=60) == INTERRUPTED
     said = process.stderr.read()
-    assert said.endswith("stopped; the same command goes on from here\n") and "Traceback" not in said
+    assert said.endswith("stopped; the same command resumes from here\n") and "Traceback" not in said
     assert subprocess.run(call, env=os.environ | ENVIRONMENT, capture_output=True).returncode == 0

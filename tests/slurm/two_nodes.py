@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from clinical_pretrain.commands.chaos import Course
+from clinical_pretrain.commands.faults import TrainingProcesses
 from clinical_pretrain.run_folder.metrics import read_metrics
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -124,7 +124,7 @@ class Run:
 
     def weights(self, max_steps: int) -> str:
         """Hash of the final weights and Adam's moments."""
-        return Course(Path(), Path(), self.folder, max_steps, Path()).weights()
+        return TrainingProcesses(Path(), Path(), self.folder, max_steps, Path()).weights()
 
     def losses(self) -> list[float]:
         """Of all steps."""

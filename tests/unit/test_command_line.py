@@ -138,7 +138,7 @@ def test_an_interrupt_amid_an_import_is_no_error(tmp_path):
         time.sleep(wait)
         process.send_signal(signal.SIGINT)
         error = process.communicate()[1]
-        assert (process.returncode, error) == (130, "stopped; the same command goes on from here\n")
+        assert (process.returncode, error) == (130, "stopped; the same command resumes from here\n")
 
 
 def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):

@@ -1,0 +1,79 @@
+"""Commands on notes: shards, tokenizers, synthetic notes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from clinical_pretrain.commands.options import add_notes_options, make_parser, notes_paths, parse, report
+from tokenizer_tools.manifest import MANIFEST_NAME
+from tokenizer_tools.ranges import Range
+
+
+def shards_parser(command: str, description: str | None) -> Any:
+    from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
+
+    parser = make_parser(command, description)
+    add_notes_options(parser)
+    parser.add_argument("--tokenizer", required=True, help="tokenizer folder or Hub id, usually the base model's")
+    parser.add_argument("--out", required=True, help="shard folder to create, or to resume an earlier build in")
+    parser.add_settings(ShardSettings, skip={"reading"})
+    parser.add_settings(BuildOptions, skip={"stage", "share"} if command == "submit-shards" else None)
+    return parser
+
+
+def shard_settings(parser: Any, args: Any) -> Any:
+    from tokenizer_tools.corpus.read_notes import InputOptions
+    from tokenizer_tools.shards.settings import ShardSettings
+
+    return parser.settings(ShardSettings, args, reading=parser.settings(InputOptions, args))
+
+
+def build_shards(argv: Sequence[str]) -> dict[str, Any]:
+    """Turn clinical notes into tokenised shards for pretraining."""
+    from tokenizer_tools.shards import report as reports
+    from tokenizer_tools.shards.build import build_shards as build
+    from tokenizer_tools.shards.settings import BuildOptions
+
+    parser = shards_parser("build-shards", build_shards.__doc__)
+    args = parse(parser, argv)
+    out = Path(args.out)
+    already_built = (out / MANIFEST_NAME).exists()
+    options = parser.settings(BuildOptions, args)
+    manifest = build(notes_paths(args), args.tokenizer, out, shard_settings(parser, args), options)
+    if manifest is None:
+        print(f"{out}: stage {args.stage}{f' {args.share}' if args.stage == 'pack' else ''} is done")
+        return report(args, {"stage": args.stage})
+    print("\n".join(reports.describe(manifest, out, already_built)))
+    return report(args, reports.summarise(manifest))
+
+
+def make_notes(argv: Sequence[str]) -> dict[str, Any]:
+    """Make synthetic notes in the form of MIMIC-III's NOTEEVENTS, to try things with."""
+    from tokenizer_tools.corpus import synthetic_notes
+
+    parser = make_parser("make-notes", make_notes.__doc__)
+    parser.add_argument("--out", required=True, help="CSV or CSV.GZ file to make")
+    parser.add_argument("--patients", type=int, default=400, help="how many patients")
+    parser.add_argument("--seed", type=int, default=0, help="another seed gives other notes")
+    args = parse(parser, argv, patients=Range(1, 10_000_000), seed=Range(0, 2**63 - 1))
+    counts = synthetic_notes.make_notes(Path(args.out), patients=args.patients, seed=args.seed)
+    print(f"{args.out}: " + ", ".join(f"{value:,} {name}" for name, value in counts.items()))
+    return report(args, dict(counts))
+
+
+def train_tokenizer(argv: Sequence[str]) -> dict[str, Any]:
+    """Train a byte-level BPE tokenizer on notes, for a model that is trained from scratch."""
+    from tokenizer_tools.corpus.read_notes import InputOptions
+    from tokenizer_tools.tokenizer import train as trainer
+
+    parser = make_parser("train-tokenizer", train_tokenizer.__doc__)
+    add_notes_options(parser)
+    parser.add_argument("--out", required=True, help="tokenizer folder to create")
+    parser.add_settings(trainer.TokenizerSettings, skip={"reading"})
+    args = parse(parser, argv)
+    settings = parser.settings(trainer.TokenizerSettings, args, reading=parser.settings(InputOptions, args))
+    result = trainer.train_tokenizer(notes_paths(args), Path(args.out), settings)
+    print(f"{args.out}: {result['vocab_size']:,} entries, from {result['notes']:,} notes of the training split")
+    return report(args, result)

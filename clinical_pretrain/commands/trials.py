@@ -1,0 +1,51 @@
+"""Commands that try the whole project on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from clinical_pretrain.commands.options import add_notes_options, divide, make_parser, notes_paths, parse, report
+from clinical_pretrain.resources import find_config
+from tokenizer_tools.errors import UserError
+from tokenizer_tools.ranges import Range
+
+
+def demo(argv: Sequence[str]) -> dict[str, Any]:
+    """Run the whole job on this machine's CPU: notes, shards, training, export."""
+    from clinical_pretrain.commands.demo import run_demo
+    from tokenizer_tools.corpus.read_notes import InputOptions
+    from tokenizer_tools.corpus.split_patients import SplitRule
+
+    parser = make_parser("demo", demo.__doc__)
+    parser.add_argument("--out", help="folder for everything that is made (default: demo, or demo-NAME of your notes)")
+    input_arguments = divide(argv, parser)[2]
+    add_notes_options(parser, required=False)
+    parser.add_class_arguments(SplitRule, "split")
+    args = parse(parser, argv)
+    notes = notes_paths(args)
+    options = {"notes": notes, "reading": parser.settings(InputOptions, args), "split": parser.instantiate(args).split}
+    out = args.out or (f"demo-{notes[0].name.split('.')[0]}" if notes else "demo")
+    return report(args, run_demo(Path(out), options, input_arguments))
+
+
+def chaos(argv: Sequence[str]) -> dict[str, Any]:
+    """Train under random faults, resume after each, and compare with the same run left alone (on notes of its own)."""
+    parser = make_parser("chaos", chaos.__doc__)
+    parser.add_argument("--config", default="configs/demo_cpu.yaml", help="a run that is small enough for a CPU")
+    parser.add_argument("--out", default="chaos", help="new folder for everything that is made")
+    parser.add_argument("--faults", type=int, default=50, help="how many faults; each takes about 15 s")
+    parser.add_argument("--seed", type=int, default=0, help="another seed gives other faults")
+    parser.add_argument("--ranks", type=int, default=2, help="processes of a run")
+    parser.add_argument("--elastic", action="store_true", help="other numbers of ranks and ZeRO stages at each start")
+    args = parse(parser, argv, faults=Range(1, 1_000_000), ranks=Range(1, 1000), seed=Range(0, 2**63 - 1))
+    config = find_config(args.config)
+    from clinical_pretrain.commands import chaos as trial
+
+    result = trial.chaos(config, Path(args.out), args.faults, args.seed, args.ranks, args.elastic)
+    print("\n".join(["", *trial.table(result)]))
+    report(args, result)
+    if result["survived"] < result["faults"] or not result["agrees"]:
+        raise UserError(f"the run didn't come through as it should; see {args.out}/log.txt")
+    return result
