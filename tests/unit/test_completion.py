@@ -17,7 +17,7 @@ pytest.importorskip("argcomplete")
         ("clinical-pretrain export --st", {"--step"}),
         ("clinical-pretrain push model/ --re", {"--repo-id", "--revision"}),
         ("clinical-pretrain run --optim.beta", {"--optim.beta1", "--optim.beta2"}),
-        ("clinical-pretrain run --num_gpus 1 --precision b", {"bf16"}),
+        ("clinical-pretrain build-shards --notes x --files c", {"csv"}),
         ("clinical-pretrain submit --slurm.par", {"--slurm.partition"}),
     ],
 )
