@@ -5,7 +5,7 @@ CONSTRAINTS := constraints.txt
 BIN    := $(VENV)/bin
 OUT    ?= $(if $(NOTES),demo-$(basename $(notdir $(NOTES))),demo)
 
-.PHONY: help setup demo test test-fast test-oldest test-slurm check bench
+.PHONY: help setup demo test test-fast test-oldest test-slurm check docs bench
 
 help:
 	@echo "make demo [NOTES=my_notes.csv] [OUT=folder] [ARGS='--columns.patient MRN']   the whole job on a CPU"
@@ -13,7 +13,8 @@ help:
 	@echo "make test-fast                                tests for while you edit: 2 minutes"
 	@echo "make test-oldest                              unit tests with the oldest versions that are claimed to work"
 	@echo "make test-slurm                               those on a real SLURM (sudo tests/slurm/install.sh)"
-	@echo "make check                                    ruff, mypy, import-linter, codespell, shellcheck"
+	@echo "make check                                    ruff, mypy, import-linter, codespell, shellcheck; builds the docs"
+	@echo "make docs                                     the documentation, at http://127.0.0.1:8000"
 	@echo "make setup                                    only .venv"
 	@echo "make bench                                    the figures that need no GPU: 2.5 hours"
 
@@ -48,6 +49,10 @@ check: setup
 	$(BIN)/lint-imports --no-logo
 	git ls-files -z | xargs -0 $(BIN)/codespell
 	$(BIN)/shellcheck -x .ci/run $$(git ls-files '*.sh')
+	$(BIN)/mkdocs build --quiet --strict
+
+docs: setup
+	$(BIN)/mkdocs serve
 
 bench: setup
 	benchmarks/cpu.sh

@@ -1,6 +1,6 @@
-"""An installed wheel works from an empty folder, without the clone. The demo does, too: test_road.py."""
+"""An installed wheel works from an empty folder, without the clone. So do training and export
+(test_commands.py) and the demo (test_road.py)."""
 
-import json
 import os
 import re
 import subprocess
@@ -48,14 +48,6 @@ def test_every_file_of_the_clones_folders_is_there(call):
             copy = resources / folder / path.relative_to(REPOSITORY / folder)
             assert copy.exists() and os.access(copy, os.X_OK) == os.access(path, os.X_OK), copy
             assert path.is_dir() or copy.read_bytes() == path.read_bytes()
-
-
-def test_it_trains_and_exports(call, shards, config_file, tmp_path):
-    call("clinical-pretrain", "run", "--num_gpus", 2, "--config", config_file, "--data.shards", shards)
-    run = json.loads((tmp_path / "runs/run/run.json").read_text())
-    assert run["starts"][-1]["git_commit"] is None and run["starts"][-1]["world_size"] == 2
-    assert json.loads((tmp_path / "runs/run/summary.json").read_text())["steps"] == 20
-    assert "reloaded with plain transformers" in call("clinical-pretrain", "export", "runs/run", "--out", "model")
 
 
 def test_submit_names_scripts_that_are_there(call, shards, config_file, installed):
