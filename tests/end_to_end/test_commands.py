@@ -19,7 +19,8 @@ import yaml
 from conftest import REPOSITORY
 
 from clinical_pretrain.cli import COMMANDS
-from clinical_pretrain.config.run_config import RunConfig, keys_of
+from clinical_pretrain.config.fields import keys_of
+from clinical_pretrain.config.run_config import RunConfig
 
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", REPOSITORY / "slurm" / "README.md",
          *sorted((REPOSITORY / "docs").rglob("*.md"))]  # fmt: skip
