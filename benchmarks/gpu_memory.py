@@ -23,7 +23,7 @@ import torch
 from common import VOCABULARY, facts
 
 from clinical_pretrain.config.command_line import load_config
-from clinical_pretrain.data.masking import capacity
+from clinical_pretrain.data.collator import capacity
 from clinical_pretrain.distributed import initialise, shut_down
 from clinical_pretrain.engine import deepspeed_config
 from clinical_pretrain.engine.build import make_engine

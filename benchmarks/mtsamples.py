@@ -25,7 +25,8 @@ import numpy as np
 from common import REPOSITORY, processor
 
 from clinical_pretrain.config.command_line import load_config
-from clinical_pretrain.data.masking import Collator, Vocabulary
+from clinical_pretrain.data.collator import Collator
+from clinical_pretrain.data.masking import Vocabulary
 from clinical_pretrain.data.shards import Split
 from clinical_pretrain.distributed import free_port, initialise
 from clinical_pretrain.models.build import build_model

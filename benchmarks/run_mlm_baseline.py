@@ -68,7 +68,7 @@ class Stock:
         """The next rows, masked, on the device."""
         length, features = self.run.spec.manifest.sequence_length, []
         for _ in range(self.micro_batch):
-            ids = self.run.batches.split[self.sampler.sample(self.samples).row].input_ids.astype(np.int64)
+            ids = self.run.batches.split[self.sampler.sample(self.samples).sequence].input_ids.astype(np.int64)
             missing = length - len(ids)
             features.append(
                 {

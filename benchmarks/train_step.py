@@ -28,11 +28,11 @@ from common import DTYPES, base_config, device, facts, pairs, peak_memory, stock
 
 from clinical_pretrain.config.model import AttentionConfig, ModelConfig
 from clinical_pretrain.config.run_config import RunConfig
-from clinical_pretrain.data.masking import capacity
+from clinical_pretrain.data.collator import capacity
 from clinical_pretrain.models.build import install_encoder
 from clinical_pretrain.models.families import family_of
 from clinical_pretrain.models.flops import peak_flops, training_flops_per_token
-from clinical_pretrain.models.mlm_head import mean_loss
+from clinical_pretrain.models.mlm_head import IGNORED, mean_loss
 from tokenizer_tools.files import write_json
 
 Step = Callable[[], float]
@@ -52,11 +52,11 @@ class Sides:
         self.predicted = int(chosen.sum())
         self.positions = chosen.flatten().nonzero().flatten()
         self.labels = ids.flatten()[self.positions]
-        self.all_labels = torch.where(chosen, ids, -100)
+        self.all_labels = torch.where(chosen, ids, IGNORED)
         if self.device.type == "cuda":  # one shape for all batches, as in training
             missing = capacity(ids.numel(), RunConfig().masking) - len(self.positions)
             self.positions = torch.nn.functional.pad(self.positions, (0, missing))
-            self.labels = torch.nn.functional.pad(self.labels, (0, missing), value=-100)
+            self.labels = torch.nn.functional.pad(self.labels, (0, missing), value=IGNORED)
         self.ids = torch.where(chosen, 4, ids)
         for name in ("ids", "positions", "labels", "all_labels"):
             setattr(self, name, getattr(self, name).to(self.device))

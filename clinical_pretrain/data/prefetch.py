@@ -1,4 +1,4 @@
-"""Work done ahead of time on a thread of its own."""
+"""Work done ahead of time by a thread."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ Value = TypeVar("Value")
 
 
 def prefetch(make: Callable[[Key], Value], keys: Iterator[Key], depth: int = 2) -> Iterator[Value]:
-    """make(key) for each key in turn, `depth` of them ahead. An exception comes out where its value would have."""
+    """make(key) for each key, in order, computed up to `depth` keys ahead. An exception is raised where its value would
+    have been returned."""
     with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as pool:
         waiting = deque(pool.submit(make, key) for key in islice(keys, depth))
         while waiting:

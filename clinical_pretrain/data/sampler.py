@@ -1,4 +1,4 @@
-"""Which rows a step takes: a function of the seed and integers, never of the number of ranks."""
+"""Which sequences a step takes: a function of the seed and integers, never of the number of ranks."""
 
 from __future__ import annotations
 
@@ -10,32 +10,34 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class Sample:
-    """One row of training data at one time."""
+    """A sequence of the training split in one epoch."""
 
     epoch: int
-    row: int
+    sequence: int
+    """Its number in the split."""
 
 
 @dataclass
 class Sampler:
-    """An endless sequence of rows, each epoch a fresh permutation of all of them.
+    """Samples without end: each epoch is another permutation of all sequences.
 
-    Sample number k, counted from 0 over the whole run, is row `permutation(epoch)[k % rows]` of epoch `k // rows`;
-    a batch may straddle two epochs.
+    Sample number k, counted from 0 over the whole run, is sequence `permutation(epoch)[k % sequences]` of epoch
+    `k // sequences`; a batch may straddle two epochs.
     """
 
-    rows: int
+    sequences: int
+    """Number of sequences in the split."""
     seed: int
     _epoch: int = field(default=-1, init=False, repr=False)
     _order: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64), init=False, repr=False)
 
     def sample(self, number: int) -> Sample:
         """The sample of this number."""
-        epoch, place = divmod(number, self.rows)
+        epoch, position = divmod(number, self.sequences)
         if epoch != self._epoch:
-            self._order = generator(self.seed, _ORDER, epoch).permutation(self.rows)
+            self._order = generator(self.seed, _ORDER, epoch).permutation(self.sequences)
             self._epoch = epoch
-        return Sample(epoch, int(self._order[place]))
+        return Sample(epoch, int(self._order[position]))
 
 
 def micro_batch_of(rank: int, world_size: int, micro_step: int) -> int:
@@ -44,10 +46,10 @@ def micro_batch_of(rank: int, world_size: int, micro_step: int) -> int:
     return micro_step * world_size + rank
 
 
-# What a generator is for: the first of the numbers that seed it.
+# The purposes of generators: each is the first number, after the run's seed, that seeds one.
 _ORDER, MASKS, VALIDATION_MASKS, DROPOUT, PROBE = range(5)
 
 
 def generator(seed: int, purpose: int, *numbers: int) -> np.random.Generator:
-    """A random generator of its own for each purpose and place; NumPy's global one is left alone."""
+    """A random generator that is a function of its arguments; NumPy's global one is left alone."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, purpose, *numbers])))

@@ -1,4 +1,4 @@
-"""Shards, memory-mapped: rows are read where they lie, without datasets, pandas or network."""
+"""Shards, memory-mapped: sequences are read where they lie, without datasets, pandas or network."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from tokenizer_tools.manifest import NOTES_TABLE_NAME, Manifest
 
 
 @dataclass(frozen=True)
-class Row:
-    """One packed row. Views into the memory map: don't write to them."""
+class PackedSequence:
+    """One training sequence. Its arrays are views into the memory map: don't write to them."""
 
     input_ids: npt.NDArray[np.integer]
     """(tokens,), at most the manifest's sequence_length."""
     segment_starts: npt.NDArray[np.int32]
-    """(segments,): where each note begins."""
+    """(segments,): where each note, or the rest of one, begins. The first is 0."""
     segment_notes: npt.NDArray[np.int64]
-    """(segments,): its row in the notes table."""
+    """(segments,): which note it is, a row of the notes table."""
 
 
 class Split:
-    """One split's rows, in the order that the manifest gives.
+    """The sequences of one split, in the order of the manifest.
 
     Raises:
-        UserError: a file is missing or holds another number of rows than the manifest says.
+        UserError: a file is missing, or holds another number of sequences than the manifest says.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, name: str) -> None:
@@ -49,20 +49,20 @@ class Split:
 
     @property
     def max_segments(self) -> int:
-        """Notes, or parts of notes, of the row that has most; 0 without rows."""
+        """Largest number of segments in a sequence; 0 without sequences."""
         lengths = [np.diff(batch["segment_starts"][0]).max() for batch in self._batches]
         return int(max(lengths, default=0))
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def __getitem__(self, row: int) -> Row:
-        number = int(np.searchsorted(self._starts, row, side="right")) - 1
-        at = row - int(self._starts[number])
+    def __getitem__(self, number: int) -> PackedSequence:
+        batch = int(np.searchsorted(self._starts, number, side="right")) - 1
+        row = number - int(self._starts[batch])
         columns = {}
-        for name, (offsets, values) in self._batches[number].items():
-            columns[name] = values[offsets[at] : offsets[at + 1]]
-        return Row(**columns)
+        for name, (offsets, values) in self._batches[batch].items():
+            columns[name] = values[offsets[row] : offsets[row + 1]]
+        return PackedSequence(**columns)
 
 
 def note_categories(folder: Path) -> tuple[npt.NDArray[np.int32], list[str]]:
@@ -73,13 +73,15 @@ def note_categories(folder: Path) -> tuple[npt.NDArray[np.int32], list[str]]:
 
 
 def _open(path: Path) -> list[Any]:
+    """The record batches of an Arrow file."""
     try:
         return list(pa.ipc.open_stream(pa.memory_map(str(path))))
     except FileNotFoundError:
         raise UserError(f"{path}: missing, though the manifest lists it; build or copy the shards again") from None
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: broken ({type(error).__name__}); build or copy the shards again") from None
+        raise UserError(f"{path}: damaged ({type(error).__name__}); build or copy the shards again") from None
 
 
 def _lists(column: Any) -> tuple[npt.NDArray[np.int32], npt.NDArray[Any]]:
+    """A column of lists: offsets, (rows + 1,), into the values of all rows."""
     return column.offsets.to_numpy(), column.values.to_numpy()

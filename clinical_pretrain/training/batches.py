@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from clinical_pretrain.data.masking import Collator, MicroBatch, Vocabulary
+from clinical_pretrain.data.collator import Collator, MicroBatch
+from clinical_pretrain.data.masking import Vocabulary
 from clinical_pretrain.data.prefetch import prefetch
 from clinical_pretrain.data.sampler import MASKS, Sampler, generator, micro_batch_of
 from clinical_pretrain.data.shards import Split
@@ -56,6 +57,6 @@ class Batches:
     def _make(self, first_sample: int) -> MicroBatch:
         seed, size = self.spec.config.seed, self.spec.config.batch.micro_batch_size_per_gpu
         samples = [self.sampler.sample(first_sample + i) for i in range(size)]
-        sequences = [self.split[sample.row] for sample in samples]
-        batch = self.collator(sequences, [generator(seed, MASKS, sample.epoch, sample.row) for sample in samples])
+        sequences = [self.split[sample.sequence] for sample in samples]
+        batch = self.collator(sequences, [generator(seed, MASKS, sample.epoch, sample.sequence) for sample in samples])
         return batch.pinned() if self.ranks.device.type == "cuda" else batch

@@ -11,7 +11,7 @@ import torch
 
 from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.console import console
-from clinical_pretrain.data.masking import MicroBatch
+from clinical_pretrain.data.collator import MicroBatch
 from clinical_pretrain.data.sampler import DROPOUT, generator, micro_batch_of
 from clinical_pretrain.engine.deepspeed_internals import backward
 from clinical_pretrain.models.mlm_head import mean_loss

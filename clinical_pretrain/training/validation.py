@@ -13,9 +13,9 @@ import torch
 
 from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.console import console
-from clinical_pretrain.data.masking import Collator
+from clinical_pretrain.data.collator import Collator
 from clinical_pretrain.data.sampler import VALIDATION_MASKS, generator
-from clinical_pretrain.data.shards import Row, Split, note_categories
+from clinical_pretrain.data.shards import PackedSequence, Split, note_categories
 from clinical_pretrain.distributed import Ranks
 from clinical_pretrain.engine.optim import stage_of
 from clinical_pretrain.models.mlm_head import IGNORED
@@ -108,7 +108,7 @@ class Validation:
         category = torch.from_numpy(self._categories_at(rows, batch.positions[counts].numpy())).long()
         sums.index_add_(0, category, figures)
 
-    def _categories_at(self, rows: list[Row], positions: np.ndarray) -> np.ndarray:
+    def _categories_at(self, rows: list[PackedSequence], positions: np.ndarray) -> np.ndarray:
         """The note category of each predicted position."""
         number, place = np.divmod(positions, self.collator.length)
         found = np.empty(len(positions), np.int64)

@@ -12,11 +12,13 @@ from tokenizers.models import WordLevel
 
 from clinical_pretrain.config.data import MaskingConfig
 from clinical_pretrain.config.optim import OptimConfig
-from clinical_pretrain.data.masking import Collator, Vocabulary, capacity, mask_row, word_starts
+from clinical_pretrain.data.collator import Collator, capacity
+from clinical_pretrain.data.masking import Vocabulary, mask_sequence, word_starts
 from clinical_pretrain.data.prefetch import prefetch
 from clinical_pretrain.data.sampler import MASKS, Sampler, generator, micro_batch_of
-from clinical_pretrain.data.shards import Row
+from clinical_pretrain.data.shards import PackedSequence
 from clinical_pretrain.engine.optim import learning_rate
+from clinical_pretrain.models.mlm_head import IGNORED
 from tokenizer_tools.manifest import TokenizerInfo
 from tokenizer_tools.tokenizer.load import describe_tokenizer, encode, load_tokenizer
 
@@ -47,7 +49,7 @@ def test_words_begin_where_they_do(vocabulary):
 @pytest.mark.parametrize("whole_words", [False, True])
 def test_shares_are_15_80_10_10_and_never_a_special_token(vocabulary, whole_words):
     ids = np.tile(ids_of("<s> Ġdig oxin Ġ0 . 125 Ġmg , <unk> Ġdig Ċ </s>"), 5000)
-    shown, positions = mask_row(ids, MaskingConfig(whole_words=whole_words), vocabulary, np.random.default_rng(0))
+    shown, positions = mask_sequence(ids, MaskingConfig(whole_words=whole_words), vocabulary, np.random.default_rng(0))
     maskable = vocabulary.maskable[ids]
     assert maskable[positions].all()
     assert abs(len(positions) / maskable.sum() - 0.15) < 0.005
@@ -62,7 +64,7 @@ def test_shares_are_15_80_10_10_and_never_a_special_token(vocabulary, whole_word
 
 def test_whole_words_are_hidden_whole(vocabulary):
     ids = np.tile(ids_of("Ġdig oxin"), 2000)
-    _, positions = mask_row(ids, MaskingConfig(whole_words=True), vocabulary, np.random.default_rng(0))
+    _, positions = mask_sequence(ids, MaskingConfig(whole_words=True), vocabulary, np.random.default_rng(0))
     assert (np.bincount(positions // 2, minlength=2000)[positions // 2] == 2).all() and len(positions)
 
 
@@ -70,7 +72,7 @@ def test_masks_depend_on_seed_epoch_and_row_alone(vocabulary):
     ids = np.tile(ids_of("Ġdig oxin Ġ0 . 125"), 100)
 
     def draw(seed, epoch, row):
-        return mask_row(ids, MaskingConfig(), vocabulary, generator(seed, MASKS, epoch, row))[0].tolist()
+        return mask_sequence(ids, MaskingConfig(), vocabulary, generator(seed, MASKS, epoch, row))[0].tolist()
 
     assert draw(1, 2, 3) == draw(1, 2, 3)
     assert len({tuple(draw(*key)) for key in [(1, 2, 3), (1, 2, 4), (1, 3, 3), (2, 2, 3)]}) == 4
@@ -79,7 +81,7 @@ def test_masks_depend_on_seed_epoch_and_row_alone(vocabulary):
 def test_numpys_global_generator_is_left_alone(vocabulary):
     np.random.seed(0)
     before = np.random.get_state()[1].tolist()
-    mask_row(ids_of("Ġdig oxin"), MaskingConfig(), vocabulary, generator(0, MASKS, 0, 0))
+    mask_sequence(ids_of("Ġdig oxin"), MaskingConfig(), vocabulary, generator(0, MASKS, 0, 0))
     Sampler(10, 0).sample(3)
     assert np.random.get_state()[1].tolist() == before
 
@@ -90,7 +92,7 @@ def test_every_epoch_takes_every_row_once(rows, seed):
     samples = [sampler.sample(k) for k in range(3 * rows)]
     for epoch in range(3):
         part = samples[epoch * rows : (epoch + 1) * rows]
-        assert {s.epoch for s in part} == {epoch} and sorted(s.row for s in part) == list(range(rows))
+        assert {s.epoch for s in part} == {epoch} and sorted(s.sequence for s in part) == list(range(rows))
     assert [Sampler(rows, seed).sample(k) for k in reversed(range(3 * rows))] == samples[::-1]
 
 
@@ -136,14 +138,17 @@ def test_linear_schedule_is_transformers_one_step_on():
 # Micro-batches ------------------------------------------------------------------------------------------------------
 
 
-def rows_of(vocabulary, *lengths):
-    """Rows of maskable tokens, each with three notes."""
-    generator_ = np.random.default_rng(0)
+def sequences_of(vocabulary, *lengths):
+    """Sequences of maskable tokens, each with three notes."""
+    rng = np.random.default_rng(0)
     return [
-        Row(generator_.choice(vocabulary.replacement_ids, n).astype(np.uint16), np.array([0, n // 3, n // 2], np.int32),
-            np.arange(3))
-        for n in lengths
-    ]  # fmt: skip
+        PackedSequence(
+            input_ids=rng.choice(vocabulary.replacement_ids, length).astype(np.uint16),
+            segment_starts=np.array([0, length // 3, length // 2], np.int32),
+            segment_notes=np.arange(3),
+        )
+        for length in lengths
+    ]
 
 
 def generators(count):
@@ -152,7 +157,7 @@ def generators(count):
 
 @pytest.mark.parametrize("isolate", [False, True])
 def test_a_micro_batch(vocabulary, isolate):
-    rows = rows_of(vocabulary, 600, 500)
+    rows = sequences_of(vocabulary, 600, 500)
     batch = Collator(600, MaskingConfig(), vocabulary, 5 if isolate else 0)(rows, generators(2))
     documents = batch.documents.numpy()
     assert (documents[1, 500:] == 0).all() and (documents[1, :500] > 0).all() and (documents[0] > 0).all()
@@ -172,9 +177,9 @@ def test_all_micro_batches_can_have_one_shape(vocabulary):
     collator = Collator(600, MaskingConfig(), vocabulary, pad_to_capacity=True)
     shapes, filled = set(), set()
     for seed in range(20):
-        batch = collator(rows_of(vocabulary, 600, 300), [np.random.default_rng(seed + i) for i in range(2)])
+        batch = collator(sequences_of(vocabulary, 600, 300), [np.random.default_rng(seed + i) for i in range(2)])
         shapes.add((batch.positions.shape, batch.labels.shape))
-        asked = batch.labels != -100
+        asked = batch.labels != IGNORED
         filled.add(int(asked.sum()))
         assert asked.sum() == asked.int().cumprod(0).sum()  # those that count stand first
     assert shapes == {((capacity(1200, MaskingConfig()),),) * 2} and len(filled) > 5
@@ -183,8 +188,8 @@ def test_all_micro_batches_can_have_one_shape(vocabulary):
 @pytest.mark.parametrize("whole_words", [False, True])
 def test_capacity_is_hardly_ever_reached(vocabulary, whole_words):
     config = MaskingConfig(whole_words=whole_words)
-    row = rows_of(vocabulary, 4096)[0]
-    counts = [len(mask_row(row.input_ids, config, vocabulary, np.random.default_rng(i))[1]) for i in range(300)]
+    row = sequences_of(vocabulary, 4096)[0]
+    counts = [len(mask_sequence(row.input_ids, config, vocabulary, np.random.default_rng(i))[1]) for i in range(300)]
     most = capacity(4096, config)
     assert most % 64 == 0 and np.mean(counts) + 5 * np.std(counts) < most
     assert whole_words or most < np.mean(counts) + 8 * np.std(counts) + 64
@@ -222,12 +227,12 @@ def test_a_bare_blank_begins_the_word_that_follows(family):
 
 
 def test_what_exceeds_the_capacity_is_shown_again(vocabulary, monkeypatch):
-    from clinical_pretrain.data import masking
+    from clinical_pretrain.data import collator as collator_module
 
-    rows = rows_of(vocabulary, 600, 500)
+    rows = sequences_of(vocabulary, 600, 500)
     collator = Collator(600, MaskingConfig(), vocabulary)
     free = collator(rows, generators(2))
-    monkeypatch.setattr(masking, "capacity", lambda tokens, config: 100)
+    monkeypatch.setattr(collator_module, "capacity", lambda tokens, config: 100)
     batch, again = (collator(rows, generators(2)) for _ in range(2))
     kept = set(batch.positions.tolist())
     assert (
