@@ -26,6 +26,7 @@ from clinical_pretrain.config.recovery import CheckpointConfig
 from clinical_pretrain.distributed import Ranks
 from clinical_pretrain.engine.deepspeed_internals import parameter_count
 from clinical_pretrain.run_folder.paths import RunFolder
+from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import flush_folder, write_json
 
 
@@ -159,7 +160,7 @@ def _put_in_place(temporary: Path, checkpoint: Path) -> None:
 def _prune(folder: RunFolder, config: CheckpointConfig, best: Callable[[list[int]], int | None], failed: bool) -> None:
     """Delete incomplete saves; after a successful one, also checkpoints that need not be kept, and damaged ones that
     have been written anew."""
-    with suppress(OSError):  # the next save tries again
+    with suppress(OSError, UserError):  # the next save tries again
         to_delete: list[Path] = []
         if not failed:
             steps = folder.saved_steps()

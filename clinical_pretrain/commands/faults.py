@@ -103,7 +103,7 @@ class TrainingProcesses:
         for line in reversed(lines):
             with suppress(ValueError):
                 facts = dict(json.loads(line))
-                if facts["kind"] not in ("save", "account"):
+                if facts["kind"] not in ("save", "goodput"):
                     return facts
         return {"step": 0, "kind": ""}
 

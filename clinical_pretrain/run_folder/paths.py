@@ -192,9 +192,11 @@ class RunFolder:
         """
         return read_json(self.stop_file, FORMAT_VERSION, _REMEDY) if self.stop_file.exists() else None
 
-    def write_versioned(self, path: Path, facts: dict[str, Any]) -> None:
-        """Write data.json, summary.json or stop.json."""
-        write_json(path, {"format_version": FORMAT_VERSION, **facts})
+    def write_versioned(self, path: Path, facts: dict[str, Any]) -> dict[str, Any]:
+        """Write data.json, summary.json or stop.json. Returns what is written: the facts and the format version."""
+        content = {"format_version": FORMAT_VERSION, **facts}
+        write_json(path, content)
+        return content
 
     def _read_plain(self, path: Path) -> dict[str, Any]:
         """Of a file whose format is its library's: YAML by its suffix, else JSON."""

@@ -98,7 +98,7 @@ class Checkpointer:
         if self.metrics is not None:
             seconds = self._seconds_waiting
             self.metrics.save(SaveMetrics(save.step, seconds, took, result.bytes, result.error, self.failures))
-            with suppress(OSError):
+            with suppress(OSError, UserError):  # run.json can't be read or written now
                 self.metrics.goodput(save.step, goodput(self.folder))
         self._seconds_waiting = 0.0
         if result.error is None and self.ranks.is_first:

@@ -78,8 +78,7 @@ def summarise(run: Run, seconds: float) -> dict[str, Any]:
             "seconds": round(seconds, 1),
             **goodput(run.folder),
         }
-        run.folder.write_versioned(run.folder.summary_file, summary)
-        return summary
+        return run.folder.write_versioned(run.folder.summary_file, summary)
 
     return run.from_first(write)
 

@@ -116,10 +116,10 @@ def test_what_others_may_have_written_is_not_read(runs, tmp_path):
 def test_what_was_lost_and_spent_stands_in_the_metrics(runs):
     """A run that had to do five steps again."""
     run = runs[0] / "truncated"
-    last = read_metrics(run, "account")[-1]
+    last = read_metrics(run, "goodput")[-1]
     assert last["restarts"] == 1 and last["lost_steps"] == 5
     assert 0 < last["seconds_in_training"] < last["seconds_running"] and last["seconds_in_save"] > 0
     assert 0 < last["effective_training_time"] < 1
-    assert read_metrics(runs[0] / "whole", "account")[-1]["lost_steps"] == 0
+    assert read_metrics(runs[0] / "whole", "goodput")[-1]["lost_steps"] == 0
     summary = json.loads((runs[0] / "whole" / "summary.json").read_text())
     assert summary["restarts"] == 0 and summary["effective_training_time"] > 0
