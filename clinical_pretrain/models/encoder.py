@@ -72,10 +72,11 @@ class Encoder:
 
         Args:
             input_ids: (batch, length) int64.
-            documents: (batch, length) int64: the document within its row that a token belongs to, from 1; 0: padding.
-            position_ids: (batch, length) int64, from 0 in each document; None: from 0 in each row, which is then one
-                document.
-            max_documents: upper bound of the documents in any row; None: counted, for which a GPU waits.
+            documents: (batch, length) int64: the document within its sequence that a token belongs to, from 1; 0 on
+                padding.
+            position_ids: (batch, length) int64, from 0 in each document; None: from 0 in each sequence, which is then
+                one document.
+            max_documents: upper bound of the documents in any sequence; None: counted, for which a GPU waits.
             global_attention_mask: (batch, length), not 0 on global tokens; None: as `global_tokens` says.
             training_blocks: the random blocks of training in evaluation mode, too, for families that have some.
         """
@@ -130,10 +131,10 @@ class HuggingFaceEncoder:
     ) -> torch.Tensor:
         """Hidden states, (batch, length, width)."""
         isolated, packed = position_ids is not None, documents
-        if isolated:  # give each document a row of its own
-            rows, positions = locate_documents(packed)
+        if isolated:  # make each document a sequence of its own
+            sequences, positions = locate_documents(packed)
             is_token = positions >= 0
-            tokens = input_ids[rows[:, None], torch.where(is_token, positions, 0)]
+            tokens = input_ids[sequences[:, None], torch.where(is_token, positions, 0)]
             input_ids = torch.where(is_token, tokens, self.base.config.pad_token_id)
             documents = is_token.long()
         inputs = {"attention_mask": (documents > 0).long()}
@@ -146,7 +147,7 @@ class HuggingFaceEncoder:
             return hidden
         document, token = is_token.nonzero(as_tuple=True)
         out = hidden.new_zeros(*packed.shape, hidden.shape[-1])
-        return out.index_put((rows[document], positions[document, token]), hidden[document, token])
+        return out.index_put((sequences[document], positions[document, token]), hidden[document, token])
 
 
 def _attention_part(attend: Any, layer: Any, hidden: torch.Tensor, *context: Any) -> torch.Tensor:

@@ -25,7 +25,7 @@ def training_flops_per_token(config: Any, length: int, predicted_share: float = 
 
     Args:
         config: a transformers config of one of the families.
-        length: tokens of a row.
+        length: tokens of a sequence.
         predicted_share: share of the positions whose tokens are predicted.
     """
     width = config.hidden_size

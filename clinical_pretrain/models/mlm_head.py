@@ -43,7 +43,8 @@ class MaskedPositions:
 
         Args:
             input_ids: (batch, length) int64.
-            documents: (batch, length) int64: the document within its row that a token belongs to, from 1; 0: padding.
+            documents: (batch, length) int64: the document within its sequence that a token belongs to, from 1; 0 on
+                padding.
             positions: (predicted,) int64, into the flattened batch.
             labels: (predicted,) int64; IGNORED where a position doesn't count.
             outputs: what to return beside the losses: `losses`, nothing; `correct`, whether the likeliest token is the

@@ -1,4 +1,4 @@
-"""Position embeddings: how many rows need, and how a model gets more of them."""
+"""Position embeddings: how many a model has, and how it gets more."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from clinical_pretrain.models.families import family_of
 
 
 def available_positions(config: Any) -> int:
-    """Tokens of the longest row that a model's position embeddings are made for."""
+    """Tokens of the longest sequence that a model's position embeddings are made for."""
     return int(config.max_position_embeddings) - family_of(config).first_position(config)
 
 
 def tile_positions(model: Any, length: int) -> Any:
-    """A copy of the model for rows of `length` tokens, its position embeddings repeated (Beltagy et al. 2020, section
-    5: how Longformer's 4,096 were made from RoBERTa's 512). The model itself where it has enough."""
+    """A copy of the model for sequences of `length` tokens, its position embeddings repeated (Beltagy et al. 2020,
+    section 5: how Longformer's 4,096 were made from RoBERTa's 512). The model itself where it has enough."""
     config, name = copy.deepcopy(model.config), f"{model.base_model_prefix}.embeddings.position_embeddings.weight"
     family = family_of(config)
     first, available, needed = family.first_position(config), available_positions(config), family.padded(config, length)

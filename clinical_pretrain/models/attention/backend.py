@@ -58,11 +58,11 @@ class DocumentBatch(NamedTuple):
     """What decides who attends to whom in one batch."""
 
     documents: torch.Tensor
-    """(batch, length) int64: the document within its row that a token belongs to, from 1; 0 on padding."""
+    """(batch, length) int64: the document within its sequence that a token belongs to, from 1; 0 on padding."""
     isolated: bool
-    """Whether a row may hold several documents, which don't attend to each other. If not, `documents` is 0 or 1."""
+    """Whether a sequence may hold several documents, apart from each other. If not, `documents` is 0 or 1."""
     max_documents: int | None = None
-    """Upper bound of the documents in any row; None: to be counted, for which a GPU waits."""
+    """Upper bound of the documents in any sequence; None: to be counted, for which a GPU waits."""
     global_attention_mask: torch.Tensor | None = None
     """(batch, length), not 0 on global tokens; None: as AttentionSettings.global_tokens says."""
     training: bool = True

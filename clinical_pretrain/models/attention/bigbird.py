@@ -3,8 +3,8 @@
 What every backend computes (transformers' BigBirdBlockSparseAttention; Zaheer et al. 2020, section 2) is said by a
 layer's Plan: which key blocks a query block sees, and how often each counts in the softmax.
 
-Shapes: b batch, l length, h heads, d width of a head, m blocks of a row, n query blocks but the first and the last of
-all rows, q tokens of a query block, k tokens that a query block sees.
+Shapes: b batch, l length, h heads, d width of a head, m blocks of a sequence, n = b * (m - 2) query blocks but the
+first and the last of each sequence, q tokens of a query block, k tokens that a query block sees.
 """
 
 from __future__ import annotations
@@ -27,26 +27,27 @@ class BigBirdContext:
     """What all layers share for one batch. The length is a multiple of the block size."""
 
     documents: torch.Tensor | None
-    """(batch, length) int64: the document within its row that a token belongs to, from 1; 0 on padding. None where
-    each row is one document that fills it."""
-    rows: int
+    """(batch, length) int64: the document within its sequence that a token belongs to, from 1; 0 on padding. None where
+    each sequence is one document that fills it."""
+    batch: int
+    """Number of sequences."""
     block_size: int
     isolated: bool
-    """Whether a row may hold several documents. If not, 0 and 1 stand in `documents`, and only keys need a look."""
+    """Whether a sequence may hold several documents. If not, `documents` is 0 or 1, and only keys must be masked."""
     dropout: float
-    """On attention to everything, that of short rows; block-sparse attention has none."""
+    """On attention to everything, that of short sequences; block-sparse attention has none."""
     bias: torch.Tensor | None = None
-    """Of all layers' plans, (rows * (m - 2), q or 1, k); for `blocked`."""
+    """For `blocked`: added to the scores, the same in all layers, (n, q or 1, k)."""
     backend: Backend | None = None
 
     def prepare(self, backend: Backend, plans: list[Plan], dtype: torch.dtype) -> list[Any]:
-        """Choose the backend. Returns the layout of each layer, for hidden states of `dtype`."""
+        """Choose the backend. Returns each layer's layout, for hidden states of `dtype`."""
         self.backend = backend
         return [backend.prepare(plan, self, dtype) for plan in plans]
 
     def seen(self, of_queries: torch.Tensor, of_keys: torch.Tensor) -> torch.Tensor:
-        """Whether keys, by their documents (…, k), are seen by queries, by theirs (…, q): (…, q or 1, k) bool. In rows
-        of one document the padding sees it, too: nobody looks at that, and all queries have one mask."""
+        """Which keys queries see, (…, q or 1, k) bool, by the documents of queries, (…, q), and keys, (…, k). Where a
+        sequence is one document its padding sees it, too: all queries then have one mask, and nobody reads padding."""
         if self.isolated:
             return of_queries[..., :, None] == of_keys[..., None, :]
         return (of_keys > 0)[..., None, :]
@@ -101,7 +102,7 @@ class BigBirdAttention:
 
 
 def _attend_to_all(inputs: AttentionInputs) -> torch.Tensor:
-    """Full attention within a row's documents: (b, l, h, d)."""
+    """Full attention within each document: (b, l, h, d)."""
     q, k, v = _heads_first(inputs)
     documents = inputs.context.documents
     mask = None if documents is None else inputs.context.seen(documents, documents)[:, None]
@@ -118,22 +119,21 @@ def _heads_first(inputs: AttentionInputs) -> tuple[torch.Tensor, torch.Tensor, t
 
 
 class BlockGather:
-    """The layout of `blocked`: which key blocks to gather for the query blocks but the first and last of all rows, and
-    the mask that goes with them."""
+    """The layout of `blocked`: which key blocks to gather for the n query blocks, and the mask that goes with them."""
 
     def __init__(self, plan: Plan, context: BigBirdContext, dtype: torch.dtype) -> None:
-        self.plan, self.rows, self.context = plan, context.rows, context
+        self.plan, self.context = plan, context
         self.documents = None if context.documents is None else context.documents.unflatten(1, (-1, context.block_size))
-        self._row = torch.arange(self.rows, device=plan.bias.device)[:, None, None] * (len(plan.bias) + 2)
+        self._first_block = torch.arange(context.batch, device=plan.bias.device)[:, None, None] * (len(plan.bias) + 2)
         if context.bias is None:  # the same in all layers
-            bias = plan.bias.repeat_interleave(context.block_size, 1).repeat(self.rows, 1)[:, None].to(dtype)
+            bias = plan.bias.repeat_interleave(context.block_size, 1).repeat(context.batch, 1)[:, None].to(dtype)
             context.bias = bias.expand(-1, context.block_size, -1).contiguous() if self.documents is None else bias
         self._bias = context.bias
 
     def __call__(self, heads: int | slice) -> tuple[torch.Tensor, torch.Tensor]:
-        """For a head, or for several (then (h, …)): indices into the rows' blocks, (rows * (m - 2), blocks seen) int64,
-        and what is added to the scores, (rows * (m - 2), q or 1, k)."""
-        indices = (self._row + self.plan.blocks[heads].unsqueeze(-3)).flatten(-3, -2)
+        """For a head, or for several (then (h, …)): indices into the blocks of all sequences, (n, blocks seen) int64,
+        and what is added to the scores, (n, q or 1, k)."""
+        indices = (self._first_block + self.plan.blocks[heads].unsqueeze(-3)).flatten(-3, -2)
         if self.documents is None:
             return indices, self._bias
         of_keys = self.documents.flatten(0, 1)[indices].flatten(-2)
@@ -160,14 +160,14 @@ def _at_once(
     q_bhld: torch.Tensor, k_hbld: torch.Tensor, v_hbld: torch.Tensor, gather: BlockGather, size: int
 ) -> torch.Tensor:
     """All query blocks but the first and the last. Autograd keeps the gathered keys and values."""
-    rows, heads, _, width = q_bhld.shape
+    batch, heads, _, width = q_bhld.shape
     q_hnqd = q_bhld[:, :, size:-size].transpose(0, 1).reshape(heads, -1, size, width)
     indices, mask = gather(slice(None))
     blocks = k_hbld.shape[1] * k_hbld.shape[2] // size
     index = (indices + torch.arange(heads, device=indices.device)[:, None, None] * blocks).flatten()
     k, v = (x.view(-1, size, width)[index].view(*indices.shape[:2], -1, width) for x in (k_hbld, v_hbld))
     out = F.scaled_dot_product_attention(q_hnqd, k, v, attn_mask=mask)
-    return out.reshape(heads, rows, -1, width).transpose(0, 1)  # a GPU's kernel may give it transposed
+    return out.reshape(heads, batch, -1, width).transpose(0, 1)  # a GPU's kernel may give it transposed
 
 
 class _HeadByHead(torch.autograd.Function):
@@ -182,7 +182,7 @@ class _HeadByHead(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q_bhld: torch.Tensor, k_hbld: torch.Tensor, v_hbld: torch.Tensor, gather: BlockGather,
                 size: int) -> torch.Tensor:  # fmt: skip
-        rows, heads, _, width = q_bhld.shape
+        batch, heads, _, width = q_bhld.shape
         q = q_bhld[:, :, size:-size].transpose(0, 1).reshape(heads, -1, 1, size, width)
         k, v = (x.view(heads, -1, size * width) for x in (k_hbld, v_hbld))
         out, sums = torch.empty_like(q), []
@@ -194,8 +194,8 @@ class _HeadByHead(torch.autograd.Function):
             out[head], log_sum = attention(q[head], k_seen, v_seen, attn_mask=mask[:, None])
             sums.append(log_sum)
         ctx.save_for_backward(q, k, v, out, *sums)
-        ctx.gather, ctx.rows, ctx.size = gather, rows, size
-        return out.view(heads, rows, -1, width).transpose(0, 1)
+        ctx.gather, ctx.batch, ctx.size = gather, batch, size
+        return out.view(heads, batch, -1, width).transpose(0, 1)
 
     @staticmethod
     def backward(ctx: Any, grad_bhld: torch.Tensor) -> tuple[Any, ...]:
@@ -213,7 +213,7 @@ class _HeadByHead(torch.autograd.Function):
             )
             grad_k[head].index_add_(0, index, grads[0].reshape(len(index), -1))
             grad_v[head].index_add_(0, index, grads[1].reshape(len(index), -1))
-        shape = (heads, ctx.rows, -1, width)
+        shape = (heads, ctx.batch, -1, width)
         grad_q = F.pad(grad_q.view(shape), (0, 0, ctx.size, ctx.size))
         return grad_q.transpose(0, 1), grad_k.view(shape), grad_v.view(shape), None, None
 
@@ -229,8 +229,9 @@ class FlexLayout(NamedTuple):
 
 
 def flex_layout(plan: Plan, context: BigBirdContext, dtype: torch.dtype) -> FlexLayout:
-    """For `flex`: each head has a BlockMask of its own. Rows that one document fills need no look at single tokens."""
-    size, documents, rows = context.block_size, context.documents, context.rows
+    """For `flex`: a BlockMask with blocks of their own for each head. Where one document fills a sequence, blocks are
+    seen whole, and the mask isn't asked about single tokens."""
+    size, documents, batch_size = context.block_size, context.documents, context.batch
     seen, log_counts = plan.counts > 0, plan.counts.log().clamp(min=0)
     length = plan.counts.shape[-1] * size
 
@@ -241,14 +242,14 @@ def flex_layout(plan: Plan, context: BigBirdContext, dtype: torch.dtype) -> Flex
     def by_count(score: Any, batch: Any, head: Any, query: Any, key: Any) -> Any:
         return score + log_counts[head, query // size, key // size]
 
-    whole = seen.new_ones(rows) if documents is None else (documents == 1).all(1)
+    whole = seen.new_ones(batch_size) if documents is None else (documents == 1).all(1)
     whole = whole[:, None, None]
     parts: dict[str, Any] = {}
     for name, count, order in (("kv", *plan.seen_keys), ("q", *plan.seen_by)):
         for part, counted in (("", torch.where(whole, 0, count)), ("full_", torch.where(whole, count, 0))):
             parts[f"{part}{name}_num_blocks"] = counted
             # Each a copy: the compiler takes one tensor in two indices for one argument, and fails.
-            parts[f"{part}{name}_indices"] = order.repeat(rows, 1, 1, 1)
+            parts[f"{part}{name}_indices"] = order.repeat(batch_size, 1, 1, 1)
     block_mask = BlockMask((length, length), **parts, BLOCK_SIZE=(size, size), mask_mod=mask_mod)
     return FlexLayout(block_mask, by_count if plan.counts_twice else None)
 

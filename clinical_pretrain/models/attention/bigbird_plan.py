@@ -1,12 +1,12 @@
 """Which blocks BigBird's query blocks attend to, as transformers' model computes it in training and in evaluation mode.
 
-Zaheer et al. 2020, section 2: the first and the last block of a row attend to everything; any other block to the first,
-the last, itself, its neighbours, and random blocks, different in each head. In training Hugging Face draws the random
-blocks anew at every step from the same seed, the layer's number, so that they never change. In evaluation all of them
-are block 0, which then counts 1 + random_blocks times in each softmax. Blocks that a training plan names twice count
-twice.
+Zaheer et al. 2020, section 2: the first and the last block of a sequence attend to everything; any other block to the
+first, the last, itself, its neighbours, and random blocks, different in each head. In training Hugging Face draws the
+random blocks anew at every step from the same seed, the layer's number, so that they never change. In evaluation all of
+them are block 0, which then counts 1 + random_blocks times in each softmax. Blocks that a training plan names twice
+count twice.
 
-Shapes: h heads, m blocks of a row.
+Shapes: h heads, m blocks of a sequence.
 """
 
 from __future__ import annotations
@@ -102,11 +102,11 @@ def make_plan(module: Any, length: int, training: bool, device: torch.device) ->
 
 
 def longest_full(config: Any) -> int:
-    """Longest row, in tokens, for which Hugging Face's block-sparse model attends to everything (and then at any length
-    from there on)."""
+    """Longest sequence for which Hugging Face's block-sparse model attends to everything (and from then on does so at
+    any length)."""
     return int((5 + 2 * config.num_random_blocks) * config.block_size)
 
 
 def is_sparse(config: Any, length: int) -> bool:
-    """Whether a BigBird's rows of this length are attended to block by block."""
+    """Whether attention is block-sparse at this length."""
     return config.attention_type == "block_sparse" and length > longest_full(config)

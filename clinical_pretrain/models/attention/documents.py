@@ -1,6 +1,6 @@
-"""Documents in a row: where each begins, and how to take them apart.
+"""Documents in a packed sequence: where each begins, and how to take them apart.
 
-`documents`, (batch, length) int64, numbers the documents of a row from 1; 0 is padding.
+`documents`, (batch, length) int64, numbers the documents of a sequence from 1; 0 is padding.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ def first_tokens(documents: torch.Tensor) -> torch.Tensor:
 
 
 def locate_documents(documents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each document its row, (documents,) int64, and its tokens' positions in that row, (documents, longest) int64,
-    -1 after its end."""
-    rows, starts = first_tokens(documents).nonzero(as_tuple=True)
-    lengths = (documents[rows] == documents[rows, starts][:, None]).sum(1)
+    """For each document of a batch its sequence, (documents,) int64, and its tokens' positions there, (documents,
+    longest) int64, -1 after its end."""
+    sequences, starts = first_tokens(documents).nonzero(as_tuple=True)
+    lengths = (documents[sequences] == documents[sequences, starts][:, None]).sum(1)
     step = torch.arange(int(lengths.max()), device=documents.device)
-    return rows, torch.where(step < lengths[:, None], starts[:, None] + step, -1)
+    return sequences, torch.where(step < lengths[:, None], starts[:, None] + step, -1)

@@ -1,4 +1,4 @@
-"""What both models need of flex_attention."""
+"""flex_attention, as the attention of every family uses it."""
 
 from __future__ import annotations
 
@@ -11,21 +11,18 @@ import torch.nn.functional as F
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 FLEX_BLOCK = 128
-"""Tokens of a block of Longformer's mask; BigBird brings its own block size."""
-
+"""Tokens of a block, where the family has no block size of its own."""
 
 COMPILE_OPTIONS: dict[str, Any] = {"max_autotune": True, "max_autotune_gemm_backends": "ATEN"}
-"""The kernels that flex_attention takes by default on Ampere, Hopper and Blackwell work in tiles of 128, into which
-blocks of 64, BigBird's, can't be cut; among those that max_autotune tries are some that fit. Matrix products stay as
-they are."""
-
+"""By default flex_attention uses kernels with tiles of 128 tokens on Ampere, Hopper and Blackwell, which blocks of 64,
+as BigBird's, don't fit. Among those that max_autotune tries some fit. Matrix products are left as they are."""
 
 RECOMPILE_LIMIT = 64
-"""Layers of one model may need code of their own, such as one per window; torch gives up after 8 by default."""
+"""Compiled versions of one function: layers may need one per window, and torch gives up after 8 by default."""
 
 
 def raise_recompile_limit() -> None:
-    """Before something is compiled that all layers share."""
+    """Call it before compiling code that all layers share. Sets a private option of torch, recompile_limit."""
     import torch._dynamo
 
     settings: Any = torch._dynamo.config
@@ -39,19 +36,19 @@ def _compiled() -> Callable[..., torch.Tensor]:
 
 
 def compiled_flex_attention(q_bhld: torch.Tensor, *rest: torch.Tensor, **options: Any) -> torch.Tensor:
-    """flex_attention, compiled where there is a GPU; on a CPU, where it has no backward pass, as it is."""
+    """flex_attention, compiled on a GPU; uncompiled on a CPU, where it has no backward pass."""
     function: Any = _compiled() if q_bhld.is_cuda and not torch.compiler.is_compiling() else flex_attention
     out: torch.Tensor = function(q_bhld, *rest, **options)
     return out
 
 
 def block_mask(documents: torch.Tensor, some: torch.Tensor, whole: torch.Tensor, seen: Callable[..., Any]) -> BlockMask:
-    """A BlockMask without looking at single tokens.
+    """Make a BlockMask from blocks, without asking about every token.
 
     Args:
         documents: (batch, length) int64.
-        some: (batch, blocks, blocks) bool: the pattern reaches from a token of the row's to one of the column's block.
-        whole: (blocks, blocks) bool: it joins all of them.
+        some: (batch, query blocks, key blocks) bool: whether the pattern lets some query of the block see some key.
+        whole: (query blocks, key blocks) bool: whether it lets every query of the block see every key.
         seen: mask_mod over batch, head, query and key: pattern and documents.
     """
     length = documents.shape[1]
@@ -67,6 +64,7 @@ def block_mask(documents: torch.Tensor, some: torch.Tensor, whole: torch.Tensor,
 
 
 def chosen_first(chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(…, rows, columns) bool -> how many per row, (…, rows) int32, and all columns, those first, int32."""
+    """(…, rows, columns) bool -> number of chosen columns per row, (…, rows) int32, and all columns, the chosen ones
+    first, (…, rows, columns) int32."""
     order = chosen.to(torch.int8).argsort(dim=-1, descending=True, stable=True)
     return chosen.sum(-1).int(), order.int()

@@ -2,10 +2,10 @@
 
 What every backend computes (transformers' LongformerSelfAttention; Beltagy et al. 2020, section 3): a token attends to
 the `window` tokens on each side of it and to the global tokens; a global token attends to everything, with
-projections of its own. Here a token sees its own document alone; a row's padding counts as a document, so that no
-softmax is ever empty.
+projections of its own. Here a token sees its own document alone; padding counts as a document, so that no softmax
+is ever empty.
 
-Shapes: b batch, l length, h heads, d width of a head, g global tokens of a row, n query blocks of the whole batch,
+Shapes: b batch, l length, h heads, d width of a head, g global tokens of a sequence, n query blocks of the whole batch,
 q tokens of a query block, k tokens that a query block sees.
 """
 
@@ -30,19 +30,19 @@ class LongformerContext:
     """What all layers share for one batch."""
 
     documents: torch.Tensor
-    """(batch, length) int64: the document within its row that a token belongs to, from 1; 0 on padding."""
+    """(batch, length) int64: the document within its sequence that a token belongs to, from 1; 0 on padding."""
     max_documents: int
-    """Upper bound of the documents in any row."""
+    """Upper bound of the documents in any sequence."""
     is_global: torch.Tensor | None = None
     """(batch, length) bool, or None where no token is global."""
     max_globals: int = 0
-    """Upper bound of the global tokens in any row."""
+    """Upper bound of the global tokens in any sequence."""
     backend: Backend | None = None
     global_slots: tuple[torch.Tensor, torch.Tensor] | None = None
     """Positions of the global tokens, (batch, g) int64, and which of these slots are in use, (batch, g) bool."""
 
     def prepare(self, backend: Backend, windows: list[int], dtype: torch.dtype) -> list[WindowLayout]:
-        """Choose the backend. Returns the layout of each layer, for hidden states of `dtype`."""
+        """Choose the backend. Returns each layer's layout, for hidden states of `dtype`."""
         self.backend = backend
         if self.is_global is not None:
             used, positions = torch.topk(self.is_global.to(torch.int8), self.max_globals, dim=1)
@@ -54,9 +54,9 @@ class LongformerContext:
     def document_ids(self) -> torch.Tensor:
         """(batch * length,): the number of a token's document, unique over the batch: tokens see each other where it is
         equal."""
-        rows, length = self.documents.shape
-        row = torch.arange(rows, device=self.documents.device)[:, None] * (length + 1)
-        return (self.documents + row).flatten()
+        batch, length = self.documents.shape
+        offset = torch.arange(batch, device=self.documents.device)[:, None] * (length + 1)
+        return (self.documents + offset).flatten()
 
 
 class WindowLayout(NamedTuple):
@@ -124,7 +124,7 @@ def _global_rows(module: Any, hidden: torch.Tensor, context: LongformerContext, 
 def blocked(inputs: AttentionInputs) -> torch.Tensor:
     """Blocks of queries against the windows of keys around them, by scaled_dot_product_attention.
 
-    The rows lie one after the other, so that one strided view holds all windows; the mask keeps rows apart.
+    The sequences lie one after the other, so that one strided view holds all windows; the mask keeps them apart.
     """
     q_blhd, k_blhd, v_blhd, (window, mask), context, dropout = inputs
     batch, length, heads, width = q_blhd.shape
@@ -177,11 +177,12 @@ class _Windows(torch.autograd.Function):
 def window_mask(window: int, context: LongformerContext, dtype: torch.dtype) -> torch.Tensor:
     """For `blocked`: 0 or -inf, (n, 1, q, g + k); the global columns stand in front."""
     block = _query_block(window, dtype)
-    rows, length = context.documents.shape
+    batch, length = context.documents.shape
     device = context.documents.device
     padding = -length % block
-    # Of keys that see nothing: -1 the last block's filling, -2 beyond the first and last row, -3 unused global slots.
-    document_ids = F.pad(context.document_ids.view(rows, length), (0, padding), value=-1).flatten()
+    # Ids that no token has: -1 pads the last block, -2 stands before the first and after the last sequence, -3 in
+    # unused global slots.
+    document_ids = F.pad(context.document_ids.view(batch, length), (0, padding), value=-1).flatten()
     local = torch.ones_like(document_ids, dtype=torch.bool)
     if context.is_global is not None:
         local = ~F.pad(context.is_global, (0, padding)).flatten()
@@ -195,7 +196,7 @@ def window_mask(window: int, context: LongformerContext, dtype: torch.dtype) -> 
     seen = band & (queries == windows(document_ids, -2)) & windows(local, False)
     if context.global_slots is not None:
         positions, used = context.global_slots
-        global_ids = torch.where(used, context.document_ids.view(rows, length).gather(1, positions), -3)
+        global_ids = torch.where(used, context.document_ids.view(batch, length).gather(1, positions), -3)
         columns = global_ids.repeat_interleave((length + padding) // block, 0)[:, None]
         seen = torch.cat([queries == columns, seen], -1)
     return torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, -torch.inf)[:, None]
@@ -223,9 +224,9 @@ def flex_mask(window: int, context: LongformerContext, dtype: torch.dtype) -> Bl
         return near & (documents[batch, query] == documents[batch, key])
 
     block = torch.arange(-(-length // FLEX_BLOCK), device=documents.device)
-    apart = (block[:, None] - block).abs()
-    some = (apart - 1) * FLEX_BLOCK + 1 <= window
-    whole = (apart + 1) * FLEX_BLOCK - 1 <= window
+    distance = (block[:, None] - block).abs()
+    some = (distance - 1) * FLEX_BLOCK + 1 <= window
+    whole = (distance + 1) * FLEX_BLOCK - 1 <= window
     some = some[None].expand(len(documents), -1, -1)
     if is_global is not None:
         holds_global = F.pad(is_global, (0, -length % FLEX_BLOCK)).unflatten(1, (-1, FLEX_BLOCK)).any(-1)
@@ -252,9 +253,9 @@ def cumulative_lengths(window: int, context: LongformerContext, dtype: torch.dty
     first = torch.ones_like(ids, dtype=torch.bool)
     first[1:] = ids[1:] != ids[:-1]
     starts = torch.where(first, torch.arange(tokens, device=ids.device), tokens).sort().values
-    rows = len(context.documents)
-    # A row has at most max_documents documents and its padding: of this shape whatever lies in the rows.
-    return F.pad(starts, (0, rows), value=tokens)[: rows * (context.max_documents + 1) + 1].int()
+    batch = len(context.documents)
+    # A sequence has at most max_documents documents and its padding: the shape doesn't depend on the documents.
+    return F.pad(starts, (0, batch), value=tokens)[: batch * (context.max_documents + 1) + 1].int()
 
 
 BACKENDS = {
