@@ -10,10 +10,10 @@ from clinical_pretrain.commands.options import make_parser, parse, report
 
 
 def plot(argv: Sequence[str]) -> dict[str, Any]:
-    """Draw a run's training and validation loss to a PNG."""
+    """Draw a run's training and validation loss."""
     parser = make_parser("plot", plot.__doc__)
     parser.add_argument("run", help="run folder, such as runs/NAME")
-    parser.add_argument("--out", help="PNG file (default: loss.png in the run folder)")
+    parser.add_argument("--out", help="PNG, PDF or SVG file (default: loss.png in the run folder)")
     args = parse(parser, argv)
     from clinical_pretrain.observe.plot import plot_loss
 

@@ -100,7 +100,12 @@ def divide(argv: Sequence[str], parser: Any) -> tuple[list[str], list[str], list
 def parse(parser: Any, argv: Sequence[str], **ranges: Range) -> Any:
     """The options' values; `ranges` says of numbers, by name, what they may be."""
     given = [argument.split("=")[0] for argument in argv if argument.startswith("--")]
-    refuse_unknown(given, [option for action in parser._actions for option in action.option_strings])
+    valid = [option for action in parser._actions for option in action.option_strings]
+    for name in given:
+        column = re.fullmatch(r"--(\w+?)(?:[-_]col(?:umn)?)?", name)
+        if name not in valid and column and f"--columns.{column[1]}" in valid:
+            raise UserError(f"unknown {name} (did you mean --columns.{column[1]}?)")
+    refuse_unknown(given, valid)
     names = {action.dest: (action.option_strings or [action.dest])[-1] for action in parser._actions}
     try:
         args = parser.parse_args(list(argv))
@@ -116,6 +121,8 @@ def parse(parser: Any, argv: Sequence[str], **ranges: Range) -> Any:
 
 def _plain(message: str, names: dict[str, str]) -> str:
     """Rewrite a message of jsonargparse in terms of the command line. `names` maps keys to options."""
+    if (extra := re.fullmatch(r"unrecognized arguments: (.*)", message, re.IGNORECASE)) and "notes" in names:
+        return f"unexpected argument {extra[1]} (notes are named by --notes)"
     if missing := re.fullmatch(r"the following arguments are required: (.*)", message):
         return f"missing: {', '.join(names.get(key, key) for key in missing[1].split(', '))}"
     key = re.search(r'^Parser key "([^"]+)"', message)

@@ -14,19 +14,23 @@ from clinical_pretrain.run_folder.paths import RunFolder
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import held_out
 
+FORMATS = (".png", ".pdf", ".svg")
+
 
 def plot_loss(run_dir: Path, out: Path | None = None) -> dict[str, Any]:
     """Draw training and validation loss against optimizer steps.
 
     Args:
         run_dir: the run folder.
-        out: PNG file; default `loss.png` in the run folder.
+        out: picture file, of one of `FORMATS`; default `loss.png` in the run folder.
 
     Raises:
-        UserError: there is nothing to draw.
+        UserError: there is nothing to draw, or the name has another ending.
     """
     if not (run_dir / "run.json").exists():
         raise no_run(run_dir)
+    if out is not None and out.suffix.lower() not in FORMATS:
+        raise UserError(f"{out}: unknown kind of picture; the name must end with {', '.join(FORMATS)}")
     folder = RunFolder(run_dir)
     train, validation = (
         [line for line in read_metrics(folder, kind) if line["loss"] is not None] for kind in ("train", "validation")

@@ -178,3 +178,14 @@ def test_the_next_command_can_be_typed_as_it_is_printed(tmp_path, monkeypatch):
     assert typed() == "clinical-pretrain"
     (scripts / "clinical-pretrain").unlink()
     assert typed() == f"'{scripts}/python' -m clinical_pretrain"
+
+
+@pytest.mark.parametrize(("words", "hint"), [
+    (["--patient", "MRN"], "did you mean --columns.patient?"),
+    (["--patient-column", "MRN"], "did you mean --columns.patient?"),
+    (["--text_col=note"], "did you mean --columns.text?"),
+    (["notes.csv"], "notes are named by --notes"),
+])  # fmt: skip
+def test_other_ways_to_name_columns_and_notes_are_understood(words, hint, capsys):
+    assert main(["build-shards", "--notes", "a.csv", "--tokenizer", "t", "--out", "o", *words]) == 2
+    assert hint in capsys.readouterr().err

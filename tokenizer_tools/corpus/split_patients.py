@@ -107,6 +107,7 @@ def load_patient_key(path: Path | None) -> bytes:
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(handle, "w") as stream:
                 stream.write(secrets.token_hex(32) + "\n")
+            print(f"created {path}, the secret key of the patient hashes; keep it apart from the shards")
         key = bytes.fromhex(path.read_text().strip())
     except FileExistsError:
         return load_patient_key(path)  # another build has just created it

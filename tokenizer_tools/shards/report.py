@@ -37,6 +37,8 @@ def describe(manifest: Manifest, out: Path, already_built: bool) -> list[str]:
         lines.append(
             "  each note has its own patient: if that can't be right, name another column with --columns.patient"
         )
+    if not manifest.splits["validation"].sequences:
+        lines.append("  no notes are held out for validation: a run on these shards will have no validation loss")
     lines.append(f"  {describe_unknown(manifest.unknown)}")
     return lines
 
