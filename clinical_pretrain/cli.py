@@ -12,6 +12,7 @@ from typing import Any
 from clinical_pretrain.commands import completion
 from clinical_pretrain.commands.cluster import submit, submit_shards
 from clinical_pretrain.commands.corpus import build_shards, make_notes, train_tokenizer
+from clinical_pretrain.commands.files import show
 from clinical_pretrain.commands.observe import plot, status
 from clinical_pretrain.commands.release import export, push
 from clinical_pretrain.commands.run import run
@@ -37,6 +38,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], dict[str, Any]]] = {
     "chaos": chaos,
     "make-notes": make_notes,
     "train-tokenizer": train_tokenizer,
+    "show": show,
 }
 
 STOPPED = "stopped; the same command resumes from here"

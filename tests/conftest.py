@@ -100,13 +100,13 @@ def transformers_4(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The `bin` folder of a fresh virtual environment with a wheel of this clone, and this environment's libraries."""
     root = tmp_path_factory.mktemp("installed")
-    tracked = subprocess.run(
-        ["git", "-C", str(REPOSITORY), "ls-files", "-z"], capture_output=True, text=True, check=True
-    )
-    for name in tracked.stdout.rstrip("\0").split("\0"):
+    call = ["git", "-C", str(REPOSITORY), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    files = subprocess.run(call, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, files.split("\0")):
         copy = root / "clone" / name
         copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(REPOSITORY / name, copy, follow_symlinks=False)
+        if os.path.lexists(REPOSITORY / name):  # a deleted file is listed until its deletion is staged
+            shutil.copy2(REPOSITORY / name, copy, follow_symlinks=False)
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     wheel = ["wheel", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", str(root), str(root / "clone")]
     subprocess.run([*pip, *wheel], check=True, timeout=120)

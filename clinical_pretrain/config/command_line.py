@@ -14,7 +14,7 @@ from clinical_pretrain.config.fields import keys_of
 from clinical_pretrain.config.other_names import refuse_unknown
 from clinical_pretrain.config.reading import TextLoader, build, expand_home, flatten, read_yaml
 from clinical_pretrain.config.run_config import RunConfig
-from clinical_pretrain.resources import CONFIGS, find_config, resource_names
+from clinical_pretrain.resources import config_names, find_config
 from tokenizer_tools.errors import UserError
 
 
@@ -55,8 +55,7 @@ def load_config(argv: Sequence[str], needs_file: bool = False) -> tuple[RunConfi
         print(config.to_yaml(), end="")
         sys.exit(0)
     if needs_file and "config" not in names:
-        examples = ", ".join(resource_names(CONFIGS, ".yaml"))
-        raise UserError(f"--config is missing; give a YAML file with the run's settings, such as {examples}")
+        raise UserError(f"--config is missing; give a YAML file with the run's settings, such as {config_names()}")
     json_file = dict(given).get("json")
     if json_file is not None and (not json_file or Path(json_file).is_dir()):
         raise UserError(f"--json {json_file}: a folder; give a file")

@@ -20,9 +20,16 @@ def resource_path(name: str) -> Path:
     return (_FOLDER / name).resolve()
 
 
-def resource_names(folder: str, suffix: str) -> list[str]:
-    """Names of the files of one folder, such as `configs/demo_cpu.yaml`."""
-    return [f"{folder}/{path.name}" for path in sorted(resource_path(folder).glob(f"*{suffix}"))]
+def resource_files() -> list[str]:
+    """Names of all files, such as `configs/demo_cpu.yaml`."""
+    folders = [(name, resource_path(name)) for name in (CONFIGS, "ds_configs", "slurm")]
+    files = [f"{name}/{path.relative_to(folder)}" for name, folder in folders for path in folder.rglob("*.*")]
+    return sorted(files)
+
+
+def config_names() -> str:
+    """Names of the configs, for messages."""
+    return ", ".join(name for name in resource_files() if name.startswith(CONFIGS))
 
 
 def find_config(name: str) -> Path:
@@ -34,7 +41,7 @@ def find_config(name: str) -> Path:
     for path in (Path(name), resource_path(name), resource_path(f"{CONFIGS}/{name}")):
         if path.exists():
             return path
-    raise UserError(f"{name}: no such config file; there are {', '.join(resource_names(CONFIGS, '.yaml'))}")
+    raise UserError(f"{name}: no such config file; there are {config_names()}")
 
 
 def find_file(name: str) -> Path:

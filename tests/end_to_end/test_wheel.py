@@ -50,6 +50,12 @@ def test_every_file_of_the_clones_folders_is_there(call):
             assert path.is_dir() or copy.read_bytes() == path.read_bytes()
 
 
+def test_show_prints_files_to_copy(call):
+    files = call("clinical-pretrain", "show").splitlines()
+    assert {"configs/demo_cpu.yaml", "ds_configs/zero2.json", "slurm/pretrain.sh", "slurm/site.yaml"} <= set(files)
+    assert call("clinical-pretrain", "show", "slurm/site.yaml") == (REPOSITORY / "slurm/site.yaml").read_text()
+
+
 def test_submit_names_scripts_that_are_there(call, shards, config_file, installed):
     said = call("clinical-pretrain", "submit", "--config", config_file, "--data.shards", shards, "--dry-run")
     scripts = re.findall(r"\S+/slurm/\w+\.sh", said)

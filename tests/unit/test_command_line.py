@@ -48,6 +48,7 @@ CONFIG = str(REPOSITORY / "configs" / "clinical_longformer.yaml")
         ("push x --repo-id a/b --private maybe", "--private is maybe, must be true or false"),
         ("export x --out=", "--out: empty; is a variable of the shell unset?"),
         ("foo", "unknown foo (choose from build-shards, run, export,"),
+        ("show configs/demo.yaml", "configs/demo.yaml: no such file comes with the package; there are c"),
         ("run", "--config is missing; give a YAML file with the run's settings, such as configs/clinical_bigbird.yaml"),
         ("run --config demo_cpu.yaml --num_gpus", "--num_gpus: its value is missing"),
         ("run --config demo_cpu.yaml --num_gps 2", "unknown --num_gps"),
