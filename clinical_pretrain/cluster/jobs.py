@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from clinical_pretrain.run_folder.paths import JOBS_FOLDER
+from clinical_pretrain.run_folder.paths import JOBS_FOLDER, RunFolder
 from tokenizer_tools.errors import UserError
 
 JOB_NAME = f"{JOBS_FOLDER}/job.json"
@@ -22,18 +22,19 @@ UNKNOWN = "unknown"
 
 def starts_of(run_dir: Path) -> list[dict[str, Any]]:
     """Of run.json; none where that isn't there."""
-    return list((read_json(run_dir / "run.json") or {}).get("starts", []))
+    folder = RunFolder(run_dir)
+    return folder.starts() if folder.exists else []
 
 
 def submitted_since(run_dir: Path, starts: list[dict[str, Any]]) -> bool:
     """Whether a job was submitted after the last start."""
-    file = run_dir / JOB_NAME
+    file = RunFolder(run_dir).job_file
     return file.exists() and file.stat().st_mtime >= (starts[-1].get("timestamp", 0.0) if starts else 0.0)
 
 
 def jobs_of(run_dir: Path) -> list[str]:
     """The job that was submitted last for a run, and the one that trained it last, the newer first."""
-    starts, submission = starts_of(run_dir), read_json(run_dir / JOB_NAME) or {}
+    starts, submission = starts_of(run_dir), read_json(RunFolder(run_dir).job_file) or {}
     found = [submission.get("job"), starts[-1].get("slurm_job") if starts else None]
     if not submitted_since(run_dir, starts):
         found.reverse()

@@ -7,8 +7,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from clinical_pretrain.cluster.jobs import (
     ENDED,
     JOB_NAME,
@@ -19,7 +17,7 @@ from clinical_pretrain.cluster.jobs import (
     starts_of,
     submitted_since,
 )
-from clinical_pretrain.exit_codes import LOST
+from clinical_pretrain.exit_codes import INTERRUPTED, LOST, USER_ERROR
 from clinical_pretrain.run_folder.metrics import duration, read_metrics
 from clinical_pretrain.run_folder.paths import JOBS_FOLDER, RunFolder
 from tokenizer_tools.errors import UserError
@@ -60,19 +58,29 @@ def status(run_dir: Path) -> dict[str, Any]:
         run_dir, job, state, step, max_steps (those of --extend, too), stage, loss, validation_loss, seconds_left,
         restarts and last_stop; None for what isn't known.
     """
-    starts, submission = starts_of(run_dir), read_json(run_dir / JOB_NAME) or {}
+    try:
+        return _status(RunFolder(run_dir))
+    except UserError as error:  # the other runs can be shown
+        nothing = dict.fromkeys(("job", "max_steps", "loss", "validation_loss", "seconds_left"))
+        return {"run_dir": str(run_dir), "state": "unreadable", "step": 0, "stage": 1, "restarts": 0,
+                "last_stop": str(error), **nothing}  # fmt: skip
+
+
+def _status(folder: RunFolder) -> dict[str, Any]:
+    run_dir = folder.path
+    starts, submission = starts_of(run_dir), read_json(folder.job_file) or {}
     last, jobs = starts[-1] if starts else {}, jobs_of(run_dir)
     states = {job: job_state(job) for job in jobs}
     waiting = {job: word for job, word in states.items() if word and word not in (*ENDED, UNKNOWN)}
     job = next(iter(waiting or jobs), None)
-    lines = read_metrics(RunFolder(run_dir))
+    lines = read_metrics(folder)
     train, validation = ([line for line in lines if line["kind"] == kind] for kind in ("train", "validation"))
     max_steps = None
-    with suppress(OSError, yaml.YAMLError):
-        config = yaml.safe_load((run_dir / "config.yaml").read_text())
+    if folder.config_file.exists():
+        config = folder.read_config()
         max_steps = config["max_steps"] + config.get("extend", 0)
-    stop = read_json(RunFolder(run_dir).stop_file) or {}
-    of_last_start = bool(stop) and RunFolder(run_dir).stop_file.stat().st_mtime >= last.get("timestamp", 0.0)
+    stop = folder.read_stop() or {}
+    of_last_start = bool(stop) and folder.stop_file.stat().st_mtime >= last.get("timestamp", 0.0)
     state, reason = _state(last, stop if of_last_start else {}), stop.get("reason")
     if waiting:
         state = next(iter(waiting.values()))
@@ -128,7 +136,8 @@ def _state(last: dict[str, Any], stop: dict[str, Any]) -> str:
         return "running"
     if not last:
         return "not started"
-    return {None: "lost", 1: "lost", LOST: "lost", 2: "failed"}.get(stop.get("exit_code"), "stopped")
+    words = {None: "lost", 1: "lost", LOST: "lost", INTERRUPTED: "lost", USER_ERROR: "failed"}
+    return words.get(stop.get("exit_code"), "stopped")
 
 
 def _seconds_left(train: list[dict[str, Any]], max_steps: int | None) -> float | None:

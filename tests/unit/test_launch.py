@@ -20,7 +20,7 @@ from clinical_pretrain.config.command_line import load_config
 from clinical_pretrain.config.recovery import CheckpointConfig
 from clinical_pretrain.config.slurm import SlurmConfig, seconds_of
 from clinical_pretrain.observe.status import runs_in, status, table
-from clinical_pretrain.run_folder.paths import RunFolder
+from clinical_pretrain.run_folder.paths import FORMAT_VERSION, RunFolder
 from clinical_pretrain.training.checkpointer import Checkpointer, reset_try_count
 from tokenizer_tools.errors import UserError
 
@@ -236,13 +236,17 @@ def test_status_tells_how_runs_stand(tmp_path, capsys, monkeypatch):
         folder = tmp_path / "runs" / name
         folder.mkdir(parents=True)
         (folder / "run.json").write_text(
-            json.dumps({"starts": [{"host": "elsewhere", "process": 1}, {"from_step": 3}]})
+            json.dumps(
+                {"format_version": FORMAT_VERSION, "starts": [{"host": "elsewhere", "process": 1}, {"from_step": 3}]}
+            )
         )
         (folder / "config.yaml").write_text("max_steps: 2000\n")
         lines = [{"step": step, "kind": "train", "loss": 9.0 / step, "seconds": 2.0} for step in (6, 7)]
         write_metrics(folder, lines)
         if stop:
-            (folder / "stop.json").write_text(json.dumps({"reason": stop, "exit_code": 77}))
+            (folder / "stop.json").write_text(
+                json.dumps({"format_version": FORMAT_VERSION, "reason": stop, "exit_code": 77})
+            )
     found = [status(run) for run in runs_in([tmp_path / "runs"])]
     assert [run["state"] for run in found] == ["stopped", "finished", "lost"]
     assert found[0] | {"step": 7, "max_steps": 2000, "restarts": 1, "loss": 9 / 7} == found[0]
@@ -253,13 +257,17 @@ def test_status_tells_how_runs_stand(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     for timestamp, state, stop in ((time.time() + 9, "lost", "stopped"), (time.time() - 9, "gone", "job 5 didn't get")):
         (folder / "run.json").write_text(
-            json.dumps({"starts": [{"host": "x", "timestamp": timestamp, "slurm_job": None}]})
+            json.dumps(
+                {"format_version": FORMAT_VERSION, "starts": [{"host": "x", "timestamp": timestamp, "slurm_job": None}]}
+            )
         )
         assert status(folder)["state"] == state and status(folder)["last_stop"].startswith(stop)
+    (folder / "run.json").write_text('{"format_version": 1}')
+    assert status(folder)["state"] == "unreadable" and "run.json: format_version 1, but" in status(folder)["last_stop"]
     lines = table(found)
     assert lines[0].split()[:3] == ["run", "state", "step"] and "7/2,000" in lines[1]
     assert main(["status"]) == 0
-    assert capsys.readouterr().out.count("7/2,000") == 3
+    assert capsys.readouterr().out.count("7/2,000") == 2  # and one that can't be read
 
 
 @pytest.mark.parametrize(
