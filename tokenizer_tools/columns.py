@@ -17,10 +17,10 @@ KNOWN_COLUMNS = {
     "time": ("charttime", "chartdate", "note_datetime", "note_date"),
     "error": ("iserror",),
 }
-# Of a name's letters and digits alone. Only named in messages: who is a patient is never guessed.
+# Of a name's letters and digits alone. Named in messages, never taken: who is a patient isn't guessed.
 _LIKELY_PATIENT = re.compile(
-    r"(patient|pat|pt|person|subject|member)(id|num|number|no|key|identifier)?|mrn(um|umber)?|empi(id)?|mpi|pid|"
-    r"nhsnumber|medicalrecordnumber"
+    r"(patient|pat|pt|person|subject|member)(id|num|number|no|key|identifier)?|(patient|pat|pt)?mrn(id|um|umber|no)?|"
+    r"empi(id)?|mpi|(unique)?pid|nhs(number|no)|medicalrecord(number|num|no|id)"
 )
 _LIKELY_ADMISSION = re.compile(
     r"(encounter|visit|stay|icustay|admission|episode|account|patientunitstay|hospitalization)(id|num|number|no|key)?|csn"
@@ -57,15 +57,17 @@ def resolve_columns(wanted: Columns, found: tuple[str, ...], where: str) -> dict
         UserError: a named column is missing, there is no text column, or it isn't clear which one is meant.
     """
     by_lower_case = {name.strip().lower(): name for name in reversed(found)}
+    named = {name for name in vars(wanted).values() if name is not None}
     names: dict[str, list[str]] = {}
     for role, known in KNOWN_COLUMNS.items():
         asked = getattr(wanted, role)
         if asked is not None and asked not in found:
             raise UserError(f"{where}: no column {asked!r} (--columns.{role}); {describe_columns(found)}")
         matches = [asked] if asked is not None else [by_lower_case[name] for name in known if name in by_lower_case]
-        if len(matches) > 1 and role in ("text", "patient", "admission"):
+        others = _other_patients(found, named) if role == "patient" and asked is None and matches else []
+        if len(matches + others) > 1 and role in ("text", "patient", "admission"):
             raise UserError(
-                f"{where}: both {' and '.join(map(repr, matches))} could be the {role}; choose one with "
+                f"{where}: both {' and '.join(map(repr, matches + others))} could be the {role}; choose one with "
                 f"--columns.{role} NAME"
             )
         for name in matches:
@@ -76,6 +78,14 @@ def resolve_columns(wanted: Columns, found: tuple[str, ...], where: str) -> dict
     if "text" not in names:
         raise UserError(f"{where}: no text column; {describe_columns(found)}; name it with --columns.text NAME")
     return names
+
+
+def _other_patients(found: Iterable[str], named: set[str]) -> list[str]:
+    """Columns that look like a patient's but aren't known: beside one that is, such as MRN beside a subject_id that
+    numbers the notes, it isn't clear which one to split by. Not those that the user has named as something else."""
+    known = KNOWN_COLUMNS["patient"]
+    return [name for name in found if _LIKELY_PATIENT.fullmatch(_squeezed(name))
+            and name.strip().lower() not in known and name not in named]  # fmt: skip
 
 
 def describe_columns(found: Iterable[str]) -> str:

@@ -227,6 +227,50 @@ def test_two_columns_that_could_be_meant_are_refused(tmp_path):
         list(read_notes([tmp_path / "m.csv"]))
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize(("known", "other"), [
+    ("subject_id", "MRN"), ("person_id", "MRN"), ("patient_id", "Patient Number"), ("SUBJECT_ID", "PAT_MRN_ID"),
+])  # fmt: skip
+def test_a_known_column_beside_another_patients_is_asked_about(known, other, suffix, corpus, tmp_path, capsys):
+    """The known one numbers the notes, or is a clinician's: by it, nearly each patient would be on two sides."""
+    records = [{known: f"{n}", other: f"{n % 40}", "text": f"note {n}"} for n in range(120)]
+    path = write(tmp_path / f"n{suffix}", records)
+    call = command(corpus, path, tmp_path / "s")
+    assert main(call) == 2
+    error = capsys.readouterr().err
+    asked = f"both '{known}' and '{other}' could be the patient; choose one with --columns.patient NAME"
+    assert error.count("\n") == 1 and asked in error and not (tmp_path / "s").exists()
+    if suffix == ".csv" and known == "subject_id":
+        assert main([*call, "--columns.patient", other]) == 0
+        found = sides(tmp_path / "s")
+        assert len(found) == 40 and all(len(splits) == 1 for splits in found.values())
+        (note, *_) = read_notes([path], InputOptions(Columns(patient=known)), SplitRule())
+        assert note.patient == "0"
+
+
+@pytest.mark.parametrize("columns", [
+    "ROW_ID,SUBJECT_ID,HADM_ID,CHARTDATE,CHARTTIME,STORETIME,CATEGORY,DESCRIPTION,CGID,ISERROR,TEXT",  # MIMIC-III
+    "note_id,subject_id,hadm_id,note_type,note_seq,charttime,storetime,text",  # MIMIC-IV-Note
+    "subject_id,hadm_id,stay_id,text",
+    "note_id,person_id,note_event_id,note_date,note_datetime,note_type_concept_id,note_class_concept_id,note_title,"
+    "note_text,encoding_concept_id,language_concept_id,provider_id,visit_occurrence_id,visit_detail_id,"
+    "note_source_value",  # OMOP
+    "patient_id,pat_enc_csn_id,hsp_account_id,encounter_id,csn,note_id,note_csn_id,note_text",  # Epic
+])  # fmt: skip
+def test_usual_columns_are_not_asked_about(columns, tmp_path):
+    """None beside the known one is likely to be a patient's: admissions, stays, encounters, notes, clinicians."""
+    write(tmp_path / "n.csv", [dict.fromkeys(columns.split(","), 7)])
+    (note,) = read_notes([tmp_path / "n.csv"], rule=SplitRule())
+    assert note.patient == "7" and note.text == "7"
+
+
+def test_a_column_with_another_role_is_not_asked_about(tmp_path):
+    """As in PMC-Patients, where `patient` is the text."""
+    write(tmp_path / "n.csv", [{"patient_id": 7, "patient": "a"}])
+    (note,) = read_notes([tmp_path / "n.csv"], InputOptions(Columns(text="patient")), SplitRule())
+    assert (note.patient, note.text) == ("7", "a")
+
+
 def test_a_tokenizer_never_sees_held_out_patients(tmp_path):
     """Words of held-out patients, and of their admissions' notes, make no entry."""
     word = {patient: f"zq{chr(97 + patient % 26)}{chr(97 + patient // 26)}xv" for patient in range(60)}
