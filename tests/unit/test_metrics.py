@@ -59,6 +59,23 @@ def test_curves_are_not_doubled_and_the_loss_comes_first(tmp_path):
     assert min(board.Tags()[SCALARS]) == "loss/train"
 
 
+def test_skipped_updates_and_the_loss_scale_have_curves(tmp_path):
+    metrics = Metrics(tmp_path, 0, 3)
+    rest = {"loss": 1.0, "learning_rate": 1e-4, "gradient_norm": 1.0, "tokens_per_second": 1e5, "samples_consumed": 1,
+            "epoch": 0.1, "seconds": 2.0, "mfu": None}  # fmt: skip
+    for step, scale in ((1, 256.0), (2, 128.0), (3, 64.0)):
+        metrics.train(step, skipped_updates=step - 1, loss_scale=scale, **rest)
+    metrics.close()
+    board = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={SCALARS: 0}).Reload()
+    curves = {name: [event.value for event in board.Scalars(f"train/{name}")]
+              for name in ("skipped_updates", "loss_scale")}  # fmt: skip
+    assert curves == {"skipped_updates": [0, 1, 2], "loss_scale": [256, 128, 64]}
+    assert [{name: line[name] for name in curves} for line in read_metrics(tmp_path, "train")] == [
+        {"skipped_updates": 0, "loss_scale": 256}, {"skipped_updates": 1, "loss_scale": 128},
+        {"skipped_updates": 2, "loss_scale": 64},
+    ]  # fmt: skip
+
+
 def test_progress_fits_its_line():
     parts = ["step 100,000/200,000", "loss 1.5342", "lr 2.99e-05", "1,234,567 tokens/s (41% MFU)", "100:01:55 left"]
     assert fit(parts, 200) == " · ".join(parts)

@@ -8,11 +8,11 @@ from tokenizers import Tokenizer
 
 from clinical_pretrain.cli import main
 from clinical_pretrain.data.shards import Split
-from tokenizer_tools.build_shards import build_shards
+from tokenizer_tools.build_shards import build_shards, describe
 from tokenizer_tools.manifest import Manifest
 from tokenizer_tools.split_patients import SplitRule
 from tokenizer_tools.synthetic_notes import make_notes
-from tokenizer_tools.unknown_characters import unseen_blanks
+from tokenizer_tools.unknown_characters import describe_unknown, unseen_blanks
 
 BIGBIRD, LONGFORMER = (SHARED / "tokenizers" / name for name in ("bigbird", "longformer"))
 
@@ -47,7 +47,10 @@ def test_unknown_characters_are_counted_and_named_but_placeholders_are_not(tmp_p
     manifest, tokens = build(tmp_path, "INR ≥ 2, pain ≤ 3, BP → 120, ≥ 5, seen by [**Name**] and ___")
     assert tokens.count("<unk>") == 6
     assert manifest.unknown["tokens"] == 4 and manifest.unknown["characters"] == {"≥": 2, "→": 1, "≤": 1}
-    assert manifest.unknown["share"] == round(4 / manifest.splits["train"].tokens, 6)
+    share = 4 / manifest.splits["train"].tokens
+    assert manifest.unknown["share"] == round(share, 6)
+    line = f"  {share:.2%} of the tokens are unknown to the tokenizer (≥ U+2265 2, → U+2192 1, ≤ U+2264 1); newline and"
+    assert describe(manifest, tmp_path / "s", False)[-1].startswith(line)
 
 
 @pytest.mark.shared
@@ -67,6 +70,22 @@ def test_notes_with_line_breaks_lose_no_word_start(tmp_path, capsys):
     unknown = Manifest.load(tmp_path / "s").unknown
     assert unknown["share"] < 0.005, unknown
     assert "newline and tab, which it doesn't know, became blanks" in capsys.readouterr().out
+
+
+def test_what_is_unknown_is_said_in_a_line():
+    """Of characters that can't be seen, the code point alone."""
+    blind = {"tokens": 0, "share": 0.0, "characters": {}, "written_as_blanks": ""}
+    assert describe_unknown(blind) == "no token is unknown to the tokenizer"
+    unknown = {
+        "tokens": 1234,
+        "share": 0.0123,
+        "characters": {"≥": 1200, "\u0301": 34},
+        "written_as_blanks": "\t\u2003",
+    }
+    assert describe_unknown(unknown) == (
+        "1.23% of the tokens are unknown to the tokenizer (≥ U+2265 1,200, U+0301 34); tab, which it doesn't know, "
+        "became blanks"
+    )
 
 
 def test_the_projects_own_tokenizers_see_everything(corpus):
