@@ -466,7 +466,7 @@ def release(root: Path, shards: str) -> None:
     shutil.copytree("bases/lf_bin", downloaded / "snapshots" / "1", dirs_exist_ok=True)
     (downloaded / "refs").mkdir(exist_ok=True)
     (downloaded / "refs" / "main").write_text("1")
-    train(config(root, shards, "of-hub", model=ModelConfig("hospital/longformer"), max_steps=1))
+    train(config(root, shards, "of-hub", model=ModelConfig("hospital/longformer"), max_steps=4))
 
 
 def faults(root: Path, shards: str) -> None:
