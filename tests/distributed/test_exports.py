@@ -18,9 +18,12 @@ from safetensors.torch import load_file
 from clinical_pretrain.checkpoint import pending_save
 from clinical_pretrain.checkpoint.lease import lease
 from clinical_pretrain.cli import main
+from clinical_pretrain.commands.demo import _tell
 from clinical_pretrain.config.recovery import CheckpointConfig
+from clinical_pretrain.observe.plot import plot_loss
 from clinical_pretrain.release.export import export, put_in_place
 from clinical_pretrain.release.push import push, render_model_card
+from clinical_pretrain.run_folder.history import data_facts
 from clinical_pretrain.run_folder.paths import RunFolder
 from tokenizer_tools.corpus.split_patients import SplitRule
 from tokenizer_tools.corpus.synthetic_notes import make_notes
@@ -93,7 +96,9 @@ def test_stages_of_a_run_are_told_apart(root, tmp_path):
         export(root / "bigbird", tmp_path / "model", step)
         keys = ("first_step", "last_step", "schedule_steps", "warmup_steps")
         assert [tuple(recipe[key] for key in keys) for recipe in facts_of(tmp_path / "model")["recipe"]] == stages
-        assert len(facts_of(tmp_path / "model")["data"]) == 1
+        facts = facts_of(tmp_path / "model")
+        assert (facts["samples_consumed"], facts["tokens_consumed"]) == (8 * step, 8 * step * 256)
+        assert len(facts["data"]) == 1
 
 
 def test_a_local_base_model_is_never_named_as_one_of_the_hub(root, tmp_path, monkeypatch):
@@ -104,6 +109,39 @@ def test_a_local_base_model_is_never_named_as_one_of_the_hub(root, tmp_path, mon
         facts = facts_of(tmp_path / "model")
         assert facts["base_model"] is None and facts["initialisation"] == "pretrained"
         assert "lf_bin" not in (tmp_path / "model" / "pretraining.json").read_text()
+
+
+def test_a_base_model_of_the_hub_is_named(root, tmp_path, monkeypatch):
+    """Also where a folder of that name has appeared since."""
+    (tmp_path / "hospital" / "longformer").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    export(root / "of-hub", tmp_path / "model")
+    facts = facts_of(tmp_path / "model")
+    assert facts["base_model"] == "hospital/longformer" and facts["initialisation"] == "pretrained"
+    assert "base_model: hospital/longformer\n" in render_model_card(facts, repo_id="hospital/x", license="other")
+
+
+@pytest.mark.parametrize(("by", "said"), [
+    ("patient", "held-out patients"),
+    ("admission", "held-out admissions, whose patients may have been trained on"),
+    ("note", "held-out notes, whose patients may have been trained on"),
+])  # fmt: skip
+def test_picture_and_demo_say_what_was_held_out(by, said, root, corpus, model, tmp_path, capsys):
+    """By the shards' own split."""
+    split = SplitRule(validation=0.2, test=0.1, by=by)
+    manifest = build_shards(
+        [root / "other.csv"], str(corpus / "tokenizer"), tmp_path / "s", ShardSettings(sequence_length=256, split=split)
+    )
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("run.json", "metrics.jsonl"):
+        shutil.copy(root / "first" / name, run)
+    RunFolder(run).write_versioned(run / "data.json", data_facts(manifest))
+    plot_loss(run, tmp_path / "loss.svg")
+    assert f"<!-- validation ({said}) -->" in (tmp_path / "loss.svg").read_text()
+    summary = json.loads((root / "first" / "summary.json").read_text())
+    _tell(summary | {"max_logit_difference": 0.0}, run, model, tmp_path / "s")
+    assert f"validation loss ({said}): " in capsys.readouterr().out
 
 
 def test_a_second_export_replaces_its_own_files_alone(root, tmp_path, capsys, monkeypatch):

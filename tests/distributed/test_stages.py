@@ -60,6 +60,14 @@ def test_an_extension_is_the_same_in_one_go_and_in_pieces(root):
     assert "12/12 (stage 2)" in table([status(root / "staged")])[1]
 
 
+def test_a_second_stage_draws_new_rows_and_masks(root):
+    """Those that one long run would draw. A micro-batch is known by the sum of its labels; two a step on each rank."""
+    for rank in range(2):
+        two, one = (json.loads((root / name / f"seen-{rank}.json").read_text()) for name in ("whole", "one-stage"))
+        assert two == one and len(two) == 24
+        assert not set(two[:16]) & set(two[16:])
+
+
 def test_an_extension_goes_on_with_another_number_of_ranks(root, shards):
     done = launch(WORKER, "one_rank_goes_on", shards, root, ranks=1)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import termios
+from pathlib import Path
 
 import pytest
 from launching import ENVIRONMENT, REPOSITORY, saved_steps
@@ -50,6 +51,24 @@ def test_a_reader_that_has_gone_does_not_end_a_run(start, tmp_path):
     done = subprocess.run(["bash", "-c", f"{sys.executable} -c '{command}' | true; echo ${{PIPESTATUS[0]}}"], text=True,
                           env=os.environ | ENVIRONMENT, capture_output=True)  # fmt: skip
     assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+def test_a_full_disk_under_the_log_does_not_end_a_command():
+    """What can't be written is dropped; the log isn't given up, as the disk may have room again."""
+    command = "; ".join([
+        "import sys, os",
+        "from clinical_pretrain.console import console, make_output_lenient",
+        "make_output_lenient()",
+        "console.say('x' * 100_000)",
+        "console.progress(['step 1/2', 'loss 1.0'])",
+        "console.say('y' * 100_000, error=True)",
+        "assert {os.readlink(f'/proc/self/fd/{n}') for n in (1, 2)} == {'/dev/full'}",
+        "from clinical_pretrain.cli import main",
+        "main(['--help'])",
+    ])  # fmt: skip
+    with Path("/dev/full").open("w") as full:
+        call = [sys.executable, "-c", command]
+        assert subprocess.run(call, env=os.environ | ENVIRONMENT, stdout=full, stderr=full).returncode == 0
 
 
 def test_a_closed_terminal_is_a_stop_and_nohup_is_respected(start, tmp_path):

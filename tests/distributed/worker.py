@@ -203,7 +203,9 @@ def stages_of_a_run(root: Path, shards: str) -> None:
     """A run in two stages, by one command, and by several with stops between; runs that end early, and the best of one
     whose loss rises again."""
     first = config(root, shards, "staged", stage=2, max_steps=8, checkpoint=CheckpointConfig(0))
-    train(replace(first, run_dir=str(root / "whole"), extend=4))
+    watched = Poison()  # of which none is given
+    watched.train(replace(first, run_dir=str(root / "whole"), extend=4))
+    watched.train(replace(first, run_dir=str(root / "one-stage"), max_steps=12))
     train(first)
     with asked_to_stop_after(10):
         train(replace(first, extend=4))
@@ -444,8 +446,8 @@ def again(second: RunConfig, first: Path, step: int = 10) -> None:
 
 
 def release(root: Path, shards: str) -> None:
-    """Alone: a run that goes on with other data and settings, a BigBird in two stages, and a run that begins with a
-    model in a local folder."""
+    """Alone: a run that goes on with other data and settings, a BigBird in two stages, and runs that begin with a model
+    in a local folder and with one of the Hub."""
     small = {"max_steps": 8, "checkpoint": CheckpointConfig(4, keep_latest=0)}
     train(config(root, shards, "first", **small))
     other = {"data": DataConfig(str(root / "other-shards"), language="de"), "batch": BatchConfig(4, 2),
@@ -457,6 +459,11 @@ def release(root: Path, shards: str) -> None:
     export(root / "first", Path("bases/lf_bin"))
     based = ModelConfig("bases/lf_bin")
     train(config(root, shards, "based", model=based, max_steps=4))
+    downloaded = Path(os.environ["HF_HOME"]) / "hub" / "models--hospital--longformer"
+    shutil.copytree("bases/lf_bin", downloaded / "snapshots" / "1", dirs_exist_ok=True)
+    (downloaded / "refs").mkdir(exist_ok=True)
+    (downloaded / "refs" / "main").write_text("1")
+    train(config(root, shards, "of-hub", model=ModelConfig("hospital/longformer"), max_steps=4))
 
 
 def faults(root: Path, shards: str) -> None:

@@ -215,12 +215,16 @@ def test_folders_of_texts(corpus, tmp_path, capsys):
     assert main(call) == 2
     error = capsys.readouterr().err
     assert "--patient-folder (level 1: 3, level 2: 30 folders); or split by --split.by note" in error
-    assert main([*call, "--patient-folder", "2"]) == 0
+    for name in ("._s0.txt", "scan.pdf"):
+        (root / "p0" / name).write_bytes(b"\x00")
+    assert main([*call, "--patient-folder", "2", "--files", "txt"]) == 0
+    said = capsys.readouterr().err
+    assert f"reading {root}: 90 txt files (0.0 MB); not read: 1 hidden, 1 other (.pdf)\n" in said, said
     found = splits_of_patients(tmp_path / "s")
     assert len(found) == 30 and all(len(splits) == 1 for splits in found.values())
     (root / "p0" / "stray.txt").write_text("whose?")
     with pytest.raises(UserError, match=r"stray.txt: lies above the folders of level 2"):
-        list(read_notes([root], InputOptions(patient_folder=2), SplitRule()))
+        list(read_notes([root], InputOptions(patient_folder=2, files="txt"), SplitRule()))
 
 
 def test_two_columns_that_could_be_meant_are_refused(tmp_path):

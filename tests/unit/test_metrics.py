@@ -2,6 +2,7 @@
 
 import json
 import resource
+from dataclasses import replace
 
 from run_folders import write_metrics
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
@@ -61,6 +62,21 @@ def test_curves_are_not_doubled_and_the_loss_comes_first(tmp_path):
     assert losses == [(step, 1.0) for step in range(1, 7)] + [(step, 2.0) for step in range(7, 10)]
     assert [(line["step"], line["loss"]) for line in read_metrics(RunFolder(tmp_path), "train")] == losses
     assert min(board.Tags()[SCALARS]) == "loss/train"
+
+
+def test_skipped_updates_and_the_loss_scale_have_curves(tmp_path):
+    metrics = MetricsWriter(RunFolder(tmp_path), 0, 3)
+    for step, scale in ((1, 256.0), (2, 128.0), (3, 64.0)):
+        metrics.train(replace(step_metrics(step), skipped_updates=step - 1, loss_scale=scale))
+    metrics.close()
+    board = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={SCALARS: 0}).Reload()
+    curves = {name: [event.value for event in board.Scalars(f"train/{name}")]
+              for name in ("skipped_updates", "loss_scale")}  # fmt: skip
+    assert curves == {"skipped_updates": [0, 1, 2], "loss_scale": [256, 128, 64]}
+    assert [{name: line[name] for name in curves} for line in read_metrics(RunFolder(tmp_path), "train")] == [
+        {"skipped_updates": 0, "loss_scale": 256}, {"skipped_updates": 1, "loss_scale": 128},
+        {"skipped_updates": 2, "loss_scale": 64},
+    ]  # fmt: skip
 
 
 def test_progress_fits_its_line():

@@ -11,9 +11,10 @@ from clinical_pretrain.data.shards import Split
 from tokenizer_tools.corpus.split_patients import SplitRule
 from tokenizer_tools.corpus.synthetic_notes import make_notes
 from tokenizer_tools.manifest import Manifest, UnknownTokens
+from tokenizer_tools.shards import report
 from tokenizer_tools.shards.build import build_shards
 from tokenizer_tools.shards.settings import ShardSettings
-from tokenizer_tools.tokenizer.unknown_characters import unknown_whitespace
+from tokenizer_tools.tokenizer.unknown_characters import describe_unknown, unknown_whitespace
 
 BIGBIRD, LONGFORMER = (SHARED / "tokenizers" / name for name in ("bigbird", "longformer"))
 
@@ -47,7 +48,10 @@ def test_unknown_characters_are_counted_and_named_but_placeholders_are_not(tmp_p
     manifest, tokens = build(tmp_path, "INR ≥ 2, pain ≤ 3, BP → 120, ≥ 5, seen by [**Name**] and ___")
     assert tokens.count("<unk>") == 6
     assert manifest.unknown.tokens == 4 and manifest.unknown.characters == {"≥": 2, "→": 1, "≤": 1}
-    assert manifest.unknown.share == round(4 / manifest.splits["train"].tokens, 6)
+    share = 4 / manifest.splits["train"].tokens
+    assert manifest.unknown.share == round(share, 6)
+    line = f"  {share:.2%} of the tokens are unknown to the tokenizer (≥ U+2265 2, → U+2192 1, ≤ U+2264 1); newline and"
+    assert report.describe(manifest, tmp_path / "s", False)[-1].startswith(line)
 
 
 @pytest.mark.shared
@@ -67,6 +71,16 @@ def test_notes_with_line_breaks_lose_no_word_start(tmp_path, capsys):
     unknown = Manifest.load(tmp_path / "s").unknown
     assert unknown.share < 0.005, unknown
     assert "newline and tab, which it doesn't know, became spaces" in capsys.readouterr().out
+
+
+def test_what_is_unknown_is_said_in_a_line():
+    """Of characters that can't be seen, the code point alone."""
+    assert describe_unknown(UnknownTokens(0, 0.0, {}, "")) == "no token is unknown to the tokenizer"
+    unknown = UnknownTokens(1234, 0.0123, {"≥": 1200, "\u0301": 34}, "\t\u2003")
+    assert describe_unknown(unknown) == (
+        "1.23% of the tokens are unknown to the tokenizer (≥ U+2265 1,200, U+0301 34); tab, which it doesn't know, "
+        "became spaces"
+    )
 
 
 def test_the_projects_own_tokenizers_see_everything(corpus):
