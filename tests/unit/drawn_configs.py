@@ -90,7 +90,7 @@ def overrides(draw):
     return drawn
 
 
-@settings(max_examples=80, derandomize=True, database=None)
+@settings(max_examples=80, deadline=None, derandomize=True, database=None)
 @example({"optim.final_learning_rate_fraction": -3.0})
 @example({"model.size.attention_window": 2})
 @example({"model.size.num_hidden_layers": 0})
