@@ -11,6 +11,7 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
+import hypothesis
 import pytest
 import yaml
 
@@ -32,6 +33,10 @@ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
+# A test may be slow on a busy machine.
+hypothesis.settings.register_profile("any-speed", deadline=None)
+hypothesis.settings.load_profile("any-speed")
 
 SECONDS = {"unit": 300, "distributed": 600, "slurm": 900, "end_to_end": 900}
 """Timeout of a test by its folder: some ten times what the slowest one takes."""

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from clinical_pretrain.commands.options import add_notes_options, make_parser, notes_paths, parse, report
+from clinical_pretrain.commands.options import (
+    CommandParser,
+    add_notes_options,
+    make_parser,
+    notes_paths,
+    parse,
+    report,
+)
 from tokenizer_tools.manifest import MANIFEST_NAME
 from tokenizer_tools.ranges import Range
 
+if TYPE_CHECKING:
+    from tokenizer_tools.shards.settings import ShardSettings
 
-def shards_parser(command: str, description: str | None) -> Any:
+
+def shards_parser(command: str, description: str | None) -> CommandParser:
+    """The options of build-shards. submit-shards chooses stages and shares itself."""
     from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
 
     parser = make_parser(command, description)
@@ -23,7 +34,8 @@ def shards_parser(command: str, description: str | None) -> Any:
     return parser
 
 
-def shard_settings(parser: Any, args: Any) -> Any:
+def shard_settings(parser: CommandParser, args: Any) -> ShardSettings:
+    """The shard settings among parsed options."""
     from tokenizer_tools.corpus.read_notes import InputOptions
     from tokenizer_tools.shards.settings import ShardSettings
 
@@ -32,8 +44,8 @@ def shard_settings(parser: Any, args: Any) -> Any:
 
 def build_shards(argv: Sequence[str]) -> dict[str, Any]:
     """Turn clinical notes into tokenised shards for pretraining."""
-    from tokenizer_tools.shards import report as reports
     from tokenizer_tools.shards.build import build_shards as build
+    from tokenizer_tools.shards.report import describe, summarise
     from tokenizer_tools.shards.settings import BuildOptions
 
     parser = shards_parser("build-shards", build_shards.__doc__)
@@ -45,20 +57,20 @@ def build_shards(argv: Sequence[str]) -> dict[str, Any]:
     if manifest is None:
         print(f"{out}: stage {args.stage}{f' {args.share}' if args.stage == 'pack' else ''} is done")
         return report(args, {"stage": args.stage})
-    print("\n".join(reports.describe(manifest, out, already_built)))
-    return report(args, reports.summarise(manifest))
+    print("\n".join(describe(manifest, out, already_built)))
+    return report(args, summarise(manifest))
 
 
 def make_notes(argv: Sequence[str]) -> dict[str, Any]:
     """Make synthetic notes in the form of MIMIC-III's NOTEEVENTS, to try things with."""
-    from tokenizer_tools.corpus import synthetic_notes
+    from tokenizer_tools.corpus.synthetic_notes import make_notes as make
 
     parser = make_parser("make-notes", make_notes.__doc__)
-    parser.add_argument("--out", required=True, help="CSV or CSV.GZ file to make")
-    parser.add_argument("--patients", type=int, default=400, help="how many patients")
+    parser.add_argument("--out", required=True, help="CSV or CSV.GZ file to create")
+    parser.add_argument("--patients", type=int, default=400, help="number of patients; 400 give about 4 MB")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other notes")
     args = parse(parser, argv, patients=Range(1, 10_000_000), seed=Range(0, 2**63 - 1))
-    counts = synthetic_notes.make_notes(Path(args.out), patients=args.patients, seed=args.seed)
+    counts = make(Path(args.out), patients=args.patients, seed=args.seed)
     print(f"{args.out}: " + ", ".join(f"{value:,} {name}" for name, value in counts.items()))
     return report(args, dict(counts))
 
@@ -66,14 +78,15 @@ def make_notes(argv: Sequence[str]) -> dict[str, Any]:
 def train_tokenizer(argv: Sequence[str]) -> dict[str, Any]:
     """Train a byte-level BPE tokenizer on notes, for a model that is trained from scratch."""
     from tokenizer_tools.corpus.read_notes import InputOptions
-    from tokenizer_tools.tokenizer import train as trainer
+    from tokenizer_tools.tokenizer.train import TokenizerSettings
+    from tokenizer_tools.tokenizer.train import train_tokenizer as train
 
     parser = make_parser("train-tokenizer", train_tokenizer.__doc__)
     add_notes_options(parser)
     parser.add_argument("--out", required=True, help="tokenizer folder to create")
-    parser.add_settings(trainer.TokenizerSettings, skip={"reading"})
+    parser.add_settings(TokenizerSettings, skip={"reading"})
     args = parse(parser, argv)
-    settings = parser.settings(trainer.TokenizerSettings, args, reading=parser.settings(InputOptions, args))
-    result = trainer.train_tokenizer(notes_paths(args), Path(args.out), settings)
+    settings = parser.settings(TokenizerSettings, args, reading=parser.settings(InputOptions, args))
+    result = train(notes_paths(args), Path(args.out), settings)
     print(f"{args.out}: {result['vocab_size']:,} entries, from {result['notes']:,} notes of the training split")
     return report(args, result)

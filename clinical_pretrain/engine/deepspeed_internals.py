@@ -1,6 +1,6 @@
-"""What is relied on of DeepSpeed 0.19 beyond its documented interface: each private or undocumented attribute is named
-here and nowhere else, but for the layout of its checkpoint files (reshard.py) and the build that distributed.py leaves
-out. tests/unit/test_versions.py names what is missing when a new version has moved something.
+"""What we rely on of DeepSpeed 0.19 beyond its documented interface. Each private or undocumented attribute is named
+here and nowhere else; exceptions are the layout of its checkpoint files (reshard.py) and the build that distributed.py
+leaves out. tests/unit/test_library_internals.py names what a new version has moved.
 
 DeepSpeed's optimizers, by ZeRO stage: 0 in fp32, torch's own AdamW; 0 in half precision, FP16_UnfusedOptimizer or
 BF16_Optimizer around it; 1 and 2, DeepSpeedZeroOptimizer; 3, DeepSpeedZeroOptimizer_Stage3.

@@ -1,7 +1,7 @@
-"""The model families: all that differs between them, apart from the arithmetic of their attention.
+"""One record per model family: everything that differs between families, apart from the computation of attention.
 
-A family is a subclass of ModelFamily here, a module of attention/ that computes its attention, and its name in
-config's ModelConfig.family. Nothing else in the package compares model types.
+To add a family: a subclass of ModelFamily here, a module in attention/ for its attention, and its name in config's
+ModelConfig.family. Nothing else in the package compares model types.
 """
 
 from __future__ import annotations
@@ -35,44 +35,50 @@ class BigBirdForMaskedPositions(MaskedPositions, BigBirdForMaskedLM):
 
 
 class ModelFamily(ABC):
-    """What the rest of the package asks of a family. `config` is always one of the family's transformers configs."""
+    """What the rest of the package asks about a family. Where a method takes a `config`, it is a transformers config of
+    the family."""
 
     name: str
-    """In model.family, and as a tag on the Hub."""
+    """As model.family and tags on the Hub spell it."""
     model_type: str
-    """As transformers' configs say it."""
+    """As transformers' configs spell it."""
     title: str
-    """In messages and model cards."""
+    """As messages and model cards spell it."""
     model_class: Any
-    """MaskedPositions over the transformers class."""
+    """The transformers class with the head of MaskedPositions."""
     attention: type[FamilyAttention]
     backends: Mapping[str, Backend]
-    """Those of ours, by the names of attention.backend."""
+    """Ways to compute the attention, by the names of attention.backend; beside them there is hf."""
     has_global_tokens = False
     """Whether attention.global_tokens can choose tokens that attend to everything."""
     unused_weights: tuple[str, ...] = ()
-    """Parts of the names of parameters that the masked-LM loss never reaches."""
+    """Substrings of the names of parameters that don't affect the masked-LM loss."""
     global_weights: tuple[str, ...] = ()
-    """Parts of the names of parameters that only global tokens use."""
+    """Substrings of the names of parameters that only global tokens use."""
 
     @abstractmethod
     def random_config(self, size: ModelSize, common: dict[str, Any], length: int) -> Any:
-        """The config of a random model for sequences of `length` tokens. `common`: what all families call the same.
+        """The transformers config of a model with random weights.
+
+        Args:
+            size: of the model.
+            common: settings that have the same name in all families' configs.
+            length: tokens per sequence.
 
         Raises:
             UserError: the size doesn't fit the length.
         """
 
     def first_position(self, config: Any) -> int:
-        """Position embedding of a document's first token."""
+        """Index of the position embedding of a document's first token."""
         return 0
 
     def embedding_positions(self, config: Any, position_ids: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
-        """Position embeddings to look up, (batch, length) int64, for positions that begin at 0 in each document."""
+        """Indices of position embeddings, (batch, length) int64, for positions that start at 0 in each document."""
         return position_ids
 
     def length_multiple(self, config: Any) -> int:
-        """Sequences are padded to a multiple of this many tokens, for which there must be position embeddings."""
+        """Sequences are padded to a multiple of this, and there must be position embeddings for the padding, too."""
         return 1
 
     def length_obstacle(self, config: Any, length: int) -> str | None:
@@ -81,19 +87,21 @@ class ModelFamily(ABC):
 
     @abstractmethod
     def set_attention_dropout(self, model: Any, dropout: float) -> None:
-        """In the modules alone: the exported config stays the base model's.
+        """Set it in the modules alone: the exported config keeps the base model's.
 
         Raises:
-            UserError: the model's attention can't do it.
+            UserError: the model's attention has no dropout.
         """
 
     def obstacle(self, backend: str, model: Any, config: RunConfig) -> str | None:
-        """Why the family's `backend` can't compute what is asked; None: it can. Of what holds for this family alone."""
+        """Why a backend can't compute what `config` asks of this family; None: it can. What holds for every family is
+        checked by backends.py."""
         return None
 
     @abstractmethod
     def keys_per_query(self, config: Any, length: int) -> list[int]:
-        """How many tokens a token attends to in each layer, for FLOPs; special tokens and a sequence's ends aside."""
+        """Number of tokens that a token attends to on average, for each layer, to count FLOPs; global tokens and the
+        narrower windows at a sequence's ends aside."""
 
     def padded(self, config: Any, length: int) -> int:
         """`length`, rounded up to length_multiple()."""
@@ -102,7 +110,7 @@ class ModelFamily(ABC):
 
 
 class Longformer(ModelFamily):
-    """Beltagy et al. 2020: a window around each token, and global tokens."""
+    """Beltagy et al. 2020: each token attends to a window around it and to global tokens."""
 
     name, model_type, title = "longformer", "longformer", "Longformer"
     model_class = LongformerForMaskedPositions
@@ -125,7 +133,7 @@ class Longformer(ModelFamily):
         )
 
     def first_position(self, config: Any) -> int:
-        """As RoBERTa's: the padding's position is its token id, and the others follow."""
+        """As in RoBERTa: padding has the position of its own token id, and tokens those after it."""
         return int(config.pad_token_id + 1)
 
     def embedding_positions(self, config: Any, position_ids: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
@@ -154,7 +162,7 @@ class Longformer(ModelFamily):
 
 
 class BigBird(ModelFamily):
-    """Zaheer et al. 2020: blocks that see the first, the last, their neighbours, and random ones."""
+    """Zaheer et al. 2020: each block attends to the first and the last one, its neighbours, and random ones."""
 
     name, model_type, title = "bigbird", "big_bird", "BigBird"
     model_class = BigBirdForMaskedPositions

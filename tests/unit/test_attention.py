@@ -1,4 +1,4 @@
-"""Our attention against Hugging Face's: the same function, to rounding."""
+"""Our attention compared with Hugging Face's: the same function, up to rounding."""
 
 import copy
 
@@ -41,7 +41,7 @@ def bigbird(length, block=16, layers=1, heads=2, random=3, kind="block_sparse", 
 
 
 def sharpened(model):
-    """With weights so large that attention isn't nearly uniform: else any mask would do."""
+    """Scale weights up, so that attention is far from uniform: otherwise a wrong mask would make no difference."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if any(part in name for part in ("query", "key", "value", "embeddings.weight")):
@@ -61,7 +61,7 @@ def batch(rows, length, padding=0, seed=0):
 
 
 def assert_same_function(model, ids, mask, global_mask=None, **settings_):
-    """Hidden states to 1e-5 and every parameter's gradient to 1e-4, for a loss over all real tokens."""
+    """Hidden states are equal to 1e-5, and every parameter's gradient to 1e-4, for a loss over all real tokens."""
     ours = copy.deepcopy(model)
     use_fused_gelu(ours)
     extra = {} if global_mask is None else {"global_attention_mask": global_mask}
@@ -88,9 +88,9 @@ def assert_same_gradients(model, ours):
             assert (got - expected).norm() <= 1e-4 * expected.norm() + 1e-6 * largest, name
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=SLOW_TO_DRAW)
+@settings(max_examples=40, suppress_health_check=SLOW_TO_DRAW)
 @given(st.data())
-def test_longformer_is_hugging_faces(data):
+def test_longformer_equals_hugging_faces(data):
     windows = data.draw(st.lists(st.sampled_from([4, 8, 16, 32]), min_size=1, max_size=3))
     length = data.draw(st.integers(3, 150))
     model = longformer(length, windows, data.draw(st.integers(1, 3)))
@@ -105,9 +105,9 @@ def test_longformer_is_hugging_faces(data):
     assert_same_function(model, ids, mask, global_mask)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=SLOW_TO_DRAW)
+@settings(max_examples=40, suppress_health_check=SLOW_TO_DRAW)
 @given(st.data())
-def test_bigbird_is_hugging_faces(data):
+def test_bigbird_equals_hugging_faces(data):
     block, count = data.draw(st.sampled_from([4, 16])), data.draw(st.integers(1, 3))
     length = data.draw(st.sampled_from([200, 250, 256, 333]) if block == 16 else st.integers(30, 150))
     model = bigbird(length, block, data.draw(st.integers(1, 3)), data.draw(st.integers(1, 3)), count)
@@ -118,9 +118,9 @@ def test_bigbird_is_hugging_faces(data):
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("padding", [0, 100])
-def test_bigbird_at_the_papers_lengths(training, padding):
-    """1,024, 3,072 and 4,096 have plans of their own; at 1,024 random blocks name the last block, which then counts
-    twice."""
+def test_bigbird_at_the_lengths_of_the_papers_code(training, padding):
+    """1,024, 3,072 and 4,096 tokens have plans of their own; at 1,024 some random blocks are the last block, which then
+    counts twice."""
     model = bigbird(1024, layers=2, longest=4096).train(training)
     assert_same_function(model, *batch(1, 1024, padding))
     plan = make_plan(bigbird(1024, block=64, longest=4096).bert.encoder.layer[0].attention.self, 1024, True,
@@ -128,7 +128,7 @@ def test_bigbird_at_the_papers_lengths(training, padding):
     assert plan.counts_twice and plan.counts.max() == 2
 
 
-def test_the_default_sizes_and_checkpointing():
+def test_default_windows_and_activation_checkpointing():
     assert_same_function(longformer(1100, [512, 64]), *batch(2, 1100, 90))
     for kind in ("attention", "full"):
         assert_same_function(longformer(70, [16, 8]), *batch(2, 70, 9), activation_checkpointing=kind)
@@ -136,8 +136,8 @@ def test_the_default_sizes_and_checkpointing():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_bigbird_where_there_is_no_flash_kernel_of_a_cpu(training):
-    """All heads at once, as on a GPU without flex_attention; here in fp64, with the exactness of fp64."""
+def test_bigbird_with_all_heads_at_once(training):
+    """As on a GPU without flex_attention; here in fp64, which the CPU's flash kernel isn't used for."""
     model = bigbird(256, layers=2, heads=3).train(training).double()
     (ids, mask), ours = batch(2, 256, 30), copy.deepcopy(model)
     expected = model.base_model(ids, attention_mask=mask)[0]
@@ -148,8 +148,8 @@ def test_bigbird_where_there_is_no_flash_kernel_of_a_cpu(training):
     assert_same_gradients(model, ours)
 
 
-def test_attention_to_everything():
-    """A BigBird of that kind, and rows so short that transformers' model changes to it, here without staying there."""
+def test_bigbird_with_full_attention():
+    """A BigBird of that kind, and sequences so short that transformers' model switches to it for good; ours doesn't."""
     assert_same_function(bigbird(256, kind="original_full"), *batch(2, 256, 30))
     model = bigbird(256)
     assert_same_function(copy.deepcopy(model), *batch(2, 150, 20))
@@ -159,8 +159,8 @@ def test_attention_to_everything():
     assert torch.allclose(encoder(ids, mask), before.base_model(ids, attention_mask=mask)[0], atol=1e-5)
 
 
-def test_half_precision_is_as_near_as_hugging_faces():
-    """In bf16 both differ from fp32; ours no more than theirs."""
+def test_half_precision_is_as_exact_as_hugging_faces():
+    """In bf16 both differ from fp32, ours no more than theirs."""
     for model, length in ((longformer(256, [32, 32]), 256), (bigbird(256, layers=2), 256)):
         ids, mask = batch(2, length, 30)
         exact = model.base_model(ids, attention_mask=mask)[0].detach()
@@ -171,7 +171,7 @@ def test_half_precision_is_as_near_as_hugging_faces():
         assert error[1] <= 1.2 * error[0]
 
 
-def test_numpys_generator_is_left_alone_and_the_plan_never_changes():
+def test_bigbirds_plan_is_constant_and_leaves_numpys_generator_alone():
     attention = bigbird(256).bert.encoder.layer[0].attention.self.eval()
     np.random.seed(3)
     before = np.random.get_state()[1].tolist()
@@ -180,7 +180,7 @@ def test_numpys_generator_is_left_alone_and_the_plan_never_changes():
     assert torch.equal(plan, random_blocks(attention, 256)) and plan.any()
 
 
-def test_training_and_evaluation_use_other_random_blocks():
+def test_training_and_evaluation_use_different_random_blocks():
     model, (ids, mask) = bigbird(256, layers=2), batch(1, 256)
     in_training = model.base_model(ids, attention_mask=mask)[0]
     in_evaluation = model.eval().base_model(ids, attention_mask=mask)[0]
@@ -191,7 +191,7 @@ def test_training_and_evaluation_use_other_random_blocks():
     assert torch.allclose(got, in_training, atol=1e-5)
 
 
-def test_attention_dropout_is_there_in_training_alone():
+def test_attention_dropout_is_applied_in_training_only():
     model, (ids, mask) = longformer(64, [16], dropout=0.5), batch(1, 64)
     encoder = Encoder(model, "blocked")
     first, second = encoder(ids, mask), encoder(ids, mask)
@@ -204,7 +204,7 @@ def test_attention_dropout_is_there_in_training_alone():
 
 
 def packed(lengths, length):
-    """A row's documents and positions, for rows given as lists of document lengths."""
+    """Documents and positions of sequences given as lists of document lengths."""
     documents, positions = (torch.zeros(len(lengths), length, dtype=torch.long) for _ in range(2))
     for row, parts in enumerate(lengths):
         start = 0
@@ -220,7 +220,7 @@ ROWS = [[20, 1, 43], [64], [30, 25]]
 
 @pytest.mark.parametrize("backend", ["blocked", "flex", "hf"])
 @pytest.mark.parametrize("global_tokens", ["none", "first"])
-def test_an_isolated_document_is_computed_as_if_it_were_alone(backend, global_tokens):
+def test_an_isolated_document_gets_the_output_that_it_gets_alone(backend, global_tokens):
     model = longformer(64, [16, 8])
     ids, _ = batch(3, 64)
     documents, positions = packed(ROWS, 64)
@@ -247,8 +247,8 @@ def test_an_isolated_document_is_computed_as_if_it_were_alone(backend, global_to
 
 @pytest.mark.parametrize("backend", ["blocked", "flex"])
 @pytest.mark.parametrize("training", [True, False])
-def test_isolated_documents_in_a_bigbird(backend, training):
-    """Beside a dense softmax over scores + log(times a key's block counts), -inf in other documents."""
+def test_isolated_documents_in_bigbird(backend, training):
+    """Compared with a dense softmax over scores + log(how often a key's block counts), -inf for other documents."""
     model = bigbird(256).train(training)
     attention = model.bert.encoder.layer[0].attention.self
     documents, _ = packed([[100, 3, 153], [200, 40]], 256)
@@ -275,9 +275,9 @@ def test_first_tokens():
 # flex and varlen, whose backward passes need a GPU ------------------------------------------------------------------
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=SLOW_TO_DRAW)
+@settings(max_examples=15, suppress_health_check=SLOW_TO_DRAW)
 @given(st.data())
-def test_flex_sees_what_blocked_sees(data):
+def test_flex_equals_blocked(data):
     length = data.draw(st.integers(200, 400))
     lengths = data.draw(st.lists(st.lists(st.integers(1, length // 3), max_size=3), min_size=1, max_size=2))
     documents, positions = packed(lengths, length)
@@ -295,7 +295,7 @@ def test_flex_sees_what_blocked_sees(data):
 
 
 def reference_varlen(q, k, v, starts_q, starts_k, longest_q, longest_k, *, window_size):
-    """What torch documents of varlen_attn, sequence by sequence."""
+    """varlen_attn as torch documents it, one sequence at a time."""
     assert starts_q.dtype == torch.int32 and torch.equal(starts_q, starts_k) and longest_q == longest_k
     out = torch.zeros_like(q)
     for start, end in zip(starts_q.tolist(), starts_q[1:].tolist(), strict=False):
@@ -310,8 +310,8 @@ def reference_varlen(q, k, v, starts_q, starts_k, longest_q, longest_k, *, windo
 
 
 @pytest.mark.parametrize("lengths", [ROWS, [[64], [64], [64]], [[64], [50], [1]]])
-def test_varlen_gets_the_right_sequences(monkeypatch, lengths):
-    """varlen_attn runs on GPUs alone: here a slow one of the same meaning stands in, for what we hand to it."""
+def test_varlen_is_given_the_right_sequences(monkeypatch, lengths):
+    """varlen_attn runs on GPUs only: a slow reference replaces it here, to check what it is given."""
     monkeypatch.setattr(longformer_attention, "varlen_attn", reference_varlen)
     model, (documents, positions) = longformer(64, [16, 8]), packed(lengths, 64)
     ids, _ = batch(3, 64)
@@ -326,7 +326,7 @@ def test_varlen_gets_the_right_sequences(monkeypatch, lengths):
 @pytest.mark.parametrize("checkpointing", ["none", "attention", "full"])
 @pytest.mark.parametrize("family", ["longformer", "bigbird"])
 def test_compiled_layers_compute_the_same_and_are_compiled_once(family, checkpointing):
-    """By torch.compile's front end, without its code generator."""
+    """With torch.compile's front end, without its code generator."""
     from torch._dynamo.utils import counters
 
     torch._dynamo.reset()
@@ -350,7 +350,7 @@ def test_compiled_layers_compute_the_same_and_are_compiled_once(family, checkpoi
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["longformer", "bigbird"])
 def test_flex_compiled_on_a_cpu(family, monkeypatch):
-    """Its forward pass, which goes by the lists of blocks instead of a mask over all tokens."""
+    """The compiled forward pass uses the lists of blocks, not a mask over all tokens."""
     from torch.nn.attention.flex_attention import flex_attention
 
     from clinical_pretrain.models.attention import flex

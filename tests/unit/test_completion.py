@@ -12,7 +12,7 @@ pytest.importorskip("argcomplete")
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("clinical-pretrain bui", {"build-shards"}),
+        ("clinical-pretrain build", {"build-shards"}),
         ("clinical-pretrain su", {"submit", "submit-shards"}),
         ("clinical-pretrain export --st", {"--step"}),
         ("clinical-pretrain push model/ --re", {"--repo-id", "--revision"}),

@@ -39,7 +39,7 @@ def ids_of(text):
     return np.array([TOKENS.index(token) for token in text.split()], np.uint16)
 
 
-def test_words_begin_where_they_do(vocabulary):
+def test_word_starts(vocabulary):
     ids = ids_of("<s> Ġdig oxin Ġ0 . 125 Ġmg , <unk> Ġdig Ċ </s>")
     assert word_starts(ids, vocabulary).astype(int).tolist() == [1, 1, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1]
     ids = ids_of("▁ oxin oxin ▁ ▁ 125 oxin ▁ Ġdig ▁ <unk> Ċ Ċ oxin")
@@ -47,7 +47,7 @@ def test_words_begin_where_they_do(vocabulary):
 
 
 @pytest.mark.parametrize("whole_words", [False, True])
-def test_shares_are_15_80_10_10_and_never_a_special_token(vocabulary, whole_words):
+def test_masking_shares_and_no_special_token_masked(vocabulary, whole_words):
     ids = np.tile(ids_of("<s> Ġdig oxin Ġ0 . 125 Ġmg , <unk> Ġdig Ċ </s>"), 5000)
     shown, positions = mask_sequence(ids, MaskingConfig(whole_words=whole_words), vocabulary, np.random.default_rng(0))
     maskable = vocabulary.maskable[ids]
@@ -62,13 +62,13 @@ def test_shares_are_15_80_10_10_and_never_a_special_token(vocabulary, whole_word
     assert (shown[untouched] == ids[untouched]).all()
 
 
-def test_whole_words_are_hidden_whole(vocabulary):
+def test_whole_words_are_chosen_whole(vocabulary):
     ids = np.tile(ids_of("Ġdig oxin"), 2000)
     _, positions = mask_sequence(ids, MaskingConfig(whole_words=True), vocabulary, np.random.default_rng(0))
     assert (np.bincount(positions // 2, minlength=2000)[positions // 2] == 2).all() and len(positions)
 
 
-def test_masks_depend_on_seed_epoch_and_row_alone(vocabulary):
+def test_masks_depend_on_seed_epoch_and_sequence_only(vocabulary):
     ids = np.tile(ids_of("Ġdig oxin Ġ0 . 125"), 100)
 
     def draw(seed, epoch, row):
@@ -87,7 +87,7 @@ def test_numpys_global_generator_is_left_alone(vocabulary):
 
 
 @given(st.integers(1, 50), st.integers(0, 5))
-def test_every_epoch_takes_every_row_once(rows, seed):
+def test_every_epoch_takes_every_sequence_once(rows, seed):
     sampler = Sampler(rows, seed)
     samples = [sampler.sample(k) for k in range(3 * rows)]
     for epoch in range(3):
@@ -97,7 +97,7 @@ def test_every_epoch_takes_every_row_once(rows, seed):
 
 
 @given(st.sampled_from([1, 2, 3, 4, 6, 12]))
-def test_ranks_share_the_same_micro_batches(world_size):
+def test_ranks_share_the_micro_batches_of_a_step(world_size):
     taken = [
         micro_batch_of(rank, world_size, micro_step)
         for micro_step in range(12 // world_size)
@@ -120,7 +120,7 @@ def test_schedules_rise_to_the_peak_and_fall(schedule, warmup, decay):
         assert all(rate == 1.0 for rate in rates[max(0, warmup - 1) : 60 - decay])
 
 
-def test_linear_schedule_is_transformers_one_step_on():
+def test_linear_schedule_is_transformers_shifted_by_one_step():
     import torch
     from transformers import get_linear_schedule_with_warmup
 
@@ -173,7 +173,7 @@ def test_a_micro_batch(vocabulary, isolate):
     assert batch.position_ids[1, :500].tolist() == [*range(166), *range(84), *range(250)]
 
 
-def test_all_micro_batches_can_have_one_shape(vocabulary):
+def test_micro_batches_padded_to_capacity_have_one_shape(vocabulary):
     collator = Collator(600, MaskingConfig(), vocabulary, pad_to_capacity=True)
     shapes, filled = set(), set()
     for seed in range(20):
@@ -186,7 +186,7 @@ def test_all_micro_batches_can_have_one_shape(vocabulary):
 
 
 @pytest.mark.parametrize("whole_words", [False, True])
-def test_capacity_is_hardly_ever_reached(vocabulary, whole_words):
+def test_capacity_is_rarely_reached(vocabulary, whole_words):
     config = MaskingConfig(whole_words=whole_words)
     row = sequences_of(vocabulary, 4096)[0]
     counts = [len(mask_sequence(row.input_ids, config, vocabulary, np.random.default_rng(i))[1]) for i in range(300)]
@@ -198,7 +198,7 @@ def test_capacity_is_hardly_ever_reached(vocabulary, whole_words):
 @pytest.mark.shared
 @pytest.mark.parametrize("family", ["longformer", "bigbird"])
 def test_whole_words_of_real_notes_vary_no_more_than_capacity_allows_for(family):
-    """A row's masked tokens have the variance p (1 - p) times the sum of squared lengths of its words."""
+    """The number of masked tokens has the variance p (1 - p) times the sum of the squared lengths of the words."""
     tokenizer = load_tokenizer(str(SHARED / "tokenizers" / family))
     info = describe_tokenizer(tokenizer, family, None)
     words = Vocabulary.load(SHARED / "tokenizers" / family / "tokenizer.json", info)
@@ -212,7 +212,7 @@ def test_whole_words_of_real_notes_vary_no_more_than_capacity_allows_for(family)
 @pytest.mark.shared
 @pytest.mark.parametrize("family", ["longformer", "bigbird"])
 def test_a_bare_blank_begins_the_word_that_follows(family):
-    """Neither vocabulary has a piece for the beginning of every word: "▁ endo scopy", "Ġ ery thema"."""
+    """In neither vocabulary has every word a first token with a blank: "▁ endo scopy", "Ġ ery thema"."""
     tokenizer = load_tokenizer(str(SHARED / "tokenizers" / family))
     info = describe_tokenizer(tokenizer, family, None)
     words = Vocabulary.load(SHARED / "tokenizers" / family / "tokenizer.json", info)
@@ -226,7 +226,7 @@ def test_a_bare_blank_begins_the_word_that_follows(family):
     assert bare > 500 and split == 0
 
 
-def test_what_exceeds_the_capacity_is_shown_again(vocabulary, monkeypatch):
+def test_positions_beyond_the_capacity_are_shown(vocabulary, monkeypatch):
     from clinical_pretrain.data import collator as collator_module
 
     rows = sequences_of(vocabulary, 600, 500)
@@ -248,7 +248,7 @@ def test_what_exceeds_the_capacity_is_shown_again(vocabulary, monkeypatch):
     assert (batch.input_ids.numpy().ravel()[sorted(kept)] == free.input_ids.numpy().ravel()[sorted(kept)]).all()
 
 
-def test_work_ahead_of_time_keeps_its_order_and_is_not_far_ahead():
+def test_prefetch_keeps_the_order_and_the_depth():
     made = []
 
     def make(key):
@@ -260,14 +260,14 @@ def test_work_ahead_of_time_keeps_its_order_and_is_not_far_ahead():
     assert list(values) == [key * key for key in range(1, 10)]
 
 
-def test_an_error_ahead_of_time_comes_out_in_its_turn():
+def test_prefetch_raises_an_error_in_place_of_its_value():
     values = prefetch(lambda key: 1 // (2 - key), iter(range(4)))
     assert [next(values), next(values)] == [0, 1]
     with pytest.raises(ZeroDivisionError):
         next(values)
 
 
-def test_work_ahead_of_time_ends_with_its_reader():
+def test_prefetch_ends_with_its_reader():
     made = []
     values = prefetch(made.append, iter(range(10)))
     next(values)

@@ -1,12 +1,10 @@
-"""What ranks tell each other, on one rank; several are in tests/distributed."""
+"""How a rank meets the others, and which GPU it takes; several ranks are in tests/distributed."""
 
-import math
 import os
 import re
 import socket
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,54 +12,13 @@ import torch.distributed as dist
 from conftest import REPOSITORY
 
 from clinical_pretrain.config.run_config import RunConfig
-from clinical_pretrain.distributed import Ranks, initialise, own_device, runs_on
-from clinical_pretrain.engine.step_reports import StepReport, StepReports
+from clinical_pretrain.distributed import initialise, own_device, runs_on
 from clinical_pretrain.training.setup import check_hardware
 from tokenizer_tools.errors import UserError
 
 
-@pytest.fixture
-def alone(tmp_path):
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
-    yield Ranks(0, 1, 0, torch.device("cpu"), dist.new_group(backend="gloo"))
-    dist.destroy_process_group()
-
-
-def test_a_steps_figures_are_read_one_step_later_and_a_stop_at_once(alone):
-    norms = iter([torch.tensor(0.5), 0.25, None])
-    reports = StepReports(alone, SimpleNamespace(get_global_grad_norm=lambda: next(norms), optimizer=None))
-    assert reports.flush() is None
-    assert reports.exchange(1, torch.tensor(3.0), False, True) == (None, [False, True])
-    assert reports.exchange(2, torch.tensor(2.0), True) == (StepReport(1, 3.0, 0.5), [True])
-    assert reports.flush() == StepReport(2, 2.0, 0.25) and reports.flush() is None
-    assert reports.exchange(3, torch.tensor(math.nan)) == (None, [])
-    last = reports.flush()
-    assert last.step == 3 and math.isnan(last.loss) and math.isnan(last.gradient_norm)
-
-
-def test_figures_are_those_of_their_own_step(alone):
-    """Whatever happens to the tensors afterwards."""
-    norm = torch.tensor(0.5)
-    reports = StepReports(alone, SimpleNamespace(get_global_grad_norm=lambda: norm, optimizer=None))
-    loss = torch.tensor(3.0)
-    reports.exchange(1, loss, False)
-    loss.fill_(0), norm.fill_(0)
-    assert reports.flush() == StepReport(1, 3.0, 0.5)
-
-
-def test_a_gradient_norm_is_that_of_the_loss_scale_before_the_step(alone):
-    """Stage 0 in fp16: DeepSpeed says the norm of the scaled gradients, and may double the scale after the step."""
-    optimizer = SimpleNamespace(loss_scale=4.0, loss_scale_config=None, overflow=False)
-    reports = StepReports(alone, SimpleNamespace(get_global_grad_norm=lambda: 2.0, optimizer=optimizer))
-    optimizer.loss_scale = 8.0
-    reports.exchange(1, torch.tensor(3.0))
-    assert reports.flush() == StepReport(1, 3.0, 0.5, 8.0)
-    reports.exchange(2, torch.tensor(3.0))
-    assert reports.flush() == StepReport(2, 3.0, 0.25, 8.0)
-
-
-def test_a_port_that_is_taken_is_said_in_one_line():
-    """By another training, say."""
+def test_a_port_in_use_is_reported_in_one_line():
+    """As by another training."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -84,13 +41,13 @@ def test_a_port_that_is_taken_is_said_in_one_line():
         ("compute_90a", [(9, 0)], [(10, 0)]),
     ],
 )
-def test_what_was_compiled_for_one_gpu_runs_on_others(code, runs, refuses):
+def test_which_gpus_run_code_compiled_for_an_architecture(code, runs, refuses):
     assert all(runs_on(code, capability) for capability in runs)
     assert not any(runs_on(code, capability) for capability in refuses)
 
 
 def gpus(monkeypatch, count=1, capability=(7, 0), name="Tesla V100-SXM2-32GB", built_for=()):
-    """As torch.cuda would answer."""
+    """Let torch.cuda answer as if there were these GPUs."""
     for function, answer in (("is_available", True), ("device_count", count), ("get_device_capability", capability),
                              ("get_device_name", name), ("get_arch_list", list(built_for))):  # fmt: skip
         monkeypatch.setattr(torch.cuda, function, lambda *device, answer=answer: answer)
@@ -101,7 +58,7 @@ PYPI_2_13 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
 
 
 def test_a_gpu_without_kernels_is_refused(monkeypatch):
-    """PyPI's torch 2.13 on a V100, and on a GPU that is yet to come."""
+    """PyPI's torch 2.13 on a V100, and on a future GPU."""
     monkeypatch.setenv("LOCAL_RANK", "0")
     gpus(monkeypatch, built_for=PYPI_2_13)
     with pytest.raises(UserError, match=r"V100.* sm_70, .* sm_75, .* install page choose CUDA 12\.6 as the compute"):
@@ -114,7 +71,7 @@ def test_a_gpu_without_kernels_is_refused(monkeypatch):
         check_hardware(RunConfig(precision="fp16"))
 
 
-def test_a_rank_that_sees_one_gpu_takes_it(monkeypatch):
+def test_the_device_of_a_rank(monkeypatch):
     """As under srun --gpus-per-task 1, where each rank's GPU is number 0."""
     gpus(monkeypatch, count=1)
     assert [own_device(rank).index for rank in range(3)] == [0, 0, 0]
@@ -125,8 +82,8 @@ def test_a_rank_that_sees_one_gpu_takes_it(monkeypatch):
     assert own_device(1) == torch.device("cpu")
 
 
-def test_two_ranks_on_one_gpu(monkeypatch):
-    """More tasks than GPUs: what NCCL finds is said in one line."""
+def test_two_ranks_on_one_gpu_are_reported_in_one_line(monkeypatch):
+    """More tasks than GPUs, which NCCL notices."""
     import deepspeed
 
     def init_distributed(*arguments, **named):
@@ -143,7 +100,7 @@ def test_two_ranks_on_one_gpu(monkeypatch):
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_one_rank_of_a_node_says_what_is_wrong(rank):
+def test_one_rank_per_node_reports_an_error(rank):
     """Under srun, where LOCAL_RANK isn't set yet when the config is read."""
     names = {name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK")}
     names |= {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank), "SLURM_NTASKS": "2"}
@@ -153,7 +110,7 @@ def test_one_rank_of_a_node_says_what_is_wrong(rank):
     assert (done.stderr == "") is (rank == 1)
 
 
-def test_no_collective_times_out_before_the_watch_ends_a_step():
+def test_collectives_time_out_after_the_watchdog():
     """Neither in the group of all ranks, nor in those that DeepSpeed makes."""
     code = """
 import torch, torch.distributed as dist

@@ -1,4 +1,4 @@
-"""Base models as they come: what loads, what is refused, and the head on the masked positions."""
+"""Base models: which are loaded, which are refused, and the head on the masked positions."""
 
 import ast
 import json
@@ -40,7 +40,7 @@ def manifest(shards):
 
 @pytest.fixture(scope="module")
 def bases(manifest, tmp_path_factory):
-    """A small pretrained model of each kind, as a user's folder would hold it."""
+    """A small pretrained model of each family, in folders as a user has them."""
     root = tmp_path_factory.mktemp("bases")
     ids = {"vocab_size": 1000, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "sep_token_id": 2}
     longformer = LongformerConfig(**TINY, **ids, attention_window=[16, 16], max_position_embeddings=258)
@@ -65,7 +65,7 @@ def changed(folder, out, **settings):
 
 
 @pytest.mark.parametrize("kind", ["longformer", "bigbird"])
-def test_losses_and_logits_are_hugging_faces(bases, manifest, kind):
+def test_losses_and_logits_equal_hugging_faces(bases, manifest, kind):
     model = build_model(run_config(bases / kind), manifest).eval()
     theirs = AutoModelForMaskedLM.from_pretrained(bases / kind).eval()
     ids = torch.randint(5, 1000, (2, 256), generator=torch.Generator().manual_seed(0))
@@ -82,8 +82,8 @@ def test_losses_and_logits_are_hugging_faces(bases, manifest, kind):
 
 
 @pytest.mark.parametrize("kind", ["longformer", "bigbird"])
-def test_a_vocabulary_is_padded_for_a_gpu_and_the_losses_stay(bases, manifest, kind, monkeypatch):
-    """Of 1,000 words, where nothing is compiled: compiled code pads by itself."""
+def test_padding_the_vocabulary_on_a_gpu_keeps_the_losses(bases, manifest, kind, monkeypatch):
+    """A vocabulary of 1,000, where nothing is compiled: torch.compile pads by itself."""
     plain = build_model(run_config(bases / kind), manifest)
     monkeypatch.setattr(build, "uses_gpu", lambda: True)
     config = replace(run_config(bases / kind), precision="bf16", attention=AttentionConfig("blocked"), compile="off")
@@ -110,7 +110,7 @@ def test_a_vocabulary_is_padded_for_a_gpu_and_the_losses_stay(bases, manifest, k
 
 
 @pytest.mark.parametrize("kind", ["longformer", "bigbird"])
-def test_a_folder_that_holds_only_a_bin_file(bases, manifest, kind, tmp_path):
+def test_a_folder_with_a_bin_file_only_is_loaded(bases, manifest, kind, tmp_path):
     folder = changed(bases / kind, tmp_path / kind)
     weights = load_file(folder / "model.safetensors")
     torch.save(weights, folder / "pytorch_model.bin")
@@ -125,7 +125,7 @@ def test_a_checkpoint_in_half_precision_is_trained_in_fp32(bases, manifest, tmp_
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
-def test_weights_that_would_be_new_are_named(bases, manifest, tmp_path):
+def test_missing_weights_are_named(bases, manifest, tmp_path):
     from safetensors.torch import save_file
 
     folder = changed(bases / "longformer", tmp_path / "headless")
@@ -136,7 +136,7 @@ def test_weights_that_would_be_new_are_named(bases, manifest, tmp_path):
         build_model(run_config(folder), manifest)
 
 
-def test_a_bigbird_without_pooler_is_fine(bases, manifest, tmp_path):
+def test_a_bigbird_without_pooler_is_loaded(bases, manifest, tmp_path):
     from safetensors.torch import save_file
 
     folder = changed(bases / "bigbird", tmp_path / "poolerless")
@@ -146,7 +146,7 @@ def test_a_bigbird_without_pooler_is_fine(bases, manifest, tmp_path):
     build_model(run_config(folder), manifest)
 
 
-def test_what_the_loss_never_reaches_is_frozen(bases, manifest):
+def test_unused_weights_are_frozen(bases, manifest):
     for kind, part in (("longformer", "_global."), ("bigbird", ".pooler.")):
         model = build_model(run_config(bases / kind), manifest)
         frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
@@ -156,8 +156,9 @@ def test_what_the_loss_never_reaches_is_frozen(bases, manifest):
 
 
 @pytest.mark.parametrize("kind", ["longformer", "bigbird"])
-def test_twenty_steps_give_the_losses_of_hugging_faces_model(bases, manifest, kind):
-    """The same AdamW over the same masked rows, attention dropout and all off; then the same weights."""
+def test_twenty_steps_equal_those_of_hugging_faces_model(bases, manifest, kind):
+    """The same AdamW on the same masked sequences, without dropout: the same losses, and the same weights after
+    them."""
     models = [
         AutoModelForMaskedLM.from_pretrained(bases / kind).train(),
         build_model(run_config(bases / kind), manifest),
@@ -193,7 +194,7 @@ def test_twenty_steps_give_the_losses_of_hugging_faces_model(bases, manifest, ki
                if got[name].requires_grad)  # fmt: skip
 
 
-def test_chunks_of_logits_change_nothing(bases, manifest, monkeypatch):
+def test_chunks_of_logits_keep_losses_and_gradients(bases, manifest, monkeypatch):
     from clinical_pretrain.models import mlm_head
 
     model = build_model(run_config(bases / "longformer"), manifest).eval()
@@ -237,7 +238,7 @@ def test_only_the_families_know_model_types():
     assert found == {"models/families.py", "config/model.py"}
 
 
-def test_which_backend(bases, manifest):
+def test_the_choice_of_a_backend(bases, manifest):
     def backend(kind="longformer", on_gpu=False, isolate=False, **attention):
         config = run_config(bases / kind, attention=AttentionConfig(**attention),
                             data=DataConfig(document_attention="isolate" if isolate else "sequence"))  # fmt: skip
@@ -260,8 +261,8 @@ def test_which_backend(bases, manifest):
         backend("bigbird", backend="hf", isolate=True)
 
 
-def test_which_backend_on_a_gpu(bases, manifest, monkeypatch):
-    """The choice alone, as none is at hand: by capability, dropout, global tokens and precision."""
+def test_the_choice_of_a_backend_on_a_gpu(bases, manifest, monkeypatch):
+    """By capability, dropout, global tokens and precision; the backends themselves don't run here."""
     models = {kind: build_model(run_config(bases / kind), manifest) for kind in ("longformer", "bigbird")}
 
     def backend(kind="longformer", dropout=0.0, precision="bf16", capability=(9, 0), heads=12, block=64, **attention):
@@ -296,7 +297,7 @@ def test_which_backend_on_a_gpu(bases, manifest, monkeypatch):
             backend(**settings)
 
 
-def test_attention_dropout_of_the_run_leaves_the_models_config_alone(bases, manifest):
+def test_attention_dropout_of_the_run_keeps_the_models_config(bases, manifest):
     model = build_model(run_config(bases / "longformer", attention=AttentionConfig(dropout=0.0)), manifest)
     assert {layer.attention.self.dropout for layer in model.longformer.encoder.layer} == {0.0}
     assert model.config.attention_probs_dropout_prob == 0.1
@@ -306,8 +307,8 @@ def test_attention_dropout_of_the_run_leaves_the_models_config_alone(bases, mani
 
 
 @pytest.mark.parametrize("kind", ["longformer", "bigbird"])
-def test_longer_rows_than_the_model_has_positions(bases, manifest, kind, tmp_path):
-    """Positions repeat; the result is a plain model of that length."""
+def test_position_embeddings_are_tiled_for_longer_sequences(bases, manifest, kind, tmp_path):
+    """The result is a plain model for that length."""
     longer = replace(manifest, sequence_length=700)
     with pytest.raises(UserError, match=r"has 256 positions; .* --model\.position_embeddings tile"):
         build_model(run_config(bases / kind), longer)
@@ -371,7 +372,7 @@ def test_fp16_on_a_cpu_is_refused():
         check_hardware(RunConfig(precision="fp16"))
 
 
-def test_a_tokenizer_that_was_exchanged_in_the_shards_is_noticed(shards, tmp_path):
+def test_another_tokenizer_in_the_shard_folder_is_refused(shards, tmp_path):
     from clinical_pretrain.training.preflight import load_shards
 
     copy = tmp_path / "s"
@@ -391,7 +392,7 @@ def test_random_models_are_the_same_for_the_same_seed(manifest):
 
 
 def test_a_raw_spiece_model(corpus, tmp_path):
-    """google/bigbird-roberta-base's own form."""
+    """The form in which google/bigbird-roberta-base comes."""
     import sentencepiece
 
     folder = tmp_path / "raw"
@@ -423,8 +424,8 @@ def test_a_tokenizer_that_transformers_would_change_is_refused(corpus, tmp_path)
         load_tokenizer(str(folder))
 
 
-def test_overlapping_keys_never_go_to_cudnn(bases, manifest):
-    """It is Hopper's first choice; a setting of the process, which code under torch.compile doesn't see."""
+def test_cudnn_attention_is_off(bases, manifest):
+    """It is torch's first choice on Hopper, and isn't made for keys that overlap in memory."""
     torch.backends.cuda.enable_cudnn_sdp(True)
     build_model(run_config(bases / "longformer"), manifest)
     assert not torch.backends.cuda.cudnn_sdp_enabled()

@@ -1,4 +1,4 @@
-"""What a GPU will be asked to do, on torch's meta device: tensors with a shape and without values. Whatever asks for a
+"""Training steps on torch's meta device, whose tensors have a shape and no values, in place of a GPU. Code that reads a
 value fails there; on a GPU it would make the CPU wait."""
 
 import pytest
@@ -27,7 +27,7 @@ WAYS = [
 
 @pytest.fixture(params=WAYS, ids="-".join)
 def step(request, monkeypatch):
-    """A function that makes a model on the meta device, and one that takes a training step of it."""
+    """A function that makes a model on the meta device, and returns one that takes a training step."""
     family, backend, global_tokens = request.param
     monkeypatch.setattr(flex_module, "_validate_device", lambda *tensors: None)  # it doesn't know meta
     config = (longformer(256, [32, 32]) if family == "longformer" else bigbird(256, layers=2)).config
@@ -60,8 +60,8 @@ def test_a_step_never_waits_for_the_gpu(step, isolate, monkeypatch):
 
 
 @pytest.mark.parametrize("isolate", [False, True])
-def test_attention_may_give_its_result_transposed(step, isolate, monkeypatch):
-    """As a GPU's memory-efficient kernel does."""
+def test_an_attention_kernel_may_return_a_transposed_result(step, isolate, monkeypatch):
+    """As the memory-efficient kernel of GPUs does."""
 
     def attention(q, k, v, attn_mask=None, dropout_p=0.0):
         mask = None if attn_mask is None else attn_mask.expand(*q.shape[:3], k.shape[2]).to(q.dtype)
@@ -72,7 +72,7 @@ def test_attention_may_give_its_result_transposed(step, isolate, monkeypatch):
 
 
 @pytest.mark.parametrize(("checkpointing", "isolate"), [("none", False), ("attention", True), ("full", False)])
-def test_a_layer_is_one_graph_and_compiled_once(step, checkpointing, isolate):
+def test_layers_are_one_graph_that_is_compiled_once(step, checkpointing, isolate):
     train = step(isolate, activation_checkpointing=checkpointing, compile_backend="aot_eager")
     train()
     graphs = counters["stats"]["unique_graphs"]

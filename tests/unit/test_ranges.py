@@ -100,7 +100,7 @@ ANYTHING = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@settings(max_examples=300, derandomize=True, database=None)
 @given(st.dictionaries(st.sampled_from([setting.key for setting in settings_of(RunConfig)]), ANYTHING, max_size=4))
 def test_making_a_config_raises_nothing_but_a_line(values):
     try:

@@ -1,5 +1,6 @@
 """What pyproject.toml claims to work with is what is tested."""
 
+import re
 import tomllib
 
 from conftest import REPOSITORY
@@ -33,3 +34,10 @@ def test_the_newest_versions_tested_are_the_newest_claimed():
     for name in ("torch", "deepspeed", "transformers"):  # whose private parts are used
         (bound,) = (bound for bound in claimed()[name] if bound.operator == "<")
         assert Version(bound.version).release[:2] == (newest[name].major, newest[name].minor + 1), name
+
+
+def test_one_version_is_released():
+    """Of the package, the citation, and the newest release in the changelog."""
+    version = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
+    assert f"\nversion: {version}\n" in (REPOSITORY / "CITATION.cff").read_text()
+    assert re.search(r"^## \[(\d\S*)\]", (REPOSITORY / "CHANGELOG.md").read_text(), re.MULTILINE)[1] == version

@@ -60,36 +60,45 @@ def resolve_columns(wanted: Columns, found: tuple[str, ...], where: str) -> dict
     Raises:
         UserError: a named column is missing, there is no text column, or several columns could be meant.
     """
-    by_lower_case = {name.strip().lower(): name for name in reversed(found)}
-    named = {name for name in vars(wanted).values() if name is not None}
-    names: dict[str, list[str]] = {}
-    for role, known in KNOWN_COLUMNS.items():
-        asked = getattr(wanted, role)
-        if asked is not None and asked not in found:
-            raise UserError(f"{where}: no column {asked!r} (--columns.{role}); {describe_columns(found)}")
-        matches = [asked] if asked is not None else [by_lower_case[name] for name in known if name in by_lower_case]
-        others = _other_patients(found, named) if role == "patient" and asked is None and matches else []
-        if len(matches + others) > 1 and role in ("text", "patient", "admission"):
-            raise UserError(
-                f"{where}: both {' and '.join(map(repr, matches + others))} could be the {role}; choose one with "
-                f"--columns.{role} NAME"
-            )
-        for name in matches:
-            if sum(name.strip().lower() == other.strip().lower() for other in found) > 1:
-                raise UserError(f"{where}: column {name!r} occurs more than once; rename one of them")
-        if matches:
-            names[role] = matches
+    names = {role: _columns_of_role(role, wanted, found, where) for role in KNOWN_COLUMNS}
+    names = {role: columns for role, columns in names.items() if columns}
     if "text" not in names:
         raise UserError(f"{where}: no text column; {describe_columns(found)}; name it with --columns.text NAME")
     return names
 
 
-def _other_patients(found: Iterable[str], named: set[str]) -> list[str]:
+def _columns_of_role(role: str, wanted: Columns, found: tuple[str, ...], where: str) -> list[str]:
+    asked = getattr(wanted, role)
+    if asked is not None:
+        if asked not in found:
+            raise UserError(f"{where}: no column {asked!r} (--columns.{role}); {describe_columns(found)}")
+        matches = [asked]
+    else:
+        by_lower_case = {name.strip().lower(): name for name in reversed(found)}
+        matches = [by_lower_case[name] for name in KNOWN_COLUMNS[role] if name in by_lower_case]
+        candidates = matches + (_other_patients(found, wanted) if role == "patient" and matches else [])
+        if len(candidates) > 1 and role in ("text", "patient", "admission"):
+            raise UserError(
+                f"{where}: both {' and '.join(map(repr, candidates))} could be the {role}; choose one with "
+                f"--columns.{role} NAME"
+            )
+    for name in matches:
+        if sum(name.strip().lower() == other.strip().lower() for other in found) > 1:
+            raise UserError(f"{where}: column {name!r} occurs more than once; rename one of them")
+    return matches
+
+
+def _other_patients(found: Iterable[str], wanted: Columns) -> list[str]:
     """Columns that look like a patient's, but are neither known nor named by the user as something else. Next to a
     known one, such as MRN next to a subject_id that numbers the notes, it isn't clear which one to split by."""
-    known = KNOWN_COLUMNS["patient"]
-    return [name for name in found if _LIKELY_PATIENT.fullmatch(_letters_and_digits(name))
-            and name.strip().lower() not in known and name not in named]  # fmt: skip
+    named = set(vars(wanted).values())
+    return [
+        name
+        for name in found
+        if _LIKELY_PATIENT.fullmatch(_letters_and_digits(name))
+        and name.strip().lower() not in KNOWN_COLUMNS["patient"]
+        and name not in named
+    ]
 
 
 def describe_columns(found: Iterable[str]) -> str:

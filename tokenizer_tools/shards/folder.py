@@ -1,7 +1,7 @@
 """A shard folder while it is being built: what lies where, who may write, and which earlier build may be resumed.
 
     manifest.json, notes.arrow, tokenizer/, SPLIT/part-N.arrow     the result
-    work/plan.json             what the shards will depend on
+    work/plan.json             what the shards will depend on; its format version holds for all of work/
     work/scan/                 one file per part, and done.json
     work/outcome.npy, work/time_order.npy     the keep list
     work/packed/               one file per packed part

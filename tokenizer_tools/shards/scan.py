@@ -51,16 +51,16 @@ class Named(IntEnum):
 
 
 _COLUMNS: dict[str, npt.DTypeLike] = {
-    "outcomes": np.uint8,
-    "hashes": HASH_DTYPE,
-    "groups": HASH_DTYPE,
-    "admissions": HASH_DTYPE,
-    "named": np.uint8,
-    "splits": np.uint8,
+    "outcomes": np.uint8,  # Outcome, as far as the note alone decides it
+    "hashes": HASH_DTYPE,  # of the cleaned text
+    "groups": HASH_DTYPE,  # keyed hash of the patient, else of the admission, else of the text
+    "admissions": HASH_DTYPE,  # keyed hash; empty if unknown
+    "named": np.uint8,  # Named
+    "splits": np.uint8,  # index into SPLITS
     "categories": "S",
     "times": "S",
-    "sources": np.int16,
-    "rows": np.int64,
+    "sources": np.int16,  # number of the input, from 0
+    "rows": np.int64,  # number of the row in it, from 1
 }
 
 
@@ -86,12 +86,7 @@ class NoteParts:
 
 
 class ScannedNotes:
-    """What the scan has kept, part by part.
-
-    Columns: `outcomes` (Outcome, as far as the note alone decides it), `hashes` (of the cleaned text), `groups` (keyed
-    hash of the patient, else of the admission, else of the text), `admissions` (keyed hash), `named` (Named), `splits`,
-    `categories`, `times`, and `sources` and `rows`, the note's place in the input.
-    """
+    """What the scan has kept, part by part, in the columns of `_COLUMNS`."""
 
     def __init__(self, build: ShardBuild, parts: int) -> None:
         self.parts = parts
@@ -118,7 +113,7 @@ def scan(parts: NoteParts, build: ShardBuild, workers: int | None) -> ScannedNot
     """Scan the parts that no earlier build has scanned.
 
     Raises:
-        UserError: there are no notes, or one is nobody's.
+        UserError: there are no notes, or the patient of one isn't known although the split needs it.
     """
     done = build.work / "scan" / "done.json"
     if done.exists():

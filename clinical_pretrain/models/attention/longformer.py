@@ -175,7 +175,7 @@ class _Windows(torch.autograd.Function):
 
 
 def window_mask(window: int, context: LongformerContext, dtype: torch.dtype) -> torch.Tensor:
-    """For `blocked`: 0 or -inf, (n, 1, q, g + k); the global columns stand in front."""
+    """For `blocked`: 0 or -inf, (n, 1, q, g + k); the columns of the global tokens come first."""
     block = _query_block(window, dtype)
     batch, length = context.documents.shape
     device = context.documents.device
