@@ -56,7 +56,7 @@ class Command:
 
 
 @dataclass(frozen=True)
-class Training:
+class PlannedRun:
     """One run of a submission."""
 
     config: RunConfig
@@ -88,8 +88,8 @@ def site_config(path: str, overrides: Sequence[str]) -> SlurmConfig:
     return build(SlurmConfig, flatten(site) | {key.removeprefix("slurm."): value for key, value in given.items()})
 
 
-def trainings(words: Sequence[str], sweep: Sequence[str]) -> list[Training]:
-    """The run of these words; with a sweep, one for each combination of its values, each in a run folder of its own.
+def expand_sweep(words: Sequence[str], sweep: Sequence[str]) -> list[PlannedRun]:
+    """The run of these arguments; with a sweep, one for each combination of its values, each in its own run folder.
 
     Args:
         words: what `run.py` would be started with.
@@ -102,7 +102,7 @@ def trainings(words: Sequence[str], sweep: Sequence[str]) -> list[Training]:
     for axis in sweep:
         key, _, values = axis.partition("=")
         if not values:
-            raise UserError(f"--sweep {axis}: say a key and its values, as in optim.learning_rate=1e-5,3e-5")
+            raise UserError(f"--sweep {axis}: needs a key and its values, as in optim.learning_rate=1e-5,3e-5")
         axes.append([(key, value) for value in values.split(",")])
     found = []
     for point in itertools.product(*axes):
@@ -112,21 +112,21 @@ def trainings(words: Sequence[str], sweep: Sequence[str]) -> list[Training]:
             name = "-".join(f"{key.split('.')[-1]}={value}" for key, value in point)
             mine += ["--run_dir", f"{config.run_dir}/{name}"]
             config, _ = load_config(mine, needs_file=True)
-        found.append(Training(config, tuple(mine)))
+        found.append(PlannedRun(config, tuple(mine)))
     if len({run.folder for run in found}) < len(found):
-        raise UserError(f"--sweep {' '.join(sweep)}: says a value twice")
+        raise UserError(f"--sweep {' '.join(sweep)}: has a value twice")
     return found
 
 
-def export_folders(runs: list[Training], export_to: Path) -> list[Path]:
+def export_folders(runs: list[PlannedRun], export_to: Path) -> list[Path]:
     """Where each run's model goes: of several, into a folder of its own."""
     return [export_to if len(runs) == 1 else export_to / run.folder.name for run in runs]
 
 
 def submit(
-    runs: list[Training], slurm: SlurmConfig, export_to: Path | None = None, dry_run: bool = False
+    runs: list[PlannedRun], slurm: SlurmConfig, export_to: Path | None = None, dry_run: bool = False
 ) -> list[dict[str, Any]]:
-    """Submit trainings, several as an array, and the export of each as a job that waits for it.
+    """Submit runs, several as an array, and the export of each as a job that waits for it.
 
     Returns:
         For each run: job, run_dir, log, and where asked for export_job and export_to. With dry_run, the sbatch script,
@@ -143,7 +143,7 @@ def submit(
     setup = [f"export WARNING_SECONDS={slurm.warning_seconds}"]
     entry = str(Path(clinical_pretrain.__file__).with_name("run.py"))
     commands = [Command(("-u", entry, *run.words), is_rank=True) for run in runs]
-    parameters = of_job(slurm, logs, f"train-{common.name}", setup, srun=["--kill-on-bad-exit=0", "--wait=60"])
+    parameters = job_parameters(slurm, logs, f"train-{common.name}", setup, srun=["--kill-on-bad-exit=0", "--wait=60"])
     if slurm.gpus_per_node:
         parameters["gpus_per_node"] = slurm.gpus_per_node
     parameters |= {"nodes": slurm.nodes, "ntasks_per_node": slurm.ranks_per_node}
@@ -159,7 +159,7 @@ def submit(
     for run in runs:
         refuse_queued(jobs_of(run.folder), str(run.folder))
     with all_or_none() as sent:
-        jobs = send(logs, parameters, slurm, commands)
+        jobs = submit_job(logs, parameters, slurm, commands)
         sent += jobs
         found = [{"job": job, "run_dir": str(run.folder), "log": str(logs / f"{job}_0_log.out")}
                  for run, job in zip(runs, jobs, strict=True)]  # fmt: skip
@@ -169,8 +169,11 @@ def submit(
         for run, facts, words, out in zip(runs, found, exports, outs, strict=True):
             if out is not None:
                 own = run.folder / JOBS_FOLDER
-                after = of_job(slurm, own, f"export-{run.folder.name}", after=facts["job"])
-                facts |= {"export_job": send(own, after, slurm, [Command(words)])[0], "export_to": str(out.absolute())}
+                after = job_parameters(slurm, own, f"export-{run.folder.name}", after=facts["job"])
+                facts |= {
+                    "export_job": submit_job(own, after, slurm, [Command(words)])[0],
+                    "export_to": str(out.absolute()),
+                }
                 sent.append(facts["export_job"])
                 write_json(run.folder / JOB_NAME, facts)
     return found
@@ -204,7 +207,7 @@ def submit_shards(words: Sequence[str], out: Path, slurm: SlurmConfig, dry_run: 
     build = ("-m", "clinical_pretrain", "build-shards", *words)
 
     def parameters(stage: str, **more: Any) -> dict[str, Any]:
-        return of_job(slurm, logs, f"shards-{stage}", **more)
+        return job_parameters(slurm, logs, f"shards-{stage}", **more)
 
     shares = [Command((*build, "--stage", "pack", "--share", f"{n}/{slurm.tasks}")) for n in range(slurm.tasks)]
     if dry_run:
@@ -212,11 +215,11 @@ def submit_shards(words: Sequence[str], out: Path, slurm: SlurmConfig, dry_run: 
     earlier = read_json(logs / "jobs.json") or {}
     refuse_queued([earlier[name] for name in ("scan", "pack", "finish") if name in earlier], str(out))
     with all_or_none() as sent:
-        scan = send(logs, parameters("scan"), slurm, [Command((*build, "--stage", "scan"))])[0]
+        scan = submit_job(logs, parameters("scan"), slurm, [Command((*build, "--stage", "scan"))])[0]
         sent.append(scan)
-        pack = send(logs, parameters("pack", after=scan), slurm, shares)[0].split("_")[0]
+        pack = submit_job(logs, parameters("pack", after=scan), slurm, shares)[0].split("_")[0]
         sent.append(pack)
-        finish = send(logs, parameters("finish", after=pack), slurm, [Command(build)])[0]
+        finish = submit_job(logs, parameters("finish", after=pack), slurm, [Command(build)])[0]
     jobs = {"scan": scan, "pack": pack, "finish": finish, "logs": str(logs)}
     write_json(logs / "jobs.json", jobs)
     return jobs
@@ -254,7 +257,7 @@ def check_is_here(name: str) -> None:
         ) from None
 
 
-def of_job(
+def job_parameters(
     slurm: SlurmConfig,
     folder: Path,
     name: str,
@@ -300,7 +303,7 @@ def script(folder: Path, parameters: dict[str, Any], slurm: SlurmConfig, count: 
     return str(_make_sbatch_string(command, folder.absolute(), **parameters, **many))
 
 
-def send(folder: Path, parameters: dict[str, Any], slurm: SlurmConfig, commands: list[Command]) -> list[str]:
+def submit_job(folder: Path, parameters: dict[str, Any], slurm: SlurmConfig, commands: list[Command]) -> list[str]:
     """Submit a job, several commands as an array. Returns the jobs' numbers, such as 123, or 123_0, 123_1.
 
     Raises:

@@ -19,14 +19,14 @@ def submit(argv: Sequence[str]) -> dict[str, Any]:
     parser.add_argument(
         "--export", metavar="FOLDER", help="once it has ended well, export the model, in a job of its own"
     )
-    mine, slurm_words, words = divide(argv, parser)
-    args = parse(parser, mine)
+    own, slurm_words, words = divide(argv, parser)
+    args = parse(parser, own)
     from clinical_pretrain.cluster import submit as launch
 
     slurm = launch.site_config(args.site, slurm_words)
     if words and not words[0].startswith("-"):  # as sbatch slurm/pretrain.sh takes it
         words = ["--config", *words]
-    runs = launch.trainings(words, args.sweep)
+    runs = launch.expand_sweep(words, args.sweep)
     export_to = Path(args.export) if args.export else None
     if export_to:
         from clinical_pretrain.release.export import check_out
@@ -53,8 +53,8 @@ def submit(argv: Sequence[str]) -> dict[str, Any]:
 def submit_shards(argv: Sequence[str]) -> dict[str, Any]:
     """Build shards on SLURM: a job reads, an array packs, a job finishes; the words are those of build-shards."""
     parser = slurm_parser("submit-shards", submit_shards.__doc__)
-    mine, slurm_words, words = divide(argv, parser)
-    args = parse(parser, mine)
+    own, slurm_words, words = divide(argv, parser)
+    args = parse(parser, own)
     from clinical_pretrain.cluster import submit as launch
     from tokenizer_tools.corpus.input_files import find_inputs
 

@@ -83,18 +83,18 @@ def notes_paths(args: Any) -> list[Path]:
 
 
 def divide(argv: Sequence[str], parser: Any) -> tuple[list[str], list[str], list[str]]:
-    """The parser's own words, those of --slurm, and all others, which are another command's."""
-    own = [option for action in parser._actions for option in action.option_strings]
-    mine: list[str] = []
+    """Split arguments into the parser's own, those of --slurm, and all others, which are another command's."""
+    options = [option for action in parser._actions for option in action.option_strings]
+    own: list[str] = []
     slurm: list[str] = []
     others: list[str] = []
     target = others
-    for word in argv:
-        if word.startswith("-"):
-            name = word.split("=")[0]
-            target = slurm if name.startswith("--slurm.") else mine if name in own else others
-        target.append(word)
-    return mine, slurm, others
+    for argument in argv:
+        if argument.startswith("-"):
+            name = argument.split("=")[0]
+            target = slurm if name.startswith("--slurm.") else own if name in options else others
+        target.append(argument)
+    return own, slurm, others
 
 
 def parse(parser: Any, argv: Sequence[str], **ranges: Range) -> Any:

@@ -349,7 +349,7 @@ def read_bytes(path):
         (["--slurm.partitoin", "debug"], {}, "error: unknown --slurm.partitoin .did you mean --slurm.partition"),
         (["--slurm.nodes", "3"], {}, "error: 6 ranks can't share 4 micro-batches"),
         (["--site", "nowhere.yaml"], {}, "error: nowhere.yaml: no such"),
-        (["--sweep", "optim.learning_rate"], {}, "error: --sweep optim.learning_rate: say a key and its values"),
+        (["--sweep", "optim.learning_rate"], {}, "error: --sweep optim.learning_rate: needs a key and its values"),
         ([], {"PATH": "/nowhere"}, "error: sbatch: not found; type this on a login node of the cluster"),
     ],
 )  # fmt: skip

@@ -15,7 +15,7 @@ from run_folders import write_metrics
 
 from clinical_pretrain.cli import main
 from clinical_pretrain.cluster.jobs import job_state, queued, refuse_queued
-from clinical_pretrain.cluster.submit import site_config, trainings
+from clinical_pretrain.cluster.submit import expand_sweep, site_config
 from clinical_pretrain.config.command_line import load_config
 from clinical_pretrain.config.recovery import CheckpointConfig
 from clinical_pretrain.config.slurm import SlurmConfig, seconds_of
@@ -152,15 +152,15 @@ def test_a_time_limit_must_be_longer_than_the_warning():
 
 
 def test_a_sweep_has_a_run_for_each_combination():
-    runs = trainings(DEMO, ["optim.learning_rate=1e-4,2e-4", "seed=1,2"])
+    runs = expand_sweep(DEMO, ["optim.learning_rate=1e-4,2e-4", "seed=1,2"])
     assert [(run.config.optim.learning_rate, run.config.seed) for run in runs] == [
         (1e-4, 1), (1e-4, 2), (2e-4, 1), (2e-4, 2)]  # fmt: skip
     assert str(runs[1].folder) == "runs/demo/learning_rate=1e-4-seed=2"
-    assert [str(run.folder) for run in trainings(DEMO, [])] == ["runs/demo"]
+    assert [str(run.folder) for run in expand_sweep(DEMO, [])] == ["runs/demo"]
     with pytest.raises(UserError, match=r"unknown --optim.learning_rat \(did you mean --optim.learning_rate"):
-        trainings(DEMO, ["optim.learning_rat=1,2"])
-    with pytest.raises(UserError, match="says a value twice"):
-        trainings(DEMO, ["seed=1,2,1"])
+        expand_sweep(DEMO, ["optim.learning_rat=1,2"])
+    with pytest.raises(UserError, match="has a value twice"):
+        expand_sweep(DEMO, ["seed=1,2,1"])
 
 
 def test_the_script_can_be_seen_without_a_cluster(shards, tmp_path, capsys, monkeypatch):
