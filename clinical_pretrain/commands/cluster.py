@@ -29,7 +29,7 @@ def submit(argv: Sequence[str]) -> dict[str, Any]:
     runs = launch.expand_sweep(words, args.sweep)
     export_to = Path(args.export) if args.export else None
     if export_to:
-        from clinical_pretrain.release.export import check_out
+        from clinical_pretrain.release.replace import check_out
 
         for run, out in zip(runs, launch.export_folders(runs, export_to), strict=True):
             check_out(out, run.folder)

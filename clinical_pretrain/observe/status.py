@@ -18,6 +18,7 @@ from clinical_pretrain.cluster.jobs import (
     submitted_since,
 )
 from clinical_pretrain.exit_codes import INTERRUPTED, LOST, USER_ERROR
+from clinical_pretrain.release.facts_file import FACTS_NAME
 from clinical_pretrain.run_folder.metrics import duration, read_metrics
 from clinical_pretrain.run_folder.paths import JOBS_FOLDER, RunFolder
 from tokenizer_tools.errors import UserError
@@ -92,7 +93,7 @@ def _status(folder: RunFolder) -> dict[str, Any]:
     if state == "finished" and (exporting := submission.get("export_job")):
         found, out = job_state(exporting), submission["export_to"]
         if found in (None, UNKNOWN):
-            found = "completed" if (Path(out) / "pretraining.json").exists() else "not there"
+            found = "completed" if (Path(out) / FACTS_NAME).exists() else "not there"
         if found != "completed":
             state = f"finished, export {found}"
             reason = f"see {run_dir}/{JOBS_FOLDER}/{exporting}_0_log.out"

@@ -21,8 +21,10 @@ from clinical_pretrain.cli import main
 from clinical_pretrain.commands.demo import _tell
 from clinical_pretrain.config.recovery import CheckpointConfig
 from clinical_pretrain.observe.plot import plot_loss
-from clinical_pretrain.release.export import export, put_in_place
-from clinical_pretrain.release.push import push, render_model_card
+from clinical_pretrain.release.export import export
+from clinical_pretrain.release.model_card import render_model_card
+from clinical_pretrain.release.push import push
+from clinical_pretrain.release.replace import put_in_place
 from clinical_pretrain.run_folder.history import data_facts
 from clinical_pretrain.run_folder.paths import RunFolder
 from tokenizer_tools.corpus.split_patients import SplitRule

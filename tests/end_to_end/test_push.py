@@ -16,7 +16,7 @@ from hub_server import TOKEN, Hub
 from transformers import LongformerConfig, LongformerForMaskedLM
 
 from clinical_pretrain.release import push as hub_module
-from clinical_pretrain.release.push import render_model_card
+from clinical_pretrain.release.model_card import render_model_card
 from tokenizer_tools.corpus.synthetic_notes import make_notes
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.tokenizer.train import TokenizerSettings, train_tokenizer
@@ -95,7 +95,7 @@ def test_private_by_default_in_one_commit_and_whole(pushed, model, hub):
 
 def test_nothing_else_leaves_the_folder(pushed, hub):
     assert not {"notes.csv", "pytorch_model.bin"} & set(hub.repos["hospital/tiny"]["files"])
-    assert "left out, not part of a model: notes.csv, pytorch_model.bin" in pushed[0]
+    assert "not pushed, as not part of a model: notes.csv, pytorch_model.bin" in pushed[0]
 
 
 def test_the_card_has_counts_and_results_and_no_path(pushed, model, hub):
@@ -202,16 +202,21 @@ def test_without_internet_the_hub_is_not_asked_for_long(pushed, hub, tmp_path):
 
 FULL = {"error": "Private repository storage limit reached, please upgrade your plan."}
 REFUSALS = {
-    "bad-request": ("/commit/", 400, {"error": "Bad path in commit."}, "(400: Bad path in commit); correct what it"),
+    "bad-request": ("/commit/", 400, {"error": "Bad path in commit."}, "(400: Bad path in commit); correct README.md"),
     "forbidden": ("/commit/", 403, {"error": "You are not a member."}, "(403: You are not a member); run 'hf auth"),
-    "full": ("/preupload/", 403, FULL, "please upgrade your plan); make room in hospital's storage on the Hub"),
-    "unpaid": ("/commit/", 402, FULL, "make room in hospital's storage"),
+    "full": ("/preupload/", 403, FULL, "please upgrade your plan); free storage of hospital on the Hub"),
+    "unpaid": ("/commit/", 402, FULL, "free storage of hospital on the Hub"),
     "gone": ("/preupload/", 404, {"error": "No such thing."}, "(404: No such thing); check --repo-id"),
-    "conflict": ("/commit/", 409, {"error": "It is being renamed."}, "(409: It is being renamed); look at the repo"),
-    "moved": ("/commit/", 412, {"error": "A commit has happened since."}, "(412: A commit has happened since); someb"),
-    "large": ("/commit/", 413, b"<html>", "(413: Request Entity Too Large); a file is larger than the Hub, or"),
+    "conflict": ("/commit/", 409, {"error": "It is being renamed."}, "(409: It is being renamed); check the repo"),
+    "moved": (
+        "/commit/",
+        412,
+        {"error": "A commit has happened since."},
+        "(412: A commit has happened since); there is a newer",
+    ),
+    "large": ("/commit/", 413, b"<html>", "(413: Request Entity Too Large); a file is larger than the Hub or a"),
     "busy": ("/commit/", 429, {"error": "Slow down."}, "(429: Slow down); too many requests: push again in 77 s"),
-    "fault": ("/commit/", 503, {"error": "Down for a moment."}, "(503: Down for a moment); the fault is the Hub's"),
+    "fault": ("/commit/", 503, {"error": "Down for a moment."}, "(503: Down for a moment); the Hub has a fault"),
     "teapot": ("/commit/", 418, {"error": "Short."}, "(418: Short); nothing was pushed"),
     "storage": (None, None, None, "the Hub answers, but 127.0.0.1:9, where it stores large files, can't be reached"),
     "licence": (
@@ -220,7 +225,7 @@ REFUSALS = {
         None,
         'Invalid metadata in README.md. - "license" must be one of [apache-2.0, mit, other];',
     ),
-    "branch": ("/preupload/nowhere", 404, {"error": "x"}, "make it: hf repos branch create hospital/branch nowhere"),
+    "branch": ("/preupload/nowhere", 404, {"error": "x"}, "create it: hf repos branch create hospital/branch nowhere"),
 }
 PUSH_ALL = """
 import json, sys
@@ -276,7 +281,8 @@ def test_a_refusal_has_the_servers_reason_and_a_remedy_that_fits(refusals, name)
 
 
 @pytest.mark.parametrize(
-    ("facts", "message"), [("{", "pretraining.json: damaged"), ("{}", "format_version None, but this reads 3")]
+    ("facts", "message"),
+    [("{", "pretraining.json: damaged"), ("{}", "format_version None, but this version of clinical-pretrain reads 3")],
 )
 def test_other_facts_are_refused(model, facts, message, tmp_path):
     shutil.copytree(model, tmp_path / "model")
@@ -292,23 +298,23 @@ def test_a_generated_card_is_made_anew_and_a_written_one_stays(model, tmp_path, 
     facts = json.loads((folder / "pretraining.json").read_text())
 
     def prepare(repo_id, license=None, dry_run=False):
-        hub_module._prepare_card(card, facts, repo_id, license, dry_run)
+        hub_module.prepare_card(card, facts, repo_id, license, dry_run)
         return capsys.readouterr().out
 
-    assert "README.md: would be made from the run" in prepare("a/one", dry_run=True) and not card.exists()
+    assert "README.md: would be generated from the run" in prepare("a/one", dry_run=True) and not card.exists()
     prepare("a/one")
     assert 'from_pretrained("a/one")' in card.read_text() and "license: other" in card.read_text()
     before = card.read_text()
-    assert "would be made" in prepare("a/two", "mit", dry_run=True) and card.read_text() == before
+    assert "would be generated" in prepare("a/two", "mit", dry_run=True) and card.read_text() == before
     prepare("a/two", "mit")
     assert 'from_pretrained("a/two")' in card.read_text() and "license: mit" in card.read_text()
-    edited = card.read_text().replace("Not a medical device", "Never a medical device")
+    edited = card.read_text().replace("not a medical device", "never a medical device")
     card.write_text(edited)
     said = prepare("a/three", "apache-2.0")
-    assert card.read_text() == edited and "README.md: yours, so it stays as it is" in said
-    assert "says license: mit, and --license apache-2.0 doesn't change it" in said
+    assert card.read_text() == edited and "README.md: written or edited by hand, so it is pushed as it is" in said
+    assert "has license: mit, which --license apache-2.0 doesn't change" in said
     assert "warning" not in prepare("a/three", "mit") and "warning" not in prepare("a/three")
-    for text, what in (("# mine", "says no license"), ("---\nlicense: [\n---\n", "says no license")):
+    for text, what in (("# mine", "has no license"), ("---\nlicense: [\n---\n", "has no license")):
         card.write_text(text)
         assert what in prepare("a/four", "mit") and card.read_text() == text
 

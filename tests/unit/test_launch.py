@@ -209,7 +209,7 @@ def test_what_only_the_end_would_refuse_is_refused_at_once(shards, tmp_path, cap
     for more in (["--run_dir", str(full)], [*run, "--export", str(full)]):
         assert main([*words, *more]) == 2
         assert re.match(rf"error: {full}: not empty, and (holds no run|not an earlier export)", capsys.readouterr().err)
-    (full / "pretraining.json").write_text('{"run_id": "another", "files": {}}')
+    (full / "pretraining.json").write_text('{"format_version": 3, "run_id": "another", "files": {}}')
     assert main([*words, *run, "--export", str(full)]) == 2
     assert "holds the model of another run" in capsys.readouterr().err
     assert main([*words, *run, "--export", str(tmp_path / "model")]) == 0
