@@ -11,6 +11,7 @@ from typing import Any
 from clinical_pretrain.checkpoint.state import RunState
 from clinical_pretrain.config.optim import OptimConfig
 from clinical_pretrain.engine.optim import stage_of
+from clinical_pretrain.models.families import family_of_type
 from clinical_pretrain.run_folder.history import Period, lineage, validations
 from clinical_pretrain.run_folder.paths import RunFolder
 
@@ -27,12 +28,13 @@ def collect_facts(folder: RunFolder, state: RunState) -> dict[str, Any]:
     periods = lineage(starts, state.step)
     measured = validations(folder, starts, state.step)
     config, length = periods[-1].start["config"], periods[-1].start["data"]["sequence_length"]
+    family = family_of_type(json.loads((folder.model_config / "config.json").read_text())["model_type"])
     languages = {start["data"]["fingerprint"]: start["config"]["data"]["language"] for start in starts}
     return {
         "run_id": run["run_id"],
         "base_model": run["base_model"],
         "initialisation": config["model"]["init"],
-        "model_type": json.loads((folder.model_config / "config.json").read_text())["model_type"],
+        "model_family": {"name": family.name, "title": family.title},
         "languages": sorted({languages[period.start["data"]["fingerprint"]] for period in periods}),
         "sequence_length": length,
         "steps": state.step,

@@ -10,7 +10,7 @@ from typing import Any
 from tokenizer_tools.files import file_sha256, read_json, write_json
 
 FACTS_NAME = "pretraining.json"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 
 def read_facts(model_dir: Path, remedy: str = "export the model again") -> dict[str, Any]:

@@ -61,7 +61,8 @@ def upload(model: Path, files: list[str], destination: Destination) -> Uploaded:
         UserError: the Hub can't be reached or refuses, or the repository is public and `destination` private.
     """
     if os.environ.get("HF_ENDPOINT"):
-        # A hospital's mirror has the Hub's API, but rarely its Xet storage.
+        # A hospital's mirror has the Hub's API, but rarely its Xet storage. huggingface_hub reads this when it is
+        # imported, so nothing that push needs may import it, or transformers, before.
         os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
     import huggingface_hub.utils as hub_utils
     from huggingface_hub import CommitOperationAdd, HfApi

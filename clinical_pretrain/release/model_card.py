@@ -48,13 +48,11 @@ def render_model_card(facts: dict[str, Any], *, repo_id: str, license: str) -> s
         repo_id: where the model will be.
         license: of the model, in the Hub's spelling.
     """
-    from clinical_pretrain.models.families import family_of_type
-
-    base, family = facts["base_model"], family_of_type(facts["model_type"])
+    base, family = facts["base_model"], facts["model_family"]
     front = {"license": license, "language": facts["languages"], "library_name": "transformers"}
     front |= {"pipeline_tag": "fill-mask"} | ({"base_model": base} if base else {})
-    front |= {"tags": ["clinical", family.name, "masked-lm"]}
-    return f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n{_body(facts, repo_id, family.title)}"
+    front |= {"tags": ["clinical", family["name"], "masked-lm"]}
+    return f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n{_body(facts, repo_id, family['title'])}"
 
 
 def _body(facts: dict[str, Any], repo_id: str, family: str) -> str:

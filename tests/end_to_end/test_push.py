@@ -16,17 +16,18 @@ from hub_server import TOKEN, Hub
 from transformers import LongformerConfig, LongformerForMaskedLM
 
 from clinical_pretrain.release import push as hub_module
+from clinical_pretrain.release.facts_file import FORMAT_VERSION
 from clinical_pretrain.release.model_card import render_model_card
 from tokenizer_tools.corpus.synthetic_notes import make_notes
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.tokenizer.train import TokenizerSettings, train_tokenizer
 
 FACTS = {
-    "format_version": 3,
+    "format_version": FORMAT_VERSION,
     "run_id": "x",
     "base_model": None,
     "initialisation": "pretrained",
-    "model_type": "longformer",
+    "model_family": {"name": "longformer", "title": "Longformer"},
     "languages": ["no"],
     "sequence_length": 64,
     "steps": 1200,
@@ -282,7 +283,10 @@ def test_a_refusal_has_the_servers_reason_and_a_remedy_that_fits(refusals, name)
 
 @pytest.mark.parametrize(
     ("facts", "message"),
-    [("{", "pretraining.json: damaged"), ("{}", "format_version None, but this version of clinical-pretrain reads 3")],
+    [
+        ("{", "pretraining.json: damaged"),
+        ("{}", f"format_version None, but this version of clinical-pretrain reads {FORMAT_VERSION}"),
+    ],
 )
 def test_other_facts_are_refused(model, facts, message, tmp_path):
     shutil.copytree(model, tmp_path / "model")

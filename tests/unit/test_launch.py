@@ -20,6 +20,7 @@ from clinical_pretrain.config.command_line import load_config
 from clinical_pretrain.config.recovery import CheckpointConfig
 from clinical_pretrain.config.slurm import SlurmConfig, seconds_of
 from clinical_pretrain.observe.status import runs_in, status, table
+from clinical_pretrain.release import facts_file
 from clinical_pretrain.run_folder.paths import FORMAT_VERSION, RunFolder
 from clinical_pretrain.training.checkpointer import Checkpointer, reset_try_count
 from tokenizer_tools.errors import UserError
@@ -209,7 +210,9 @@ def test_what_only_the_end_would_refuse_is_refused_at_once(shards, tmp_path, cap
     for more in (["--run_dir", str(full)], [*run, "--export", str(full)]):
         assert main([*words, *more]) == 2
         assert re.match(rf"error: {full}: not empty, and (holds no run|not an earlier export)", capsys.readouterr().err)
-    (full / "pretraining.json").write_text('{"format_version": 3, "run_id": "another", "files": {}}')
+    (full / "pretraining.json").write_text(
+        json.dumps({"format_version": facts_file.FORMAT_VERSION, "run_id": "another", "files": {}})
+    )
     assert main([*words, *run, "--export", str(full)]) == 2
     assert "holds the model of another run" in capsys.readouterr().err
     assert main([*words, *run, "--export", str(tmp_path / "model")]) == 0
