@@ -6,6 +6,8 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from tokenizer_tools.errors import UserError
+
 OPTIONS = {
     "--num_gpus": "ranks (default: one per GPU; without a GPU: 1)",
     "--include": "GPUs to use, such as localhost:0,2",
@@ -25,6 +27,7 @@ def launch(module: str, launcher_arguments: Sequence[str], arguments: Sequence[s
 
     Raises:
         SystemExit: a rank failed; with the launcher's exit code.
+        UserError: the launcher refuses its options.
     """
     signal.signal(signal.SIGINT, lambda number, frame: None)
     from deepspeed.launcher import runner
@@ -34,4 +37,7 @@ def launch(module: str, launcher_arguments: Sequence[str], arguments: Sequence[s
     if "--master_port" not in launcher_arguments:
         launcher_arguments = ["--master_port", str(free_port()), *launcher_arguments]
     sys.stdout.flush()
-    runner.main(["-q", *launcher_arguments, "--module", module, *arguments])
+    try:
+        runner.main(["-q", *launcher_arguments, "--module", module, *arguments])
+    except ValueError as error:  # no such GPU, or both --include and --exclude
+        raise UserError(f"DeepSpeed's launcher: {error}") from None

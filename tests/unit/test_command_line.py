@@ -104,6 +104,14 @@ def test_run_divides_its_options_from_the_launchers():
     assert training == ["--config", "c.yaml", "--optim.learning_rate", "1"]
 
 
+def test_what_the_launcher_refuses_is_one_line(config_file, shards, tmp_path):
+    call = [sys.executable, "-m", "clinical_pretrain", "run", "--include", "localhost:7", "--config", str(config_file),
+            "--data.shards", str(shards)]  # fmt: skip
+    done = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error: DeepSpeed's launcher: No slot '7'")
+    assert "Traceback" not in done.stderr and not list(tmp_path.iterdir())
+
+
 def test_mistakes_are_told_before_the_seconds_that_pytorch_takes(shards, tmp_path):
     code = """
 import os, runpy, sys
