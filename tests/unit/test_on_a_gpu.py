@@ -13,7 +13,7 @@ from clinical_pretrain.models.encoder import Encoder, use_fused_gelu
 from clinical_pretrain.models.families import family_of
 from clinical_pretrain.models.mlm_head import mean_loss
 
-pytestmark = pytest.mark.no_cover
+pytestmark = [pytest.mark.no_cover, pytest.mark.slow]
 WAYS = [
     ("longformer", "varlen", "none"),
     ("longformer", "flex", "none"),

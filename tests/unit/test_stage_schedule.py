@@ -35,7 +35,7 @@ def test_a_stage_warms_up_again_and_decays_to_its_own_end(schedule):
 def test_a_second_stage_takes_the_rows_that_follow():
     """20 steps of 8, then 4: no row of the epoch twice."""
     sampler = Sampler(667, seed=42)
-    samples = [(sample.epoch, sample.row) for sample in map(sampler.sample, range(24 * 8))]
+    samples = [(sample.epoch, sample.sequence) for sample in map(sampler.sample, range(24 * 8))]
     assert len(set(samples)) == 192
 
 
