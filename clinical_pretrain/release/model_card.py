@@ -97,11 +97,18 @@ The exported weights, loaded with plain `transformers`, give the trained model's
 
 ## Limits
 
-A language model can repeat what it was trained on. Before you share these weights, check the data-use agreement of the
-notes. This is not a medical device; don't use its output in care without validation.
+A language model can repeat what it was trained on.{_on_vocabulary(facts)} Before you share this model, check the
+data-use agreement of the notes. This is not a medical device; don't use its output in care without validation.
 
 Versions: {versions}. Made with clinical-pretrain.
 """
+
+
+def _on_vocabulary(facts: dict[str, Any]) -> str:
+    """A base model's vocabulary comes with it; one for random weights was most likely trained on the notes."""
+    if facts["initialisation"] != "random":
+        return ""
+    return " If its tokenizer was trained on notes, too, its vocabulary can hold words of theirs, such as names."
 
 
 def _data_tables(corpora: list[dict[str, Any]]) -> str:

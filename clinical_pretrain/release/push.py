@@ -66,6 +66,11 @@ def push(
         )
     prepare_card(model / CARD_NAME, facts, repo_id, license, dry_run)
     files = sorted({path.name for path in model.iterdir() if path.name in ALLOWED_FILES} | {CARD_NAME})
+    if facts["initialisation"] == "random":
+        print(
+            "warning: if the tokenizer was trained on notes, its vocabulary can hold words of theirs, such as names; "
+            f"look through {model / 'tokenizer.json'}"
+        )
     if left_out := sorted(path.name for path in model.iterdir() if path.name not in ALLOWED_FILES):
         print(f"not pushed, as not part of a model: {', '.join(left_out)}")
     result: dict[str, Any] = {"repo_id": repo_id, "url": None, "commit": None, "private": private, "files": files}

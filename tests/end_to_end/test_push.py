@@ -337,6 +337,18 @@ def test_a_damaged_account_of_the_model_is_named(content, pushed, model, tmp_pat
         hub_module.push(tmp_path / "m", "org/m", dry_run=True)
 
 
+@pytest.mark.parametrize("initialisation", ["random", "pretrained"])
+def test_a_vocabulary_that_may_be_of_the_notes_is_warned_of(initialisation, model, tmp_path, capsys):
+    """The push and the card say so, but not of a base model's vocabulary."""
+    shutil.copytree(model, tmp_path / "m")
+    facts = json.loads((tmp_path / "m" / "pretraining.json").read_text()) | {"initialisation": initialisation}
+    (tmp_path / "m" / "pretraining.json").write_text(json.dumps(facts))
+    hub_module.push(tmp_path / "m", "org/m", dry_run=True)
+    card = render_model_card(facts, repo_id="org/m", license="other")
+    for text in (capsys.readouterr().out, card):
+        assert ("vocabulary can hold words of theirs, such as names" in text) == (initialisation == "random")
+
+
 def test_a_dry_run_pushes_nothing(pushed, model, hub):
     before, files = len(hub.commits), {path: path.read_bytes() for path in model.iterdir()}
     done = push(model, None, "--repo-id", "hospital/dry", "--dry-run")
