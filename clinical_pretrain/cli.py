@@ -98,7 +98,7 @@ def _overview() -> str:
     lines += [f"  {name:<16} {(command.__doc__ or '').rstrip('.')}" for name, command in COMMANDS.items()]
     lines += [
         "",
-        "The whole way:",
+        "The whole pipeline:",
         f"  {typed()} build-shards --notes NOTEEVENTS.csv.gz --tokenizer allenai/longformer-base-4096 --out shards/",
         f"  {typed()} run --config configs/clinical_longformer.yaml --data.shards shards/",
         f"  {typed()} export runs/clinical_longformer --out model/",

@@ -1,4 +1,4 @@
-"""The demo: the whole job on a CPU, by the very commands that a user types."""
+"""The demo: the whole pipeline on a CPU, through the same commands that a user types."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tokenizer_tools.manifest import Manifest, held_out
 
 RANKS = 2
 MADE_OF = "demo.json"
-"""Names what a demo's folder was made of: another demo's tokenizer and shards must not be taken for this one's."""
+"""Records the notes and options of a demo, so that its tokenizer and shards aren't used for a demo of others."""
 EXAMPLES = (
     "He denies chest <mask>, fever, chills.",
     "Treated with metoprolol tartrate 25 <mask> PO BID.",
@@ -35,9 +35,9 @@ def run_demo(out: Path, options: dict[str, Any], input_arguments: Sequence[str])
     """Notes, tokenizer, shards, training on two CPU ranks under ZeRO 2, export, examples.
 
     Args:
-        out: folder for everything that is made; a demo that was stopped goes on there.
+        out: folder for all output; the same folder again resumes a demo that was stopped.
         options: notes (none: synthetic ones are made), reading and split, as for `build_shards`.
-        input_arguments: the same as a user types them.
+        input_arguments: the same options as a user types them.
 
     Returns:
         What `OUT/summary.json` holds.
@@ -47,7 +47,7 @@ def run_demo(out: Path, options: dict[str, Any], input_arguments: Sequence[str])
     """
     started, notes = time.monotonic(), options["notes"]
     if notes:
-        next(read_notes(notes, options["reading"], options["split"]), None)  # mistakes show before anything is made
+        next(read_notes(notes, options["reading"], options["split"]), None)  # find mistakes before anything is written
     made_of = {"notes": [str(path.resolve()) for path in notes], "arguments": list(input_arguments)}
     if (out / MADE_OF).exists():
         if json.loads((out / MADE_OF).read_text()) != made_of:
@@ -74,7 +74,7 @@ def run_demo(out: Path, options: dict[str, Any], input_arguments: Sequence[str])
           "--data.shards", shards, "--run_dir", run_dir)  # fmt: skip
     result = out / "export.json"
     _step("a Hugging Face model", "export", run_dir, "--out", model, "--json", result)
-    _step("a picture of the loss", "plot", run_dir)
+    _step("a plot of the loss", "plot", run_dir)
     run = json.loads((run_dir / "summary.json").read_text())
     summary = {
         "validation_loss_before": run["validation_loss_before"],
@@ -90,10 +90,10 @@ def run_demo(out: Path, options: dict[str, Any], input_arguments: Sequence[str])
 
 
 def _step(title: str, *arguments: object) -> None:
-    words = [str(argument) for argument in arguments]
-    print(f"\n== {title}\n$ {shlex.join(['clinical-pretrain', *words])}", flush=True)
+    command = [str(argument) for argument in arguments]
+    print(f"\n== {title}\n$ {shlex.join(['clinical-pretrain', *command])}", flush=True)
     environment = os.environ | {"DS_ACCELERATOR": "cpu", "TOKENIZERS_PARALLELISM": "true"}
-    call = [sys.executable, "-m", "clinical_pretrain", *words]
+    call = [sys.executable, "-m", "clinical_pretrain", *command]
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
     interrupted: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, frame: interrupted.append(number))  # the step gets it, too
@@ -104,9 +104,9 @@ def _step(title: str, *arguments: object) -> None:
     if interrupted:
         raise KeyboardInterrupt
     if code == USER_ERROR:
-        sys.exit(USER_ERROR)  # a user's mistake: the step has said so
+        sys.exit(USER_ERROR)  # a user's mistake: the step has printed its message
     if code:
-        raise UserError(f"demo: '{title}' ended with exit code {code}; its message stands above")
+        raise UserError(f"demo: '{title}' ended with exit code {code}; see its message above")
 
 
 def _tell(summary: dict[str, Any], run_dir: Path, model: Path, shards: Path) -> None:
@@ -122,7 +122,7 @@ def _tell(summary: dict[str, Any], run_dir: Path, model: Path, shards: Path) -> 
     for text, guesses in fill_masks(model):
         print(f"  {text:<52} {guesses}")
     print(f"\nmodel           {model}")
-    print(f"loss picture    {run_dir / 'loss.png'}")
+    print(f"loss plot       {run_dir / 'loss.png'}")
     print(f"summary         {model.parent / 'summary.json'}")
     print(f"curves          {typed('tensorboard')} --logdir {shlex.quote(str(run_dir.parent))}")
     base = "allenai/longformer-base-4096"

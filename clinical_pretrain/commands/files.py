@@ -1,4 +1,4 @@
-"""The command that shows files of the package."""
+"""The command that prints files of the package."""
 
 from __future__ import annotations
 

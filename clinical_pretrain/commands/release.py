@@ -13,16 +13,17 @@ from tokenizer_tools.errors import UserError
 
 
 def export(argv: Sequence[str]) -> dict[str, Any]:
-    """Make a Hugging Face folder of a run's checkpoint, and see that it gives the same logits."""
+    """Export a run's checkpoint as a Hugging Face model, and verify that it gives the same logits."""
     parser = make_parser("export", export.__doc__)
     parser.add_argument("run", help="run folder, such as runs/NAME")
-    parser.add_argument("--out", required=True, help="folder to make")
-    parser.add_argument("--step", help="which checkpoint: a number, or best: of the lowest validation loss (default: "
-                                       "the newest)")  # fmt: skip
+    parser.add_argument("--out", required=True, help="folder to create")
+    parser.add_argument(
+        "--step", help="checkpoint to export: a step, or best (lowest validation loss); default: the newest"
+    )
     args = parse(parser, argv)
     from clinical_pretrain.observe.status import no_run
 
-    if not Path(args.run, "run.json").exists():  # before the seconds that PyTorch takes
+    if not Path(args.run, "run.json").exists():  # before PyTorch is loaded, which takes seconds
         raise no_run(Path(args.run))
     step = str(args.step or "")
     if step not in ("", "best") and not step.isdecimal():
@@ -32,26 +33,25 @@ def export(argv: Sequence[str]) -> dict[str, Any]:
     result = exporting.export(Path(args.run), Path(args.out), int(step) if step.isdecimal() else step or None)
     print(
         f"{args.out}: step {result['step']:,} of {args.run}; reloaded with plain transformers, "
-        f"logits differ by at most "
-        f"{result['max_logit_difference']:.1e}"
+        f"logits differ by at most {result['max_logit_difference']:.1e}"
     )
     if result["kept"]:
-        print(f"left as they are, not made by export: {', '.join(result['kept'])}")
+        print(f"left unchanged, not written by export: {', '.join(result['kept'])}")
     print(f"next: {typed()} push {shlex.quote(args.out)} --repo-id YOUR_NAME/MODEL")
     return report(args, result)
 
 
 def push(argv: Sequence[str]) -> dict[str, Any]:
-    """Put an exported model on the Hugging Face Hub, privately unless told otherwise."""
+    """Upload an exported model to the Hugging Face Hub, as a private repository by default."""
     from clinical_pretrain.release import push as hub
 
     parser = make_parser("push", push.__doc__)
     parser.add_argument("model", help="folder made by export")
     parser.add_argument("--repo-id", required=True, help="org/name on the Hub")
-    parser.add_argument("--private", type=bool, default=True, help="false: everybody may see it")
-    parser.add_argument("--license", help="licence in the model card that is made (default: other)")
+    parser.add_argument("--private", type=bool, default=True, help="false makes the repository public")
+    parser.add_argument("--license", help="licence in the generated model card (default: other)")
     parser.add_argument("--revision", help="branch to push to")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be pushed, and don't")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be pushed, and push nothing")
     args = parse(parser, argv)
     result = hub.push(
         Path(args.model),

@@ -30,30 +30,30 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
 
 
 def divide(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Options of the launcher, and those of the training.
+    """Split arguments into those of the launcher and those of the training.
 
     Raises:
         UserError: an option of the launcher has no value.
     """
     launcher: list[str] = []
     training: list[str] = []
-    words = list(argv)
-    while words:
-        word = words.pop(0)
-        name, equals, value = word.partition("=")
+    remaining = list(argv)
+    while remaining:
+        argument = remaining.pop(0)
+        name, equals, value = argument.partition("=")
         if name not in OPTIONS:
-            training.append(word)
+            training.append(argument)
             continue
         if not equals:
-            if not words or words[0].startswith("--"):
+            if not remaining or remaining[0].startswith("--"):
                 raise UserError(f"{name}: its value is missing")
-            value = words.pop(0)
+            value = remaining.pop(0)
         launcher += [name, value]
     return launcher, training
 
 
 def parser() -> Any:
-    """All options, for the help and for completion."""
+    """A parser with all options, for --help and completion."""
     found = config_parser(PROGRAM)
     group = found.add_argument_group("options of the launcher")
     for name, meaning in OPTIONS.items():

@@ -13,13 +13,13 @@ from tokenizer_tools.ranges import Range
 
 
 def demo(argv: Sequence[str]) -> dict[str, Any]:
-    """Run the whole job on this machine's CPU: notes, shards, training, export."""
+    """Run the whole pipeline on this machine's CPU: notes, shards, training, export."""
     from clinical_pretrain.commands.demo import run_demo
     from tokenizer_tools.corpus.read_notes import InputOptions
     from tokenizer_tools.corpus.split_patients import SplitRule
 
     parser = make_parser("demo", demo.__doc__)
-    parser.add_argument("--out", help="folder for everything that is made (default: demo, or demo-NAME of your notes)")
+    parser.add_argument("--out", help="folder for all output (default: demo, or demo-NAME of your notes)")
     input_arguments = divide(argv, parser)[2]
     add_notes_options(parser, required=False)
     parser.add_class_arguments(SplitRule, "split")
@@ -31,14 +31,14 @@ def demo(argv: Sequence[str]) -> dict[str, Any]:
 
 
 def chaos(argv: Sequence[str]) -> dict[str, Any]:
-    """Train under random faults, resume after each, and compare with the same run left alone (on notes of its own)."""
+    """Train under random faults, resume after each, and compare with a run without faults (on synthetic notes)."""
     parser = make_parser("chaos", chaos.__doc__)
     parser.add_argument("--config", default="configs/demo_cpu.yaml", help="a run that is small enough for a CPU")
-    parser.add_argument("--out", default="chaos", help="new folder for everything that is made")
-    parser.add_argument("--faults", type=int, default=50, help="how many faults; each takes about 15 s")
-    parser.add_argument("--seed", type=int, default=0, help="another seed gives other faults")
-    parser.add_argument("--ranks", type=int, default=2, help="processes of a run")
-    parser.add_argument("--elastic", action="store_true", help="other numbers of ranks and ZeRO stages at each start")
+    parser.add_argument("--out", default="chaos", help="new folder for all output")
+    parser.add_argument("--faults", type=int, default=50, help="number of faults; each takes about 15 s")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random faults")
+    parser.add_argument("--ranks", type=int, default=2, help="number of ranks")
+    parser.add_argument("--elastic", action="store_true", help="another number of ranks and ZeRO stage at each start")
     args = parse(parser, argv, faults=Range(1, 1_000_000), ranks=Range(1, 1000), seed=Range(0, 2**63 - 1))
     config = find_config(args.config)
     from clinical_pretrain.commands import chaos as trial
@@ -47,5 +47,5 @@ def chaos(argv: Sequence[str]) -> dict[str, Any]:
     print("\n".join(["", *trial.table(result)]))
     report(args, result)
     if result["survived"] < result["faults"] or not result["agrees"]:
-        raise UserError(f"the run didn't come through as it should; see {args.out}/log.txt")
+        raise UserError(f"the run with faults didn't recover, or differs from the one without; see {args.out}/log.txt")
     return result

@@ -1,4 +1,4 @@
-"""A picture of a run's losses."""
+"""A plot of a run's losses."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def plot_loss(run_dir: Path, out: Path | None = None) -> dict[str, Any]:
 
     Args:
         run_dir: the run folder.
-        out: picture file, of one of `FORMATS`; default `loss.png` in the run folder.
+        out: image file in one of `FORMATS`; default `loss.png` in the run folder.
 
     Raises:
-        UserError: there is nothing to draw, or the name has another ending.
+        UserError: there are no losses yet, or the file format is unknown.
     """
     if not (run_dir / "run.json").exists():
         raise no_run(run_dir)
@@ -46,7 +46,7 @@ def plot_loss(run_dir: Path, out: Path | None = None) -> dict[str, Any]:
     out = out or run_dir / "loss.png"
     figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=120)
     axes.plot([p["step"] for p in train], [p["loss"] for p in train], color="#9db7d5", linewidth=1, label="training")
-    for number, same in enumerate(validations_by_set(folder, starts_of(run_dir))):  # no line joins what can't compare
+    for number, same in enumerate(validations_by_set(folder, starts_of(run_dir))):  # one line per validation set
         axes.plot(
             [p["step"] for p in same],
             [p["loss"] for p in same],

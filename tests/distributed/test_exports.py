@@ -156,7 +156,7 @@ def test_a_second_export_replaces_its_own_files_alone(root, tmp_path, capsys, mo
     (out / "results").mkdir()
     (out / "results" / "ner.json").write_text("{}")
     assert main(["export", str(root / "first"), "--out", str(out)]) == 0
-    assert "left as they are, not made by export: README.md, results\n" in capsys.readouterr().out
+    assert "left unchanged, not written by export: README.md, results\n" in capsys.readouterr().out
     assert (out / "README.md").read_text() == "# mine" and (out / "results" / "ner.json").exists()
     assert facts_of(out)["steps"] == 8 and sorted(path.name for path in tmp_path.iterdir()) == ["model"]
     name = "lm_head.bias"
