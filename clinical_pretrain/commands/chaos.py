@@ -1,9 +1,9 @@
-"""A short training under random faults, resumed after each, compared with the same training without faults.
+"""A short training under random faults, resumed after each, beside the same training left alone.
 
-Processes, signals and files are real: ranks are killed, stopped or sent SIGTERM during a step, a save or a validation;
-a file of a checkpoint is truncated, removed, or has a bit flipped; the disk is full for the ranks (a limit on a
-file's size); a shard build is killed. The final weights must be bit-identical. With `elastic`, each start has another
-number of ranks and another ZeRO stage, and the losses must agree to fp32 rounding.
+Real processes, real signals, real files: ranks are killed, stopped and asked to end, in a step, a save or a validation;
+checkpoints are truncated, changed in a bit or robbed of a file; the disk is full for the ranks (the system's limit on a
+file's size); shard building is killed, too. In the end the weights must be the same, bit for bit; with `elastic`, where
+each start has another number of ranks and another ZeRO stage, the losses to fp32 rounding.
 """
 
 from __future__ import annotations
@@ -42,46 +42,46 @@ from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import Manifest
 
 STEPS_PER_FAULT = 14
-"""Steps of the run per fault; on average, the next fault is injected earlier."""
+"""So long is the run; on average it meets its next fault before."""
 TOLERANCE = 1e-5
-"""Largest relative difference of the losses of an elastic run."""
+"""Relative, of the losses of an elastic run."""
 
 
 def chaos(
     config_file: Path, out: Path, faults: int, seed: int, ranks: int = 2, elastic: bool = False
 ) -> dict[str, Any]:
-    """Train while faults are injected.
+    """Train under faults.
 
     Args:
         config_file: the run, small enough for a CPU.
-        out: folder for all output; must be new or empty.
-        faults: number of faults.
-        seed: seed of the random faults.
-        ranks: number of ranks.
-        elastic: choose 1 or `ranks` ranks, and ZeRO stage 1, 2 or 3, at random for each start.
+        out: a folder for all that is made; it must be new or empty.
+        faults: how many.
+        seed: of the faults.
+        ranks: processes of a run.
+        elastic: start with 1 or `ranks` ranks, and under ZeRO 1, 2 or 3, as it comes.
 
     Returns:
-        faults, survived, identical, effective_training_time (seconds of the run without faults, divided by
-        those of the run with faults), and more.
+        faults, survived, identical, effective_training_time (training seconds of the run left alone over all seconds
+        of the other), and more.
 
     Raises:
-        UserError: `out` isn't empty, or the run fails without faults.
+        UserError: `out` isn't empty, or the run doesn't even work when it is left alone.
     """
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out}: not empty; choose another --out, or delete it")
     out.mkdir(parents=True, exist_ok=True)
     config, _ = load_config(["--config", str(config_file)])
     rng, log = random.Random(seed), out / "log.txt"
-    build_faults = max(1, faults // 10)
-    done = [Fault("kill a shard building", "shard building") for _ in range(build_faults)]
+    in_building = max(1, faults // 10)
+    done = [Fault("kill a shard building", "shard building") for _ in range(in_building)]
     shards = build_under_faults(out, done, rng, log)
     for number, fault in enumerate(done, 1):
         print(
             f"fault {number:>3}/{faults} · {fault.kind} · {'the same bytes' if fault.survived else 'LOST'}", flush=True
         )
-    max_steps = max((faults - build_faults) * STEPS_PER_FAULT + 2 * SAVE_EVERY, config.optim.warmup_steps)
+    max_steps = max((faults - in_building) * STEPS_PER_FAULT + 2 * SAVE_EVERY, config.optim.warmup_steps)
     alone = TrainingProcesses(config_file, shards, out / "alone", max_steps, log)
-    print(f"{max_steps} steps without faults", flush=True)
+    print(f"{max_steps} steps, left alone", flush=True)
     began = time.monotonic()
     alone.start(ranks)
     if alone.end() != {0}:
@@ -89,17 +89,17 @@ def chaos(
     seconds_alone = time.monotonic() - began
     run = TrainingProcesses(config_file, shards, out / "run", max_steps, log)
     began = time.monotonic()
-    for fault in train_under_faults(run, faults - build_faults, rng, starts(out, rng, ranks, elastic)):
+    for fault in train_under_faults(run, faults - in_building, rng, starts(out, rng, ranks, elastic)):
         done.append(fault)
         outcome = "resumed" if fault.survived else "LOST"
         print(
             f"fault {len(done):>3}/{faults} · {fault.kind} in a {fault.moment} at step {fault.step} · {outcome} after "
-            f"{fault.seconds_to_go_on:.1f} s, {fault.lost_steps} steps repeated",
+            f"{fault.seconds_to_go_on:.1f} s, {fault.lost_steps} steps again",
             flush=True,
         )
     seconds = time.monotonic() - began
-    arguments = ["clinical-pretrain chaos --config", f"configs/{config_file.name}", f"--faults {faults} --seed {seed}"]
-    command = " ".join([*arguments, f"--ranks {ranks}", *(["--elastic"] if elastic else [])])
+    words = ["clinical-pretrain chaos --config", f"configs/{config_file.name}", f"--faults {faults} --seed {seed}"]
+    command = " ".join([*words, f"--ranks {ranks}", *(["--elastic"] if elastic else [])])
     return {"command": command} | report(done, alone, run, seconds_alone, seconds, elastic)
 
 
@@ -111,7 +111,7 @@ def report(
     seconds: float,
     elastic: bool,
 ) -> dict[str, Any]:
-    """The figures of both runs, and of each fault."""
+    """All in figures."""
     finished = run.max_steps in RunFolder(run.run_dir).saved_steps()
     losses, expected = run.losses() if finished else [], alone.losses()
     largest = max((abs(a - b) / abs(b) for a, b in zip(losses, expected, strict=False)), default=math.inf)
@@ -139,22 +139,22 @@ def report(
 
 
 def table(result: dict[str, Any]) -> Iterator[str]:
-    """The report as text: a line per kind of fault, then the summary."""
-    yield f"{'fault':<24}{'times':>6}{'survived':>10}{'steps repeated':>16}{'s to resume':>13}"
+    """The report for a reader: a line per kind of fault, then the whole."""
+    yield f"{'fault':<24}{'times':>6}{'survived':>10}{'steps again':>13}{'s to go on':>12}"
     for kind in result["by_kind"]:
-        of_kind = [fault for fault in result["each"] if fault["kind"] == kind]
-        seconds = statistics.median(fault["seconds_to_go_on"] for fault in of_kind)
+        mine = [fault for fault in result["each"] if fault["kind"] == kind]
+        seconds = statistics.median(fault["seconds_to_go_on"] for fault in mine)
         yield (
-            f"{kind:<24}{len(of_kind):>6}{sum(fault['survived'] for fault in of_kind):>10}"
-            f"{sum(fault['lost_steps'] for fault in of_kind):>16}{seconds:>13.1f}"
+            f"{kind:<24}{len(mine):>6}{sum(fault['survived'] for fault in mine):>10}"
+            f"{sum(fault['lost_steps'] for fault in mine):>13}{seconds:>12.1f}"
         )
     yield ""
     yield f"survived {result['survived']} of {result['faults']} faults"
     if result["identical"]:
-        yield "the final weights and Adam's moments are bit-identical to those of the run without faults"
+        yield "the final weights and Adam's moments are those of the run left alone, bit for bit"
     else:
         difference = result["largest_relative_loss_difference"]
-        yield f"losses differ by up to {difference:.1e} from those of the run without faults"
+        yield f"losses differ by up to {difference:.1e} from those of the run left alone"
     yield f"effective training time: {result['effective_training_time']:.0%} of {result['seconds']:,.0f} s"
 
 
@@ -170,7 +170,7 @@ def starts(out: Path, rng: random.Random, ranks: int, elastic: bool) -> Iterator
 
 def _zero_file(out: Path, stage: int) -> Path:
     content = json.loads(resource_path(f"ds_configs/zero{stage}.json").read_text())
-    if stage == 3:  # otherwise, no parameter of a small model is partitioned
+    if stage == 3:  # else nothing of a small model is partitioned
         content["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     path = out / f"zero{stage}.json"
     path.write_text(json.dumps(content))
@@ -178,7 +178,7 @@ def _zero_file(out: Path, stage: int) -> Path:
 
 
 def build_under_faults(out: Path, faults: list[Fault], rng: random.Random, log: Path) -> Path:
-    """Build shards of synthetic notes once undisturbed and once killed by faults; both must have the same bytes."""
+    """Shards of synthetic notes, built once in peace and once while being killed: the same bytes."""
     notes, tokenizer = out / "NOTEEVENTS.csv.gz", out / "tokenizer"
     command = [sys.executable, "-m", "clinical_pretrain"]
     key = ["--patient-key", str(out / "patient_key")]
@@ -191,14 +191,14 @@ def build_under_faults(out: Path, faults: list[Fault], rng: random.Random, log: 
             )  # fmt: skip
 
     with log.open("ab") as stream:
-        for arguments in (
+        for words in (
             ["make-notes", "--out", str(notes), "--patients", "120"],
             ["train-tokenizer", "--notes", str(notes), "--out", str(tokenizer), "--vocab-size", "2000"],
         ):
-            subprocess.run([*command, *arguments], stdout=stream, stderr=stream, check=True)  # fmt: skip
+            subprocess.run([*command, *words], stdout=stream, stderr=stream, check=True)  # fmt: skip
     began = time.monotonic()
     if build(out / "shards").wait():
-        raise UserError(f"the shard build fails without any fault; see {log}")
+        raise UserError(f"building shards fails without any fault; see {log}")
     seconds = time.monotonic() - began
     for _ in faults:
         process = build(out / "shards_under_faults")
@@ -218,12 +218,12 @@ def _fingerprint(shards: Path) -> str:
 
 
 def train_under_faults(
-    run: TrainingProcesses, faults: int, rng: random.Random, start_options: Iterator[tuple[int, tuple[str, ...]]]
+    run: TrainingProcesses, faults: int, rng: random.Random, how: Iterator[tuple[int, tuple[str, ...]]]
 ) -> Iterator[Fault]:
     """Start, inject a fault, and start again, until the run has ended; yields each fault once the run has resumed."""
     for _ in range(faults):
         if not run.running():
-            ranks, overrides = next(start_options)
+            ranks, overrides = next(how)
             run.start(ranks, overrides)
         begun = first_step_beyond(run)
         fault = Fault(rng.choice(possible_kinds(run)), rng.choice(MOMENTS))
@@ -231,9 +231,9 @@ def train_under_faults(
             break
         at = time.monotonic()
         as_expected = inject_fault(run, fault, rng)
-        fault.step = run.last()["step"]  # a run that is asked to stop completes one more
+        fault.step = run.last()["step"]  # a run that is asked to stop does one more
         if not run.running():
-            ranks, overrides = next(start_options)
+            ranks, overrides = next(how)
             run.start(ranks, overrides)
         resumed = first_step_beyond(run, beyond=fault.step)
         fault.survived = as_expected and resumed > 0
@@ -245,6 +245,6 @@ def train_under_faults(
     for _ in range(3):
         if (run.run_dir / "summary.json").exists():
             break
-        ranks, overrides = next(start_options)
+        ranks, overrides = next(how)
         run.start(ranks, overrides)
         run.end()

@@ -29,7 +29,7 @@ WAIT_STEPS = 8
 """A fault is injected at most this many steps after the run has resumed, unless it waits for a save or validation."""
 SAVE_EVERY, VALIDATE_EVERY = 5, 20
 LARGEST_FILE = 2_000_000
-"""Limit on a file's size, in bytes, in place of a full disk: metrics fit, a checkpoint of the demo's model doesn't."""
+"""In bytes, where the disk is full: the metrics still fit, a checkpoint of the demo's model doesn't."""
 PATIENCE_SECONDS = 120
 KINDS = ("kill one rank", "kill all ranks", "SIGTERM", "stop one rank", "damage a checkpoint", "full disk")
 MOMENTS = ("step", "save", "validation")
@@ -37,17 +37,17 @@ MOMENTS = ("step", "save", "validation")
 
 @dataclass
 class Fault:
-    """A fault, and how the run recovered from it."""
+    """A fault, and how the run came through it."""
 
     kind: str
     moment: str
     step: int = 0
-    """The last step that was complete when the fault was injected."""
+    """The last one done then."""
     survived: bool = False
     lost_steps: int = 0
-    """Steps that had to be repeated."""
+    """Steps that had to be done again."""
     seconds_to_go_on: float = 0.0
-    """Seconds from the fault to the next new step."""
+    """From the fault to the next new step."""
 
 
 class TrainingProcesses:
@@ -70,7 +70,7 @@ class TrainingProcesses:
         self._arguments = [word for setting in settings.items() for word in setting]
 
     def start(self, ranks: int, overrides: tuple[str, ...] = ()) -> None:
-        """Start this many ranks, as a launcher would."""
+        """Start so many ranks, as a launcher would."""
         port = free_port()
         for rank in range(ranks):
             names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1",
@@ -89,11 +89,11 @@ class TrainingProcesses:
                 )  # fmt: skip
 
     def running(self) -> bool:
-        """Whether any rank is running."""
+        """Whether any rank is."""
         return any(process.poll() is None for process in self.processes)
 
     def last(self) -> dict[str, Any]:
-        """The newest line of the metrics, without those of saves, which are written late."""
+        """The newest line of the metrics, but for those on saves, which come late."""
         try:
             with RunFolder(self.run_dir).metrics_file.open("rb") as stream:
                 stream.seek(max(0, stream.seek(0, os.SEEK_END) - 8192))
@@ -108,7 +108,7 @@ class TrainingProcesses:
         return {"step": 0, "kind": ""}
 
     def end(self, patience: float = math.inf) -> set[int | None]:
-        """Wait until all ranks have ended. Returns their exit codes; None stands for a rank that had to be killed."""
+        """Wait until all ranks have ended. Their exit codes; None for one that had to be killed, as it didn't end."""
         _wait_until(lambda: not self.running(), patience)
         codes: set[int | None] = set()
         for process in self.processes:
@@ -119,7 +119,7 @@ class TrainingProcesses:
         return codes
 
     def weights(self) -> str:
-        """sha256 of the final weights and Adam's moments, unpartitioned, in the order of their names."""
+        """sha256 of the final weights and Adam's moments, whole, by name."""
         from clinical_pretrain.engine.reshard import MOMENTS as ADAM
         from clinical_pretrain.engine.reshard import WEIGHT, StoredCheckpoint
 
@@ -136,21 +136,21 @@ class TrainingProcesses:
         return digest.hexdigest()
 
     def losses(self) -> list[float]:
-        """The losses of all steps, then those of all validations."""
+        """Of all steps, then of all validations."""
         return [
             line["loss"] for kind in ("train", "validation") for line in read_metrics(RunFolder(self.run_dir), kind)
         ]
 
 
 def possible_kinds(run: TrainingProcesses) -> list[str]:
-    """The kinds of fault that can be injected now."""
+    """Not all can be done at any time."""
     alone, steps = len(run.processes) < 2, RunFolder(run.run_dir).saved_steps()
     impossible = {"stop one rank": alone, "kill one rank": alone, "damage a checkpoint": len(steps) < 2}
     return [kind for kind in KINDS if not impossible.get(kind)]
 
 
 def first_step_beyond(run: TrainingProcesses, beyond: int = 0) -> int:
-    """Wait for a step after `beyond`, and return it; 0 if the run ends before."""
+    """Wait for a step beyond that one, and return it; 0 if the run ends before."""
     until = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < until:
         step = run.last()["step"]
@@ -168,7 +168,7 @@ def last_start(run: TrainingProcesses) -> int:
 
 
 def wait_for(run: TrainingProcesses, fault: Fault, begun: int, rng: random.Random) -> bool:
-    """Wait for the moment to inject the fault. Returns False if the run ends before."""
+    """Until the fault's moment has come. False: the run has ended before."""
     first = begun + rng.randint(1, WAIT_STEPS)
     while run.running():
         last = run.last()
@@ -188,12 +188,12 @@ def wait_for(run: TrainingProcesses, fault: Fault, begun: int, rng: random.Rando
 
 
 def inject_fault(run: TrainingProcesses, fault: Fault, rng: random.Random) -> bool:
-    """Inject a fault, and wait for the ranks to end where they should. Returns whether they ended as expected."""
+    """Inject a fault, and wait until the ranks have ended if they should. Returns whether they ended as expected."""
     alive = [process for process in run.processes if process.poll() is None]
     if not alive or fault.kind == "full disk":
         return _fill_disk(run, alive)
     victim = rng.choice(alive)
-    expected: set[int | None] = {0, -signal.SIGKILL}  # 0: the run had just finished
+    expected: set[int | None] = {0, -signal.SIGKILL}  # 0: the run had just come to its end
     if fault.kind == "kill one rank":
         victim.kill()
         expected.add(LOST)
@@ -216,7 +216,7 @@ def inject_fault(run: TrainingProcesses, fault: Fault, rng: random.Random) -> bo
 
 
 def _fill_disk(run: TrainingProcesses, alive: list[subprocess.Popen[bytes]]) -> bool:
-    """Keep the disk full until a save fails or the run ends. Returns False if neither happens in time."""
+    """Until a save has failed, or the run has ended. False: neither."""
     failed = len(_failed_saves(run))
     _limit(alive, LARGEST_FILE)
     _wait_until(lambda: len(_failed_saves(run)) > failed or not run.running())
@@ -226,7 +226,7 @@ def _fill_disk(run: TrainingProcesses, alive: list[subprocess.Popen[bytes]]) -> 
 
 def _limit(alive: list[subprocess.Popen[bytes]], size: int) -> None:
     for process in alive:
-        with suppress(ProcessLookupError):  # the rank has just ended
+        with suppress(ProcessLookupError):  # it has just ended
             resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
@@ -235,7 +235,7 @@ def _failed_saves(run: TrainingProcesses) -> list[dict[str, Any]]:
 
 
 def _damage(run: TrainingProcesses, rng: random.Random) -> None:
-    """Remove, truncate or change one file of the newest checkpoint."""
+    """Spoil one file of the newest checkpoint."""
     steps = RunFolder(run.run_dir).saved_steps()
     path = rng.choice(sorted(RunFolder(run.run_dir).checkpoint(steps[-1]).iterdir()))
     how = rng.choice(("truncate", "flip", "remove"))

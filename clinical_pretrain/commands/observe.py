@@ -23,12 +23,12 @@ def plot(argv: Sequence[str]) -> dict[str, Any]:
 
 
 def status(argv: Sequence[str]) -> dict[str, Any]:
-    """Show the state of runs: step, loss, time left, restarts, why they last stopped."""
+    """Say how runs stand: state, step, loss, time left, restarts, why they last stopped."""
     parser = make_parser("status", status.__doc__)
     parser.add_argument("runs", nargs="*", default=["runs"], help="run folders, or folders of them (default: runs)")
     args = parse(parser, argv)
-    from clinical_pretrain.observe import status as run_status
+    from clinical_pretrain.observe import status as standing
 
-    found = [run_status.status(run) for run in run_status.runs_in([Path(path) for path in args.runs])]
-    print("\n".join(run_status.table(found)))
+    found = [standing.status(run) for run in standing.runs_in([Path(path) for path in args.runs])]
+    print("\n".join(standing.table(found)))
     return report(args, {"runs": found})

@@ -58,7 +58,7 @@ def make_parser(command: str, description: str | None) -> Any:
         exit_on_error=False,
         allow_abbrev=False,
     )
-    parser.add_argument("--json", help="also write the result to this JSON file")
+    parser.add_argument("--json", help="also write what is reported to this JSON file")
     return parser
 
 
@@ -98,7 +98,7 @@ def divide(argv: Sequence[str], parser: Any) -> tuple[list[str], list[str], list
 
 
 def parse(parser: Any, argv: Sequence[str], **ranges: Range) -> Any:
-    """The options' values; `ranges` maps names of numbers to their valid ranges."""
+    """The options' values; `ranges` says of numbers, by name, what they may be."""
     given = [argument.split("=")[0] for argument in argv if argument.startswith("--")]
     valid = [option for action in parser._actions for option in action.option_strings]
     for name in given:

@@ -30,30 +30,30 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
 
 
 def divide(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split arguments into those of the launcher and those of the training.
+    """Options of the launcher, and those of the training.
 
     Raises:
         UserError: an option of the launcher has no value.
     """
     launcher: list[str] = []
     training: list[str] = []
-    remaining = list(argv)
-    while remaining:
-        argument = remaining.pop(0)
-        name, equals, value = argument.partition("=")
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        name, equals, value = word.partition("=")
         if name not in OPTIONS:
-            training.append(argument)
+            training.append(word)
             continue
         if not equals:
-            if not remaining or remaining[0].startswith("--"):
+            if not words or words[0].startswith("--"):
                 raise UserError(f"{name}: its value is missing")
-            value = remaining.pop(0)
+            value = words.pop(0)
         launcher += [name, value]
     return launcher, training
 
 
 def parser() -> Any:
-    """A parser with all options, for --help and completion."""
+    """All options, for the help and for completion."""
     found = config_parser(PROGRAM)
     group = found.add_argument_group("options of the launcher")
     for name, meaning in OPTIONS.items():

@@ -1,4 +1,4 @@
-"""The state of runs: step, loss, time left, restarts, and why they last stopped."""
+"""How runs stand: their state, step, loss, the time that is left, restarts, and why they last stopped."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from clinical_pretrain.run_folder.metrics import duration, read_metrics
 from clinical_pretrain.run_folder.paths import JOBS_FOLDER, RunFolder
 from tokenizer_tools.errors import UserError
 
-SPEED_LINES = 10
-"""Number of newest lines of metrics from which the speed is computed."""
+LINES = 10
+"""So many of the newest lines of metrics tell the speed."""
 
 
 def runs_in(paths: list[Path]) -> list[Path]:
@@ -44,7 +44,7 @@ def runs_in(paths: list[Path]) -> list[Path]:
 
 
 def no_run(path: Path) -> UserError:
-    """The error for a folder that isn't a run folder; it names the runs below the folder, if any."""
+    """The error for a folder that should be a run's: names the runs in it, if there are any."""
     with suppress(UserError):
         if runs := [str(run) for run in runs_in([path]) if (run / "run.json").exists()]:
             more = f" and {len(runs) - 10} more" if len(runs) > 10 else ""
@@ -72,7 +72,7 @@ def _status(folder: RunFolder) -> dict[str, Any]:
     starts, submission = starts_of(run_dir), read_json(folder.job_file) or {}
     last, jobs = starts[-1] if starts else {}, jobs_of(run_dir)
     states = {job: job_state(job) for job in jobs}
-    waiting = {job: state for job, state in states.items() if state and state not in (*ENDED, UNKNOWN)}
+    waiting = {job: word for job, word in states.items() if word and word not in (*ENDED, UNKNOWN)}
     job = next(iter(waiting or jobs), None)
     lines = read_metrics(folder)
     train, validation = ([line for line in lines if line["kind"] == kind] for kind in ("train", "validation"))
@@ -85,7 +85,7 @@ def _status(folder: RunFolder) -> dict[str, Any]:
     state, reason = _state(last, stop if of_last_start else {}), stop.get("reason")
     if waiting:
         state = next(iter(waiting.values()))
-        reason = reason and reason.split("; the same command")[0]  # SLURM runs that command itself
+        reason = reason and reason.split("; the same command")[0]  # SLURM gives it
     elif job and job != last.get("slurm_job") and submitted_since(run_dir, starts):
         state, reason = states[job] or "gone", f"job {job} didn't get as far as to train; see {submission['log']}"
     elif UNKNOWN in states.values() and state not in ("finished", "running"):
@@ -114,7 +114,7 @@ def _status(folder: RunFolder) -> dict[str, Any]:
 
 
 def table(found: list[dict[str, Any]]) -> list[str]:
-    """The status as text, a line per run."""
+    """For a reader, a line per run."""
     rows = [("run", "state", "step", "loss", "validation", "left", "restarts", "last stop")]
     for run in found:
         losses = [f"{run[name]:.4f}" if run[name] is not None else "" for name in ("loss", "validation_loss")]
@@ -129,7 +129,7 @@ def table(found: list[dict[str, Any]]) -> list[str]:
 
 
 def _state(last: dict[str, Any], stop: dict[str, Any]) -> str:
-    """The state of a run without a job, from its last start and how that ended."""
+    """Of a run without a job: by its last start, and how that has ended."""
     if str(stop.get("reason")).startswith("finished"):
         return "finished"
     process = last.get("process")
@@ -137,12 +137,12 @@ def _state(last: dict[str, Any], stop: dict[str, Any]) -> str:
         return "running"
     if not last:
         return "not started"
-    states = {None: "lost", 1: "lost", LOST: "lost", INTERRUPTED: "lost", USER_ERROR: "failed"}
-    return states.get(stop.get("exit_code"), "stopped")
+    words = {None: "lost", 1: "lost", LOST: "lost", INTERRUPTED: "lost", USER_ERROR: "failed"}
+    return words.get(stop.get("exit_code"), "stopped")
 
 
 def _seconds_left(train: list[dict[str, Any]], max_steps: int | None) -> float | None:
-    recent = train[-SPEED_LINES:]
+    recent = train[-LINES:]
     if max_steps is None or len(recent) < 2:
         return None
     steps = recent[-1]["step"] - recent[0]["step"]
