@@ -104,7 +104,7 @@ def test_a_second_run_in_a_folder_waits_for_the_first(shards, tmp_path):
         names = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         call = [sys.executable, "-u", str(WATCHED), "none-0", str(shards), str(tmp_path)]
         second = subprocess.Popen(call, env=os.environ | ENVIRONMENT | names, text=True, stdout=subprocess.PIPE)
-        assert any("another process trains here; waiting for its end" in line for line in second.stdout)
+        assert any("another process is training here; waiting for it to end" in line for line in second.stdout)
         assert first.poll() is None
         first.terminate()
         assert first.wait(timeout=30) == ENDED
