@@ -99,6 +99,14 @@ STEP_HEAD = ["model", "layers", "precision", "rows", "computed again", "seconds,
              "losses differ by"]  # fmt: skip
 
 
+RECOMPUTED = {"none": "nothing", "attention": "attention", "full": "layers"}
+
+
+def value_of(settings: dict[str, Any], *names: str) -> Any:
+    """A setting's value by its present name, or by the one that it had when the result was stored."""
+    return next(settings[name] for name in names if name in settings)
+
+
 def step_row(result: dict[str, Any]) -> list[Any]:
     """Of train_step.py."""
     config, parts = result["config"], result.get("time_ratio_of_part")
@@ -110,7 +118,7 @@ def step_row(result: dict[str, Any]) -> list[Any]:
         memory = f"**{result['memory_ratio']:.2f}**"
     return [
         MODELS[config["model"]], config["layers"], config["precision"], config["micro_batch"],
-        {"none": "nothing", "attention": "attention", "full": "layers"}[config["activation_checkpointing"]],
+        RECOMPUTED[value_of(config, "activation_checkpointing", "checkpointing")],
         number(result.get("seconds_hugging_face"), 2) if "time_ratio" in result else result.get("hugging_face", "-"),
         number(result["seconds_ours"], 2), ratio,
         f"{parts['head']:.2f} / {parts['attention']:.2f}" if parts else "-",
@@ -162,7 +170,7 @@ def memory_row(result: dict[str, Any]) -> list[Any]:
     return [
         MODELS[config["model"]["family"]], gpu,
         config["precision"], result["attention"] + (", compiled" if result["compiled"] else ""),
-        {"none": "nothing", "attention": "attention", "full": "layers"}[config["activation_checkpointing"]],
+        RECOMPUTED[value_of(config, "activation_checkpointing", "checkpointing")],
         " · ".join(f"{rows}: {peak:.1f}" for rows, peak in peaks.items()),
         *(rows_that_fit(peaks, size) if gpu == kind or "sm_" not in gpu else "" for size, kind in GIGABYTES.items()),
     ]  # fmt: skip
@@ -187,8 +195,9 @@ BASELINE_HEAD = ["model", "layers x width", "ZeRO file", "tokens/s, stock", "our
 def baseline_row(result: dict[str, Any]) -> list[Any]:
     """Of run_mlm_baseline.py."""
     model = result["config"]["model"]
+    size = model["size"]
     return [
-        MODELS[model["family"]], f"{model['size']['num_hidden_layers']} x {model['size']['hidden_size']}",
+        MODELS[model["family"]], f"{value_of(size, 'num_hidden_layers', 'layers')} x {size['hidden_size']}",
         result["config"]["deepspeed"], number(result["tokens_per_second_hugging_face"]),
         number(result["tokens_per_second_ours"]), f"**{result['time_ratio']:.2f}**",
     ]  # fmt: skip
