@@ -14,6 +14,7 @@ from typing import Any
 
 from clinical_pretrain.commands.faults import TrainingProcesses
 from clinical_pretrain.run_folder.metrics import read_metrics
+from clinical_pretrain.run_folder.paths import RunFolder
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
@@ -110,7 +111,7 @@ class Run:
 
     def step(self) -> int:
         """The last one done."""
-        return max((line["step"] for line in read_metrics(self.folder, "train")), default=0)
+        return max((line["step"] for line in read_metrics(RunFolder(self.folder), "train")), default=0)
 
     def stop(self) -> dict[str, Any]:
         """Why it last ended."""
@@ -128,4 +129,4 @@ class Run:
 
     def losses(self) -> list[float]:
         """Of all steps."""
-        return [line["loss"] for line in read_metrics(self.folder, "train")]
+        return [line["loss"] for line in read_metrics(RunFolder(self.folder), "train")]
