@@ -7,7 +7,8 @@ from conftest import REPOSITORY
 
 MADE = ["runs/a/metrics.jsonl", "runs/a/config.yaml", "demo/summary.json", "demo-mine/tokenizer/tokenizer.json",
         "demo/patient_key", "shards/manifest.json", "shards_bigbird/tokenizer/tokenizer.json", "model/README.md",
-        "model/model.safetensors", "tokenizer/tokenizer.json", "chaos/log.txt", "slurm-clinical-pretrain-17.log", "slurm-clinical-pretrain-17/rank-0.log", "my/notes.arrow",
+        "model/model.safetensors", "tokenizer/tokenizer.json", "chaos/log.txt",
+        "slurm-clinical-pretrain-17.log", "slurm-clinical-pretrain-17/rank-0.log", "my/notes.arrow",
         "bases/longformer/pytorch_model.bin"]  # fmt: skip
 NOTES = ["NOTEEVENTS.csv", "NOTEEVENTS.csv.gz", "some/where/notes.jsonl", "n.parquet", "n.tsv", "n.ndjson", "note.txt",
          "notes/p1/a.md", "data/x"]  # fmt: skip
