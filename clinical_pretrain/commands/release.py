@@ -22,8 +22,9 @@ def export(argv: Sequence[str]) -> dict[str, Any]:
     )
     args = parse(parser, argv)
     from clinical_pretrain.observe.status import no_run
+    from clinical_pretrain.run_folder.paths import RunFolder
 
-    if not Path(args.run, "run.json").exists():  # before PyTorch is loaded, which takes seconds
+    if not RunFolder(Path(args.run)).exists:  # before PyTorch is loaded, which takes seconds
         raise no_run(Path(args.run))
     step = str(args.step or "")
     if step not in ("", "best") and not step.isdecimal():

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from clinical_pretrain.cluster.jobs import starts_of
 from clinical_pretrain.observe.status import no_run
 from clinical_pretrain.run_folder.history import validations_by_set
 from clinical_pretrain.run_folder.metrics import read_metrics
@@ -27,11 +25,11 @@ def plot_loss(run_dir: Path, out: Path | None = None) -> dict[str, Any]:
     Raises:
         UserError: there are no losses yet, or the file format is unknown.
     """
-    if not (run_dir / "run.json").exists():
+    folder = RunFolder(run_dir)
+    if not folder.exists:
         raise no_run(run_dir)
     if out is not None and out.suffix.lower() not in FORMATS:
         raise UserError(f"{out}: unknown kind of picture; the name must end with {', '.join(FORMATS)}")
-    folder = RunFolder(run_dir)
     train, validation = (
         [line for line in read_metrics(folder, kind) if line["loss"] is not None] for kind in ("train", "validation")
     )
@@ -42,11 +40,11 @@ def plot_loss(run_dir: Path, out: Path | None = None) -> dict[str, Any]:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    split_by = json.loads((run_dir / "data.json").read_text())["split_by"]
+    split_by = folder.read_data()["split_by"]
     out = out or run_dir / "loss.png"
     figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=120)
     axes.plot([p["step"] for p in train], [p["loss"] for p in train], color="#9db7d5", linewidth=1, label="training")
-    for number, same in enumerate(validations_by_set(folder, starts_of(run_dir))):  # one line per validation set
+    for number, same in enumerate(validations_by_set(folder, folder.starts())):  # one line per validation set
         axes.plot(
             [p["step"] for p in same],
             [p["loss"] for p in same],

@@ -86,7 +86,7 @@ def lineage(starts: Sequence[dict[str, Any]], step: int) -> list[Period]:
 
 def validations(folder: RunFolder, starts: Sequence[dict[str, Any]], step: int) -> Validations:
     """The first and the last validation up to a step, and whether they measured the same."""
-    lines = [line for line in _finite(folder) if line["step"] <= step]
+    lines = [line for line in finite_validations(folder) if line["step"] <= step]
     if len(lines) < 2:
         return Validations(lines[0] if lines else {}, {}, [])
     before, after = lines[0], lines[-1]
@@ -96,12 +96,12 @@ def validations(folder: RunFolder, starts: Sequence[dict[str, Any]], step: int) 
 
 def validations_by_set(folder: RunFolder, starts: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """Lines of metrics.jsonl on validations, in order, cut where what they measured was changed."""
-    return [list(same) for _, same in groupby(_finite(folder), lambda line: _set_of(line, starts))]
+    return [list(same) for _, same in groupby(finite_validations(folder), lambda line: _set_of(line, starts))]
 
 
 def comparable_validations(folder: RunFolder, starts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Validation lines of metrics.jsonl whose figures compare with those of the last start, in order."""
-    return [line for line in _finite(folder) if _set_of(line, starts) == starts[-1]["validation_set"]]
+    return [line for line in finite_validations(folder) if _set_of(line, starts) == starts[-1]["validation_set"]]
 
 
 def best_validation(folder: RunFolder, starts: Sequence[dict[str, Any]], among: Sequence[int] = ()) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def validations_without_progress(folder: RunFolder, starts: Sequence[dict[str, A
     return len(losses) - 1 - losses.index(min(losses)) if losses else 0
 
 
-def _finite(folder: RunFolder) -> list[dict[str, Any]]:
+def finite_validations(folder: RunFolder) -> list[dict[str, Any]]:
     """Lines of metrics.jsonl on validations whose loss is a number, in order."""
     return [line for line in read_metrics(folder, "validation") if line["loss"] is not None]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clinical_pretrain.config.run_config import RunConfig, check_files
+from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.engine.deepspeed_config import resolve, zero_stage
 from clinical_pretrain.run_folder.compatibility import check_ownership
 from clinical_pretrain.run_folder.paths import RunFolder
@@ -67,9 +67,8 @@ def make_spec(config: RunConfig, world_size: int) -> RunSpec:
     Raises:
         UserError: something in files, settings or shards can't work.
     """
-    check_files(config)
-    resolved = resolve(config, world_size)
-    return RunSpec(config, resolved, load_shards(Path(config.data.shards)), world_size)
+    manifest = load_shards(Path(config.data.shards))
+    return RunSpec(config, resolve(config, world_size), manifest, world_size)
 
 
 def check_folder(spec: RunSpec) -> list[str]:

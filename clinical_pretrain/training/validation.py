@@ -19,8 +19,7 @@ from clinical_pretrain.data.shards import PackedSequence, Split, note_categories
 from clinical_pretrain.distributed import Ranks
 from clinical_pretrain.engine.optim import stage_of
 from clinical_pretrain.models.mlm_head import IGNORED
-from clinical_pretrain.run_folder.history import best_validation, validations_without_progress
-from clinical_pretrain.run_folder.metrics import read_metrics
+from clinical_pretrain.run_folder.history import best_validation, finite_validations, validations_without_progress
 from clinical_pretrain.run_folder.paths import RunFolder
 from clinical_pretrain.training.checkpointer import all_weights_are_finite, finish_save
 from clinical_pretrain.training.ending import stop_early
@@ -126,8 +125,7 @@ def is_missing(run: Run) -> bool:
         return False
 
     def look() -> bool:
-        lines = read_metrics(run.folder, "validation")
-        return run.step not in [line["step"] for line in lines if line["loss"] is not None]
+        return run.step not in [line["step"] for line in finite_validations(run.folder)]
 
     return run.from_first(look)
 
