@@ -18,6 +18,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,7 @@ def result(options: list[str], shards: Path, run_dir: Path, model: Path) -> dict
         "curve": [[line["step"], line["loss"]] for line in read_metrics(RunFolder(run_dir), "validation")],
         "steps": summary["steps"],
         "max_logit_difference": json.loads((model / "pretraining.json").read_text())["max_logit_difference"],
-        "unknown": manifest.unknown,
+        "unknown": asdict(manifest.unknown),
         "train_tokens": splits["train"].tokens,
         "validation_tokens": splits["validation"].tokens,
         "hardware": f"{processor()}, {os.cpu_count()} cores, two ranks of one thread each",

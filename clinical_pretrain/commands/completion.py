@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 
 def is_asked() -> bool:
@@ -22,9 +22,21 @@ def complete(commands: Mapping[str, Callable[[Sequence[str]], Any]]) -> None:
 
     line, point = os.environ["COMP_LINE"], int(os.environ["COMP_POINT"])
     typed = argcomplete.lexers.split_line(line, point)[3]
+    answer = argcomplete.autocomplete
     if len(typed) > 1 and typed[1] in commands:
         os.environ["_ARGCOMPLETE"] = "2"  # the parser of a command doesn't know the command's own name
-        commands[typed[1]]([])  # jsonargparse answers when it parses
+        argcomplete.autocomplete = lambda parser: answer(_with_choices(parser))
+        commands[typed[1]]([])  # jsonargparse calls autocomplete when it parses
     parser = argparse.ArgumentParser()
     parser.add_argument("command", choices=list(commands))
-    argcomplete.autocomplete(parser)
+    answer(parser)
+
+
+def _with_choices(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Let options offer the values of their Literal type, which jsonargparse only describes."""
+    for action in parser._actions:
+        hint = getattr(action, "_typehint", None)
+        literals = [part for part in (hint, *get_args(hint)) if get_origin(part) is Literal]
+        if literals:
+            action.choices = [str(value) for part in literals for value in get_args(part)]
+    return parser

@@ -18,6 +18,7 @@ pytest.importorskip("argcomplete")
         ("clinical-pretrain push model/ --re", {"--repo-id", "--revision"}),
         ("clinical-pretrain run --optim.beta", {"--optim.beta1", "--optim.beta2"}),
         ("clinical-pretrain build-shards --notes x --files c", {"csv"}),
+        ("clinical-pretrain run --precision b", {"bf16"}),
         ("clinical-pretrain submit --slurm.par", {"--slurm.partition"}),
     ],
 )
