@@ -14,11 +14,10 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from clinical_pretrain.slurm_environment import rank_variables
 from tokenizer_tools.errors import UserError
 
 T = TypeVar("T")
-# Rank variables as torch and DeepSpeed read them, and srun's names for them.
-_FROM_SLURM = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
 
 
 @dataclass(frozen=True)
@@ -94,9 +93,9 @@ def read_environment() -> tuple[int, int]:
 
     Sets the variables that torch and DeepSpeed need.
     """
-    if "RANK" not in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
-        for name, source in _FROM_SLURM.items():
-            os.environ[name] = os.environ[source]
+    of_srun = rank_variables()
+    if "RANK" not in os.environ and int(of_srun.get("WORLD_SIZE", "1")) > 1:
+        os.environ.update(of_srun)
     os.environ.setdefault("RANK", "0")
     os.environ.setdefault("WORLD_SIZE", "1")
     os.environ.setdefault("LOCAL_RANK", "0")

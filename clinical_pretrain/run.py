@@ -21,6 +21,7 @@ make_output_lenient()
 from clinical_pretrain.config.command_line import load_config
 from clinical_pretrain.config.run_config import check_files
 from clinical_pretrain.engine.deepspeed_config import resolve
+from clinical_pretrain.slurm_environment import rank_variables
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import write_report
 
@@ -30,14 +31,15 @@ def main() -> int:
     os.umask(0o077)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # One line per node: an error may be of one node alone. Asked before initialise() makes LOCAL_RANK the GPU's number.
-    speaks = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
+    ranks = rank_variables() | dict(os.environ)
+    speaks = ranks.get("LOCAL_RANK", "0") == "0"
     argv = [argument for argument in sys.argv[1:] if not argument.startswith("--local_rank")]
     try:
         config, json_file = load_config(argv, needs_file=True)
         check_files(config)
-        if ranks := os.environ.get("WORLD_SIZE"):
-            resolve(config, int(ranks))
-        if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
+        if world_size := os.environ.get("WORLD_SIZE"):
+            resolve(config, int(world_size))
+        if ranks.get("RANK", "0") == "0":
             console.progress(["loading PyTorch, transformers and DeepSpeed"])
         from clinical_pretrain.distributed import shut_down
         from clinical_pretrain.training.train import train

@@ -140,9 +140,3 @@ def _reached(folder: RunFolder, start: int) -> dict[str, Any]:
     """How far a start came, and when, as far as the metrics say."""
     lines = [line for line in read_metrics(folder) if line["start"] == start]
     return {"to_step": max(line["step"] for line in lines), "until": lines[-1]["time"]} if lines else {}
-
-
-def slurm_job() -> str | None:
-    """The SLURM job that this process is part of, in the form that SLURM's commands take."""
-    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")

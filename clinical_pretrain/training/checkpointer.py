@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +22,7 @@ from clinical_pretrain.models.encoder import first_tokens
 from clinical_pretrain.run_folder.history import best_validation
 from clinical_pretrain.run_folder.paths import RunFolder
 from clinical_pretrain.run_folder.starts import goodput
+from clinical_pretrain.slurm_environment import reset_try_count, warning_seconds
 from clinical_pretrain.training.loss_guard import BadStepsError
 from clinical_pretrain.training.metrics_writer import MetricsWriter, SaveMetrics
 from clinical_pretrain.training.watchdog import Watchdog
@@ -60,6 +59,8 @@ class Checkpointer:
         """Saves that failed since the last one that didn't."""
         self._seconds_waiting = 0.0
         """How long training has waited for the pending save."""
+        self._has_warned = False
+        """Whether a late signal has been warned of."""
 
     @property
     def is_writing(self) -> bool:
@@ -132,22 +133,15 @@ class Checkpointer:
     def _warn_of_late_signal(self, seconds_of_save: float) -> None:
         """Warn once, under SLURM, if a stop may take longer than the time between the signal and the end: a step, a
         pending save, and the last one."""
-        warning = int(os.environ.get("WARNING_SECONDS") or 0)
+        warning = warning_seconds()
         needed = self.watchdog.longest_step + 2 * seconds_of_save
-        if 0 < warning < needed:
+        if 0 < warning < needed and not self._has_warned:
             if self.ranks.is_first:
                 console.say(
                     f"warning: to stop may take {needed:,.0f} s (a step, and two saves), but the time limit is "
                     f"announced only {warning} s ahead: raise --signal of slurm/pretrain.sh, or --slurm.warning_seconds"
                 )
-            os.environ["WARNING_SECONDS"] = ""
-
-
-def reset_try_count() -> None:
-    """Tell slurm/begin.sh and end.sh that the run has made progress."""
-    if path := os.environ.get("TRIES_FILE"):
-        with suppress(OSError):
-            Path(path).unlink(missing_ok=True)
+            self._has_warned = True
 
 
 def save(run: Run) -> bool:

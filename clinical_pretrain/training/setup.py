@@ -29,7 +29,8 @@ from clinical_pretrain.run_folder.compatibility import stage_ends
 from clinical_pretrain.run_folder.history import data_facts, validation_set
 from clinical_pretrain.run_folder.lock import exclusive_lock
 from clinical_pretrain.run_folder.paths import RunFolder
-from clinical_pretrain.run_folder.starts import base_model, lost_steps, read_skipped_samples, record_start, slurm_job
+from clinical_pretrain.run_folder.starts import base_model, lost_steps, read_skipped_samples, record_start
+from clinical_pretrain.slurm_environment import slurm_job
 from clinical_pretrain.training.batches import Batches
 from clinical_pretrain.training.checkpointer import Checkpointer
 from clinical_pretrain.training.loss_guard import LossGuard

@@ -22,7 +22,8 @@ from clinical_pretrain.config.slurm import SlurmConfig, seconds_of
 from clinical_pretrain.observe.status import runs_in, status, table
 from clinical_pretrain.release import facts_file
 from clinical_pretrain.run_folder.paths import FORMAT_VERSION, RunFolder
-from clinical_pretrain.training.checkpointer import Checkpointer, reset_try_count
+from clinical_pretrain.slurm_environment import reset_try_count
+from clinical_pretrain.training.checkpointer import Checkpointer
 from tokenizer_tools.errors import UserError
 
 DEMO = ["--config", str(REPOSITORY / "configs" / "demo_cpu.yaml")]

@@ -1,0 +1,35 @@
+"""Environment variables of SLURM and of the scripts in slurm/, as far as a training reads them.
+
+slurm/PROTOCOL.md says which file sets each variable, and for whom.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+
+def slurm_job() -> str | None:
+    """The SLURM job that this process is part of, in the form that SLURM's commands take; None outside SLURM."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+
+
+def rank_variables() -> dict[str, str]:
+    """RANK, WORLD_SIZE and LOCAL_RANK of a task that srun started; empty for one that srun didn't start."""
+    sources = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
+    is_task = all(source in os.environ for source in sources.values())
+    return {name: os.environ[source] for name, source in sources.items()} if is_task else {}
+
+
+def warning_seconds() -> int:
+    """How long before the time limit the job is told to stop; 0 where that isn't known."""
+    return int(os.environ.get("WARNING_SECONDS") or 0)
+
+
+def reset_try_count() -> None:
+    """Tell begin.sh and end.sh that the run has made progress, by removing the file in which they count."""
+    if path := os.environ.get("TRIES_FILE"):
+        with suppress(OSError):
+            Path(path).unlink(missing_ok=True)
