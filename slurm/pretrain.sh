@@ -1,6 +1,6 @@
 #!/bin/bash
 # Pretraining on SLURM: sbatch slurm/pretrain.sh configs/clinical_longformer.yaml [--any.key value]
-# Edit the next three lines; what is particular to your cluster stands in slurm/site.yaml.
+# Edit the next three lines, and slurm/site_setup.sh for what is particular to your cluster.
 #SBATCH --nodes=1
 #SBATCH --gpus-per-node=2
 #SBATCH --time=24:00:00
@@ -26,14 +26,14 @@ logs=$PWD/slurm-$SLURM_JOB_NAME-$SLURM_JOB_ID
 export TRIES_FILE=$logs/tries
 mkdir -p "$logs"
 chmod go= "$logs" /proc/self/fd/1 # SLURM has made the log by a umask of its own
+SITE_SETUP=${SITE_SETUP:-$repository/slurm/site_setup.sh}
+python=("${PYTHON:-$repository/.venv/bin/python}") # $SITE_SETUP may set others
 # shellcheck source=slurm/begin.sh
 . "$repository/slurm/begin.sh"
+set -euo pipefail # begin.sh ends without
 
 [ -f "$config" ] || fail "$config: no such config file; there are $(echo "$repository"/configs/*.yaml)"
-site=${SITE:-$repository/slurm/site.yaml}
-[ -f "$site" ] || fail "$site: no such file; set SITE to one like slurm/site.yaml"
-# shellcheck source=slurm/site.sh
-. "$repository/slurm/site.sh" "$site"
+command -v "${python[0]}" >/dev/null || fail "${python[0]}: not found; run 'make setup', or set python=(…) in $SITE_SETUP"
 
 # One task per GPU (one per node without GPUs); they find each other at the first node, without ssh.
 tasks_per_node=${TASKS_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}

@@ -1,4 +1,4 @@
-"""Jobs of runs: what the run folder knows of them, and what SLURM says."""
+"""Jobs of runs: what the run folder records of them, and their state in SLURM."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ JOB_NAME = f"{JOBS_FOLDER}/job.json"
 """In a run folder: the job that was submitted for it."""
 ENDED = ("boot_fail", "cancelled", "completed", "deadline", "failed", "node_fail", "out_of_memory", "preempted",
          "revoked", "timeout", None)  # fmt: skip
-"""SLURM's words for jobs that neither wait nor run."""
+"""SLURM's states of jobs that neither wait nor run."""
 UNKNOWN = "unknown"
 
 
 def starts_of(run_dir: Path) -> list[dict[str, Any]]:
-    """Of run.json; none where that isn't there."""
+    """The starts in run.json; none where there is no run.json."""
     folder = RunFolder(run_dir)
     return folder.starts() if folder.exists else []
 
@@ -42,22 +42,26 @@ def jobs_of(run_dir: Path) -> list[str]:
 
 
 def refuse_queued(jobs: Sequence[str], what: str) -> None:
-    """Raise a UserError where a job that does the same still waits or runs."""
+    """Raise a UserError where one of these jobs still waits or runs."""
     states = {job: state for job in jobs if (state := queued(job))}
     if UNKNOWN in states.values():
         raise UserError("SLURM doesn't answer (see squeue); try again when it does")
     if busy := list(states):
-        raise UserError(f"{what}: job {', '.join(busy)} is at it; wait for its end, or first: scancel {' '.join(busy)}")
+        raise UserError(
+            f"{what}: job {', '.join(busy)} is queued or running; wait until it ends, or cancel it: scancel "
+            f"{' '.join(busy)}"
+        )
 
 
 def queued(job: str) -> str | None:
-    """SLURM's word for a job that waits or runs, UNKNOWN where it doesn't answer; None where the job does neither."""
+    """State of a job that waits or runs, UNKNOWN where SLURM doesn't answer; None where the job has ended."""
     state = job_state(job)
     return None if state in ENDED else state
 
 
 def job_state(job: str) -> str | None:
-    """SLURM's word for a job, UNKNOWN where it doesn't answer; None where it has forgotten the job, or isn't here."""
+    """State of a job in lower case, UNKNOWN where SLURM doesn't answer; None where SLURM has forgotten the job, or
+    isn't installed."""
     if shutil.which("squeue") is None:
         return None
     squeue = ["squeue", "--noheader", "--states=all", "--format=%T", "--jobs", job]
@@ -73,7 +77,7 @@ def job_state(job: str) -> str | None:
             return UNKNOWN
         states = [line.split()[0].lower() for line in done.stdout.splitlines() if line.strip()]
         alive = [state for state in states if state not in ENDED]
-        if alive and call is sacct:  # of a job that SLURM has lost sight of
+        if alive and call is sacct:  # the record of a job that SLURM has lost
             return None
         if states and not done.returncode:
             return (alive or states)[0]
@@ -81,7 +85,7 @@ def job_state(job: str) -> str | None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """What a file says; None where it isn't there, or is damaged."""
+    """Content of a JSON file; None where it is missing or damaged."""
     try:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError):

@@ -1,8 +1,9 @@
-"""Jobs on a SLURM cluster, through submitit: a training, a sweep of them, and the building of shards.
+"""Submit jobs to SLURM through submitit: a training, a sweep of trainings, a shard build.
 
-Each task of a job becomes the command that a launcher would start: submitit's own handling of signals and its
-checkpoint() are left behind, for they know one rank alone. The ranks agree to stop and save together (see watch.py),
-and slurm/end.sh queues the job again, or not, by their exit code, for these jobs as for slurm/pretrain.sh.
+Each task replaces itself by the command that a launcher would start. submitit's own handling of signals, and its
+checkpoint(), aren't used: only rank 0 would run them, and a ZeRO checkpoint needs all ranks. The ranks agree to stop
+and save together (training/watchdog.py), and slurm/end.sh decides by their exit code whether the job is requeued, as
+for slurm/pretrain.sh. See slurm/PROTOCOL.md.
 """
 
 from __future__ import annotations
@@ -35,24 +36,25 @@ from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import write_json
 
 SITE = "slurm/site.yaml"
+SITE_SETUP = "slurm/site_setup.sh"
 
 
 @dataclass(frozen=True)
 class Command:
-    """What a task of a job becomes."""
+    """A Python command that replaces a task of a job."""
 
-    words: tuple[str, ...]
+    arguments: tuple[str, ...]
     """Arguments of the Python interpreter."""
     is_rank: bool = False
-    """Whether it is one of many ranks, and needs to know which."""
+    """Whether it is a rank of a training, which needs RANK, WORLD_SIZE and so on."""
 
     def __call__(self) -> None:
-        """Replaces the process, and so never returns."""
+        """Replace the process by the command; doesn't return."""
         from submitit.helpers import TorchDistributedEnvironment
 
         if self.is_rank:
             TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-        os.execv(sys.executable, [sys.executable, *self.words])
+        os.execv(sys.executable, [sys.executable, *self.arguments])
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,8 @@ class PlannedRun:
     """One run of a submission."""
 
     config: RunConfig
-    words: tuple[str, ...]
-    """What `run.py` is started with."""
+    arguments: tuple[str, ...]
+    """Arguments of `run.py`."""
 
     @property
     def folder(self) -> Path:
@@ -70,29 +72,31 @@ class PlannedRun:
 
 
 def site_config(path: str, overrides: Sequence[str]) -> SlurmConfig:
-    """A site's file and `--slurm.key value` on top of it.
+    """Settings of a site's YAML file, overridden by `--slurm.key value`.
 
     Raises:
-        UserError: a key or value can't be.
+        UserError: a key is unknown, or a value is invalid.
     """
     file = Path(path) if Path(path).exists() or path != SITE else resource_path(SITE)
     if not file.exists():
         raise UserError(f"{file}: no such site file; there is {SITE}, and examples are in slurm/sites/")
     site = {key: value for key, value in read_yaml(file).items() if value}
+    if "setup" in site:
+        raise UserError(f"{file}: move the lines of setup to {SITE_SETUP}, or to a file that setup_file names")
     refuse_unknown(site, keys_of(SlurmConfig), file=str(file))
-    if odd := [key for key, value in site.items() if isinstance(value, str) == (key == "options")]:
-        raise UserError(f"{file}: {odd[0]} must be text; several lines as under 'setup: |', indented")
+    if wrong := [key for key, value in site.items() if isinstance(value, str) == (key == "options")]:
+        raise UserError(f"{file}: {wrong[0]} must be {'a mapping' if wrong[0] == 'options' else 'text'}")
     given = dict(split_options(overrides))
     keys = [f"slurm.{key}" for key in keys_of(SlurmConfig)]
     refuse_unknown([key for key in given if not key.startswith("slurm.options.")], keys, "--")
     return build(SlurmConfig, flatten(site) | {key.removeprefix("slurm."): value for key, value in given.items()})
 
 
-def expand_sweep(words: Sequence[str], sweep: Sequence[str]) -> list[PlannedRun]:
-    """The run of these arguments; with a sweep, one for each combination of its values, each in its own run folder.
+def expand_sweep(arguments: Sequence[str], sweep: Sequence[str]) -> list[PlannedRun]:
+    """One run for each combination of the sweep's values, each in its own run folder; without a sweep, the run itself.
 
     Args:
-        words: what `run.py` would be started with.
+        arguments: of `run.py`.
         sweep: such as `optim.learning_rate=1e-5,3e-5`.
 
     Raises:
@@ -102,24 +106,24 @@ def expand_sweep(words: Sequence[str], sweep: Sequence[str]) -> list[PlannedRun]
     for axis in sweep:
         key, _, values = axis.partition("=")
         if not values:
-            raise UserError(f"--sweep {axis}: needs a key and its values, as in optim.learning_rate=1e-5,3e-5")
+            raise UserError(f"--sweep {axis}: give a key and its values, as in optim.learning_rate=1e-5,3e-5")
         axes.append([(key, value) for value in values.split(",")])
-    found = []
+    runs = []
     for point in itertools.product(*axes):
-        mine = [*words, *(word for key, value in point for word in (f"--{key}", value))]
-        config, _ = load_config(mine, needs_file=True)
+        own = [*arguments, *(argument for key, value in point for argument in (f"--{key}", value))]
+        config, _ = load_config(own, needs_file=True)
         if point:
             name = "-".join(f"{key.split('.')[-1]}={value}" for key, value in point)
-            mine += ["--run_dir", f"{config.run_dir}/{name}"]
-            config, _ = load_config(mine, needs_file=True)
-        found.append(PlannedRun(config, tuple(mine)))
-    if len({run.folder for run in found}) < len(found):
-        raise UserError(f"--sweep {' '.join(sweep)}: has a value twice")
-    return found
+            own += ["--run_dir", f"{config.run_dir}/{name}"]
+            config, _ = load_config(own, needs_file=True)
+        runs.append(PlannedRun(config, tuple(own)))
+    if len({run.folder for run in runs}) < len(runs):
+        raise UserError(f"--sweep {' '.join(sweep)}: a value is given twice")
+    return runs
 
 
 def export_folders(runs: list[PlannedRun], export_to: Path) -> list[Path]:
-    """Where each run's model goes: of several, into a folder of its own."""
+    """The folder to export each run's model to; of several runs, one below `export_to`."""
     return [export_to if len(runs) == 1 else export_to / run.folder.name for run in runs]
 
 
@@ -133,17 +137,16 @@ def submit(
         and for each run its command, and export_command.
 
     Raises:
-        UserError: something can't work on the nodes, or SLURM refuses the job.
+        UserError: something can't work on the nodes, or SLURM refused the job.
     """
     for run in runs:
         check(run.config, slurm)
     first = runs[0].folder
     common = first if len(runs) == 1 else first.parent
     logs = common / JOBS_FOLDER
-    setup = [f"export WARNING_SECONDS={slurm.warning_seconds}"]
     entry = str(Path(clinical_pretrain.__file__).with_name("run.py"))
-    commands = [Command(("-u", entry, *run.words), is_rank=True) for run in runs]
-    parameters = job_parameters(slurm, logs, f"train-{common.name}", setup, srun=["--kill-on-bad-exit=0", "--wait=60"])
+    commands = [Command(("-u", entry, *run.arguments), is_rank=True) for run in runs]
+    parameters = job_parameters(slurm, logs, f"train-{common.name}", srun=["--kill-on-bad-exit=0", "--wait=60"])
     if slurm.gpus_per_node:
         parameters["gpus_per_node"] = slurm.gpus_per_node
     parameters |= {"nodes": slurm.nodes, "ntasks_per_node": slurm.ranks_per_node}
@@ -152,59 +155,59 @@ def submit(
                for run, out in zip(runs, outs, strict=True)]  # fmt: skip
     if dry_run:
         found = []
-        for command, words, out in zip(commands, exports, outs, strict=True):
-            after = {"export_command": shlex.join(["python", *words])} if out else {}
-            found.append({"command": shlex.join(["python", *command.words]), **after})
+        for command, export, out in zip(commands, exports, outs, strict=True):
+            after = {"export_command": shlex.join(["python", *export])} if out else {}
+            found.append({"command": shlex.join(["python", *command.arguments]), **after})
         return [{"script": script(logs, parameters, slurm, len(runs)), **found[0]}, *found[1:]]
     for run in runs:
         refuse_queued(jobs_of(run.folder), str(run.folder))
-    with all_or_none() as sent:
+    with all_or_none() as submitted:
         jobs = submit_job(logs, parameters, slurm, commands)
-        sent += jobs
+        submitted += jobs
         found = [{"job": job, "run_dir": str(run.folder), "log": str(logs / f"{job}_0_log.out")}
                  for run, job in zip(runs, jobs, strict=True)]  # fmt: skip
         for run, facts in zip(runs, found, strict=True):
             (run.folder / JOBS_FOLDER).mkdir(parents=True, exist_ok=True)
             write_json(run.folder / JOB_NAME, facts)
-        for run, facts, words, out in zip(runs, found, exports, outs, strict=True):
+        for run, facts, export, out in zip(runs, found, exports, outs, strict=True):
             if out is not None:
                 own = run.folder / JOBS_FOLDER
                 after = job_parameters(slurm, own, f"export-{run.folder.name}", after=facts["job"])
                 facts |= {
-                    "export_job": submit_job(own, after, slurm, [Command(words)])[0],
+                    "export_job": submit_job(own, after, slurm, [Command(export)])[0],
                     "export_to": str(out.absolute()),
                 }
-                sent.append(facts["export_job"])
+                submitted.append(facts["export_job"])
                 write_json(run.folder / JOB_NAME, facts)
     return found
 
 
 @contextmanager
 def all_or_none() -> Iterator[list[str]]:
-    """If one of the jobs that belong together is refused, those that are in the list already are cancelled."""
-    sent: list[str] = []
+    """Cancel the jobs in the list if a further one, which belongs to them, is refused."""
+    submitted: list[str] = []
     try:
-        yield sent
+        yield submitted
     except BaseException:
-        if sent:
-            subprocess.run(["scancel", *sent], capture_output=True, timeout=60)
+        if submitted:
+            subprocess.run(["scancel", *submitted], capture_output=True, timeout=60)
         raise
 
 
-def submit_shards(words: Sequence[str], out: Path, slurm: SlurmConfig, dry_run: bool = False) -> dict[str, Any]:
-    """Build shards by three jobs: one reads and hashes all notes, an array packs its shares of them, one finishes.
+def submit_shards(arguments: Sequence[str], out: Path, slurm: SlurmConfig, dry_run: bool = False) -> dict[str, Any]:
+    """Build shards by three jobs: one reads and hashes all notes, an array packs a share of them each, one finishes.
 
     Args:
-        words: arguments of `build-shards`.
-        out: the shard folder, as they say it.
-        slurm: of the jobs; `tasks` is the size of the array.
+        arguments: of `build-shards`.
+        out: the shard folder that they name.
+        slurm: settings of the jobs; `tasks` is the size of the array.
         dry_run: print the array's script, and submit nothing.
 
     Returns:
         The jobs' numbers; with dry_run the array's script.
     """
     logs = out.with_name(f"{out.name}-slurm")
-    build = ("-m", "clinical_pretrain", "build-shards", *words)
+    build = ("-m", "clinical_pretrain", "build-shards", *arguments)
 
     def parameters(stage: str, **more: Any) -> dict[str, Any]:
         return job_parameters(slurm, logs, f"shards-{stage}", **more)
@@ -214,11 +217,11 @@ def submit_shards(words: Sequence[str], out: Path, slurm: SlurmConfig, dry_run: 
         return {"script": script(logs, parameters("pack"), slurm, len(shares))}
     earlier = read_json(logs / "jobs.json") or {}
     refuse_queued([earlier[name] for name in ("scan", "pack", "finish") if name in earlier], str(out))
-    with all_or_none() as sent:
+    with all_or_none() as submitted:
         scan = submit_job(logs, parameters("scan"), slurm, [Command((*build, "--stage", "scan"))])[0]
-        sent.append(scan)
+        submitted.append(scan)
         pack = submit_job(logs, parameters("pack", after=scan), slurm, shares)[0].split("_")[0]
-        sent.append(pack)
+        submitted.append(pack)
         finish = submit_job(logs, parameters("finish", after=pack), slurm, [Command(build)])[0]
     jobs = {"scan": scan, "pack": pack, "finish": finish, "logs": str(logs)}
     write_json(logs / "jobs.json", jobs)
@@ -226,18 +229,18 @@ def submit_shards(words: Sequence[str], out: Path, slurm: SlurmConfig, dry_run: 
 
 
 def check(config: RunConfig, slurm: SlurmConfig) -> None:
-    """See on the login node what would fail on the nodes.
+    """Find on the login node what would fail on the compute nodes.
 
     Raises:
-        UserError: it would.
+        UserError: the run can't work.
     """
     if config.model.init == "pretrained":
-        check_is_here(config.model.name_or_path)
+        check_is_local(config.model.name_or_path)
     preflight(config, slurm.nodes * slurm.ranks_per_node)
 
 
-def check_is_here(name: str) -> None:
-    """See that a model or tokenizer is a folder, or in the cache.
+def check_is_local(name: str) -> None:
+    """Check that a model or tokenizer is a folder, or in the Hub's cache, for nodes don't go online.
 
     Raises:
         UserError: it is neither.
@@ -250,10 +253,12 @@ def check_is_here(name: str) -> None:
     files = ("config.json", "tokenizer_config.json", "tokenizer.json")
     try:
         if not any(isinstance(try_to_load_from_cache(name, file), str) for file in files):
-            raise UserError(f"{name}: not on this machine, and nodes don't go online; here, first: hf download {name}")
+            raise UserError(
+                f"{name}: not on this machine, and compute nodes don't go online; run first: hf download {name}"
+            )
     except HFValidationError:
         raise UserError(
-            f"{name}: no such folder, and no name of the Hub's, such as allenai/longformer-base-4096"
+            f"{name}: no such folder, and not the name of a model on the Hub, such as allenai/longformer-base-4096"
         ) from None
 
 
@@ -261,15 +266,24 @@ def job_parameters(
     slurm: SlurmConfig,
     folder: Path,
     name: str,
-    setup: Sequence[str] = (),
     after: str | None = None,
     srun: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """submitit's parameters that all jobs have."""
+    """submitit's parameters for a job; what all jobs share, and what the arguments add.
+
+    Args:
+        slurm: settings of the job.
+        folder: for its logs and scripts.
+        name: the job's name.
+        after: a job that must have succeeded before this one starts.
+        srun: more options of srun.
+    """
     begin, end = (shlex.quote(str(resource_path(f"slurm/{name}"))) for name in ("begin.sh", "end.sh"))
-    own = [
-        "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK",  # which srun doesn't take over from sbatch
+    setup = [
+        "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK",  # srun doesn't inherit it from sbatch
         f"export TRIES_FILE={shlex.quote(str(folder.absolute()))}/$SLURM_JOB_ID.tries",
+        f"export WARNING_SECONDS={slurm.warning_seconds}",
+        f"SITE_SETUP={shlex.quote(str(setup_file(slurm)))}",
         f". {begin}",
     ]
     options = {key: True if value == "true" else value for key, value in slurm.options.items()}
@@ -287,7 +301,7 @@ def job_parameters(
         "signal_delay_s": slurm.warning_seconds,
         "wckey": None,  # submitit's own would be refused where there are some
         "stderr_to_stdout": True,
-        "setup": [*own, *setup, *slurm.setup.splitlines()],
+        "setup": setup,
         "teardown": [f"{end} $?"],
         "srun_args": ["--open-mode=append", *srun],
         "additional_parameters": more,
@@ -295,7 +309,7 @@ def job_parameters(
 
 
 def script(folder: Path, parameters: dict[str, Any], slurm: SlurmConfig, count: int) -> str:
-    """The sbatch script that would be submitted; this machine needs no SLURM for it."""
+    """The sbatch script that submit_job() would submit. Needs no SLURM."""
     from submitit.slurm.slurm import _make_sbatch_string
 
     command = f"{python(slurm)} -u -m submitit.core._submit {shlex.quote(str(folder.absolute()))}"
@@ -307,38 +321,50 @@ def submit_job(folder: Path, parameters: dict[str, Any], slurm: SlurmConfig, com
     """Submit a job, several commands as an array. Returns the jobs' numbers, such as 123, or 123_0, 123_1.
 
     Raises:
-        UserError: there is no SLURM here, the folder can't be written, or SLURM refuses the job.
+        UserError: there is no SLURM here, the folder can't be written, or SLURM refused the job.
     """
     from submitit import SlurmExecutor
     from submitit.core.utils import FailedJobError
 
     if shutil.which("sbatch") is None or shutil.which("srun") is None:
-        raise UserError("sbatch: not found; type this on a login node of the cluster, or add --dry-run")
-    there = {path for path in (*folder.glob("*"), folder, *folder.parents) if path.exists()}
+        raise UserError("sbatch: not found; run this on a login node of the cluster, or add --dry-run")
+    existed = {path for path in (*folder.glob("*"), folder, *folder.parents) if path.exists()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         executor = SlurmExecutor(folder.absolute(), python=python(slurm))
         executor.update_parameters(**parameters)
-        with redirect_stderr(StringIO()), executor.batch():  # what sbatch says is in the error, too
+        with redirect_stderr(StringIO()), executor.batch():  # the error repeats sbatch's message
             jobs = [executor.submit(command) for command in commands]
         return [job.job_id for job in jobs]
     except FailedJobError as error:
         with suppress(OSError):
-            for path in set(folder.iterdir()) - there:  # beside files of a job that runs here
+            for path in set(folder.iterdir()) - existed:  # other jobs may write here
                 if path.suffix in (".sh", ".pkl") and not path.stem.endswith(("_submitted", "_result")):
                     path.unlink()
             for path in (folder, *folder.parents):
-                if path not in there:
+                if path not in existed:
                     path.rmdir()
-        said = [line for line in str(error).splitlines() if "error: " in line]
-        reason = said[-1].split("error: ")[-1] if said else " ".join(str(error).split())[-300:]
-        raise UserError(f"SLURM refuses the job: {reason}") from None
+        errors = [line for line in str(error).splitlines() if "error: " in line]
+        reason = errors[-1].split("error: ")[-1] if errors else " ".join(str(error).split())[-300:]
+        raise UserError(f"SLURM refused the job: {reason}") from None
     except OSError as error:
         raise UserError(f"{error.filename or folder}: cannot be written ({error.strerror})") from None
 
 
+def setup_file(slurm: SlurmConfig) -> Path:
+    """The shell snippet that each job sources.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    file = Path(slurm.setup_file).absolute() if slurm.setup_file else resource_path(SITE_SETUP)
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; setup_file names a shell snippet like {SITE_SETUP}")
+    return file
+
+
 def python(slurm: SlurmConfig) -> str:
-    """The interpreter on the nodes, as shell words."""
+    """Shell command of the Python interpreter on the nodes."""
     if slurm.container:
         return (
             f"apptainer exec --nv {slurm.container_options} {shlex.quote(slurm.container)} {slurm.python or 'python3'}"

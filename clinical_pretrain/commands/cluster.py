@@ -13,20 +13,20 @@ from tokenizer_tools.command_line import typed
 
 
 def submit(argv: Sequence[str]) -> dict[str, Any]:
-    """Submit a training to SLURM, or a sweep of them; the words are those of run.py."""
+    """Submit a training to SLURM, or a sweep of trainings, with the arguments of run.py."""
     parser = slurm_parser("submit", submit.__doc__)
-    parser.add_argument("--sweep", nargs="+", default=[], metavar="KEY=A,B,C", help="a run for each value: an array")
     parser.add_argument(
-        "--export", metavar="FOLDER", help="once it has ended well, export the model, in a job of its own"
+        "--sweep", nargs="+", default=[], metavar="KEY=A,B,C", help="submit an array with one run per value"
     )
-    own, slurm_words, words = divide(argv, parser)
+    parser.add_argument("--export", metavar="FOLDER", help="after the training, export the model in a job of its own")
+    own, slurm_arguments, arguments = divide(argv, parser)
     args = parse(parser, own)
     from clinical_pretrain.cluster import submit as launch
 
-    slurm = launch.site_config(args.site, slurm_words)
-    if words and not words[0].startswith("-"):  # as sbatch slurm/pretrain.sh takes it
-        words = ["--config", *words]
-    runs = launch.expand_sweep(words, args.sweep)
+    slurm = launch.site_config(args.site, slurm_arguments)
+    if arguments and not arguments[0].startswith("-"):  # as for sbatch slurm/pretrain.sh
+        arguments = ["--config", *arguments]
+    runs = launch.expand_sweep(arguments, args.sweep)
     export_to = Path(args.export) if args.export else None
     if export_to:
         from clinical_pretrain.release.replace import check_out
@@ -39,7 +39,7 @@ def submit(argv: Sequence[str]) -> dict[str, Any]:
         for number, job in enumerate(jobs):
             print(f"# {f'task {number}' if len(jobs) > 1 else 'each rank'} runs: {job['command']}")
             if "export_command" in job:
-                print(f"# then, in a job of its own: {job['export_command']}")
+                print(f"# then, in another job: {job['export_command']}")
         return report(args, {"jobs": jobs})
     ranks = f"{slurm.nodes} x {slurm.ranks_per_node} ranks, up to {slurm.time} each"
     for job in jobs:
@@ -51,20 +51,20 @@ def submit(argv: Sequence[str]) -> dict[str, Any]:
 
 
 def submit_shards(argv: Sequence[str]) -> dict[str, Any]:
-    """Build shards on SLURM: a job reads, an array packs, a job finishes; the words are those of build-shards."""
+    """Build shards on SLURM: a job reads, an array packs, a job finishes; with the arguments of build-shards."""
     parser = slurm_parser("submit-shards", submit_shards.__doc__)
-    own, slurm_words, words = divide(argv, parser)
+    own, slurm_arguments, arguments = divide(argv, parser)
     args = parse(parser, own)
     from clinical_pretrain.cluster import submit as launch
     from tokenizer_tools.corpus.input_files import find_inputs
 
-    slurm = launch.site_config(args.site, slurm_words)
+    slurm = launch.site_config(args.site, slurm_arguments)
     building_parser = shards_parser("submit-shards", None)
-    building = parse(building_parser, words)
+    building = parse(building_parser, arguments)
     settings = shard_settings(building_parser, building)
     find_inputs(notes_paths(building), settings.reading.files)
-    launch.check_is_here(building.tokenizer)
-    result = launch.submit_shards(words, Path(building.out), slurm, args.dry_run)
+    launch.check_is_local(building.tokenizer)
+    result = launch.submit_shards(arguments, Path(building.out), slurm, args.dry_run)
     if args.dry_run:
         print(result["script"])
     else:
@@ -81,7 +81,7 @@ def slurm_parser(command: str, description: str | None) -> Any:
     from clinical_pretrain.config.slurm import SlurmConfig
 
     parser = make_parser(command, description)
-    parser.add_argument("--site", default=SITE, help="YAML with what is particular to the cluster")
-    parser.add_argument("--dry-run", action="store_true", help="print the sbatch script, and submit nothing")
+    parser.add_argument("--site", default=SITE, help="YAML file with the settings of your cluster")
+    parser.add_argument("--dry-run", action="store_true", help="print the sbatch script without submitting it")
     parser.add_class_arguments(SlurmConfig, "slurm")
     return parser

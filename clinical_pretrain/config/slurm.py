@@ -48,8 +48,8 @@ class SlurmConfig:
     """Apptainer image with the interpreter; empty: no container."""
     container_options: str = ""
     """Options of `apptainer exec`, such as --bind /data."""
-    setup: str = ""
-    """Shell commands that each job runs first."""
+    setup_file: Annotated[str, PathText(may_be_empty=True)] = ""
+    """Shell snippet that each job sources first, for modules and variables; empty: slurm/site_setup.sh."""
     options: dict[str, str] = field(default_factory=dict)
     """More options of sbatch, such as {"exclude": "node7"}."""
 

@@ -125,7 +125,7 @@ def test_a_job_survives_whatever_happens_to_it(cluster, config, alone):
     assert cluster.wait(job, "COMPLETED", "FAILED") == "COMPLETED", log_of(cluster, job)
     same(run, alone)
     log = log_of(cluster, job)
-    assert len(re.findall("^(saved ahead of )?the time limit; back into the queue", log, re.MULTILINE)) == 2, log
+    assert len(re.findall("^(saved before )?the time limit; requeued", log, re.MULTILINE)) == 2, log
     assert codes[:2] == [75, 77], codes
     assert [start["slurm_job"] for start in run.starts()] == [job] * 7
     assert run.starts()[1]["from_step"] >= 15 and run.starts()[2]["from_step"] > run.starts()[1]["from_step"]
@@ -155,7 +155,7 @@ def test_the_same_through_submit(cluster, config, alone):
     ]
     again = cluster.run(*call)
     assert again.returncode == 2 and again.stderr == (
-        f"error: runs/by submit: job {job} is at it; wait for its end, or first: scancel {job}\n"
+        f"error: runs/by submit: job {job} is queued or running; wait until it ends, or cancel it: scancel {job}\n"
     )
     run, codes = Run(cluster.folder / "runs" / "by submit"), []
     with cluster.slow():
@@ -168,7 +168,7 @@ def test_the_same_through_submit(cluster, config, alone):
         run.wait_for_start(3, 5)
         (run.folder / "slurm" / "job.json").rename(cluster.folder / "aside")  # as if it were sbatch's
         again = cluster.run(*call)
-        assert again.returncode == 2 and f"job {job} is at it" in again.stderr
+        assert again.returncode == 2 and f"job {job} is queued or running" in again.stderr
         (cluster.folder / "aside").rename(run.folder / "slurm" / "job.json")
         state = cluster.ok("clinical-pretrain", "status", "runs/by submit").splitlines()
     assert re.fullmatch(
@@ -263,7 +263,9 @@ def test_shards_are_built_by_an_array_and_one_task_is_retried_alone(cluster, cor
     cluster.ok(*call)
     jobs = json.loads(report.read_text())
     again = cluster.run(*call)
-    assert again.returncode == 2 and f"{jobs['pack']}, {jobs['finish']} is at it" in again.stderr, again.stderr
+    assert again.returncode == 2 and f"{jobs['pack']}, {jobs['finish']} is queued or running" in again.stderr, (
+        again.stderr
+    )
 
     def of_share_one():
         return [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline")
@@ -279,44 +281,48 @@ def test_shards_are_built_by_an_array_and_one_task_is_retried_alone(cluster, cor
     assert hashes[0] == hashes[1] and len(hashes[0]) > 8
 
 
-def by_road(cluster, road, site, words, **environment):
-    """Submit a job by sbatch or by submit, with a site's file. Returns its number and its log."""
-    if road == "sbatch":
-        job = cluster.sbatch(*ONE_NODE, SCRIPT, *words, SITE=str(site), PYTHON="", **environment)
+def submit_job(cluster, command, site, setup, words, **environment):
+    """Submit a job by sbatch or by submit, with a site's files. Returns its number and its log."""
+    setup_file = cluster.folder / "a site's setup.sh"
+    setup_file.write_text(setup)
+    if command == "sbatch":
+        job = cluster.sbatch(*ONE_NODE, SCRIPT, *words, SITE_SETUP=str(setup_file), PYTHON="", **environment)
         return job, f"slurm-clinical-pretrain-{job}.log"
-    report = cluster.folder / "job.json"
-    cluster.ok(*SUBMIT, "--site", site, "--config", *words, "--json", report, **environment)
+    report, site_file = cluster.folder / "job.json", cluster.folder / "a site.yaml"
+    site_file.write_text(yaml.safe_dump(site | {"setup_file": str(setup_file)}))
+    cluster.ok(*SUBMIT, "--site", site_file, "--config", *words, "--json", report, **environment)
     facts = json.loads(report.read_text())["jobs"][0]
     return facts["job"], facts["log"]
 
 
-@pytest.mark.parametrize("road", ["sbatch", "submit"])
-def test_a_job_that_loses_a_rank_each_time_ends(road, cluster, config):
+@pytest.mark.parametrize("command", ["sbatch", "submit"])
+def test_a_job_that_loses_a_rank_each_time_ends(command, cluster, config):
     """Though nobody gets as far as to train: by a site's Python, after its setup."""
-    deadly, site = cluster.folder / "my python", cluster.folder / "a site.yaml"
+    deadly = cluster.folder / "my python"
     deadly.write_text('#!/bin/bash\necho "modules: $MODULES"\nkill -9 $$\n')
     deadly.chmod(0o755)
-    site.write_text(f'python: "{deadly}"  # of ours\nsetup: |\n  export MODULES="cuda and more"\n')
-    job, log = by_road(cluster, road, site, [config, "--run_dir", f"runs/lost by {road}"], WARNING_SECONDS="100000")
+    setup = f'false\nexport MODULES="cuda and more$UNSET"\npython=("{deadly}")\n'
+    words = [config, "--run_dir", f"runs/lost by {command}"]
+    job, log = submit_job(cluster, command, {"python": str(deadly)}, setup, words, WARNING_SECONDS="100000")
     assert cluster.wait(job, "FAILED", "COMPLETED") == "FAILED"
     said = (cluster.folder / log).read_text()
     assert cluster.facts(job)["Restarts"] == "2", said
-    assert said.count("a task was lost; back into the queue") == 2
-    assert said.count("a task was lost 3 times, and no checkpoint since; mend what the log says") == 1
+    assert said.count("a task was lost; requeued") == 2
+    assert said.count("a task was lost 3 times without a new checkpoint; see the log") == 1
     assert said.count("modules: cuda and more") >= 3
-    if road == "sbatch":
+    if command == "sbatch":
         assert re.search(
             r"note: this job has \d+ s, but is told to stop 100000 s ahead of its end, that is, at once", said
         )
     else:
-        standing = cluster.ok("clinical-pretrain", "status", f"runs/lost by {road}").splitlines()[1]
+        standing = cluster.ok("clinical-pretrain", "status", f"runs/lost by {command}").splitlines()[1]
         assert f"failed (job {job})" in standing and f"job {job} didn't get as far as to train; see {log}" in standing
 
 
-@pytest.mark.parametrize("road", ["sbatch", "submit"])
-def test_ranks_start_in_a_sites_container(road, cluster, config):
+@pytest.mark.parametrize("command", ["sbatch", "submit"])
+def test_ranks_start_in_a_sites_container(command, cluster, config):
     """Of Apptainer there is a stand-in, which starts what it's given: so this tests the words, not the container."""
-    site, image, tools = cluster.folder / "a site.yaml", cluster.folder / "an image.sif", cluster.folder / "tools"
+    image, tools = cluster.folder / "an image.sif", cluster.folder / "tools"
     tools.mkdir(exist_ok=True)
     (tools / "apptainer").write_text(
         '#!/bin/bash\necho "apptainer: $*"\nuntil [[ $1 == *.sif ]]; do shift; done\nshift\nexec "$@"\n'
@@ -324,13 +330,14 @@ def test_ranks_start_in_a_sites_container(road, cluster, config):
     (tools / "apptainer").chmod(0o755)
     image.touch()
     python = cluster.environment["PYTHON"]
-    site.write_text(f"python: {python}\ncontainer: {image}\ncontainer_options: --bind /data\n")
+    site = {"python": python, "container": str(image), "container_options": "--bind /data"}
+    setup = f'python=(apptainer exec --nv --bind /data "{image}" "{python}")\n'
     path = f"{tools}:{cluster.environment['PATH']}"
-    words = [config, "--run_dir", f"runs/contained by {road}", "--max_steps", "4"]
-    job, log = by_road(cluster, road, site, words, PATH=path)
+    words = [config, "--run_dir", f"runs/contained by {command}", "--max_steps", "4"]
+    job, log = submit_job(cluster, command, site, setup, words, PATH=path)
     assert cluster.wait(job, "FAILED", "COMPLETED") == "COMPLETED", (cluster.folder / log).read_text()
     assert f"apptainer: exec --nv --bind /data {image} {python} -u" in (cluster.folder / log).read_text()
-    assert len(Run(cluster.folder / "runs" / f"contained by {road}").losses()) == 4
+    assert len(Run(cluster.folder / "runs" / f"contained by {command}").losses()) == 4
 
 
 def read_bytes(path):
@@ -343,14 +350,14 @@ def read_bytes(path):
 @pytest.mark.parametrize(
     ("words", "environment", "said"),
     [
-        (["--slurm.partition", "nowhere"], {}, "error: SLURM refuses the job: Batch job submission failed: "
+        (["--slurm.partition", "nowhere"], {}, "error: SLURM refused the job: Batch job submission failed: "
          "Invalid partition name specified"),
         (["--run_dir", "a config.yaml/run"], {}, "error: .*a config.yaml/run/slurm: cannot be written"),
         (["--slurm.partitoin", "debug"], {}, "error: unknown --slurm.partitoin .did you mean --slurm.partition"),
         (["--slurm.nodes", "3"], {}, "error: 6 ranks can't share 4 micro-batches"),
         (["--site", "nowhere.yaml"], {}, "error: nowhere.yaml: no such"),
-        (["--sweep", "optim.learning_rate"], {}, "error: --sweep optim.learning_rate: needs a key and its values"),
-        ([], {"PATH": "/nowhere"}, "error: sbatch: not found; type this on a login node of the cluster"),
+        (["--sweep", "optim.learning_rate"], {}, "error: --sweep optim.learning_rate: give a key and its values"),
+        ([], {"PATH": "/nowhere"}, "error: sbatch: not found; run this on a login node of the cluster"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_submitted_is_said_in_one_line(words, environment, said, cluster, config):

@@ -6,13 +6,13 @@ import re
 import subprocess
 import time
 from contextlib import nullcontext
-from dataclasses import fields
 from types import SimpleNamespace
 
 import pytest
 from conftest import REPOSITORY
 from run_folders import write_metrics
 
+from clinical_pretrain import exit_codes
 from clinical_pretrain.cli import main
 from clinical_pretrain.cluster.jobs import job_state, queued, refuse_queued
 from clinical_pretrain.cluster.submit import expand_sweep, site_config
@@ -42,18 +42,21 @@ def test_the_printed_examples_share_a_recipes_step_evenly(recipe):
 
 def test_a_sites_file_is_read_and_overridden(tmp_path):
     file = tmp_path / "site.yaml"
-    file.write_text("partition: a100\nsetup: |\n  module load cuda\ncontainer: /images/a b.sif\n")
+    file.write_text("partition: a100\nsetup_file: my.sh\ncontainer: /images/a b.sif\n")
     slurm = site_config(str(file), ["--slurm.partition", "h100", "--slurm.nodes=2", "--slurm.options.exclude", "node7"])
-    assert (slurm.partition, slurm.nodes, slurm.setup, slurm.options) == (
-        "h100", 2, "module load cuda\n", {"exclude": "node7"})  # fmt: skip
+    assert (slurm.partition, slurm.nodes, slurm.setup_file, slurm.options) == (
+        "h100", 2, "my.sh", {"exclude": "node7"})  # fmt: skip
     file.write_text("partition:\naccount: 001234\ntime: 2:00:00\noptions: {exclusive: 'true'}\n")
     slurm = site_config(str(file), [])
     assert (slurm.partition, slurm.account, slurm.time) == ("", "001234", "2:00:00")
     file.write_text("partiton: a100\n")
     with pytest.raises(UserError, match=r"site.yaml: unknown partiton \(did you mean partition\?\)"):
         site_config(str(file), [])
-    file.write_text("setup: [echo A, echo B]\n")
-    with pytest.raises(UserError, match=r"site.yaml: setup must be text"):
+    file.write_text("partition: [a, b]\n")
+    with pytest.raises(UserError, match=r"site.yaml: partition must be text"):
+        site_config(str(file), [])
+    file.write_text("setup: |\n  module load cuda\n")
+    with pytest.raises(UserError, match=r"site.yaml: move the lines of setup to slurm/site_setup.sh, or to a file"):
         site_config(str(file), [])
     with pytest.raises(UserError, match=r"nowhere.yaml: no such site file; there is slurm/site.yaml"):
         site_config("nowhere.yaml", [])
@@ -62,78 +65,50 @@ def test_a_sites_file_is_read_and_overridden(tmp_path):
     with pytest.raises(UserError, match="nodes"):
         site_config("slurm/site.yaml", ["--slurm.nodes", "many"])
     for example in (REPOSITORY / "slurm" / "sites").glob("*.yaml"):
-        assert site_config(str(example), []).partition
+        slurm = site_config(str(example), [])
+        assert slurm.partition and (REPOSITORY / slurm.setup_file).is_file()
 
 
-SITES = {
-    "nothing": ("partition: ''\n", [".venv"], None),
-    "a comment": ('python: "/my env/python"  # ours\nsetup: |\n  # module load cuda\n', ["/my env/python"], None),
-    "quotes": ("python: '/my env/python'\nsetup: ''\n", ["/my env/python"], None),
-    "home": ("python: ~/python # ours\nsetup:\noptions:\n  exclude: node7\n", ["HOME/python"], None),
-    "four": ("setup: |\n    read -r -d '' X <<END\n    a: # b\n\n      c\n    END\npython: python3\n", ["python3"],
-             "a: # b\n\n  c"),
-    "container": ('container: "IMAGE"\ncontainer_options: --bind /a#b:/b --no-home\n',
-                  ["apptainer", "exec", "--nv", "--bind", "/a#b:/b", "--no-home", "IMAGE", "python3"], None),
-    "container at home": ("container: ~/my.sif\n", ["apptainer", "exec", "--nv", "IMAGE", "python3"], None),
-    "failing": ("setup: |\n  false\n  X=$UNSET$((1 + 1)) # two\n", [".venv"], "2"),
-    "windows": ("python: python3\r\nsetup: |\r\n  X=1\r\n", ["python3"], "1"),
-    "unknown": ("pyhton: x\n", "unknown pyhton; there are: nodes", None),
-    "list": ("setup:\n  - echo A\n", 'line 2: not "key: value"', None),
-    "line": ("setup: module load cuda\n", 'setup must begin with "setup: |"', None),
-    "quoted line": ("python: python3\nsetup: 'module load cuda'\n", 'line 2: setup must begin with "setup: |"', None),
-    "tab": ("setup: |\n\techo A\n", 'line 2: not "key: value"', None),
-    "folded": ("container_options: --bind /a\n  --bind /b\n", 'line 2: not "key: value"', None),
-    "spaced": ("python : python3\n", 'line 1: not "key: value"', None),
-    "absent": ("python: /no/such\n", "/no/such: not found; run 'make setup', or say python in", None),
-}  # fmt: skip
+def test_a_job_begins_with_the_sites_setup(tmp_path):
+    """Whose commands may fail, and read unset variables, as modules and conda do; a missing file is refused."""
+    setup = tmp_path / "my setup.sh"
+    script = f"set -euo pipefail; . {REPOSITORY}/slurm/begin.sh; python3 -c 'import os; print(os.environ[\"X\"])'"
+    variables = {"PATH": "/usr/bin:/bin", "SLURM_JOB_ID": "71", "TRIES_FILE": str(tmp_path / "tries")}
+
+    def begin():
+        return subprocess.run(
+            ["bash", "-c", script], env=variables | {"SITE_SETUP": str(setup)}, capture_output=True, text=True
+        )
+
+    done = begin()
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith(f"error: {setup}: no such file; set SITE_SETUP (sbatch) or setup_file (submit)")
+    setup.write_text("false | true\nexport X=$UNSET$((1 + 1))\n")
+    assert begin().stdout == "2\n"
+    setup.write_text("false || exit 3\n")
+    assert begin().returncode == 3
 
 
-@pytest.mark.parametrize("name", SITES)
-def test_both_roads_read_a_sites_file_alike(name, tmp_path, monkeypatch):
-    """The batch script has no YAML reader: what it can't read, it refuses."""
-    text, expected, x = SITES[name]
-    (tmp_path / "home").mkdir()
-    (tmp_path / "my env").mkdir()
-    (tmp_path / ".venv" / "bin").mkdir(parents=True)
-    places = {
-        "/my env": str(tmp_path / "my env"),
-        "HOME": str(tmp_path / "home"),
-        "IMAGE": str(tmp_path / "home/my.sif"),
-        ".venv": str(tmp_path / ".venv/bin/python"),
-    }
-    for file in (tmp_path / "my env/python", tmp_path / "home/python", tmp_path / ".venv/bin/python",
-                 tmp_path / "home/my.sif"):  # fmt: skip
-        file.write_text("")
-        file.chmod(0o755)
+def test_a_setup_file_that_is_missing_is_refused_at_once(shards, capsys):
+    words = [*DEMO, "--data.shards", str(shards), "--slurm.gpus_per_node", "0", "--slurm.setup_file", "my.sh"]
+    assert main(["submit", *words, "--dry-run"]) == 2
+    assert capsys.readouterr().err.endswith("my.sh: no such file; setup_file names a shell snippet like "
+                                            "slurm/site_setup.sh\n")  # fmt: skip
 
-    def there(text):
-        for place, path in places.items():
-            text = text.replace(place, path)
-        return text
 
-    site = tmp_path / "a site.yaml"
-    site.write_text(there(text))
-    script = f"""fail() {{ echo "$*" >&2; exit 2; }}; set -euo pipefail; repository="{tmp_path}"
-        . "{REPOSITORY}/slurm/site.sh" "{site}"; printf '%s\\n' "${{python[@]}}"; echo "X ${{X:-}}" """
-    environment = {"PATH": "/usr/bin:/bin", "SLURM_JOB_PARTITION": "debug", "HOME": places["HOME"]}
-    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True)
-    if isinstance(expected, str):
-        assert done.returncode == 2 and expected in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
-        return
-    words, _, value = done.stdout.partition("\nX ")
-    assert words.splitlines() == [there(word) for word in expected], done.stderr
-    assert value.strip() == (x or "")
-    monkeypatch.setenv("HOME", places["HOME"])
-    slurm = site_config(str(site), [])
-    assert slurm.python in (words.splitlines()[-1], "")
-    assert slurm.container == (places["IMAGE"] if "container: " in text else "")
-    assert all(option in words.splitlines() for option in slurm.container_options.split())
-    done = subprocess.run(
-        ["bash", "-c", f'{slurm.setup}\necho "X $X"'], env=environment, capture_output=True, text=True
-    )
-    assert done.stdout == f"X {x or ''}\n"
-    listed = (REPOSITORY / "slurm" / "site.sh").read_text().split('_known="')[1].split('"')[0].split()
-    assert listed == [entry.name for entry in fields(SlurmConfig)]
+def test_the_protocol_names_each_variable_and_exit_code():
+    """Of the scripts; and Python reads SLURM's variables in one module, but for what goes into a job's script."""
+    protocol, end = ((REPOSITORY / "slurm" / name).read_text() for name in ("PROTOCOL.md", "end.sh"))
+    scripts = [(REPOSITORY / "slurm" / name).read_text() for name in ("begin.sh", "pretrain.sh", "end.sh")]
+    named = {name for text in scripts for name in re.findall(r"\$\{?([A-Z][A-Z_]{4,})", text)}
+    assert not {name for name in named - {"STOPPED", "ENDED"} if f"`{name}`" not in protocol}
+    for name in ("STOPPED", "LOST", "ENDED"):
+        assert f"{name}={getattr(exit_codes, name)}" in end
+    for name, code in vars(exit_codes).items():
+        assert not isinstance(code, int) or f"| {code} | `{name}` |" in protocol
+    for path in (REPOSITORY / "clinical_pretrain").rglob("*.py"):
+        if path.name != "slurm_environment.py" and path.parent.name != "cluster":
+            assert "SLURM_" not in path.read_text().replace("_SLURM", ""), path
 
 
 @pytest.mark.parametrize(
@@ -161,7 +136,7 @@ def test_a_sweep_has_a_run_for_each_combination():
     assert [str(run.folder) for run in expand_sweep(DEMO, [])] == ["runs/demo"]
     with pytest.raises(UserError, match=r"unknown --optim.learning_rat \(did you mean --optim.learning_rate"):
         expand_sweep(DEMO, ["optim.learning_rat=1,2"])
-    with pytest.raises(UserError, match="has a value twice"):
+    with pytest.raises(UserError, match="a value is given twice"):
         expand_sweep(DEMO, ["seed=1,2,1"])
 
 
@@ -191,15 +166,15 @@ def test_the_script_can_be_seen_without_a_cluster(shards, tmp_path, capsys, monk
     )
     assert not (tmp_path / "my run").exists()
     assert main(["submit", *words]) == 2
-    assert capsys.readouterr().err.startswith("error: sbatch: not found; type this on a login node of the cluster")
+    assert capsys.readouterr().err.startswith("error: sbatch: not found; run this on a login node of the cluster")
 
 
 def test_a_base_model_that_nodes_cannot_fetch_is_named(shards, capsys):
     words = ["--config", str(REPOSITORY / "configs" / "clinical_longformer.yaml"), "--data.shards", str(shards)]
     assert main(["submit", *words, "--slurm.gpus_per_node", "2", "--dry-run"]) == 2
-    assert "here, first: hf download allenai/longformer-base-4096" in capsys.readouterr().err
+    assert "run first: hf download allenai/longformer-base-4096" in capsys.readouterr().err
     assert main(["submit", *words, "--slurm.gpus_per_node=2", "--model.name_or_path", "/no/such/model"]) == 2
-    assert "/no/such/model: no such folder, and no name of the Hub's" in capsys.readouterr().err
+    assert "/no/such/model: no such folder, and not the name of a model on the Hub" in capsys.readouterr().err
 
 
 def test_what_only_the_end_would_refuse_is_refused_at_once(shards, tmp_path, capsys):
@@ -217,7 +192,7 @@ def test_what_only_the_end_would_refuse_is_refused_at_once(shards, tmp_path, cap
     assert main([*words, *run, "--export", str(full)]) == 2
     assert "holds the model of another run" in capsys.readouterr().err
     assert main([*words, *run, "--export", str(tmp_path / "model")]) == 0
-    assert "# then, in a job of its own: python -m clinical_pretrain export" in capsys.readouterr().out
+    assert "# then, in another job: python -m clinical_pretrain export" in capsys.readouterr().out
 
 
 def test_a_warning_that_is_too_short_is_said_once(monkeypatch, capsys, tmp_path):
@@ -304,7 +279,7 @@ def test_what_slurm_says_of_a_job(squeue, sacct, state, is_queued, tmp_path, mon
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     assert job_state("7") == state and bool(queued("7")) == is_queued
     message = (
-        "SLURM doesn't answer" if state == "unknown" else "it: job 7 is at it; wait for its end, or first: scancel 7"
+        "SLURM doesn't answer" if state == "unknown" else "it: job 7 is queued or running; .* cancel it: scancel 7"
     )
     with pytest.raises(UserError, match=message) if is_queued else nullcontext():
         refuse_queued(["7"], "it")
@@ -361,7 +336,7 @@ def test_a_job_of_which_slurm_does_not_speak_is_not_queued_again(tmp_path):
         "PAUSE": "0",
         "TRIES_FILE": str(tmp_path / "t"),
     }
-    for answers, said in ((5, "so it isn't queued again"), (4, "saved ahead of the time limit; back into the queue")):
+    for answers, said in ((5, "so it isn't requeued"), (4, "saved before the time limit; requeued")):
         (tmp_path / "calls").write_text("")
         fake.write_text(f'#!/bin/sh\necho "$*" >> {tmp_path}/calls; [ $(wc -l < {tmp_path}/calls) -gt {answers} ]\n')
         fake.chmod(0o700)
@@ -385,7 +360,7 @@ def test_a_refused_job_takes_those_with_it_that_it_belongs_to(shards, tmp_path, 
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     words = [*DEMO, "--data.shards", str(shards), "--run_dir", str(run), "--slurm.gpus_per_node", "0"]
     assert main(["submit", *words, "--export", str(tmp_path / "model")]) == 2
-    assert capsys.readouterr().err == "error: SLURM refuses the job: QOS\n"
+    assert capsys.readouterr().err == "error: SLURM refused the job: QOS\n"
     assert (tmp_path / "cancelled").read_text() == "101\n"
     left = {path.name for path in (run / "slurm").iterdir() if not path.is_symlink()}
     assert left == {"101_0_log.out", "101_submitted.pkl", "101_submission.sh", "job.json"}
@@ -400,6 +375,7 @@ def test_a_job_that_comes_no_further_is_not_started_for_ever(tmp_path, monkeypat
     fake.chmod(0o700)
     monkeypatch.setenv("TRIES_FILE", str(tries))
     variables = {"SLURM_JOB_ID": "71", "PATH": f"{tmp_path}:/usr/bin:/bin", "TRIES_FILE": str(tries)}
+    variables["SITE_SETUP"] = str(REPOSITORY / "slurm" / "site_setup.sh")
 
     def job(code):
         """A start and an end; what is said."""
@@ -407,12 +383,12 @@ def test_a_job_that_comes_no_further_is_not_started_for_ever(tmp_path, monkeypat
         return subprocess.run(["bash", "-c", script], env=variables, capture_output=True, text=True)
 
     for _ in range(2):
-        assert [job(76).stdout for _ in range(2)] == ["a task was lost; back into the queue\n"] * 2
+        assert [job(76).stdout for _ in range(2)] == ["a task was lost; requeued\n"] * 2
         reset_try_count()  # a checkpoint is saved
-    assert all("back into the queue" in job(code).stdout for code in (76, 75, 137))
-    assert job(76).stdout.startswith("a task was lost 3 times, and no checkpoint since; mend")
+    assert all("requeued" in job(code).stdout for code in (76, 75, 137))
+    assert job(76).stdout.startswith("a task was lost 3 times without a new checkpoint")
     reset_try_count()
     for _ in range(10):
-        assert "back into the queue" in job(75).stdout
+        assert "requeued" in job(75).stdout
     done = job(75)
-    assert done.returncode == 2 and re.fullmatch(r"error: started 10 times, and no checkpoint since: .*\n", done.stderr)
+    assert done.returncode == 2 and re.fullmatch(r"error: started 10 times without a new checkpoint; .*\n", done.stderr)

@@ -1,0 +1,3 @@
+# shellcheck shell=bash disable=SC2034  # pretrain.sh uses `python`
+export HF_HOME=/project/huggingface
+python=(apptainer exec --nv --bind /project /project/images/pytorch.sif python3)
