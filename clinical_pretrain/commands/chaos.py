@@ -1,9 +1,9 @@
-"""A short training under random faults, resumed after each, beside the same training left alone.
+"""Train under random faults, resume after each, and compare with the same training without faults.
 
-Real processes, real signals, real files: ranks are killed, stopped and asked to end, in a step, a save or a validation;
-checkpoints are truncated, changed in a bit or robbed of a file; the disk is full for the ranks (the system's limit on a
-file's size); shard building is killed, too. In the end the weights must be the same, bit for bit; with `elastic`, where
-each start has another number of ranks and another ZeRO stage, the losses to fp32 rounding.
+Processes, signals and files are real. Ranks are killed, stopped and sent SIGTERM, during a step, a save or a
+validation. Checkpoints are truncated, lose a file or have one bit changed. The disk is full for the ranks (by the
+system's limit on a file's size). A shard build is killed, too. In the end the weights must be bit-identical; with
+`elastic`, where each start has another number of ranks and another ZeRO stage, the losses must agree to fp32 rounding.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import Manifest
 
 STEPS_PER_FAULT = 14
-"""So long is the run; on average it meets its next fault before."""
+"""Length of the run per fault; on average the next fault comes earlier."""
 TOLERANCE = 1e-5
-"""Relative, of the losses of an elastic run."""
+"""Relative tolerance for the losses of an elastic run."""
 
 
 def chaos(
@@ -53,19 +53,19 @@ def chaos(
     """Train under faults.
 
     Args:
-        config_file: the run, small enough for a CPU.
-        out: a folder for all that is made; it must be new or empty.
-        faults: how many.
-        seed: of the faults.
-        ranks: processes of a run.
-        elastic: start with 1 or `ranks` ranks, and under ZeRO 1, 2 or 3, as it comes.
+        config_file: config of the run, small enough for a CPU.
+        out: folder for all output; must be new or empty.
+        faults: number of faults.
+        seed: seed of the faults.
+        ranks: number of ranks.
+        elastic: at each start choose 1 or `ranks` ranks, and ZeRO 1, 2 or 3, at random.
 
     Returns:
-        faults, survived, identical, effective_training_time (training seconds of the run left alone over all seconds
-        of the other), and more.
+        faults, survived, identical, effective_training_time (training seconds of the run without faults over
+        all seconds of the other), and more.
 
     Raises:
-        UserError: `out` isn't empty, or the run doesn't even work when it is left alone.
+        UserError: `out` isn't empty, or the run fails without any fault.
     """
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out}: not empty; choose another --out, or delete it")
@@ -81,7 +81,7 @@ def chaos(
         )
     max_steps = max((faults - in_building) * STEPS_PER_FAULT + 2 * SAVE_EVERY, config.optim.warmup_steps)
     alone = TrainingProcesses(config_file, shards, out / "alone", max_steps, log)
-    print(f"{max_steps} steps, left alone", flush=True)
+    print(f"{max_steps} steps without faults", flush=True)
     began = time.monotonic()
     alone.start(ranks)
     if alone.end() != {0}:
@@ -98,8 +98,8 @@ def chaos(
             flush=True,
         )
     seconds = time.monotonic() - began
-    words = ["clinical-pretrain chaos --config", f"configs/{config_file.name}", f"--faults {faults} --seed {seed}"]
-    command = " ".join([*words, f"--ranks {ranks}", *(["--elastic"] if elastic else [])])
+    command = f"clinical-pretrain chaos --config configs/{config_file.name} --faults {faults} --seed {seed}"
+    command += f" --ranks {ranks}" + (" --elastic" if elastic else "")
     return {"command": command} | report(done, alone, run, seconds_alone, seconds, elastic)
 
 
@@ -111,7 +111,7 @@ def report(
     seconds: float,
     elastic: bool,
 ) -> dict[str, Any]:
-    """All in figures."""
+    """The result, for JSON."""
     finished = run.max_steps in RunFolder(run.run_dir).saved_steps()
     losses, expected = run.losses() if finished else [], alone.losses()
     largest = max((abs(a - b) / abs(b) for a, b in zip(losses, expected, strict=False)), default=math.inf)
@@ -139,27 +139,27 @@ def report(
 
 
 def table(result: dict[str, Any]) -> Iterator[str]:
-    """The report for a reader: a line per kind of fault, then the whole."""
-    yield f"{'fault':<24}{'times':>6}{'survived':>10}{'steps again':>13}{'s to go on':>12}"
+    """Lines of a table by kind of fault, and totals."""
+    yield f"{'fault':<24}{'times':>6}{'survived':>10}{'steps again':>13}{'s to resume':>12}"
     for kind in result["by_kind"]:
-        mine = [fault for fault in result["each"] if fault["kind"] == kind]
-        seconds = statistics.median(fault["seconds_to_go_on"] for fault in mine)
+        own = [fault for fault in result["each"] if fault["kind"] == kind]
+        seconds = statistics.median(fault["seconds_to_go_on"] for fault in own)
         yield (
-            f"{kind:<24}{len(mine):>6}{sum(fault['survived'] for fault in mine):>10}"
-            f"{sum(fault['lost_steps'] for fault in mine):>13}{seconds:>12.1f}"
+            f"{kind:<24}{len(own):>6}{sum(fault['survived'] for fault in own):>10}"
+            f"{sum(fault['lost_steps'] for fault in own):>13}{seconds:>12.1f}"
         )
     yield ""
     yield f"survived {result['survived']} of {result['faults']} faults"
     if result["identical"]:
-        yield "the final weights and Adam's moments are those of the run left alone, bit for bit"
+        yield "the final weights and Adam's moments are bit-identical to those of the run without faults"
     else:
         difference = result["largest_relative_loss_difference"]
-        yield f"losses differ by up to {difference:.1e} from those of the run left alone"
+        yield f"losses differ by up to {difference:.1e} from those of the run without faults"
     yield f"effective training time: {result['effective_training_time']:.0%} of {result['seconds']:,.0f} s"
 
 
 def starts(out: Path, rng: random.Random, ranks: int, elastic: bool) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """Number of ranks and overrides of each start."""
+    """Yield the number of ranks and the overrides of each start."""
     while True:
         if elastic:
             stage = rng.choice((1, 2, 3))
@@ -178,7 +178,7 @@ def _zero_file(out: Path, stage: int) -> Path:
 
 
 def build_under_faults(out: Path, faults: list[Fault], rng: random.Random, log: Path) -> Path:
-    """Shards of synthetic notes, built once in peace and once while being killed: the same bytes."""
+    """Build shards of synthetic notes twice, once undisturbed and once under kills, and compare their fingerprints."""
     notes, tokenizer = out / "NOTEEVENTS.csv.gz", out / "tokenizer"
     command = [sys.executable, "-m", "clinical_pretrain"]
     key = ["--patient-key", str(out / "patient_key")]
@@ -191,11 +191,11 @@ def build_under_faults(out: Path, faults: list[Fault], rng: random.Random, log: 
             )  # fmt: skip
 
     with log.open("ab") as stream:
-        for words in (
+        for arguments in (
             ["make-notes", "--out", str(notes), "--patients", "120"],
             ["train-tokenizer", "--notes", str(notes), "--out", str(tokenizer), "--vocab-size", "2000"],
         ):
-            subprocess.run([*command, *words], stdout=stream, stderr=stream, check=True)  # fmt: skip
+            subprocess.run([*command, *arguments], stdout=stream, stderr=stream, check=True)  # fmt: skip
     began = time.monotonic()
     if build(out / "shards").wait():
         raise UserError(f"building shards fails without any fault; see {log}")

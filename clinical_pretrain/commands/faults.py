@@ -29,7 +29,7 @@ WAIT_STEPS = 8
 """A fault is injected at most this many steps after the run has resumed, unless it waits for a save or validation."""
 SAVE_EVERY, VALIDATE_EVERY = 5, 20
 LARGEST_FILE = 2_000_000
-"""In bytes, where the disk is full: the metrics still fit, a checkpoint of the demo's model doesn't."""
+"""Limit in bytes that simulates a full disk: metrics fit, a checkpoint of the demo's model doesn't."""
 PATIENCE_SECONDS = 120
 KINDS = ("kill one rank", "kill all ranks", "SIGTERM", "stop one rank", "damage a checkpoint", "full disk")
 MOMENTS = ("step", "save", "validation")
@@ -37,15 +37,15 @@ MOMENTS = ("step", "save", "validation")
 
 @dataclass
 class Fault:
-    """A fault, and how the run came through it."""
+    """A fault, and how the run recovered from it."""
 
     kind: str
     moment: str
     step: int = 0
-    """The last one done then."""
+    """The last completed step at the fault."""
     survived: bool = False
     lost_steps: int = 0
-    """Steps that had to be done again."""
+    """Steps that were repeated."""
     seconds_to_go_on: float = 0.0
     """From the fault to the next new step."""
 
@@ -70,7 +70,7 @@ class TrainingProcesses:
         self._arguments = [word for setting in settings.items() for word in setting]
 
     def start(self, ranks: int, overrides: tuple[str, ...] = ()) -> None:
-        """Start so many ranks, as a launcher would."""
+        """Start this number of ranks, as a launcher would."""
         port = free_port()
         for rank in range(ranks):
             names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1",
@@ -89,11 +89,11 @@ class TrainingProcesses:
                 )  # fmt: skip
 
     def running(self) -> bool:
-        """Whether any rank is."""
+        """Whether any rank is running."""
         return any(process.poll() is None for process in self.processes)
 
     def last(self) -> dict[str, Any]:
-        """The newest line of the metrics, but for those on saves, which come late."""
+        """The newest line of the metrics, except those on saves, which are written late."""
         try:
             with RunFolder(self.run_dir).metrics_file.open("rb") as stream:
                 stream.seek(max(0, stream.seek(0, os.SEEK_END) - 8192))
@@ -108,7 +108,7 @@ class TrainingProcesses:
         return {"step": 0, "kind": ""}
 
     def end(self, patience: float = math.inf) -> set[int | None]:
-        """Wait until all ranks have ended. Their exit codes; None for one that had to be killed, as it didn't end."""
+        """Wait until all ranks have ended. Returns their exit codes; None for a rank that had to be killed."""
         _wait_until(lambda: not self.running(), patience)
         codes: set[int | None] = set()
         for process in self.processes:
@@ -119,7 +119,7 @@ class TrainingProcesses:
         return codes
 
     def weights(self) -> str:
-        """sha256 of the final weights and Adam's moments, whole, by name."""
+        """sha256 of the final weights and Adam's moments, unpartitioned, by name."""
         from clinical_pretrain.engine.reshard import MOMENTS as ADAM
         from clinical_pretrain.engine.reshard import WEIGHT, StoredCheckpoint
 
@@ -136,14 +136,14 @@ class TrainingProcesses:
         return digest.hexdigest()
 
     def losses(self) -> list[float]:
-        """Of all steps, then of all validations."""
+        """Losses of all steps, then of all validations."""
         return [
             line["loss"] for kind in ("train", "validation") for line in read_metrics(RunFolder(self.run_dir), kind)
         ]
 
 
 def possible_kinds(run: TrainingProcesses) -> list[str]:
-    """Not all can be done at any time."""
+    """The kinds of faults that can be injected now."""
     alone, steps = len(run.processes) < 2, RunFolder(run.run_dir).saved_steps()
     impossible = {"stop one rank": alone, "kill one rank": alone, "damage a checkpoint": len(steps) < 2}
     return [kind for kind in KINDS if not impossible.get(kind)]
@@ -168,7 +168,7 @@ def last_start(run: TrainingProcesses) -> int:
 
 
 def wait_for(run: TrainingProcesses, fault: Fault, begun: int, rng: random.Random) -> bool:
-    """Until the fault's moment has come. False: the run has ended before."""
+    """Wait for the fault's moment. Returns False if the run has ended before."""
     first = begun + rng.randint(1, WAIT_STEPS)
     while run.running():
         last = run.last()
@@ -216,7 +216,7 @@ def inject_fault(run: TrainingProcesses, fault: Fault, rng: random.Random) -> bo
 
 
 def _fill_disk(run: TrainingProcesses, alive: list[subprocess.Popen[bytes]]) -> bool:
-    """Until a save has failed, or the run has ended. False: neither."""
+    """Limit file sizes until a save has failed, or the run has ended. Returns whether one of them happened."""
     failed = len(_failed_saves(run))
     _limit(alive, LARGEST_FILE)
     _wait_until(lambda: len(_failed_saves(run)) > failed or not run.running())
@@ -235,7 +235,7 @@ def _failed_saves(run: TrainingProcesses) -> list[dict[str, Any]]:
 
 
 def _damage(run: TrainingProcesses, rng: random.Random) -> None:
-    """Spoil one file of the newest checkpoint."""
+    """Damage one file of the newest checkpoint."""
     steps = RunFolder(run.run_dir).saved_steps()
     path = rng.choice(sorted(RunFolder(run.run_dir).checkpoint(steps[-1]).iterdir()))
     how = rng.choice(("truncate", "flip", "remove"))

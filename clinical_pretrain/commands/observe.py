@@ -23,7 +23,7 @@ def plot(argv: Sequence[str]) -> dict[str, Any]:
 
 
 def status(argv: Sequence[str]) -> dict[str, Any]:
-    """Say how runs stand: state, step, loss, time left, restarts, why they last stopped."""
+    """Show the status of runs: state, step, loss, time left, restarts, why they last stopped."""
     parser = make_parser("status", status.__doc__)
     parser.add_argument("runs", nargs="*", default=["runs"], help="run folders, or folders of them (default: runs)")
     args = parse(parser, argv)

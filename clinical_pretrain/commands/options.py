@@ -83,7 +83,7 @@ def notes_paths(args: Any) -> list[Path]:
 
 
 def divide(argv: Sequence[str], parser: Any) -> tuple[list[str], list[str], list[str]]:
-    """Split arguments into the parser's own, those of --slurm, and all others, which are another command's."""
+    """Divide arguments into the parser's own, those of --slurm, and all others, which belong to another command."""
     options = [option for action in parser._actions for option in action.option_strings]
     own: list[str] = []
     slurm: list[str] = []
@@ -98,7 +98,11 @@ def divide(argv: Sequence[str], parser: Any) -> tuple[list[str], list[str], list
 
 
 def parse(parser: Any, argv: Sequence[str], **ranges: Range) -> Any:
-    """The options' values; `ranges` says of numbers, by name, what they may be."""
+    """Parse options. `ranges` gives the valid range of numbers by their name.
+
+    Raises:
+        UserError: an option is unknown, missing, empty or invalid.
+    """
     given = [argument.split("=")[0] for argument in argv if argument.startswith("--")]
     valid = [option for action in parser._actions for option in action.option_strings]
     for name in given:

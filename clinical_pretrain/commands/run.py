@@ -30,24 +30,24 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
 
 
 def divide(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Options of the launcher, and those of the training.
+    """Divide arguments into the launcher's options and the training's.
 
     Raises:
         UserError: an option of the launcher has no value.
     """
     launcher: list[str] = []
     training: list[str] = []
-    words = list(argv)
-    while words:
-        word = words.pop(0)
-        name, equals, value = word.partition("=")
+    rest = list(argv)
+    while rest:
+        argument = rest.pop(0)
+        name, equals, value = argument.partition("=")
         if name not in OPTIONS:
-            training.append(word)
+            training.append(argument)
             continue
         if not equals:
-            if not words or words[0].startswith("--"):
+            if not rest or rest[0].startswith("--"):
                 raise UserError(f"{name}: its value is missing")
-            value = words.pop(0)
+            value = rest.pop(0)
         launcher += [name, value]
     return launcher, training
 

@@ -1,4 +1,4 @@
-"""How runs stand: their state, step, loss, the time that is left, restarts, and why they last stopped."""
+"""The status of runs: state, step, loss, time left, restarts, and why they last stopped."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from clinical_pretrain.run_folder.paths import JOBS_FOLDER, RunFolder
 from tokenizer_tools.errors import UserError
 
 LINES = 10
-"""So many of the newest lines of metrics tell the speed."""
+"""Number of newest metrics lines that the time left is estimated from."""
 
 
 def runs_in(paths: list[Path]) -> list[Path]:
@@ -57,7 +57,7 @@ def status(run_dir: Path) -> dict[str, Any]:
 
     Returns:
         run_dir, job, state, step, max_steps (those of --extend, too), stage, loss, validation_loss, seconds_left,
-        restarts and last_stop; None for what isn't known.
+        restarts and last_stop; None for what is unknown.
     """
     try:
         return _status(RunFolder(run_dir))
@@ -72,7 +72,7 @@ def _status(folder: RunFolder) -> dict[str, Any]:
     starts, submission = starts_of(run_dir), read_json(folder.job_file) or {}
     last, jobs = starts[-1] if starts else {}, jobs_of(run_dir)
     states = {job: job_state(job) for job in jobs}
-    waiting = {job: word for job, word in states.items() if word and word not in (*ENDED, UNKNOWN)}
+    waiting = {job: state for job, state in states.items() if state and state not in (*ENDED, UNKNOWN)}
     job = next(iter(waiting or jobs), None)
     lines = read_metrics(folder)
     train, validation = ([line for line in lines if line["kind"] == kind] for kind in ("train", "validation"))
@@ -85,9 +85,9 @@ def _status(folder: RunFolder) -> dict[str, Any]:
     state, reason = _state(last, stop if of_last_start else {}), stop.get("reason")
     if waiting:
         state = next(iter(waiting.values()))
-        reason = reason and reason.split("; the same command")[0]  # SLURM gives it
+        reason = reason and reason.split("; the same command")[0]  # SLURM requeues it
     elif job and job != last.get("slurm_job") and submitted_since(run_dir, starts):
-        state, reason = states[job] or "gone", f"job {job} didn't get as far as to train; see {submission['log']}"
+        state, reason = states[job] or "gone", f"job {job} ended before training began; see {submission['log']}"
     elif UNKNOWN in states.values() and state not in ("finished", "running"):
         state = UNKNOWN
     if state == "finished" and (exporting := submission.get("export_job")):
@@ -114,7 +114,7 @@ def _status(folder: RunFolder) -> dict[str, Any]:
 
 
 def table(found: list[dict[str, Any]]) -> list[str]:
-    """For a reader, a line per run."""
+    """Lines of a table, one per run."""
     rows = [("run", "state", "step", "loss", "validation", "left", "restarts", "last stop")]
     for run in found:
         losses = [f"{run[name]:.4f}" if run[name] is not None else "" for name in ("loss", "validation_loss")]
@@ -129,7 +129,7 @@ def table(found: list[dict[str, Any]]) -> list[str]:
 
 
 def _state(last: dict[str, Any], stop: dict[str, Any]) -> str:
-    """Of a run without a job: by its last start, and how that has ended."""
+    """State of a run without a job, from its last start and how that ended."""
     if str(stop.get("reason")).startswith("finished"):
         return "finished"
     process = last.get("process")
@@ -137,8 +137,8 @@ def _state(last: dict[str, Any], stop: dict[str, Any]) -> str:
         return "running"
     if not last:
         return "not started"
-    words = {None: "lost", 1: "lost", LOST: "lost", INTERRUPTED: "lost", USER_ERROR: "failed"}
-    return words.get(stop.get("exit_code"), "stopped")
+    states = {None: "lost", 1: "lost", LOST: "lost", INTERRUPTED: "lost", USER_ERROR: "failed"}
+    return states.get(stop.get("exit_code"), "stopped")
 
 
 def _seconds_left(train: list[dict[str, Any]], max_steps: int | None) -> float | None:

@@ -316,7 +316,7 @@ def test_a_job_that_loses_a_rank_each_time_ends(command, cluster, config):
         )
     else:
         standing = cluster.ok("clinical-pretrain", "status", f"runs/lost by {command}").splitlines()[1]
-        assert f"failed (job {job})" in standing and f"job {job} didn't get as far as to train; see {log}" in standing
+        assert f"failed (job {job})" in standing and f"job {job} ended before training began; see {log}" in standing
 
 
 @pytest.mark.parametrize("command", ["sbatch", "submit"])

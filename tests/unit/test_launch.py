@@ -234,7 +234,10 @@ def test_status_tells_how_runs_stand(tmp_path, capsys, monkeypatch):
     (folder / "slurm").mkdir()
     (folder / "slurm" / "job.json").write_text(json.dumps({"job": "5", "log": "runs/asked/slurm/5_0_log.out"}))
     monkeypatch.setenv("PATH", "/nowhere")
-    for timestamp, state, stop in ((time.time() + 9, "lost", "stopped"), (time.time() - 9, "gone", "job 5 didn't get")):
+    for timestamp, state, stop in (
+        (time.time() + 9, "lost", "stopped"),
+        (time.time() - 9, "gone", "job 5 ended before"),
+    ):
         (folder / "run.json").write_text(
             json.dumps(
                 {"format_version": FORMAT_VERSION, "starts": [{"host": "x", "timestamp": timestamp, "slurm_job": None}]}
