@@ -43,7 +43,7 @@ class Cluster:
             "TASKS_PER_NODE": "2",
             "OMP_NUM_THREADS": "1",
             "PACE": str(folder / "pace"),
-            "PYTHONPATH": str(HERE / "pace"),
+            "PYTHONPATH": f"{HERE / 'pace'}:{REPOSITORY}",  # this checkout's code, whatever is installed
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         }
 
