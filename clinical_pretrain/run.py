@@ -19,9 +19,9 @@ hold_signals()
 make_output_lenient()
 
 from clinical_pretrain.config.command_line import load_config
-from clinical_pretrain.config.run_config import check_files
 from clinical_pretrain.engine.deepspeed_config import resolve
 from clinical_pretrain.slurm_environment import rank_variables
+from clinical_pretrain.training.preflight import check_files
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import write_report
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from clinical_pretrain.commands import completion
 from clinical_pretrain.config.command_line import config_parser, load_config
-from clinical_pretrain.config.run_config import check_files
 from clinical_pretrain.engine.launcher import OPTIONS, launch
+from clinical_pretrain.training.preflight import check_files
 from tokenizer_tools.errors import UserError
 
 PROGRAM = "clinical-pretrain run"

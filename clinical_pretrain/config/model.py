@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Literal
 
 from clinical_pretrain.config.fields import PathText, Resume
+from tokenizer_tools.errors import UserError
 from tokenizer_tools.ranges import Range
 
 
@@ -78,3 +80,9 @@ def dropout_fault(attention: AttentionConfig) -> str | None:
     if attention.backend in ("flex", "varlen") and attention.dropout:
         return f"attention.backend {attention.backend} has no dropout; set attention.dropout to 0 or use auto"
     return None
+
+
+def refuse_missing_folder(name_or_path: str) -> None:
+    """Raise a UserError where a base model's name can only be a folder's, and that isn't there."""
+    if Path(name_or_path).is_absolute() and not Path(name_or_path).is_dir():
+        raise UserError(f"{name_or_path}: no such folder (model.name_or_path)")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -20,9 +19,7 @@ from clinical_pretrain.config.optim import (
     schedule_fault,
 )
 from clinical_pretrain.config.recovery import BadStepsConfig, CheckpointConfig, WatchdogConfig, spike_factor_fault
-from clinical_pretrain.resources import find_file
 from tokenizer_tools.errors import UserError
-from tokenizer_tools.manifest import Manifest
 from tokenizer_tools.ranges import MANY, Range
 
 NO_ZERO = "none"
@@ -124,22 +121,3 @@ def _compile_fault(config: RunConfig) -> str | None:
     if config.compile == "on" and config.attention.backend == "hf":
         return "compile on doesn't work with attention.backend hf, which runs transformers' code as it is; use auto"
     return None
-
-
-def check_files(config: RunConfig) -> None:
-    """See that a run's files are there, as far as that takes no second.
-
-    Raises:
-        UserError: the shards, the DeepSpeed file or the base model's folder isn't.
-    """
-    Manifest.load(config.data.shards)
-    if config.deepspeed != NO_ZERO:
-        find_file(config.deepspeed)
-    if config.model.init == "pretrained":
-        refuse_missing_folder(config.model.name_or_path)
-
-
-def refuse_missing_folder(name_or_path: str) -> None:
-    """Raise a UserError where a base model's name can only be a folder's, and that isn't there."""
-    if Path(name_or_path).is_absolute() and not Path(name_or_path).is_dir():
-        raise UserError(f"{name_or_path}: no such folder (model.name_or_path)")

@@ -95,7 +95,7 @@ class ModelFamily(ABC):
 
     def obstacle(self, backend: str, model: Any, config: RunConfig) -> str | None:
         """Why a backend can't compute what `config` asks of this family; None: it can. What holds for every family is
-        checked by backends.py."""
+        checked by choose_backend.py."""
         return None
 
     @abstractmethod

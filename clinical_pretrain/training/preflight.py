@@ -1,6 +1,8 @@
-"""Everything that can be checked before a run starts, without a GPU and without other ranks.
+"""Everything that can be checked before a run starts, without a GPU and without other ranks: files, settings, shards,
+whether the base model fits them, and the run folder.
 
-Training, and `submit` on a login node, ask the same function, so that a mistake has one message.
+Training, and `run` and `submit` before they start one, ask the same functions, so that a mistake has one message. Free
+disk space is checked at each save (checkpoint/pending_save.py).
 """
 
 from __future__ import annotations
@@ -9,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clinical_pretrain.config.run_config import RunConfig
+from clinical_pretrain.config.model import refuse_missing_folder
+from clinical_pretrain.config.run_config import NO_ZERO, RunConfig
 from clinical_pretrain.engine.deepspeed_config import resolve, zero_stage
+from clinical_pretrain.resources import find_file
 from clinical_pretrain.run_folder.compatibility import check_ownership
 from clinical_pretrain.run_folder.paths import RunFolder
 from tokenizer_tools.errors import UserError
@@ -51,18 +55,35 @@ class RunSpec:
 
 
 def preflight(config: RunConfig, world_size: int) -> RunSpec:
-    """Check a run's files, settings, shards and run folder.
+    """Check everything. Takes some seconds, as it imports transformers.
 
     Raises:
-        UserError: something in them can't work.
+        UserError: something can't work.
     """
+    from clinical_pretrain.models.base_model import fitting_model_config
+
+    check_files(config)
     spec = make_spec(config, world_size)
     check_folder(spec)
+    fitting_model_config(config, spec.manifest)
     return spec
 
 
+def check_files(config: RunConfig) -> None:
+    """Check that a run's files are there, as far as that takes less than a second.
+
+    Raises:
+        UserError: the shards, the DeepSpeed file or the base model's folder isn't there.
+    """
+    Manifest.load(config.data.shards)
+    if config.deepspeed != NO_ZERO:
+        find_file(config.deepspeed)
+    if config.model.init == "pretrained":
+        refuse_missing_folder(config.model.name_or_path)
+
+
 def make_spec(config: RunConfig, world_size: int) -> RunSpec:
-    """The same, without the run folder, whose state only rank 0 should judge.
+    """Settings and shards alone: the run folder is to be checked by rank 0, and the model when it is built.
 
     Raises:
         UserError: something in files, settings or shards can't work.

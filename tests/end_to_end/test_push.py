@@ -157,7 +157,7 @@ def test_one_line_and_exit_code_2(pushed, model, hub, options, variables, messag
 
 LOAD = """
 import sys
-from clinical_pretrain.models.build import load_model_config
+from clinical_pretrain.models.base_model import load_model_config
 from tokenizer_tools.tokenizer.load import load_tokenizer
 from tokenizer_tools.errors import UserError
 

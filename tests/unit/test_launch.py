@@ -177,6 +177,16 @@ def test_a_base_model_that_nodes_cannot_fetch_is_named(shards, capsys):
     assert "/no/such/model: no such folder, and not the name of a model on the Hub" in capsys.readouterr().err
 
 
+def test_a_base_model_that_does_not_fit_the_shards_is_refused_at_once(shards, tmp_path, capsys):
+    from transformers import LongformerConfig
+
+    LongformerConfig(vocab_size=900).save_pretrained(tmp_path / "base")
+    words = ["--config", str(REPOSITORY / "configs" / "clinical_longformer.yaml"), "--data.shards", str(shards)]
+    words += ["--model.name_or_path", str(tmp_path / "base"), "--run_dir", str(tmp_path / "run")]
+    assert main(["submit", *words, "--slurm.gpus_per_node", "2", "--dry-run"]) == 2
+    assert "base: the model knows 900 tokens, but the shards' tokenizer" in capsys.readouterr().err
+
+
 def test_what_only_the_end_would_refuse_is_refused_at_once(shards, tmp_path, capsys):
     """A folder of another run or of something else, for the run or for its export."""
     words = ["submit", *DEMO, "--data.shards", str(shards), "--slurm.gpus_per_node", "0", "--dry-run"]

@@ -22,8 +22,8 @@ from clinical_pretrain.config.data import DataConfig
 from clinical_pretrain.config.model import AttentionConfig, ModelConfig, ModelSize
 from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.models import build
-from clinical_pretrain.models.backends import choose_backend
 from clinical_pretrain.models.build import build_model
+from clinical_pretrain.models.choose_backend import choose_backend
 from clinical_pretrain.models.families import FAMILIES
 from clinical_pretrain.models.mlm_head import mean_loss
 from tokenizer_tools.errors import UserError

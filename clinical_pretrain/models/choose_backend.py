@@ -1,4 +1,7 @@
-"""Which attention backend a run uses."""
+"""Choose the attention backend of a run: the fastest one that can compute what is asked.
+
+The backends themselves are the BACKENDS of each family, in attention/longformer.py and attention/bigbird.py.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from clinical_pretrain.models.families import family_of
 from tokenizer_tools.errors import UserError
 
 FASTEST_FIRST = ("varlen", "flex", "blocked")
+"""The order in which attention.backend `auto` tries them."""
 NEED_GPU = {"flex": "has no backward pass on a CPU", "varlen": "needs a GPU"}
 
 
