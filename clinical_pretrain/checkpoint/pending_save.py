@@ -13,20 +13,19 @@ import shutil
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from clinical_pretrain.checkpoint.retention import delete_incomplete, prune
 from clinical_pretrain.checkpoint.state import FORMAT_VERSION, MANIFEST_NAME, PROBE_NAME, STATE_NAME, RunState
-from clinical_pretrain.checkpoint.verify import point_latest_to, quarantined
+from clinical_pretrain.checkpoint.verify import point_latest_to
 from clinical_pretrain.config.recovery import CheckpointConfig
 from clinical_pretrain.distributed import Ranks
 from clinical_pretrain.engine.deepspeed_internals import parameter_count
 from clinical_pretrain.run_folder.paths import RunFolder
-from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import flush_folder, write_json
 
 
@@ -67,7 +66,7 @@ class PendingSave:
         error = None
         if ranks.is_first:
             try:
-                _delete_leftovers(folder)
+                delete_incomplete(folder)
                 check_disk_space(folder, engine)
                 self._temporary.mkdir(parents=True)
             except OSError as caught:
@@ -92,10 +91,14 @@ class PendingSave:
         return self._written.done()
 
     def finish(
-        self, config: CheckpointConfig, best: Callable[[list[int]], int | None] = lambda steps: None
+        self, config: CheckpointConfig, choose_best: Callable[[list[int]], int | None] = lambda steps: None
     ) -> SaveResult:
-        """Wait for all ranks' files, make them a checkpoint, and delete checkpoints that need not be kept. On rank 0,
-        `best` returns which of the given steps to keep for its validation loss."""
+        """Wait until all ranks have written their files, make them a checkpoint, and delete what need not be kept.
+
+        Args:
+            config: what is kept; see retention.py.
+            choose_best: on rank 0, returns which of the given steps has the best validation loss.
+        """
         results = self._ranks.all_gather(self._written.result())
         error, size = next((error for error, _ in results if error), None), 0
         if self._ranks.is_first and error is None:
@@ -108,12 +111,12 @@ class PendingSave:
                 error = _reason(caught)
         error, size = self._ranks.broadcast((error, size))
         if self._ranks.is_first:
-            _prune(self._folder, config, best, failed=error is not None)
+            prune(self._folder, config, choose_best, failed=error is not None)
         self._ranks.barrier()
         return SaveResult(error, size)
 
     def _write(self, files: dict[str, Iterable[bytes | bytearray]]) -> tuple[str | None, dict[str, dict[str, Any]]]:
-        """In the thread: what went wrong, and each file's size and hash."""
+        """Write this rank's files; called in the thread. Returns an error, if any, and each file's size and hash."""
         from clinical_pretrain.engine.memory_file import write_hashed
 
         written: dict[str, dict[str, Any]] = {}
@@ -143,6 +146,7 @@ def check_disk_space(folder: RunFolder, engine: Any) -> None:
 
 
 def _put_in_place(temporary: Path, checkpoint: Path) -> None:
+    """Give a complete checkpoint its name."""
     flush_folder(temporary)
     former = checkpoint.with_name(f".{checkpoint.name}.old")
     if checkpoint.exists():  # the same step, saved before by another number of ranks
@@ -155,25 +159,3 @@ def _put_in_place(temporary: Path, checkpoint: Path) -> None:
         raise
     flush_folder(checkpoint.parent)
     point_latest_to(checkpoint)
-
-
-def _prune(folder: RunFolder, config: CheckpointConfig, best: Callable[[list[int]], int | None], failed: bool) -> None:
-    """Delete incomplete saves; after a successful one, also checkpoints that need not be kept, and damaged ones that
-    have been written anew."""
-    with suppress(OSError, UserError):  # the next save tries again
-        to_delete: list[Path] = []
-        if not failed:
-            steps = folder.saved_steps()
-            to_delete += [path for step in steps if (path := quarantined(folder.checkpoint(step))).exists()]
-            best_step = best(steps) if config.keep_best else None
-            for step in steps[: -config.keep_latest] if config.keep_latest else []:
-                if step != best_step and not (config.keep_every_steps and step % config.keep_every_steps == 0):
-                    to_delete.append(folder.checkpoint(step))
-        for path in to_delete:
-            path.rename(path.with_name(f".{path.name}.old"))  # first: an incomplete one must not look complete
-        _delete_leftovers(folder)
-
-
-def _delete_leftovers(folder: RunFolder) -> None:
-    for leftover in folder.checkpoints.glob(".step-*"):
-        shutil.rmtree(leftover, ignore_errors=True)

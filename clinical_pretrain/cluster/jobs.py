@@ -9,11 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from clinical_pretrain.run_folder.paths import JOBS_FOLDER, RunFolder
+from clinical_pretrain.run_folder.paths import RunFolder
 from tokenizer_tools.errors import UserError
 
-JOB_NAME = f"{JOBS_FOLDER}/job.json"
-"""In a run folder: the job that was submitted for it."""
 ENDED = ("boot_fail", "cancelled", "completed", "deadline", "failed", "node_fail", "out_of_memory", "preempted",
          "revoked", "timeout", None)  # fmt: skip
 """SLURM's states of jobs that neither wait nor run."""

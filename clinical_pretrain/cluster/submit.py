@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import clinical_pretrain
-from clinical_pretrain.cluster.jobs import JOB_NAME, jobs_of, read_json, refuse_queued
+from clinical_pretrain.cluster.jobs import jobs_of, read_json, refuse_queued
 from clinical_pretrain.config.command_line import load_config, split_options
 from clinical_pretrain.config.fields import keys_of
 from clinical_pretrain.config.other_names import refuse_unknown
@@ -30,7 +30,7 @@ from clinical_pretrain.config.reading import build, flatten, read_yaml
 from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.config.slurm import SlurmConfig
 from clinical_pretrain.resources import resource_path
-from clinical_pretrain.run_folder.paths import JOBS_FOLDER
+from clinical_pretrain.run_folder.paths import JOBS_FOLDER, RunFolder
 from clinical_pretrain.training.preflight import preflight
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import write_json
@@ -167,8 +167,8 @@ def submit(
         found = [{"job": job, "run_dir": str(run.folder), "log": str(logs / f"{job}_0_log.out")}
                  for run, job in zip(runs, jobs, strict=True)]  # fmt: skip
         for run, facts in zip(runs, found, strict=True):
-            (run.folder / JOBS_FOLDER).mkdir(parents=True, exist_ok=True)
-            write_json(run.folder / JOB_NAME, facts)
+            RunFolder(run.folder).jobs.mkdir(parents=True, exist_ok=True)
+            write_json(RunFolder(run.folder).job_file, facts)
         for run, facts, export, out in zip(runs, found, exports, outs, strict=True):
             if out is not None:
                 own = run.folder / JOBS_FOLDER
@@ -178,7 +178,7 @@ def submit(
                     "export_to": str(out.absolute()),
                 }
                 submitted.append(facts["export_job"])
-                write_json(run.folder / JOB_NAME, facts)
+                write_json(RunFolder(run.folder).job_file, facts)
     return found
 
 
@@ -201,10 +201,10 @@ def submit_shards(arguments: Sequence[str], out: Path, slurm: SlurmConfig, dry_r
         arguments: of `build-shards`.
         out: the shard folder that they name.
         slurm: settings of the jobs; `tasks` is the size of the array.
-        dry_run: print the array's script, and submit nothing.
+        dry_run: submit nothing.
 
     Returns:
-        The jobs' numbers; with dry_run the array's script.
+        The jobs' numbers and the folder of their logs; with dry_run, for each job its script and its first command.
     """
     logs = out.with_name(f"{out.name}-slurm")
     build = ("-m", "clinical_pretrain", "build-shards", *arguments)
@@ -212,17 +212,26 @@ def submit_shards(arguments: Sequence[str], out: Path, slurm: SlurmConfig, dry_r
     def parameters(stage: str, **more: Any) -> dict[str, Any]:
         return job_parameters(slurm, logs, f"shards-{stage}", **more)
 
+    scans = [Command((*build, "--stage", "scan"))]
     shares = [Command((*build, "--stage", "pack", "--share", f"{n}/{slurm.tasks}")) for n in range(slurm.tasks)]
+    finishes = [Command(build)]
     if dry_run:
-        return {"script": script(logs, parameters("pack"), slurm, len(shares))}
+        stages = {"scan": (None, scans), "pack": ("SCAN", shares), "finish": ("PACK", finishes)}
+        return {
+            stage: {
+                "script": script(logs, parameters(stage, after=after), slurm, len(commands)),
+                "command": shlex.join(["python", *commands[0].arguments]),
+            }
+            for stage, (after, commands) in stages.items()
+        }
     earlier = read_json(logs / "jobs.json") or {}
     refuse_queued([earlier[name] for name in ("scan", "pack", "finish") if name in earlier], str(out))
     with all_or_none() as submitted:
-        scan = submit_job(logs, parameters("scan"), slurm, [Command((*build, "--stage", "scan"))])[0]
+        scan = submit_job(logs, parameters("scan"), slurm, scans)[0]
         submitted.append(scan)
         pack = submit_job(logs, parameters("pack", after=scan), slurm, shares)[0].split("_")[0]
         submitted.append(pack)
-        finish = submit_job(logs, parameters("finish", after=pack), slurm, [Command(build)])[0]
+        finish = submit_job(logs, parameters("finish", after=pack), slurm, finishes)[0]
     jobs = {"scan": scan, "pack": pack, "finish": finish, "logs": str(logs)}
     write_json(logs / "jobs.json", jobs)
     return jobs
@@ -240,7 +249,7 @@ def check(config: RunConfig, slurm: SlurmConfig) -> None:
 
 
 def check_is_local(name: str) -> None:
-    """Check that a model or tokenizer is a folder, or in the Hub's cache, for nodes don't go online.
+    """Check that a model or tokenizer is a folder, or in the Hub's cache, as compute nodes don't go online.
 
     Raises:
         UserError: it is neither.

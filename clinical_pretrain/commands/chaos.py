@@ -36,7 +36,6 @@ from clinical_pretrain.commands.faults import (
 )
 from clinical_pretrain.config.command_line import load_config
 from clinical_pretrain.resources import resource_path
-from clinical_pretrain.run_folder.paths import RunFolder
 from clinical_pretrain.run_folder.starts import git_commit, versions
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import Manifest
@@ -112,7 +111,7 @@ def report(
     elastic: bool,
 ) -> dict[str, Any]:
     """The result, for JSON."""
-    finished = run.max_steps in RunFolder(run.run_dir).saved_steps()
+    finished = run.max_steps in run.folder.saved_steps()
     losses, expected = run.losses() if finished else [], alone.losses()
     largest = max((abs(a - b) / abs(b) for a, b in zip(losses, expected, strict=False)), default=math.inf)
     same_losses = len(losses) == len(expected) and largest <= (TOLERANCE if elastic else 0)
@@ -243,7 +242,7 @@ def train_under_faults(
     if run.running():
         run.end()
     for _ in range(3):
-        if (run.run_dir / "summary.json").exists():
+        if run.folder.summary_file.exists():
             break
         ranks, overrides = next(how)
         run.start(ranks, overrides)

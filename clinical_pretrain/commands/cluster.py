@@ -1,4 +1,4 @@
-"""Commands that submit jobs to SLURM."""
+"""Commands that submit jobs to SLURM: what they print. What they check and submit is in cluster/submit.py."""
 
 from __future__ import annotations
 
@@ -66,7 +66,9 @@ def submit_shards(argv: Sequence[str]) -> dict[str, Any]:
     launch.check_is_local(building.tokenizer)
     result = launch.submit_shards(arguments, Path(building.out), slurm, args.dry_run)
     if args.dry_run:
-        print(result["script"])
+        for number, (stage, job) in enumerate(result.items(), start=1):
+            which = "its first task" if stage == "pack" else "it"
+            print(f"# job {number} of 3, {stage}:\n{job['script']}\n# {which} runs: {job['command']}\n")
     else:
         print(
             f"jobs {result['scan']} (reads), {result['pack']} (array of {slurm.tasks}, packs), {result['finish']} "

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from clinical_pretrain.exit_codes import USER_ERROR
+from clinical_pretrain.run_folder.paths import RunFolder
 from tokenizer_tools.command_line import typed
 from tokenizer_tools.corpus.read_notes import read_notes
 from tokenizer_tools.errors import UserError
@@ -75,7 +76,7 @@ def run_demo(out: Path, options: dict[str, Any], input_arguments: Sequence[str])
     result = out / "export.json"
     _step("a Hugging Face model", "export", run_dir, "--out", model, "--json", result)
     _step("a plot of the loss", "plot", run_dir)
-    run = json.loads((run_dir / "summary.json").read_text())
+    run = RunFolder(run_dir).read_summary() or {}
     summary = {
         "validation_loss_before": run["validation_loss_before"],
         "validation_loss_after": run["validation_loss_after"],

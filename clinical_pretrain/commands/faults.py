@@ -54,7 +54,7 @@ class TrainingProcesses:
     """The processes that train in a run folder."""
 
     def __init__(self, config_file: Path, shards: Path, run_dir: Path, max_steps: int, log: Path) -> None:
-        self.run_dir, self.log, self.max_steps = run_dir, log, max_steps
+        self.folder, self.log, self.max_steps = RunFolder(run_dir), log, max_steps
         self.processes: list[subprocess.Popen[bytes]] = []
         settings = {
             "--config": config_file,
@@ -95,7 +95,7 @@ class TrainingProcesses:
     def last(self) -> dict[str, Any]:
         """The newest line of the metrics, except those on saves, which are written late."""
         try:
-            with RunFolder(self.run_dir).metrics_file.open("rb") as stream:
+            with self.folder.metrics_file.open("rb") as stream:
                 stream.seek(max(0, stream.seek(0, os.SEEK_END) - 8192))
                 lines = stream.read().splitlines()
         except OSError:
@@ -124,10 +124,8 @@ class TrainingProcesses:
         from clinical_pretrain.engine.reshard import WEIGHT, StoredCheckpoint
 
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        state = read_state(RunFolder(self.run_dir), self.max_steps)
-        stored = StoredCheckpoint(
-            RunFolder(self.run_dir).checkpoint(state.step), state.zero_stage, plain_model(RunFolder(self.run_dir))[0]
-        )
+        state = read_state(self.folder, self.max_steps)
+        stored = StoredCheckpoint(self.folder.checkpoint(state.step), state.zero_stage, plain_model(self.folder)[0])
         digest = hashlib.sha256()
         for kind in (WEIGHT, *ADAM):
             for name, tensor in sorted(stored.tensors(kind).items()):
@@ -137,14 +135,12 @@ class TrainingProcesses:
 
     def losses(self) -> list[float]:
         """Losses of all steps, then of all validations."""
-        return [
-            line["loss"] for kind in ("train", "validation") for line in read_metrics(RunFolder(self.run_dir), kind)
-        ]
+        return [line["loss"] for kind in ("train", "validation") for line in read_metrics(self.folder, kind)]
 
 
 def possible_kinds(run: TrainingProcesses) -> list[str]:
     """The kinds of faults that can be injected now."""
-    alone, steps = len(run.processes) < 2, RunFolder(run.run_dir).saved_steps()
+    alone, steps = len(run.processes) < 2, run.folder.saved_steps()
     impossible = {"stop one rank": alone, "kill one rank": alone, "damage a checkpoint": len(steps) < 2}
     return [kind for kind in KINDS if not impossible.get(kind)]
 
@@ -154,7 +150,7 @@ def first_step_beyond(run: TrainingProcesses, beyond: int = 0) -> int:
     until = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < until:
         step = run.last()["step"]
-        if step > beyond or (step and (run.run_dir / "summary.json").exists()):
+        if step > beyond or (step and run.folder.summary_file.exists()):
             return int(step)
         if not run.running():
             return int(run.last()["step"]) if run.last()["step"] > beyond else 0
@@ -163,8 +159,7 @@ def first_step_beyond(run: TrainingProcesses, beyond: int = 0) -> int:
 
 
 def last_start(run: TrainingProcesses) -> int:
-    starts = json.loads((run.run_dir / "run.json").read_text())["starts"]
-    return int(starts[-1]["from_step"])
+    return int(run.folder.starts()[-1]["from_step"])
 
 
 def wait_for(run: TrainingProcesses, fault: Fault, begun: int, rng: random.Random) -> bool:
@@ -173,7 +168,7 @@ def wait_for(run: TrainingProcesses, fault: Fault, begun: int, rng: random.Rando
     while run.running():
         last = run.last()
         if fault.moment == "save":
-            if any((run.run_dir / "checkpoints").glob(".step-*.tmp")):
+            if any(run.folder.checkpoints.glob(".step-*.tmp")):
                 time.sleep(rng.uniform(0, 0.05))
                 return True
         elif fault.moment == "validation":
@@ -231,13 +226,13 @@ def _limit(alive: list[subprocess.Popen[bytes]], size: int) -> None:
 
 
 def _failed_saves(run: TrainingProcesses) -> list[dict[str, Any]]:
-    return [line for line in read_metrics(RunFolder(run.run_dir), "save") if "failures" in line]
+    return [line for line in read_metrics(run.folder, "save") if "failures" in line]
 
 
 def _damage(run: TrainingProcesses, rng: random.Random) -> None:
     """Damage one file of the newest checkpoint."""
-    steps = RunFolder(run.run_dir).saved_steps()
-    path = rng.choice(sorted(RunFolder(run.run_dir).checkpoint(steps[-1]).iterdir()))
+    steps = run.folder.saved_steps()
+    path = rng.choice(sorted(run.folder.checkpoint(steps[-1]).iterdir()))
     how = rng.choice(("truncate", "flip", "remove"))
     if how == "remove":
         path.unlink()

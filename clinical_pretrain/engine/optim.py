@@ -42,12 +42,12 @@ def skip_bad_updates(optimizer: torch.optim.Optimizer) -> None:
     changes nothing.
     """
 
-    def look(optimizer: Any, args: Any, kwargs: Any) -> None:
+    def before_step(optimizer: Any, args: Any, kwargs: Any) -> None:
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         optimizer.found_inf = (~torch.isfinite(norm)).float()
 
-    optimizer.register_step_pre_hook(look)
+    optimizer.register_step_pre_hook(before_step)
 
 
 def skipped_update(optimizer: Any) -> torch.Tensor | None:

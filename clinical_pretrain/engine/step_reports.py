@@ -39,7 +39,7 @@ class StepReports:
 
     def __init__(self, ranks: Ranks, engine: Any) -> None:
         self._ranks, self._engine = ranks, engine
-        self._waiting: tuple[StepReport, torch.Tensor, Any] | None = None
+        self._pending: tuple[StepReport, torch.Tensor, Any] | None = None
         self._loss_scale = loss_scale(self._engine)
         """Of the coming step's gradients; a step may change it."""
 
@@ -55,12 +55,12 @@ class StepReports:
             event = torch.cuda.Event()
             event.record()
         report = StepReport(step, math.nan, math.nan, self._loss_scale, time.monotonic())
-        before, self._waiting = self._waiting, (report, figures, event)
+        before, self._pending = self._pending, (report, figures, event)
         return self._read(before, flags)
 
     def flush(self) -> StepReport | None:
         """The report of the last step, unless it has been returned; waits for the GPU."""
-        before, self._waiting = self._waiting, None
+        before, self._pending = self._pending, None
         return None if before is None else self._read(before)[0]
 
     def _read(

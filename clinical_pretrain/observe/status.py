@@ -9,7 +9,6 @@ from typing import Any
 
 from clinical_pretrain.cluster.jobs import (
     ENDED,
-    JOB_NAME,
     UNKNOWN,
     job_state,
     jobs_of,
@@ -33,11 +32,8 @@ def runs_in(paths: list[Path]) -> list[Path]:
     Raises:
         UserError: there is none.
     """
-    found = set()
-    for path in paths:
-        for name in ("run.json", JOB_NAME):
-            for pattern in (name, f"*/{name}", f"*/*/{name}"):
-                found |= {hit.parents[len(Path(name).parts) - 1] for hit in path.glob(pattern)}
+    candidates = {folder for path in paths for folder in (path, *path.glob("*"), *path.glob("*/*"))}
+    found = [path for path in candidates if RunFolder(path).exists or RunFolder(path).job_file.exists()]
     if not found:
         raise UserError(f"{', '.join(map(str, paths))}: no run here; give the --run_dir of a training run")
     return sorted(found)
@@ -46,7 +42,7 @@ def runs_in(paths: list[Path]) -> list[Path]:
 def no_run(path: Path) -> UserError:
     """The error for a folder that should be a run's: names the runs in it, if there are any."""
     with suppress(UserError):
-        if runs := [str(run) for run in runs_in([path]) if (run / "run.json").exists()]:
+        if runs := [str(run) for run in runs_in([path]) if RunFolder(run).exists]:
             more = f" and {len(runs) - 10} more" if len(runs) > 10 else ""
             return UserError(f"{path}: a folder of runs; give one of them: {', '.join(runs[:10])}{more}")
     return UserError(f"{path}: not a run folder; give the --run_dir of a training run, such as runs/NAME")

@@ -74,7 +74,7 @@ def check_unused(folder: RunFolder) -> None:
             f"{folder}: holds checkpoints, but run.json is missing; restore it from a backup, or choose another "
             "--run_dir"
         )
-    if names - {folder.jobs.name} and not {folder.lock_file.name} <= names <= folder.initial_names:
+    if names - {folder.jobs.name} and not {folder.lock_file.name} <= names <= folder.names_before_first_step:
         raise UserError(f"{folder}: not empty, and holds no run; choose another --run_dir")
 
 

@@ -13,15 +13,16 @@ from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import read_json, write_json
 
 FORMAT_VERSION = 4
-"""Of run.json, data.json, summary.json and stop.json."""
+"""Format version of run.json, data.json, summary.json and stop.json."""
 JOBS_FOLDER = "slurm"
-"""Of a run folder, or a folder of runs: logs and scripts of SLURM jobs."""
+"""Folder of SLURM jobs' logs and scripts, in a run folder or in a folder of runs."""
 _REMEDY = "restore it from a backup, or choose another --run_dir"
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run folder: the only place that knows its file names. It needs neither torch nor the run's shards.
+    """A run folder: the only place that knows its file names, but for those inside a checkpoint (checkpoint/state.py).
+    It needs neither torch nor the run's shards.
 
     Before the first step: `config.yaml` and `deepspeed.json` (resolved), `model_config/`, `tokenizer/`, `data.json`
     (counts of the shards), `frozen.safetensors`, and `run.json`: the run's id, the base model, the shards' fingerprint,
@@ -123,7 +124,7 @@ class RunFolder:
         return sorted(int(number) for name in names if (number := name.removeprefix("step-")).isdecimal())
 
     @property
-    def initial_names(self) -> set[str]:
+    def names_before_first_step(self) -> set[str]:
         """Names that a run folder may have before the first step."""
         paths = (self.lock_file, self.jobs, self.config_file, self.deepspeed_file, self.data_file, self.model_config,
                  self.tokenizer, self.frozen_weights, self.run_file)  # fmt: skip
@@ -199,7 +200,7 @@ class RunFolder:
         return content
 
     def _read_plain(self, path: Path) -> dict[str, Any]:
-        """Of a file whose format is its library's: YAML by its suffix, else JSON."""
+        """Read a file whose format is its library's, and which has no format version: YAML or JSON, by its suffix."""
         try:
             text = path.read_text(encoding="utf-8")
             return dict(yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text))

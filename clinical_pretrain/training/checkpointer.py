@@ -1,4 +1,7 @@
-"""When to save, the save in progress, and how many have failed."""
+"""The save in progress, and how many saves have failed. What a checkpoint holds is gathered here, too.
+
+When a save is due is decided by training/train.py; which checkpoints are kept, by checkpoint/retention.py.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +78,7 @@ class Checkpointer:
     def begin(self, engine: Any, state: RunState, probe: dict[str, torch.Tensor]) -> None:
         """Copy what a checkpoint holds; a thread writes it. No other save may be pending."""
         assert self.pending is None
-        with self._waiting():
+        with self._training_waits():
             self.pending = PendingSave(self.folder, engine, state, probe, self.ranks)
 
     def finish(self, keep_all: bool = False) -> bool:
@@ -88,19 +91,19 @@ class Checkpointer:
             Whether there is a new checkpoint. If not, the reason has been printed.
         """
         assert self.pending is not None
-        save, self.pending = self.pending, None
-        with self._waiting():
-            result = save.finish(
-                replace(self.config, keep_latest=0) if keep_all else self.config,
+        pending, self.pending = self.pending, None
+        with self._training_waits():
+            result = pending.finish(
+                replace(self.config, keep_latest=0) if keep_all else self.config,  # 0 keeps all
                 lambda steps: best_validation(self.folder, self.folder.starts(), steps).get("step"),
             )
-        took = time.monotonic() - save.began
+        took = time.monotonic() - pending.began
         self.failures = self.failures + 1 if result.error else 0
         if self.metrics is not None:
             seconds = self._seconds_waiting
-            self.metrics.save(SaveMetrics(save.step, seconds, took, result.bytes, result.error, self.failures))
+            self.metrics.save(SaveMetrics(pending.step, seconds, took, result.bytes, result.error, self.failures))
             with suppress(OSError, UserError):  # run.json can't be read or written now
-                self.metrics.goodput(save.step, goodput(self.folder))
+                self.metrics.goodput(pending.step, goodput(self.folder))
         self._seconds_waiting = 0.0
         if result.error is None and self.ranks.is_first:
             reset_try_count()
@@ -120,8 +123,8 @@ class Checkpointer:
             )
 
     @contextmanager
-    def _waiting(self) -> Iterator[None]:
-        """Training waits for a save."""
+    def _training_waits(self) -> Iterator[None]:
+        """Count the time, and tell the watchdog that a save may take longer than a step."""
         began, self.watchdog.saving = time.monotonic(), True
         try:
             yield
@@ -174,11 +177,11 @@ def begin_save(run: Run) -> None:
         consecutive_overflows=run.guard.consecutive_overflows,
         skipped_updates=run.guard.skipped_updates,
     )
-    run.checkpointer.begin(run.engine, state, probe(run))
+    run.checkpointer.begin(run.engine, state, probe_logits(run))
 
 
 def finish_save(run: Run) -> bool:
-    """Wait for the pending save. While steps are bad, every earlier checkpoint may be needed, and is kept."""
+    """Wait for the pending save. While updates are skipped, it deletes no checkpoint: a roll-back may need any."""
     return run.checkpointer.finish(keep_all=run.guard.consecutive_skips > 0)
 
 
@@ -187,7 +190,7 @@ def all_weights_are_finite(run: Run) -> bool:
     return not run.ranks.any(not weights_are_finite(run.engine, run.ranks.rank))
 
 
-def probe(run: Run) -> dict[str, torch.Tensor]:
+def probe_logits(run: Run) -> dict[str, torch.Tensor]:
     """The model's logits for a fixed sequence of random tokens (from no note), which the export must reproduce."""
     config, collator, length = run.config, run.batches.collator, run.spec.manifest.sequence_length
     rng, batch_size = generator(config.seed, PROBE), config.batch.micro_batch_size_per_gpu

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from clinical_pretrain.training.run import Run
 
 
-def stop_early(run: Run) -> NoReturn:
+def save_and_exit(run: Run) -> NoReturn:
     """Save unless that has been done, and exit with the code of a run that was asked to stop."""
     requests = [
         (number, by) for number, by in run.ranks.all_gather((run.watchdog.signal, run.watchdog.asked_by)) if number

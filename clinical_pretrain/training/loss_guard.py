@@ -1,4 +1,4 @@
-"""Bad steps: when a run must roll back to a checkpoint."""
+"""The rule for rolling back: what a bad step is, and how many of them are too many. rollback.py does the rest."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class LossGuard:
 
     @property
     def consecutive_skips(self) -> int:
-        """Number of steps since the last update."""
+        """Number of steps since the last update, whatever the reason."""
         return self.consecutive_bad_steps + self.consecutive_overflows
 
     def observe(self, report: StepReport) -> None:
@@ -64,7 +64,7 @@ class LossGuard:
             BadStepsError: a limit is reached.
         """
         has_loss, overflows = math.isfinite(report.loss), math.isinf(report.gradient_norm)
-        if has_loss and not overflows:
+        if has_loss and not overflows:  # the weights were updated
             self.consecutive_bad_steps = self.consecutive_overflows = 0
         else:
             self.skipped_updates += 1

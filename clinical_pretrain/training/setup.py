@@ -253,7 +253,7 @@ def first_lines(run: Run, opened: OpenedRun, lost: str) -> Iterator[str]:
         yield lost
     if len(opened.stages) > 1:
         yield describe_stage(run)
-    if not len(run.validation.rows):
+    if not len(run.validation.numbers):
         yield "no held-out sequences in these shards: there will be no validation loss"
 
 

@@ -18,7 +18,7 @@ from clinical_pretrain.models.mlm_head import mean_loss
 from clinical_pretrain.run_folder.starts import record_stop
 from clinical_pretrain.training import validation
 from clinical_pretrain.training.checkpointer import begin_save, finish_save, save
-from clinical_pretrain.training.ending import finish, next_command, reason_of_end, stop_early
+from clinical_pretrain.training.ending import finish, next_command, reason_of_end, save_and_exit
 from clinical_pretrain.training.loss_guard import BadStepsError
 from clinical_pretrain.training.rollback import roll_back
 from clinical_pretrain.training.run import Run
@@ -39,15 +39,15 @@ def train(config: RunConfig) -> dict[str, Any]:
     """
     with ExitStack() as stack:
         opened = open_run(config, stack)
-        summary = summary_if_finished(opened)
+        summary = report_if_finished(opened)
         return train_to_end(make_run(opened)) if summary is None else summary
 
 
-def summary_if_finished(opened: OpenedRun) -> dict[str, Any] | None:
-    """The summary of a finished run, on all ranks; None for a run that has steps left."""
+def report_if_finished(opened: OpenedRun) -> dict[str, Any] | None:
+    """Tell the user of a finished run what to do next, and return its summary, on all ranks; None if steps are left."""
     config, folder, stages = opened.spec.config, opened.folder, opened.stages
 
-    def look() -> dict[str, Any] | None:
+    def read_and_report() -> dict[str, Any] | None:
         summary = folder.read_summary()
         is_end = opened.step == stages[-1] or validation.is_early_stop(opened.step, folder, config, stages)
         if summary is None or summary["steps"] != opened.step or not is_end:
@@ -59,7 +59,7 @@ def summary_if_finished(opened: OpenedRun) -> dict[str, Any] | None:
         record_stop(folder, reason_of_end(summary), 0, opened.step)
         return summary
 
-    return opened.ranks.from_first(look, str(folder))
+    return opened.ranks.from_first(read_and_report, str(folder))
 
 
 def train_to_end(run: Run) -> dict[str, Any]:
@@ -67,11 +67,11 @@ def train_to_end(run: Run) -> dict[str, Any]:
     started = time.monotonic()
     while True:
         try:
-            if validation.is_missing(run):
+            if validation.is_missing(run):  # the one before the first step, or one that a stop has interrupted
                 validation.validate(run)
             if not validation.stops_early(run):
                 train_steps(run)
-            if validation.is_missing(run):
+            if validation.is_missing(run):  # the one after the last step
                 validation.validate(run)
             if run.checkpointer.pending:
                 finish_save(run)
@@ -97,13 +97,14 @@ def train_steps(run: Run) -> None:
             loss = train_step(run, batches)
             run.progress.step += 1
             run.watchdog.step_completed(run.step)
-            # A step's loss is read one step later, so that nobody waits for a GPU.
-            is_asked_to_stop, is_writing = run.watchdog.signal is not None, run.checkpointer.is_writing
-            report, (stop, writing) = run.reports.exchange(run.step, loss, is_asked_to_stop, is_writing)
-            log.add(report)
-            if run.step == run.progress.last_step:
-                break
-            if end_step(run, log, stop, writing):
+            asked_to_stop, writing = run.watchdog.signal is not None, run.checkpointer.is_writing
+            # The flags are of this step. The report is of the step before: this step's loss may still be computed by
+            # the GPU, for which no rank should wait.
+            previous_report, (any_asked_to_stop, any_writing) = run.reports.exchange(
+                run.step, loss, asked_to_stop, writing
+            )
+            log.add(previous_report)
+            if run.step == run.progress.last_step or end_step(run, log, any_asked_to_stop, any_writing):
                 break
         log.add(run.reports.flush())
 
@@ -128,14 +129,14 @@ def train_step(run: Run, batches: Iterator[MicroBatch]) -> torch.Tensor:
     return total
 
 
-def end_step(run: Run, log: StepLog, stop: bool, writing: bool) -> bool:
+def end_step(run: Run, log: StepLog, any_asked_to_stop: bool, any_writing: bool) -> bool:
     """Validate, save or stop, whatever is due after a step that isn't the last.
 
     Args:
         run: whose step.
         log: of the steps.
-        stop: a rank has been asked to stop.
-        writing: a rank is still writing a checkpoint.
+        any_asked_to_stop: whether any rank has been asked to stop.
+        any_writing: whether any rank is still writing a checkpoint.
 
     Returns:
         Whether early stopping ends the run.
@@ -143,12 +144,14 @@ def end_step(run: Run, log: StepLog, stop: bool, writing: bool) -> bool:
     config, at_stage_end = run.config, run.progress.is_at_stage_end
     save_now = is_due(run.step, config.checkpoint.every_steps) or at_stage_end
     validate_now = is_due(run.step, config.validation.every_steps) or at_stage_end
-    if run.checkpointer.pending and (save_now or not writing) and not finish_save(run):
-        run.checkpointer.check_failures()
-    if save_now or validate_now or stop:
+    if run.checkpointer.pending and (save_now or not any_writing):
+        is_saved = finish_save(run)
+        if not is_saved:
+            run.checkpointer.check_failures()
+    if save_now or validate_now or any_asked_to_stop:
         log.add(run.reports.flush())
-    if stop:
-        stop_early(run)
+    if any_asked_to_stop:
+        save_and_exit(run)
     if validate_now:
         validation.validate(run)
         save_now = save_now or (config.checkpoint.keep_best and validation.best_step(run) == run.step)
@@ -156,7 +159,7 @@ def end_step(run: Run, log: StepLog, stop: bool, writing: bool) -> bool:
             return True
         if at_stage_end:
             run.say(describe_stage(run))
-    # While steps are bad the weights may be, too: the checkpoint before is the one that will be needed.
+    # A step was bad: the weights may be damaged, and a roll-back will need the checkpoint of before.
     if save_now and not run.guard.consecutive_bad_steps:
         begin_save(run)
     if validate_now or save_now:

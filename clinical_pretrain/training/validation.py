@@ -22,7 +22,7 @@ from clinical_pretrain.models.mlm_head import IGNORED
 from clinical_pretrain.run_folder.history import best_validation, finite_validations, validations_without_progress
 from clinical_pretrain.run_folder.paths import RunFolder
 from clinical_pretrain.training.checkpointer import all_weights_are_finite, finish_save
-from clinical_pretrain.training.ending import stop_early
+from clinical_pretrain.training.ending import save_and_exit
 from clinical_pretrain.training.loss_guard import BadStepsError
 from clinical_pretrain.training.step_log import is_due
 from tokenizer_tools.errors import UserError
@@ -39,9 +39,9 @@ class Validation:
 
     def __init__(self, config: RunConfig, folder: Path, split: Split, collator: Collator, ranks: Ranks) -> None:
         self.config, self.split, self.collator, self.ranks = config, split, collator, ranks
-        rows = min(len(self.split), config.validation.max_sequences or len(self.split))
-        # Spread over the whole split: the first rows may all be of the first few patients.
-        self.rows = np.arange(rows) * len(self.split) // max(1, rows)
+        count = min(len(self.split), config.validation.max_sequences or len(self.split))
+        # Spread over the whole split: the first sequences may all be of the first few patients.
+        self.numbers = np.arange(count) * len(self.split) // max(1, count)
         self.note_category, self.categories = note_categories(folder)
         self._encoder_inputs = {"training_blocks": True} if config.validation.random_blocks == "training" else {}
 
@@ -51,10 +51,10 @@ class Validation:
 
         Returns:
             loss (nats per masked token), accuracy, predicted (masked tokens), and by_category: the same for each
-            category of notes. Empty where there are no held-out rows, or nothing in them is masked; None where it
+            category of notes. Empty where there are no held-out sequences, or nothing in them is masked; None where it
             was not to proceed.
         """
-        if not len(self.rows):
+        if not len(self.numbers):
             return {}
         sums = torch.zeros(len(self.categories), 3, dtype=torch.float64)  # loss, correct, predicted
         engine.eval()
@@ -91,43 +91,41 @@ class Validation:
         """This rank's micro-batches. Every rank takes as many, some of them empty: under ZeRO 3 they need each
         other's weights."""
         micro = self.config.batch.micro_batch_size_per_gpu
-        for start in range(0, len(self.rows), micro * self.ranks.world_size):
+        for start in range(0, len(self.numbers), micro * self.ranks.world_size):
             first = start + micro * self.ranks.rank
-            yield self.rows[first : first + micro].tolist()
+            yield self.numbers[first : first + micro].tolist()
 
     def _add(self, engine: Any, numbers: list[int], sums: torch.Tensor) -> None:
-        # Filled up with a row that isn't counted: all micro-batches have one shape.
+        """Add a micro-batch's losses, correct predictions and number of predictions to the sums of their categories."""
+        # Filled up with a sequence that isn't counted: all micro-batches have one shape.
         filled = numbers + [0] * (self.config.batch.micro_batch_size_per_gpu - len(numbers))
-        rows = [self.split[number] for number in filled]
-        batch = self.collator(rows, [generator(self.config.seed, VALIDATION_MASKS, number) for number in filled])
+        sequences = [self.split[number] for number in filled]
+        batch = self.collator(sequences, [generator(self.config.seed, VALIDATION_MASKS, number) for number in filled])
         losses, correct = engine(**batch.to(engine.device), outputs="correct", **self._encoder_inputs)
         counts = (batch.labels != IGNORED) & (batch.positions < len(numbers) * self.collator.length)
         losses, correct = losses.cpu().double(), correct.cpu().double()
         figures = torch.stack([losses, correct, torch.ones_like(correct)], 1)[counts]
-        category = torch.from_numpy(self._categories_at(rows, batch.positions[counts].numpy())).long()
+        category = torch.from_numpy(self._categories_at(sequences, batch.positions[counts].numpy())).long()
         sums.index_add_(0, category, figures)
 
-    def _categories_at(self, rows: list[PackedSequence], positions: np.ndarray) -> np.ndarray:
+    def _categories_at(self, sequences: list[PackedSequence], positions: np.ndarray) -> np.ndarray:
         """The note category of each predicted position."""
         number, place = np.divmod(positions, self.collator.length)
         found = np.empty(len(positions), np.int64)
-        for i, row in enumerate(rows):
-            mine = number == i
-            segment = np.searchsorted(row.segment_starts, place[mine], side="right") - 1
-            found[mine] = self.note_category[row.segment_notes[segment]]
+        for i, sequence in enumerate(sequences):
+            own = number == i
+            segment = np.searchsorted(sequence.segment_starts, place[own], side="right") - 1
+            found[own] = self.note_category[sequence.segment_notes[segment]]
         return found
 
 
 def is_missing(run: Run) -> bool:
-    """Whether a validation is due at this step and hasn't been made: at the start, at a stage's end, or where the run
+    """Whether a validation is due at this step and has not been made: at the start, at a stage's end, or where the run
     was stopped before or amid a validation."""
     if run.step and not run.progress.is_at_stage_end and not is_due(run.step, run.config.validation.every_steps):
         return False
 
-    def look() -> bool:
-        return run.step not in [line["step"] for line in finite_validations(run.folder)]
-
-    return run.from_first(look)
+    return run.from_first(lambda: run.step not in [line["step"] for line in finite_validations(run.folder)])
 
 
 def validate(run: Run) -> None:
@@ -151,7 +149,7 @@ def validate(run: Run) -> None:
 
     result = run.validation.run(run.engine, proceed)
     if result is None:
-        stop_early(run)
+        save_and_exit(run)
     if run.metrics is not None and result:
         run.metrics.validation(run.step, result)
     if result and not math.isfinite(result["loss"]):

@@ -15,7 +15,7 @@ from conftest import REPOSITORY
 from launching import WORKER, alone, saved_steps
 from safetensors.torch import load_file
 
-from clinical_pretrain.checkpoint import pending_save
+from clinical_pretrain.checkpoint import pending_save, retention
 from clinical_pretrain.checkpoint.lease import lease
 from clinical_pretrain.cli import main
 from clinical_pretrain.commands.demo import _tell
@@ -244,7 +244,7 @@ def train_and_delete(run_dir, steps):
         manifest["files"].pop("state.json")
         (temporary / "manifest.json").write_text(json.dumps(manifest))
         pending_save._put_in_place(temporary, new)
-        pending_save._prune(RunFolder(run_dir), CheckpointConfig(keep_latest=1), lambda steps: None, failed=False)
+        retention.prune(RunFolder(run_dir), CheckpointConfig(keep_latest=1), lambda steps: None, failed=False)
 
 
 def test_an_export_beside_a_training_that_deletes_its_checkpoints(root, tmp_path):

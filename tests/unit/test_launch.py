@@ -169,6 +169,16 @@ def test_the_script_can_be_seen_without_a_cluster(shards, tmp_path, capsys, monk
     assert capsys.readouterr().err.startswith("error: sbatch: not found; run this on a login node of the cluster")
 
 
+def test_the_three_scripts_of_a_shard_build_can_be_seen(corpus, tmp_path, capsys):
+    words = ["submit-shards", "--notes", str(corpus / "notes.csv"), "--tokenizer", str(corpus / "tokenizer")]
+    assert main([*words, "--out", str(tmp_path / "s"), "--slurm.tasks", "3", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    for line in ("# job 1 of 3, scan:", "# it runs: python -m clinical_pretrain build-shards", "--array=0-2",
+                 "--dependency=afterok:SCAN", "--stage pack --share 0/3", "--dependency=afterok:PACK"):  # fmt: skip
+        assert line in said, said
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_base_model_that_nodes_cannot_fetch_is_named(shards, capsys):
     words = ["--config", str(REPOSITORY / "configs" / "clinical_longformer.yaml"), "--data.shards", str(shards)]
     assert main(["submit", *words, "--slurm.gpus_per_node", "2", "--dry-run"]) == 2
