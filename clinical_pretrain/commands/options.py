@@ -12,6 +12,7 @@ import jsonargparse
 
 from clinical_pretrain.config.command_line import one_line
 from clinical_pretrain.config.fields import describe_type
+from clinical_pretrain.config.help_formatter import HelpFormatter
 from clinical_pretrain.config.other_names import refuse_unknown
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import write_report
@@ -57,6 +58,7 @@ def make_parser(command: str, description: str | None) -> Any:
         description=description,
         exit_on_error=False,
         allow_abbrev=False,
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("--json", help="also write what is reported to this JSON file")
     return parser

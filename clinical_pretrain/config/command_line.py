@@ -100,12 +100,15 @@ def config_parser(program: str = "deepspeed -q clinical_pretrain/run.py") -> Any
     """A jsonargparse parser of RunConfig, for the help and for shell completion."""
     import jsonargparse
 
+    from clinical_pretrain.config.help_formatter import HelpFormatter
+
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = jsonargparse.ArgumentParser(
         prog=program,
         usage=f"{program} --config FILE [--key value ...] [--print_config] [--json FILE]",
         description="Continue masked-LM pretraining of Longformer or BigBird on a shard folder. DeepSpeed prints "
         "only warnings: DEEPSPEED_LOG_LEVEL=info shows its other messages, deepspeed -q hides its launcher's.",
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file with settings; options after it override it")
     parser.add_argument("--print_config", action="store_true", help="check the config, print all of it, and exit")

@@ -60,11 +60,11 @@ def preflight(config: RunConfig, world_size: int) -> RunSpec:
     Raises:
         UserError: something can't work.
     """
-    from clinical_pretrain.models.base_model import fitting_model_config
-
     check_files(config)
     spec = make_spec(config, world_size)
     check_folder(spec)
+    from clinical_pretrain.models.base_model import fitting_model_config  # imports torch: other mistakes come first
+
     fitting_model_config(config, spec.manifest)
     return spec
 

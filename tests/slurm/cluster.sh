@@ -8,7 +8,7 @@ set -euo pipefail
 ulimit -c 0 # a step of a killed node leaves no core file
 
 : "${CLUSTER:?a folder with a short name}" # socket paths under it must stay below 100 characters
-port=${CLUSTER_PORT:-26900}
+port=${CLUSTER_PORT:-26900} # another for a second cluster: they'd take each other's network
 net=10.77.$((port % 250))
 nodes=(node0 node1)
 host=$(hostname -s)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,15 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 120) -> A
     return found
 
 
+def unused_port() -> int:
+    """A port for a cluster's controller at which no other cluster's listens: the names of networks are made of it."""
+    for port in range(26900, 27100, 20):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("", port))
+            return port
+    raise AssertionError("ten clusters run on this machine")
+
+
 class Cluster:
     """Two nodes. Everything is called as a user would, in a folder whose name has a space."""
 
@@ -37,6 +47,7 @@ class Cluster:
         self.root, self.folder = root, folder
         self.environment = os.environ | {
             "CLUSTER": str(root),
+            "CLUSTER_PORT": str(unused_port()),
             "SLURM_CONF": str(root / "slurm.conf"),
             "CLINICAL_PRETRAIN_HOME": str(REPOSITORY),
             "PYTHON": sys.executable,

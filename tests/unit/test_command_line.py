@@ -1,6 +1,7 @@
 """What a command says before it does anything, and how it is typed."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -198,3 +199,18 @@ def test_the_next_command_can_be_typed_as_it_is_printed(tmp_path, monkeypatch):
 def test_other_ways_to_name_columns_and_notes_are_understood(words, hint, capsys):
     assert main(["build-shards", "--notes", "a.csv", "--tokenizer", "t", "--out", "o", *words]) == 2
     assert hint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["build-shards", "run", "submit"])
+def test_help_shows_meanings_rather_than_python(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = capsys.readouterr().out
+    assert not re.search(r"default: null|Optional|type: | CONFIG|default: \)|Default.*\(default", text)
+    choices = {
+        "build-shards": "the kind to read. (one of csv, jsonl, parquet, txt)",
+        "run": "transformers needs 4 or more. (default: 128)",
+        "submit": "(default: 24:00:00)",
+    }
+    assert choices[command] in text

@@ -1,6 +1,7 @@
 """Limits that keep the code easy to find one's way in; see CONTRIBUTING.md."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -21,3 +22,13 @@ def test_modules_and_functions_are_short(path: Path):
             assert node.end_lineno - node.lineno < 60, node.name
             names = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
             assert len([name for name in names if name not in ("self", "cls")]) <= 6, node.name
+
+
+def test_contributing_names_files_that_exist():
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text()
+    tokenizer_part, training_part = text.split("## The place of a change")[1].split("In `clinical_pretrain/`")
+    for folder, part in (("tokenizer_tools", tokenizer_part), ("clinical_pretrain", training_part)):
+        names = re.findall(r"`([a-z_/]+\.py)`", part)
+        assert len(names) >= 5
+        homes = [(REPOSITORY / folder / name).is_file() or name == "bigbird.py" for name in names]
+        assert all(homes), names

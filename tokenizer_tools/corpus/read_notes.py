@@ -1,4 +1,7 @@
-"""Read notes from CSV, JSONL, Parquet and text files, one at a time, in input order."""
+"""Make notes of the rows of all inputs, one at a time, in input order: text, patient, category, time, faults.
+
+The file formats are read by rows.py; which files an input consists of, input_files.py finds.
+"""
 
 from __future__ import annotations
 

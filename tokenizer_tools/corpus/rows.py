@@ -1,4 +1,7 @@
-"""Read the rows of a CSV, JSONL, Parquet or text file, each with its place for messages."""
+"""The file formats: read the rows of a CSV, JSONL, Parquet or text file, each with its place for messages.
+
+Another format is a reader here, and its file endings in input_files.py.
+"""
 
 from __future__ import annotations
 
