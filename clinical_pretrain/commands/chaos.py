@@ -93,7 +93,7 @@ def chaos(
         outcome = "resumed" if fault.survived else "LOST"
         print(
             f"fault {len(done):>3}/{faults} · {fault.kind} in a {fault.moment} at step {fault.step} · {outcome} after "
-            f"{fault.seconds_to_go_on:.1f} s, {fault.lost_steps} steps again",
+            f"{fault.seconds_to_resume:.1f} s, {fault.lost_steps} steps again",
             flush=True,
         )
     seconds = time.monotonic() - began
@@ -125,7 +125,7 @@ def report(
         "largest_relative_loss_difference": largest,
         "agrees": finished and same_losses,
         "lost_steps": sum(fault.lost_steps for fault in done),
-        "median_seconds_to_go_on": round(statistics.median(fault.seconds_to_go_on for fault in done), 1),
+        "median_seconds_to_resume": round(statistics.median(fault.seconds_to_resume for fault in done), 1),
         "effective_training_time": round(seconds_alone / seconds, 3),
         "seconds": round(seconds, 1),
         "steps": run.max_steps,
@@ -142,7 +142,7 @@ def table(result: dict[str, Any]) -> Iterator[str]:
     yield f"{'fault':<24}{'times':>6}{'survived':>10}{'steps again':>13}{'s to resume':>12}"
     for kind in result["by_kind"]:
         own = [fault for fault in result["each"] if fault["kind"] == kind]
-        seconds = statistics.median(fault["seconds_to_go_on"] for fault in own)
+        seconds = statistics.median(fault["seconds_to_resume"] for fault in own)
         yield (
             f"{kind:<24}{len(own):>6}{sum(fault['survived'] for fault in own):>10}"
             f"{sum(fault['lost_steps'] for fault in own):>13}{seconds:>12.1f}"
@@ -208,7 +208,7 @@ def build_under_faults(out: Path, faults: list[Fault], rng: random.Random, log: 
     ended = build(out / "shards_under_faults").wait()
     same = not ended and _fingerprint(out / "shards") == _fingerprint(out / "shards_under_faults")
     for fault in faults:
-        fault.survived, fault.seconds_to_go_on = same, time.monotonic() - began
+        fault.survived, fault.seconds_to_resume = same, time.monotonic() - began
     return out / "shards"
 
 
@@ -236,7 +236,7 @@ def train_under_faults(
             run.start(ranks, overrides)
         resumed = first_step_beyond(run, beyond=fault.step)
         fault.survived = as_expected and resumed > 0
-        fault.seconds_to_go_on = time.monotonic() - at
+        fault.seconds_to_resume = time.monotonic() - at
         fault.lost_steps = max(0, fault.step - last_start(run)) if fault.kind != "full disk" else 0
         yield fault
     if run.running():

@@ -46,7 +46,7 @@ class Fault:
     survived: bool = False
     lost_steps: int = 0
     """Steps that were repeated."""
-    seconds_to_go_on: float = 0.0
+    seconds_to_resume: float = 0.0
     """From the fault to the next new step."""
 
 

@@ -57,8 +57,8 @@ def validation_set(config: RunConfig, manifest: Manifest) -> dict[str, Any]:
     """All that decides a validation's figures, apart from the weights. Figures compare where these are equal."""
     split = manifest.splits["validation"]
     return {
-        "held-out rows": _sha256_of(split),
-        "number of rows": min(split.sequences, config.validation.max_sequences or split.sequences),
+        "held-out sequences": _sha256_of(split),
+        "number of sequences": min(split.sequences, config.validation.max_sequences or split.sequences),
         "masks": {"seed": config.seed, **asdict(config.masking)},
         "random blocks": config.validation.random_blocks,
         "document attention": config.data.document_attention,

@@ -135,8 +135,8 @@ class Watchdog:
         listener = None
         if self.ranks.is_first:
             listener = socket.create_server(("", 0), backlog=self.ranks.world_size)
-        mine = (listener.getsockname()[1] if listener else 0, token, self._own_name())
-        port, token, first = self.ranks.broadcast(mine)
+        own = (listener.getsockname()[1] if listener else 0, token, self._own_name())
+        port, token, first = self.ranks.broadcast(own)
         if listener is None:
             hub = socket.create_connection((os.environ.get("MASTER_ADDR", "127.0.0.1"), port), timeout=60)
             hub.sendall(_line({"token": token, "name": self._own_name()}))

@@ -77,11 +77,11 @@ def test_a_step_after_a_change_lists_both_and_compares_nothing(root, shards, tmp
     assert facts["samples_consumed"] == 4 * 8 + 4 * 4 and facts["languages"] == ["de", "en"]
     results = facts["results"]
     assert results["validation_loss_before"] is None and results["validation_step_after"] == 8
-    assert results["not_comparable"] == ["other held-out rows", "other number of rows"]
+    assert results["not_comparable"] == ["other held-out sequences", "other number of sequences"]
     card = render_model_card(facts, repo_id="hospital/changed", license="other")
     assert "| train batch size | steps 1-4: 8; steps 5-8: 4 |" in card and "| masking probability | 0.15 |" in card
     assert "Steps 1-4: Split by " in card and "Steps 5-8: Split by " in card and "before |" not in card
-    assert "No loss from before training compares with it: that was measured on other held-out rows" in card
+    assert "No loss from before training compares with it: that was measured on other held-out sequences" in card
     assert main(["plot", str(root / "changed"), "--out", str(tmp_path / "loss.png")]) == 0
     summary = json.loads((root / "changed" / "summary.json").read_text())
     assert summary["validation_loss_before"] is None and summary["validation_loss_after"]

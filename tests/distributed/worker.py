@@ -374,7 +374,7 @@ def asked_to_stop_at(step: int) -> Iterator[None]:
 
 @contextmanager
 def validation_lost_at(steps: set[int], once: bool) -> Iterator[None]:
-    """Activations of the held-out rows overflow at these steps; `once`: not again after a roll-back."""
+    """Activations of the held-out sequences overflow at these steps; `once`: not again after a roll-back."""
     validate = validation.validate
 
     def lost(run: training.Run) -> None:

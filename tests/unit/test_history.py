@@ -58,7 +58,7 @@ def run(shards, tmp_path):
     [
         ({"optim": OptimConfig(learning_rate=1e-4)}, []),
         ({"validation": ValidationConfig(max_sequences=10**6)}, []),  # more than there are
-        ({"validation": ValidationConfig(max_sequences=1)}, ["other number of rows"]),
+        ({"validation": ValidationConfig(max_sequences=1)}, ["other number of sequences"]),
         ({"validation": ValidationConfig(random_blocks="training")}, ["other random blocks"]),
         ({"masking": MaskingConfig(probability=0.3)}, ["other masks"]),
         ({"seed": 1}, ["other masks"]),
@@ -79,5 +79,5 @@ def test_other_held_out_rows_are_another_validation_set(run):
     split = manifest.splits["validation"]
     files = [replace(split.files[0], sha256="0" * 64)]
     other = replace(manifest, splits={**manifest.splits, "validation": replace(split, files=files)})
-    assert validations(RunFolder(run_dir), starts(RunConfig(), other), 200).differences == ["other held-out rows"]
+    assert validations(RunFolder(run_dir), starts(RunConfig(), other), 200).differences == ["other held-out sequences"]
     assert validations(RunFolder(run_dir / "nowhere"), [], 200).before == {}
