@@ -263,12 +263,12 @@ def chaos_rows(result: dict[str, Any]) -> list[list[Any]]:
         mine = [fault for fault in result["each"] if fault["kind"] == kind]
         rows.append([run, kind, len(mine), sum(fault["survived"] for fault in mine),
                      sum(fault["lost_steps"] for fault in mine),
-                     number(statistics.median(fault["seconds_to_resume"] for fault in mine), 1)])  # fmt: skip
+                     number(statistics.median(value_of(fault, "seconds_to_resume", "seconds_to_go_on") for fault in mine), 1)])  # fmt: skip
     outcome = "identical weights" if result["identical"] else (
         f"losses within {result['largest_relative_loss_difference']:.0e}")  # fmt: skip
     whole = f"**all: {outcome}**, training {result['effective_training_time']:.0%} of the time"
     rows.append([run, whole, result["faults"], result["survived"], result["lost_steps"],
-                 number(result["median_seconds_to_resume"], 1)])  # fmt: skip
+                 number(value_of(result, "median_seconds_to_resume", "median_seconds_to_go_on"), 1)])  # fmt: skip
     return rows
 
 
