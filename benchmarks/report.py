@@ -260,10 +260,10 @@ def chaos_rows(result: dict[str, Any]) -> list[list[Any]]:
     run = "other ranks and stages" if result["elastic"] else "the same ranks"
     rows = []
     for kind in sorted({fault["kind"] for fault in result["each"]}):
-        mine = [fault for fault in result["each"] if fault["kind"] == kind]
-        rows.append([run, kind, len(mine), sum(fault["survived"] for fault in mine),
-                     sum(fault["lost_steps"] for fault in mine),
-                     number(statistics.median(value_of(fault, "seconds_to_resume", "seconds_to_go_on") for fault in mine), 1)])  # fmt: skip
+        own = [fault for fault in result["each"] if fault["kind"] == kind]
+        seconds = statistics.median(value_of(fault, "seconds_to_resume", "seconds_to_go_on") for fault in own)
+        survived, lost = (sum(fault[name] for fault in own) for name in ("survived", "lost_steps"))
+        rows.append([run, kind, len(own), survived, lost, number(seconds, 1)])
     outcome = "identical weights" if result["identical"] else (
         f"losses within {result['largest_relative_loss_difference']:.0e}")  # fmt: skip
     whole = f"**all: {outcome}**, training {result['effective_training_time']:.0%} of the time"
