@@ -29,7 +29,7 @@ from clinical_pretrain.config.command_line import load_config
 from clinical_pretrain.config.recovery import WatchdogConfig
 from clinical_pretrain.data.sampler import Sampler
 from clinical_pretrain.engine.build import make_engine
-from clinical_pretrain.engine.optim import learning_rate
+from clinical_pretrain.engine.schedule import learning_rate
 from clinical_pretrain.models.flops import peak_flops, training_flops_per_token
 from clinical_pretrain.training.ending import close
 from clinical_pretrain.training.run import Run

@@ -1,4 +1,4 @@
-"""The run's model in plain transformers."""
+"""Make the run's model in plain transformers, to load a checkpoint's weights into."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands that show runs."""
+"""Commands that show runs: their options, and what they print. The facts come from observe/."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings of what lets a run survive faults: checkpoints, roll-back, watchdog."""
+"""Settings of what lets a run survive faults: checkpoints, roll-back, the watchdog's timeouts."""
 
 from __future__ import annotations
 

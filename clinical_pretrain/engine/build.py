@@ -16,7 +16,7 @@ from clinical_pretrain.engine.deepspeed_internals import (
     local_weights,
     skip_overflows_at_min_scale,
 )
-from clinical_pretrain.engine.optim import make_optimizer, skip_bad_updates
+from clinical_pretrain.engine.optimizer import make_optimizer, skip_bad_updates
 from tokenizer_tools.errors import UserError
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from clinical_pretrain.engine.optim import skipped_update, trained_parameters
+from clinical_pretrain.engine.optimizer import skipped_update, trained_parameters
 
 # Optimizers and the loss scale --------------------------------------------------------------------------------------
 

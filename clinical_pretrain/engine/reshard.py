@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from clinical_pretrain.engine.deepspeed_internals import local_shards, loss_scaler, torch_optimizer
-from clinical_pretrain.engine.optim import trained_parameters
+from clinical_pretrain.engine.optimizer import trained_parameters
 
 WEIGHT = "weight"
 MOMENTS = ("exp_avg", "exp_avg_sq")

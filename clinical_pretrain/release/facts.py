@@ -10,7 +10,7 @@ from typing import Any
 
 from clinical_pretrain.checkpoint.state import RunState
 from clinical_pretrain.config.optim import OptimConfig
-from clinical_pretrain.engine.optim import stage_of
+from clinical_pretrain.engine.schedule import stage_of
 from clinical_pretrain.models.families import family_of_type
 from clinical_pretrain.run_folder.history import Period, lineage, validations
 from clinical_pretrain.run_folder.paths import RunFolder

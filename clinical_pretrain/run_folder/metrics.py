@@ -1,4 +1,4 @@
-"""The metrics log: `metrics.jsonl`, one JSON object per line."""
+"""Read the metrics log: `metrics.jsonl`, one JSON object per line. training/metrics_writer.py writes it."""
 
 from __future__ import annotations
 

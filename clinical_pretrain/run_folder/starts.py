@@ -1,4 +1,4 @@
-"""What a run writes down about each of its starts, its roll-backs and its end, and what follows from it."""
+"""Record a run's starts (host, versions, settings), roll-backs and ends; read skipped samples and goodput from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a run ends: finished, or stopped and to be resumed."""
+"""How a run ends: finished, or saved and to be resumed after a signal. Early stopping is decided in validation.py."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.console import console
 from clinical_pretrain.distributed import Ranks
-from clinical_pretrain.engine.optim import Stage, stage_of
+from clinical_pretrain.engine.schedule import Stage, stage_of
 from clinical_pretrain.engine.step_reports import StepReports
 from clinical_pretrain.run_folder.paths import RunFolder
 from clinical_pretrain.training.preflight import RunSpec

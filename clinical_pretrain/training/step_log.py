@@ -1,4 +1,4 @@
-"""What is written of each step, and when."""
+"""Gather the figures of a step, and pass them on to metrics_writer.py when they are due."""
 
 from __future__ import annotations
 

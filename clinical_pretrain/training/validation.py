@@ -1,4 +1,4 @@
-"""Masked-LM loss and accuracy on held-out notes, overall and by note category; and what follows from them."""
+"""Masked-LM loss and accuracy on held-out notes, overall and by note category; early stopping; the best step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from clinical_pretrain.data.collator import Collator
 from clinical_pretrain.data.sampler import VALIDATION_MASKS, generator
 from clinical_pretrain.data.shards import PackedSequence, Split, note_categories
 from clinical_pretrain.distributed import Ranks
-from clinical_pretrain.engine.optim import stage_of
+from clinical_pretrain.engine.schedule import stage_of
 from clinical_pretrain.models.mlm_head import IGNORED
 from clinical_pretrain.run_folder.history import best_validation, finite_validations, validations_without_progress
 from clinical_pretrain.run_folder.paths import RunFolder

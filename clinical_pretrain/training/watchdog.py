@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from clinical_pretrain.console import console
 from clinical_pretrain.exit_codes import INTERRUPTED, LOST, USER_ERROR
-from clinical_pretrain.training.launchers import is_alive, launchers
+from clinical_pretrain.training.launcher_processes import is_alive, launchers
 from clinical_pretrain.training.signals import ENDING, STOP_SIGNALS, held, leave, leave_after_all, leave_to_thread
 from tokenizer_tools.errors import UserError
 

@@ -8,7 +8,7 @@ import torch
 
 from clinical_pretrain.config.recovery import BadStepsConfig
 from clinical_pretrain.engine.build import weights_are_finite
-from clinical_pretrain.engine.optim import skip_bad_updates
+from clinical_pretrain.engine.optimizer import skip_bad_updates
 from clinical_pretrain.engine.step_reports import StepReport
 from clinical_pretrain.run_folder.starts import SkippedSamples, data_position
 from clinical_pretrain.training.loss_guard import BadStepsError, LossGuard

@@ -17,7 +17,7 @@ from clinical_pretrain.data.masking import Vocabulary, mask_sequence, word_start
 from clinical_pretrain.data.prefetch import prefetch
 from clinical_pretrain.data.sampler import MASKS, Sampler, generator, micro_batch_of
 from clinical_pretrain.data.shards import PackedSequence
-from clinical_pretrain.engine.optim import learning_rate
+from clinical_pretrain.engine.schedule import learning_rate
 from clinical_pretrain.models.mlm_head import IGNORED
 from tokenizer_tools.manifest import TokenizerInfo
 from tokenizer_tools.tokenizer.load import describe_tokenizer, encode, load_tokenizer

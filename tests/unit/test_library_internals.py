@@ -39,7 +39,7 @@ USED = [
      ["def save(self, state_dict, path"]),
     ("engine/memory_file.py", "deepspeed.runtime.checkpoint_engine.checkpoint_engine:CheckpointEngine",
      ["def makedirs(self, path"]),
-    ("engine/optim.py", "torch.optim.adam:_fused_adam", ["found_inf"]),
+    ("engine/optimizer.py", "torch.optim.adam:_fused_adam", ["found_inf"]),
     ("distributed.py", "deepspeed.comm.torch", ["deepspeed.ops.__compatible_ops__"]),
     ("distributed.py", "torch.distributed.distributed_c10d:_get_default_timeout",
      ["default_pg_timeout", "default_pg_nccl_timeout"]),

@@ -9,7 +9,7 @@ from run_folders import write_metrics
 from clinical_pretrain.config.optim import OptimConfig, ValidationConfig
 from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.data.sampler import Sampler
-from clinical_pretrain.engine.optim import learning_rate, stage_of
+from clinical_pretrain.engine.schedule import learning_rate, stage_of
 from clinical_pretrain.run_folder.history import best_validation, validations_without_progress
 from clinical_pretrain.run_folder.paths import FORMAT_VERSION, RunFolder
 from clinical_pretrain.training.validation import is_early_stop

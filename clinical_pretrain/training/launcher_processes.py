@@ -1,4 +1,4 @@
-"""The launchers that started this process, as /proc shows them."""
+"""Find the launchers that started this process, in /proc."""
 
 from __future__ import annotations
 
