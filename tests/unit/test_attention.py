@@ -323,6 +323,7 @@ def test_varlen_is_given_the_right_sequences(monkeypatch, lengths):
 # Compiled -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", ["none", "attention", "full"])
 @pytest.mark.parametrize("family", ["longformer", "bigbird"])
 def test_compiled_layers_compute_the_same_and_are_compiled_once(family, checkpointing):
