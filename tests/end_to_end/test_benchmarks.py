@@ -97,9 +97,9 @@ def test_what_recipes_say_of_memory_was_measured(model):
     )
 
 
-def test_rows_that_fit():
+def test_max_sequences():
     sys.path.insert(0, str(BENCHMARKS))
     import report
 
     peaks = {1: 5.0, 3: 7.0, 6: 13.0}
-    assert [report.rows_that_fit(peaks, gigabytes) for gigabytes in (5, 6, 8, 10, 12, 14, 16)] == [0, 1, 3, 4, 4, 5, 6]
+    assert [report.max_sequences(peaks, gigabytes) for gigabytes in (5, 6, 8, 10, 12, 14, 16)] == [0, 1, 3, 4, 4, 5, 6]
