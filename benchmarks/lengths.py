@@ -25,6 +25,7 @@ from train_step import Pass, Sides, peak_of_side, step_of
 from tokenizer_tools.files import write_json
 
 LENGTHS = (1024, 2048, 4096, 8192, 16384)
+SETTINGS = ("model", "layers", "precision", "activation_checkpointing")
 
 
 def settings(args: argparse.Namespace, length: int, micro_batch: int) -> argparse.Namespace:
@@ -56,7 +57,7 @@ def seconds(args: argparse.Namespace, side: str, lengths: list[int]) -> dict[int
 def peak(args: argparse.Namespace, side: str, length: int) -> int:
     """Bytes that a step of one sequence needs, in a process of its own."""
     options = {"model": args.model, "layers": args.layers, "precision": args.precision, "sequence-length": length,
-               "activation_checkpointing": args.activation_checkpointing}  # fmt: skip
+               "activation-checkpointing": args.activation_checkpointing}  # fmt: skip
     return peak_of_side(side, [f"--{name}={value}" for name, value in options.items()]) or 0
 
 
@@ -104,7 +105,7 @@ def main() -> None:
     result = {
         "what": f"one training step of {args.tokens} tokens by the length of its sequences",
         **facts(),
-        "config": {name: getattr(args, name) for name in ("model", "layers", "precision", "checkpointing")},
+        "config": {name: getattr(args, name) for name in SETTINGS},
         "device": str(device()),
         "by_sequence_length": rows,
         "growth_of_time_per_token_from_4096_to_16384": statistics.median(growth),
