@@ -1,15 +1,15 @@
-"""Saving and loading a checkpoint: ours beside DeepSpeed's plain save_checkpoint, in turn, on the same engine.
+"""Saving and loading a checkpoint: ours compared with DeepSpeed's plain save_checkpoint, in turn, on one engine.
 
     python benchmarks/checkpointing.py --model longformer --zero-stage 2 --json FILE
     deepspeed --num_gpus 2 benchmarks/checkpointing.py …
 
-Base size, Adam's moments included. DeepSpeed's leaves files in the page cache, where a power cut finds them; "flushed"
-is the same with every file brought to the disk, as ours are before a checkpoint counts. Ours also hashes what it
-writes, and looks at the hashes before it loads. All keep one checkpoint, and delete the one before.
+Base size, Adam's moments included. DeepSpeed's leaves files in the page cache, where a power cut loses them; "flushed"
+is the same with every file flushed to the disk, as ours are before a checkpoint is valid. Ours also hashes what it
+writes, and verifies the hashes before it loads. All keep one checkpoint, and delete the one before.
 
-While ours is written by a thread, training goes on: `stall_seconds_ours` is for how long it stands still. What the
-thread costs the steps beside it is seen from a step with a save in the background, and one with a save that is waited
-for.
+While ours is written by a thread, training continues: `stall_seconds_ours` is for how long it stands still. To see what
+the thread costs the steps that run meanwhile, steps with a save in the background are compared with steps after a save
+that is waited for.
 """
 
 from __future__ import annotations

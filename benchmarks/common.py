@@ -19,7 +19,7 @@ sys.path.insert(0, str(REPOSITORY))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from transformers import BigBirdConfig, BigBirdForMaskedLM, LongformerConfig, LongformerForMaskedLM
+from transformers import AutoModelForMaskedLM, BigBirdConfig, LongformerConfig
 
 from clinical_pretrain.run_folder.starts import git_commit, versions
 
@@ -47,7 +47,7 @@ def base_config(model: str, layers: int, length: int, dropout: float = 0.0) -> A
 def stock_model(config: Any) -> Any:
     """Hugging Face's model with random weights, in training mode."""
     torch.manual_seed(0)
-    model: Any = (LongformerForMaskedLM if config.model_type == "longformer" else BigBirdForMaskedLM)(config)
+    model: Any = AutoModelForMaskedLM.from_config(config)
     return model.train()
 
 

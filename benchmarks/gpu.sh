@@ -79,13 +79,13 @@ attention() {
     done
 }
 
-at_most_16() { # the largest number of rows that both sides can take
+at_most_16() { # the largest number of sequences that both sides can take
     local n found=1
     for n in $rows; do [ "$n" -gt 16 ] || found=$n; done
     echo "$found"
 }
 
-step() { # both sides by rows at once, then with something computed again
+step() { # both sides by sequences at once, then with something computed again
     local n kind
     for n in $rows; do
         bench "gpu_train_step_${model}_$n" train_step.py "${options[@]}" --repeats 10 --micro-batch "$n"
@@ -96,7 +96,7 @@ step() { # both sides by rows at once, then with something computed again
     done
 }
 
-memory() { # beside the peaks without a GPU, of gpu_dry_run/
+memory() { # to compare with the peaks without a GPU, of gpu_dry_run/
     local kind
     for kind in none attention full; do
         bench "gpu_memory_${model}_$kind" gpu_memory.py --model "$model" --precision "$precision" --activation-checkpointing "$kind" \
@@ -109,7 +109,7 @@ lengths() {
         --tokens "$((16 * length))"
 }
 
-baseline() { # the stock recipe: its own attention dropout, and its largest number of rows that fits
+baseline() { # the stock recipe: its own attention dropout, and its largest number of sequences that fits
     bench "gpu_run_mlm_baseline_$model" run_mlm_baseline.py --steps 10 --repeats 3 --stock-micro-batch 9 "${run[@]}" \
         --validation.every_steps 0
 }

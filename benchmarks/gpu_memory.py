@@ -1,10 +1,10 @@
-"""Peak GPU memory of the recipes' training steps, by rows of a micro-batch.
+"""Peak GPU memory of the recipes' training steps, by sequences of a micro-batch.
 
     python benchmarks/gpu_memory.py --model longformer --precision bf16 --rows 1 3 6 18 --json FILE
 
-Base size with random weights, rows of 4,096 tokens, two micro-batches a step, one GPU; all else is the recipe of
+Base size with random weights, sequences of 4,096 tokens, two micro-batches a step, one GPU; all else is the recipe of
 configs/. Peaks are of torch's allocator, weights and optimizer included: what tensors take (allocated), and what is
-asked of the GPU for them (reserved). Beside these, a process needs some 0.5 GB for CUDA, and NCCL its buffers.
+asked of the GPU for them (reserved). A process also needs about 0.5 GB for CUDA, and NCCL its buffers.
 
 Runs on a GPU, or on the stand-ins of gpu_dry_run/.
 """
@@ -66,14 +66,14 @@ def make(args: argparse.Namespace) -> tuple[Any, Any]:
     return config, make_engine(model, config, resolved)
 
 
-def peak(config: Any, engine: Any, rows: int) -> dict[str, int]:
+def peak(config: Any, engine: Any, sequences: int) -> dict[str, int]:
     """Of two training steps, in bytes."""
     device = engine.device
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     for _ in range(2 * ACCUMULATION_STEPS):
-        ids = torch.randint(5, 50000, (rows, LENGTH)).to(device)
+        ids = torch.randint(5, 50000, (sequences, LENGTH)).to(device)
         predicted = capacity(ids.numel(), config.masking)
         labels = torch.full((predicted,), 7).to(device)
         positions = torch.arange(predicted).to(device)
@@ -108,7 +108,7 @@ def main() -> None:
         "config": config.to_dict(),
         "attention": encode.backend,
         "compiled": encode.compiled,
-        "peak_bytes_by_rows": {rows: peak(config, engine, rows) for rows in args.rows},
+        "peak_bytes_by_rows": {count: peak(config, engine, count) for count in args.rows},
     }
     shut_down()
     if args.json:

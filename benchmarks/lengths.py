@@ -3,9 +3,9 @@ it fits.
 
     python benchmarks/lengths.py --model longformer --layers 2 --precision fp32 --json FILE
 
-Each step takes as many tokens, in one long row or in several shorter ones. What Hugging Face's side needs at a length
-is predicted from its peaks at the three shortest; where that is more than two thirds of this machine's memory, it
-says "predicted, not tried".
+Each step has the same number of tokens, in one long sequence or in several shorter ones. The memory of Hugging Face's
+side at a length is predicted from its peaks at the three shortest; where that is more than two thirds of this machine's
+memory, the result says "predicted, not tried".
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from train_step import Pass, Sides, peak_of_side, step_of
 from tokenizer_tools.files import write_json
 
 LENGTHS = (1024, 2048, 4096, 8192, 16384)
+SETTINGS = ("model", "layers", "precision", "activation_checkpointing")
 
 
 def settings(args: argparse.Namespace, length: int, micro_batch: int) -> argparse.Namespace:
@@ -54,9 +55,9 @@ def seconds(args: argparse.Namespace, side: str, lengths: list[int]) -> dict[int
 
 
 def peak(args: argparse.Namespace, side: str, length: int) -> int:
-    """Bytes that a step of one row needs, in a process of its own."""
+    """Bytes that a step of one sequence needs, in a process of its own."""
     options = {"model": args.model, "layers": args.layers, "precision": args.precision, "sequence-length": length,
-               "activation_checkpointing": args.activation_checkpointing}  # fmt: skip
+               "activation-checkpointing": args.activation_checkpointing}  # fmt: skip
     return peak_of_side(side, [f"--{name}={value}" for name, value in options.items()]) or 0
 
 
@@ -81,7 +82,7 @@ def main() -> None:
     measured = {length: peak(args, "hugging_face", length) for length in LENGTHS[:3]}
     predict = np.polynomial.Polynomial.fit(list(measured), list(measured.values()), 2)
     fits = [length for length in LENGTHS if predict(length) < machine_memory() * 2 / 3]
-    # All rows of a step at once must fit, too, beside the models of the other lengths.
+    # All sequences of a step must fit at once, too, together with the models of the other lengths.
     together = [length for length in fits if predict(length) * (args.tokens // length) < machine_memory() / 2]
     measured |= {length: peak(args, "hugging_face", length) for length in fits if length not in measured}
     peaks = {length: peak(args, "ours", length) for length in LENGTHS}  # before this process takes memory itself
@@ -102,9 +103,9 @@ def main() -> None:
         rows[str(length)] = row
     growth = [long / short - 1 for long, short in zip(ours[16384], ours[4096], strict=True)]
     result = {
-        "what": f"one training step of {args.tokens} tokens by the length of its rows",
+        "what": f"one training step of {args.tokens} tokens by the length of its sequences",
         **facts(),
-        "config": {name: getattr(args, name) for name in ("model", "layers", "precision", "checkpointing")},
+        "config": {name: getattr(args, name) for name in SETTINGS},
         "device": str(device()),
         "by_sequence_length": rows,
         "growth_of_time_per_token_from_4096_to_16384": statistics.median(growth),

@@ -3,12 +3,13 @@
     python benchmarks/mtsamples.py --family longformer --notes mtsamples_all.jsonl.gz --tokenizer DIR --json FILE
 
 Builds the shards, trains a 2-layer model with random weights on two CPU ranks under ZeRO 2 at 4,096 tokens, exports
-it, and writes the losses beside the entropy of the held-out notes' own token frequencies: what a model that knows
-those frequencies and nothing else would reach. A BigBird is also measured with the random blocks of its training
-instead of those of transformers' eval mode.
+it, and writes the losses and the entropy of the held-out notes' own token frequencies: the loss of a model that knows
+those frequencies and nothing else. A BigBird is also measured with the random blocks of its training instead of those
+of transformers' eval mode.
 
-MTSamples has lost its line breaks. `--corpus mts_dialog` does the same on the dialogues of MTS-Dialog, which have one
-after each utterance: BigBird's vocabulary can't see them.
+MTSamples has lost its line breaks, and more than half of its notes repeat another's text: the build drops them.
+`--corpus mts_dialog` does the same on the dialogues of MTS-Dialog, which have a line break after each utterance:
+BigBird's vocabulary has no token for it.
 """
 
 from __future__ import annotations
@@ -53,10 +54,10 @@ def unigram_entropy(shards: Path, split: str) -> float:
     """Entropy, in nats, of the frequencies of a split's maskable tokens (those that masking may choose)."""
     manifest = Manifest.load(shards)
     maskable = Vocabulary.load(shards / TOKENIZER_FOLDER / "tokenizer.json", manifest.tokenizer).maskable
-    rows = Split(shards, manifest, split)
+    sequences = Split(shards, manifest, split)
     counts = np.zeros(manifest.tokenizer.vocab_size)
-    for number in range(len(rows)):
-        counts += np.bincount(rows[number].input_ids, minlength=len(counts))
+    for number in range(len(sequences)):
+        counts += np.bincount(sequences[number].input_ids, minlength=len(counts))
     counts = counts[maskable & (counts > 0)]
     shares = counts / counts.sum()
     return float(-(shares * np.log(shares)).sum())

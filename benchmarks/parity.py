@@ -1,4 +1,4 @@
-"""Ours against Hugging Face's on the same masked rows, by every backend that runs here: loss and gradients.
+"""Ours against Hugging Face's on the same masked sequences, by every backend that runs here: loss and gradients.
 
     python benchmarks/parity.py --model longformer --layers 2 --json FILE
 
@@ -109,7 +109,7 @@ def error(gradients: Gradients, reference: Gradients) -> float:
 
 
 def on_the_gpu(model: Any, sides: Sides) -> dict[str, int]:
-    """What two more steps do beside computing."""
+    """How often two more steps wait for the GPU, and how many graphs they compile."""
     graphs = counters["stats"]["unique_graphs"]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

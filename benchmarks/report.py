@@ -61,7 +61,7 @@ def sections() -> Iterator[str]:
         ("What is computed again in the backward pass", r"checkpointing_.*", STEP_HEAD, step_row),
         ("One layer's attention", r"attention_.*", ATTENTION_HEAD, attention_rows),
         ("By sequence length", r"lengths_.*", LENGTH_HEAD, length_rows),
-        ("Memory by rows", r"memory_.*", MEMORY_HEAD, memory_row),
+        ("Memory by sequences", r"memory_.*", MEMORY_HEAD, memory_row),
         ("The stock recipe under DeepSpeed", r"run_mlm_baseline_.*", BASELINE_HEAD, baseline_row),
         ("The same function", r"parity_.*", PARITY_HEAD, parity_rows),
         ("From notes to a model, on real corpora", r"(mtsamples|mts_dialog)_.*", MTSAMPLES_HEAD, mtsamples_row),
@@ -94,7 +94,7 @@ def machines(results: list[dict[str, Any]]) -> str:
     return " / ".join(said) + "."
 
 
-STEP_HEAD = ["model", "layers", "precision", "rows", "computed again", "seconds, Hugging Face", "ours",
+STEP_HEAD = ["model", "layers", "precision", "sequences", "computed again", "seconds, Hugging Face", "ours",
              "ratio (lowest to highest)", "head only / attention only", "peak MB, Hugging Face", "ours", "ratio",
              "losses differ by"]  # fmt: skip
 
@@ -140,8 +140,8 @@ def attention_rows(result: dict[str, Any]) -> list[list[Any]]:
     ]  # fmt: skip
 
 
-LENGTH_HEAD = ["model", "layers", "tokens per row", "tokens/s, Hugging Face", "ours", "peak MB of a row, Hugging Face",
-               "ours", "time per token, 4,096 to 16,384"]  # fmt: skip
+LENGTH_HEAD = ["model", "layers", "tokens per sequence", "tokens/s, Hugging Face", "ours",
+               "peak MB of a sequence, Hugging Face", "ours", "time per token, 4,096 to 16,384"]  # fmt: skip
 
 
 def length_rows(result: dict[str, Any]) -> list[list[Any]]:
@@ -158,35 +158,36 @@ def length_rows(result: dict[str, Any]) -> list[list[Any]]:
 
 GIGABYTES = {16: "sm_70", 32: "sm_70", 40: "sm_90", 80: "sm_90", 141: "sm_90"}
 """GPUs by their memory, and which of those measured each is like."""
-MEMORY_HEAD = ["model", "GPU", "precision", "attention", "computed again", "GB at so many rows",
-               *(f"rows in {gigabytes} GB" for gigabytes in GIGABYTES)]  # fmt: skip
+MEMORY_HEAD = ["model", "GPU", "precision", "attention", "computed again", "sequences: GB",
+               *(f"sequences in {gigabytes} GB" for gigabytes in GIGABYTES)]  # fmt: skip
 
 
 def memory_row(result: dict[str, Any]) -> list[Any]:
     """Of gpu_memory.py."""
     config = result["config"]
-    peaks = {int(rows): peak["reserved"] / 1e9 for rows, peak in result["peak_bytes_by_rows"].items()}
+    peaks = {int(count): peak["reserved"] / 1e9 for count, peak in result["peak_bytes_by_rows"].items()}
     gpu = result["hardware"].removeprefix("no GPU: a stand-in for an ")
     return [
         MODELS[config["model"]["family"]], gpu,
         config["precision"], result["attention"] + (", compiled" if result["compiled"] else ""),
         RECOMPUTED[value_of(config, "activation_checkpointing", "checkpointing")],
-        " · ".join(f"{rows}: {peak:.1f}" for rows, peak in peaks.items()),
-        *(rows_that_fit(peaks, size) if gpu == kind or "sm_" not in gpu else "" for size, kind in GIGABYTES.items()),
+        " · ".join(f"{count}: {peak:.1f}" for count, peak in peaks.items()),
+        *(max_sequences(peaks, size) if gpu == kind or "sm_" not in gpu else "" for size, kind in GIGABYTES.items()),
     ]  # fmt: skip
 
 
-def rows_that_fit(peaks: dict[int, float], gigabytes: float) -> int:
-    """Rows of a micro-batch whose peak leaves a tenth of the memory free, by straight lines through those measured."""
+def max_sequences(peaks: dict[int, float], gigabytes: float) -> int:
+    """Largest micro-batch whose peak leaves a tenth of the memory free; peaks between those measured are interpolated
+    linearly."""
     measured = sorted(peaks.items())
-    rows = 0
+    sequences = 0
     while True:
         (x, y), (next_x, next_y) = next(
-            (pair for pair in itertools.pairwise(measured) if rows + 1 <= pair[1][0]), measured[-2:]
+            (pair for pair in itertools.pairwise(measured) if sequences + 1 <= pair[1][0]), measured[-2:]
         )
-        if y + (rows + 1 - x) * (next_y - y) / (next_x - x) > 0.9 * gigabytes:
-            return rows
-        rows += 1
+        if y + (sequences + 1 - x) * (next_y - y) / (next_x - x) > 0.9 * gigabytes:
+            return sequences
+        sequences += 1
 
 
 BASELINE_HEAD = ["model", "layers x width", "ZeRO file", "tokens/s, stock", "ours", "ratio"]
@@ -252,7 +253,7 @@ def saving_row(result: dict[str, Any]) -> list[Any]:
     ]  # fmt: skip
 
 
-CHAOS_HEAD = ["run", "fault", "times", "survived", "steps done again", "s to go on, median"]
+CHAOS_HEAD = ["run", "fault", "times", "survived", "steps done again", "s to resume, median"]
 
 
 def chaos_rows(result: dict[str, Any]) -> list[list[Any]]:
@@ -332,7 +333,7 @@ def draw(path: Path) -> None:
     right.set_xscale("log", base=2)
     right.set_xticks([1024, 2048, 4096, 8192, 16384], ["1,024", "2,048", "4,096", "8,192", "16,384"], fontsize=8)
     right.set_ylim(0, 1.1 * highest or 1)
-    right.set_xlabel("tokens per row")
+    right.set_xlabel("tokens per sequence")
     right.set_ylabel("tokens/s")
     right.legend(fontsize=8)
     figure.tight_layout()

@@ -65,7 +65,7 @@ class Stock:
         self.step = 0
 
     def batch(self) -> dict[str, torch.Tensor]:
-        """The next rows, masked, on the device."""
+        """The next sequences, masked, on the device."""
         length, features = self.run.spec.manifest.sequence_length, []
         for _ in range(self.micro_batch):
             ids = self.run.batches.split[self.sampler.sample(self.samples).sequence].input_ids.astype(np.int64)

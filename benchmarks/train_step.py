@@ -1,4 +1,4 @@
-"""A whole training step, ours against stock Hugging Face, in turn on the same machine and the same masked rows.
+"""A whole training step, ours against stock Hugging Face, in turn on the same machine and masked sequences.
 
     python benchmarks/train_step.py --model longformer --layers 12 --sequence-length 4096 --precision fp32 --json FILE
 

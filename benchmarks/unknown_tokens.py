@@ -1,4 +1,4 @@
-"""What a vocabulary makes of line breaks: the share of unknown tokens of notes as they are written, and in shards.
+"""What a vocabulary makes of line breaks: the share of unknown tokens in notes as they are written, and in shards.
 
     python benchmarks/unknown_tokens.py --tokenizer bigbird --json FILE
 

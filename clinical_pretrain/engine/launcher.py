@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from tokenizer_tools.errors import UserError
 
 OPTIONS = {
-    "--num_gpus": "ranks (default: one per GPU; without a GPU: 1)",
+    "--num_gpus": "ranks (default: one per GPU; without a GPU: 1, or with numactl one per NUMA node)",
     "--include": "GPUs to use, such as localhost:0,2",
     "--exclude": "GPUs not to use, such as localhost:1",
     "--master_port": "TCP port at which the ranks meet (default: a free one)",

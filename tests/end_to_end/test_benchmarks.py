@@ -1,5 +1,6 @@
 """The benchmarks' scripts run and find what they claim of exactness; how fast they find it is not tested."""
 
+import argparse
 import json
 import os
 import re
@@ -45,6 +46,23 @@ def test_parity(bench):
 def test_attention(bench):
     backends = bench("attention.py", "--model", "longformer", *SMALL[2:], "--repeats", 1)["backends"]
     assert list(backends) == ["hugging_face", "blocked"] and backends["blocked"]["largest_difference"] < 1e-5
+
+
+def test_lengths(tmp_path, monkeypatch):
+    """One short step for real; what is made of times and peaks with made-up ones."""
+    sys.path.insert(0, str(BENCHMARKS))
+    import lengths
+
+    args = argparse.Namespace(model="longformer", layers=1, precision="fp32", activation_checkpointing="none")
+    assert lengths.peak(args, "ours", 256) > 0
+    monkeypatch.setattr(lengths, "peak", lambda args, side, length: length)
+    monkeypatch.setattr(lengths, "seconds", lambda args, side, all_lengths: {each: [2.0] for each in all_lengths})
+    monkeypatch.setattr(sys, "argv", ["lengths.py", "--json", str(tmp_path / "report.json")])
+    lengths.main()
+    result = json.loads((tmp_path / "report.json").read_text())
+    assert result["config"] == {**vars(args), "layers": 12} and result["by_sequence_length"].keys() == {
+        str(length) for length in lengths.LENGTHS
+    }
 
 
 def test_run_mlm_baseline(bench, shards):
@@ -97,9 +115,9 @@ def test_what_recipes_say_of_memory_was_measured(model):
     )
 
 
-def test_rows_that_fit():
+def test_max_sequences():
     sys.path.insert(0, str(BENCHMARKS))
     import report
 
     peaks = {1: 5.0, 3: 7.0, 6: 13.0}
-    assert [report.rows_that_fit(peaks, gigabytes) for gigabytes in (5, 6, 8, 10, 12, 14, 16)] == [0, 1, 3, 4, 4, 5, 6]
+    assert [report.max_sequences(peaks, gigabytes) for gigabytes in (5, 6, 8, 10, 12, 14, 16)] == [0, 1, 3, 4, 4, 5, 6]
