@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file
@@ -10,8 +10,11 @@ from transformers import AutoConfig, AutoModelForMaskedLM
 
 from clinical_pretrain.run_folder.paths import RunFolder
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-def plain_model(folder: RunFolder) -> tuple[Any, dict[str, torch.Tensor]]:
+
+def plain_model(folder: RunFolder) -> tuple[PreTrainedModel, dict[str, torch.Tensor]]:
     """Build the run's model with random weights, and freeze what training left alone.
 
     Returns:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clinical_pretrain.commands.corpus import shard_settings, shards_parser
-from clinical_pretrain.commands.options import divide, make_parser, notes_paths, parse, report
+from clinical_pretrain.commands.options import CommandParser, divide, make_parser, notes_paths, parse, report
 from tokenizer_tools.command_line import typed
 
 
@@ -78,7 +78,7 @@ def submit_shards(argv: Sequence[str]) -> dict[str, Any]:
     return report(args, result)
 
 
-def slurm_parser(command: str, description: str | None) -> Any:
+def slurm_parser(command: str, description: str | None) -> CommandParser:
     from clinical_pretrain.cluster.submit import SITE
     from clinical_pretrain.config.slurm import SlurmConfig
 

@@ -18,6 +18,8 @@ from tokenizer_tools.manifest import MANIFEST_NAME
 from tokenizer_tools.ranges import Range
 
 if TYPE_CHECKING:
+    import jsonargparse
+
     from tokenizer_tools.shards.settings import ShardSettings
 
 
@@ -34,7 +36,7 @@ def shards_parser(command: str, description: str | None) -> CommandParser:
     return parser
 
 
-def shard_settings(parser: CommandParser, args: Any) -> ShardSettings:
+def shard_settings(parser: CommandParser, args: jsonargparse.Namespace) -> ShardSettings:
     """The shard settings among parsed options."""
     from tokenizer_tools.corpus.read_notes import InputOptions
     from tokenizer_tools.shards.settings import ShardSettings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Sequence
 from dataclasses import fields
@@ -27,7 +28,7 @@ class CommandParser(jsonargparse.ArgumentParser):
     Options of one word are spelt with dashes, as in `--sequence-length`. Dotted ones keep their field's name.
     """
 
-    def add_argument(self, *names: str, **options: Any) -> Any:
+    def add_argument(self, *names: str, **options: Any) -> argparse.Action:
         """As in argparse, with dashes for underscores."""
         keep = [name for name in names if "." in name or name.startswith("--print_")]  # jsonargparse's own
         return super().add_argument(*(name if name in keep else name.replace("_", "-") for name in names), **options)
@@ -36,7 +37,7 @@ class CommandParser(jsonargparse.ArgumentParser):
         """Add an option for each field. Fields that are settings themselves become groups of dotted options."""
         self.add_class_arguments(settings, as_group=False, skip=skip)
 
-    def settings(self, cls: type[T], args: Any, **given: Any) -> T:
+    def settings(self, cls: type[T], args: jsonargparse.Namespace, **given: Any) -> T:
         """Make a settings dataclass of parsed options, and of the values that aren't options.
 
         Raises:
@@ -51,7 +52,7 @@ class CommandParser(jsonargparse.ArgumentParser):
         return cls(**values, **given)
 
 
-def make_parser(command: str, description: str | None) -> Any:
+def make_parser(command: str, description: str | None) -> CommandParser:
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = CommandParser(
         prog=f"clinical-pretrain {command}",
@@ -64,7 +65,7 @@ def make_parser(command: str, description: str | None) -> Any:
     return parser
 
 
-def add_notes_options(parser: Any, required: bool = True) -> None:
+def add_notes_options(parser: CommandParser, required: bool = True) -> None:
     """Add the options of all commands that read notes, but --split."""
     from tokenizer_tools.corpus.read_notes import InputOptions
 
@@ -77,14 +78,14 @@ def add_notes_options(parser: Any, required: bool = True) -> None:
     parser.add_settings(InputOptions)
 
 
-def notes_paths(args: Any) -> list[Path]:
+def notes_paths(args: jsonargparse.Namespace) -> list[Path]:
     notes = args.notes or []
     if not all(path.strip() for path in notes):
         raise UserError("--notes: an empty name; name a file or a folder")
     return [Path(path) for path in notes]
 
 
-def divide(argv: Sequence[str], parser: Any) -> tuple[list[str], list[str], list[str]]:
+def divide(argv: Sequence[str], parser: CommandParser) -> tuple[list[str], list[str], list[str]]:
     """Divide arguments into the parser's own, those of --slurm, and all others, which belong to another command."""
     options = [option for action in parser._actions for option in action.option_strings]
     own: list[str] = []
@@ -99,7 +100,7 @@ def divide(argv: Sequence[str], parser: Any) -> tuple[list[str], list[str], list
     return own, slurm, others
 
 
-def parse(parser: Any, argv: Sequence[str], **ranges: Range) -> Any:
+def parse(parser: CommandParser, argv: Sequence[str], **ranges: Range) -> jsonargparse.Namespace:
     """Parse options. `ranges` gives the valid range of numbers by their name.
 
     Raises:
@@ -144,7 +145,7 @@ def _plain(message: str, names: dict[str, str]) -> str:
     return f"{names.get(key[1], key[1])} is {value[1] or 'empty'}, must be {wanted}"
 
 
-def report(args: Any, result: dict[str, Any]) -> dict[str, Any]:
+def report(args: jsonargparse.Namespace, result: dict[str, Any]) -> dict[str, Any]:
     if args.json:
         write_report(args.json, result)
     return result

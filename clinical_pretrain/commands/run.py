@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clinical_pretrain.commands import completion
 from clinical_pretrain.config.command_line import config_parser, load_config
 from clinical_pretrain.engine.launcher import OPTIONS, launch
 from clinical_pretrain.training.preflight import check_files
 from tokenizer_tools.errors import UserError
+
+if TYPE_CHECKING:
+    import jsonargparse
 
 PROGRAM = "clinical-pretrain run"
 
@@ -52,7 +55,7 @@ def divide(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     return launcher, training
 
 
-def parser() -> Any:
+def parser() -> jsonargparse.ArgumentParser:
     """All options, for the help and for completion."""
     found = config_parser(PROGRAM)
     group = found.add_argument_group("options of the launcher")

@@ -6,7 +6,7 @@ import importlib.metadata
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -16,6 +16,9 @@ from clinical_pretrain.config.reading import TextLoader, build, expand_home, fla
 from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.resources import config_names, find_config
 from tokenizer_tools.errors import UserError
+
+if TYPE_CHECKING:
+    import jsonargparse
 
 
 def load_config(argv: Sequence[str], needs_file: bool = False) -> tuple[RunConfig, str | None]:
@@ -96,7 +99,7 @@ def read_option(key: str, value: str, cls: type) -> dict[str, Any]:
     return {key: value}
 
 
-def config_parser(program: str = "deepspeed -q clinical_pretrain/run.py") -> Any:
+def config_parser(program: str = "deepspeed -q clinical_pretrain/run.py") -> jsonargparse.ArgumentParser:
     """A jsonargparse parser of RunConfig, for the help and for shell completion."""
     import jsonargparse
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig, AutoTokenizer
 
@@ -17,8 +17,11 @@ from tokenizer_tools.hub_access import hub_arguments, not_found
 from tokenizer_tools.manifest import Manifest, TokenizerInfo
 from tokenizer_tools.tokenizer.identity import vocab_sha256
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
-def fitting_model_config(config: RunConfig, manifest: Manifest) -> Any:
+
+def fitting_model_config(config: RunConfig, manifest: Manifest) -> PreTrainedConfig:
     """The transformers config of the model that a run begins with.
 
     Raises:
@@ -38,7 +41,7 @@ def fitting_model_config(config: RunConfig, manifest: Manifest) -> Any:
     return model_config
 
 
-def random_config(config: ModelConfig, manifest: Manifest) -> Any:
+def random_config(config: ModelConfig, manifest: Manifest) -> PreTrainedConfig:
     """The transformers config of a random model of the wanted size, for the shards' vocabulary and length.
 
     Raises:
@@ -59,7 +62,7 @@ def random_config(config: ModelConfig, manifest: Manifest) -> Any:
     return family_named(config.family).random_config(size, common, manifest.sequence_length)
 
 
-def load_model_config(name_or_path: str) -> Any:
+def load_model_config(name_or_path: str) -> PreTrainedConfig:
     """A base model's transformers config.
 
     Raises:
@@ -73,7 +76,7 @@ def load_model_config(name_or_path: str) -> Any:
     return model_config
 
 
-def check_fit(model_config: Any, manifest: Manifest, name: str, tile: bool = False) -> None:
+def check_fit(model_config: PreTrainedConfig, manifest: Manifest, name: str, tile: bool = False) -> None:
     """Refuse a model that can't take the shards' ids, padding or length.
 
     Args:

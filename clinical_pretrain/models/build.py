@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import transformers
@@ -18,10 +18,13 @@ from clinical_pretrain.models.positions import tile_positions
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import Manifest
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
 COMPILER = "inductor"
 
 
-def build_model(config: RunConfig, manifest: Manifest, zero_stage: int = 0) -> Any:
+def build_model(config: RunConfig, manifest: Manifest, zero_stage: int = 0) -> PreTrainedModel:
     """Make the model, in fp32, in training mode, with the weights that the loss never reaches frozen, and attention by
     the backend that the config asks for.
 
@@ -46,7 +49,7 @@ def build_model(config: RunConfig, manifest: Manifest, zero_stage: int = 0) -> A
     return model.train()
 
 
-def _load_pretrained(name_or_path: str, model_config: Any) -> Any:
+def _load_pretrained(name_or_path: str, model_config: PreTrainedConfig) -> PreTrainedModel:
     family = family_of(model_config)
     model, report = from_hub_or_folder(
         family.model_class.from_pretrained,
@@ -66,7 +69,7 @@ def _load_pretrained(name_or_path: str, model_config: Any) -> Any:
     return model
 
 
-def _freeze_unused(model: Any, config: RunConfig) -> None:
+def _freeze_unused(model: PreTrainedModel, config: RunConfig) -> None:
     """Freeze what gets no gradient: weight decay would still shrink it."""
     family = family_of(model.config)
     unused = family.unused_weights + (family.global_weights if config.attention.global_tokens == "none" else ())
@@ -81,7 +84,7 @@ def compiles(config: RunConfig, zero_stage: int) -> bool:
     return wanted and config.attention.backend != "hf"
 
 
-def install_encoder(model: Any, config: RunConfig, zero_stage: int) -> None:
+def install_encoder(model: PreTrainedModel, config: RunConfig, zero_stage: int) -> None:
     """Give a model its encode(): attention by the backend that the config asks for, activation checkpointing and
     compilation."""
     backend = choose_backend(model, config, uses_gpu())

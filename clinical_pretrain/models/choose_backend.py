@@ -5,7 +5,7 @@ The backends themselves are the BACKENDS of each family, in attention/longformer
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,12 +13,15 @@ from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.models.families import family_of
 from tokenizer_tools.errors import UserError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 FASTEST_FIRST = ("varlen", "flex", "blocked")
 """The order in which attention.backend `auto` tries them."""
 NEED_GPU = {"flex": "has no backward pass on a CPU", "varlen": "needs a GPU"}
 
 
-def choose_backend(model: Any, config: RunConfig, on_gpu: bool) -> str:
+def choose_backend(model: PreTrainedModel, config: RunConfig, on_gpu: bool) -> str:
     """The attention backend that attention.backend names, or the fastest one that can compute what is asked.
 
     Raises:
@@ -32,7 +35,7 @@ def choose_backend(model: Any, config: RunConfig, on_gpu: bool) -> str:
     return wanted
 
 
-def _obstacle(backend: str, model: Any, config: RunConfig, on_gpu: bool) -> str | None:
+def _obstacle(backend: str, model: PreTrainedModel, config: RunConfig, on_gpu: bool) -> str | None:
     """Why a backend can't compute what is asked; None: it can."""
     family = family_of(model.config)
     if backend in NEED_GPU:

@@ -6,7 +6,7 @@ Modules, parameters and their names stay Hugging Face's; what is replaced is the
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,9 @@ from clinical_pretrain.models.attention import flex
 from clinical_pretrain.models.attention.backend import AttentionSettings, DocumentBatch
 from clinical_pretrain.models.attention.documents import first_tokens, locate_documents
 from clinical_pretrain.models.families import family_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Encoder:
@@ -32,7 +35,7 @@ class Encoder:
 
     def __init__(
         self,
-        model: Any,
+        model: PreTrainedModel,
         backend: str,
         activation_checkpointing: str = "none",
         global_tokens: str = "none",
@@ -114,7 +117,9 @@ class HuggingFaceEncoder:
 
     backend, compiled = "hf", False
 
-    def __init__(self, model: Any, activation_checkpointing: str = "none", global_tokens: str = "none") -> None:
+    def __init__(
+        self, model: PreTrainedModel, activation_checkpointing: str = "none", global_tokens: str = "none"
+    ) -> None:
         self.base, self.global_tokens = model.base_model, global_tokens
         for layer in self.base.encoder.layer if activation_checkpointing != "none" else ():
             part = layer if activation_checkpointing == "full" else layer.attention
@@ -167,7 +172,7 @@ def _recomputed(forward: Any, *arguments: Any, **named: Any) -> Any:
     return checkpoint(forward, *arguments, use_reentrant=False, **named)
 
 
-def use_fused_gelu(model: Any) -> None:
+def use_fused_gelu(model: PreTrainedModel) -> None:
     """BigBird's gelu_new, step by step in transformers, by torch's one kernel for the same formula."""
     for module in model.modules():
         for name in ("intermediate_act_fn", "transform_act_fn"):

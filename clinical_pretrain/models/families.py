@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import BigBirdConfig, BigBirdForMaskedLM, LongformerConfig, LongformerForMaskedLM
@@ -20,6 +20,9 @@ from clinical_pretrain.models.attention.backend import Backend, FamilyAttention
 from clinical_pretrain.models.attention.bigbird_plan import is_sparse, longest_full
 from clinical_pretrain.models.mlm_head import MaskedPositions
 from tokenizer_tools.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 class LongformerForMaskedPositions(MaskedPositions, LongformerForMaskedLM):
@@ -44,7 +47,7 @@ class ModelFamily(ABC):
     """As transformers' configs spell it."""
     title: str
     """As messages and model cards spell it."""
-    model_class: Any
+    model_class: type[PreTrainedModel]
     """The transformers class with the head of MaskedPositions."""
     attention: type[FamilyAttention]
     backends: Mapping[str, Backend]
@@ -57,7 +60,7 @@ class ModelFamily(ABC):
     """Substrings of the names of parameters that only global tokens use."""
 
     @abstractmethod
-    def random_config(self, size: ModelSize, common: dict[str, Any], length: int) -> Any:
+    def random_config(self, size: ModelSize, common: dict[str, Any], length: int) -> PreTrainedConfig:
         """The transformers config of a model with random weights.
 
         Args:
@@ -69,41 +72,43 @@ class ModelFamily(ABC):
             UserError: the size doesn't fit the length.
         """
 
-    def first_position(self, config: Any) -> int:
+    def first_position(self, config: PreTrainedConfig) -> int:
         """Index of the position embedding of a document's first token."""
         return 0
 
-    def embedding_positions(self, config: Any, position_ids: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
+    def embedding_positions(
+        self, config: PreTrainedConfig, position_ids: torch.Tensor, documents: torch.Tensor
+    ) -> torch.Tensor:
         """Indices of position embeddings, (batch, length) int64, for positions that start at 0 in each document."""
         return position_ids
 
-    def length_multiple(self, config: Any) -> int:
+    def length_multiple(self, config: PreTrainedConfig) -> int:
         """Sequences are padded to a multiple of this, and there must be position embeddings for the padding, too."""
         return 1
 
-    def length_obstacle(self, config: Any, length: int) -> str | None:
+    def length_obstacle(self, config: PreTrainedConfig, length: int) -> str | None:
         """Why the family's attention can't compute sequences of this length; None: it can."""
         return None
 
     @abstractmethod
-    def set_attention_dropout(self, model: Any, dropout: float) -> None:
+    def set_attention_dropout(self, model: PreTrainedModel, dropout: float) -> None:
         """Set it in the modules alone: the exported config keeps the base model's.
 
         Raises:
             UserError: the model's attention has no dropout.
         """
 
-    def obstacle(self, backend: str, model: Any, config: RunConfig) -> str | None:
+    def obstacle(self, backend: str, model: PreTrainedModel, config: RunConfig) -> str | None:
         """Why a backend can't compute what `config` asks of this family; None: it can. What holds for every family is
         checked by choose_backend.py."""
         return None
 
     @abstractmethod
-    def keys_per_query(self, config: Any, length: int) -> list[int]:
+    def keys_per_query(self, config: PreTrainedConfig, length: int) -> list[int]:
         """Number of tokens that a token attends to on average, for each layer, to count FLOPs; global tokens and the
         narrower windows at a sequence's ends aside."""
 
-    def padded(self, config: Any, length: int) -> int:
+    def padded(self, config: PreTrainedConfig, length: int) -> int:
         """`length`, rounded up to length_multiple()."""
         multiple = self.length_multiple(config)
         return -(-length // multiple) * multiple
@@ -118,7 +123,7 @@ class Longformer(ModelFamily):
     has_global_tokens = True
     global_weights = ("_global.",)
 
-    def random_config(self, size: ModelSize, common: dict[str, Any], length: int) -> Any:
+    def random_config(self, size: ModelSize, common: dict[str, Any], length: int) -> PreTrainedConfig:
         """See ModelFamily."""
         if size.attention_window > 2 * length:
             raise UserError(
@@ -132,20 +137,22 @@ class Longformer(ModelFamily):
             type_vocab_size=1,
         )
 
-    def first_position(self, config: Any) -> int:
+    def first_position(self, config: PreTrainedConfig) -> int:
         """As in RoBERTa: padding has the position of its own token id, and tokens those after it."""
         return int(config.pad_token_id + 1)
 
-    def embedding_positions(self, config: Any, position_ids: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
+    def embedding_positions(
+        self, config: PreTrainedConfig, position_ids: torch.Tensor, documents: torch.Tensor
+    ) -> torch.Tensor:
         """See ModelFamily."""
         return torch.where(documents > 0, position_ids + 1, 0) + config.pad_token_id
 
-    def set_attention_dropout(self, model: Any, dropout: float) -> None:
+    def set_attention_dropout(self, model: PreTrainedModel, dropout: float) -> None:
         """See ModelFamily."""
         for layer in model.base_model.encoder.layer:
             layer.attention.self.dropout = dropout
 
-    def obstacle(self, backend: str, model: Any, config: RunConfig) -> str | None:
+    def obstacle(self, backend: str, model: PreTrainedModel, config: RunConfig) -> str | None:
         """See ModelFamily."""
         has_dropout = any(layer.attention.self.dropout for layer in model.base_model.encoder.layer)
         if backend in ("flex", "varlen") and has_dropout:
@@ -154,7 +161,7 @@ class Longformer(ModelFamily):
             return "takes no global tokens"
         return None
 
-    def keys_per_query(self, config: Any, length: int) -> list[int]:
+    def keys_per_query(self, config: PreTrainedConfig, length: int) -> list[int]:
         """See ModelFamily."""
         windows = config.attention_window
         windows = [windows] * config.num_hidden_layers if isinstance(windows, int) else windows
@@ -169,7 +176,7 @@ class BigBird(ModelFamily):
     attention, backends = bigbird.BigBirdAttention, bigbird.BACKENDS
     unused_weights = (".pooler.",)
 
-    def random_config(self, size: ModelSize, common: dict[str, Any], length: int) -> Any:
+    def random_config(self, size: ModelSize, common: dict[str, Any], length: int) -> PreTrainedConfig:
         """See ModelFamily."""
         return BigBirdConfig(
             **common,
@@ -179,11 +186,11 @@ class BigBird(ModelFamily):
             attention_type="block_sparse",
         )
 
-    def length_multiple(self, config: Any) -> int:
+    def length_multiple(self, config: PreTrainedConfig) -> int:
         """Whole blocks."""
         return int(config.block_size)
 
-    def length_obstacle(self, config: Any, length: int) -> str | None:
+    def length_obstacle(self, config: PreTrainedConfig, length: int) -> str | None:
         """See ModelFamily."""
         if config.attention_type != "block_sparse" or is_sparse(config, length):
             return None
@@ -192,7 +199,7 @@ class BigBird(ModelFamily):
             f"{longest_full(config):,}: blocks of {config.block_size}); build longer sequences or use smaller blocks"
         )
 
-    def set_attention_dropout(self, model: Any, dropout: float) -> None:
+    def set_attention_dropout(self, model: PreTrainedModel, dropout: float) -> None:
         """See ModelFamily."""
         if dropout:
             raise UserError("attention.dropout: BigBird's block-sparse attention has none; leave it out or set it to 0")
@@ -200,7 +207,7 @@ class BigBird(ModelFamily):
             for layer in model.base_model.encoder.layer:
                 layer.attention.self.dropout.p = dropout
 
-    def obstacle(self, backend: str, model: Any, config: RunConfig) -> str | None:
+    def obstacle(self, backend: str, model: PreTrainedModel, config: RunConfig) -> str | None:
         """See ModelFamily."""
         if backend == "hf" and config.data.document_attention == "isolate":
             return "transformers' BigBird can't keep documents apart (data.document_attention isolate)"
@@ -213,7 +220,7 @@ class BigBird(ModelFamily):
             return f"needs blocks that are a multiple of 64, and this model's have {model.config.block_size} tokens"
         return None
 
-    def keys_per_query(self, config: Any, length: int) -> list[int]:
+    def keys_per_query(self, config: PreTrainedConfig, length: int) -> list[int]:
         """See ModelFamily. The first and the last block attend to all: two key blocks more for each on average."""
         reach = (5 + config.num_random_blocks + 2) * config.block_size
         return [min(reach, length)] * config.num_hidden_layers
@@ -240,6 +247,6 @@ def family_of_type(model_type: str) -> ModelFamily:
     raise UserError(f"a {model_type} model; this trains {known}")
 
 
-def family_of(config: Any) -> ModelFamily:
+def family_of(config: PreTrainedConfig) -> ModelFamily:
     """The family of a model with this transformers config; raises as family_of_type() does."""
     return family_of_type(config.model_type)

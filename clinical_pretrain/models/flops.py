@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING
 
 from clinical_pretrain.models.families import family_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 PEAK_FLOPS = {
     r"V100-SXM": 125e12,
@@ -19,7 +22,7 @@ PEAK_FLOPS = {
 device's name must hold. Of a model that runs slower on a card, such as the H100 PCIe, none is known here."""
 
 
-def training_flops_per_token(config: Any, length: int, predicted_share: float = 0.15) -> float:
+def training_flops_per_token(config: PreTrainedConfig, length: int, predicted_share: float = 0.15) -> float:
     """Floating-point operations of forward and backward pass, recomputation not counted: two for each multiplication
     with a weight, three passes, attention over what its pattern reaches, the head on the predicted share alone.
 

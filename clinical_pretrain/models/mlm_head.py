@@ -6,11 +6,14 @@ Hugging Face's models compute logits for every position though only 15 % are ask
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 IGNORED = -100
 """The label of a position that doesn't count, as in torch and transformers: it is there so that all batches have the
@@ -78,7 +81,7 @@ class MaskedPositions:
         return losses, logits if outputs == "logits" else logits.argmax(-1) == labels
 
 
-def pad_vocabulary(model: Any) -> None:
+def pad_vocabulary(model: PreTrainedModel) -> None:
     """Multiply by a vocabulary that is a multiple of 64: on GPUs half-precision kernels are slow otherwise, as at
     Longformer's 50,265. The added logits are cut off again; parameters stay as they are. Compiled code pads by itself.
     """

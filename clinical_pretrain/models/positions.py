@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from clinical_pretrain.models.families import family_of
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
-def available_positions(config: Any) -> int:
+
+def available_positions(config: PreTrainedConfig) -> int:
     """Tokens of the longest sequence that a model's position embeddings are made for."""
     return int(config.max_position_embeddings) - family_of(config).first_position(config)
 
 
-def tile_positions(model: Any, length: int) -> Any:
+def tile_positions(model: PreTrainedModel, length: int) -> PreTrainedModel:
     """A copy of the model for sequences of `length` tokens, its position embeddings repeated (Beltagy et al. 2020,
     section 5: how Longformer's 4,096 were made from RoBERTa's 512). The model itself where it has enough."""
     config, name = copy.deepcopy(model.config), f"{model.base_model_prefix}.embeddings.position_embeddings.weight"

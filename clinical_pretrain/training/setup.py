@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
@@ -43,6 +43,9 @@ from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import copy_files, write_atomically, write_json
 from tokenizer_tools.manifest import TOKENIZER_FOLDER
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
 
 @dataclass
 class OpenedRun:
@@ -50,7 +53,7 @@ class OpenedRun:
 
     spec: RunSpec
     folder: RunFolder
-    model: Any
+    model: PreTrainedModel
     """With our attention; see models/build.py."""
     ranks: Ranks
     watchdog: Watchdog
@@ -169,7 +172,7 @@ def locked(folder: RunFolder, ranks: Ranks) -> Iterator[None]:
             stream.close()
 
 
-def prepare_folder(spec: RunSpec, folder: RunFolder, model: Any) -> list[str]:
+def prepare_folder(spec: RunSpec, folder: RunFolder, model: PreTrainedModel) -> list[str]:
     """Make the run folder, or check that it holds this very run. On rank 0, with the folder locked.
 
     Returns:
@@ -181,7 +184,7 @@ def prepare_folder(spec: RunSpec, folder: RunFolder, model: Any) -> list[str]:
     return changes
 
 
-def create_folder(spec: RunSpec, folder: RunFolder, model: Any) -> None:
+def create_folder(spec: RunSpec, folder: RunFolder, model: PreTrainedModel) -> None:
     """Write what a run is, before its first step; run.json comes last."""
     write_settings(spec, folder)
     model.config.save_pretrained(folder.model_config)
@@ -232,7 +235,7 @@ def write_start(opened: OpenedRun) -> None:
     )
 
 
-def peak_tokens_per_second(spec: RunSpec, model_config: Any, ranks: Ranks) -> float | None:
+def peak_tokens_per_second(spec: RunSpec, model_config: PreTrainedConfig, ranks: Ranks) -> float | None:
     """Tokens that all GPUs together could train at their peak, for the model FLOPs utilisation; None where that isn't
     known."""
     peak = peak_flops(torch.cuda.get_device_name()) if ranks.device.type == "cuda" else None

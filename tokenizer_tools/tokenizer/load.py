@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +16,13 @@ from tokenizer_tools.hub_access import hub_arguments, not_found
 from tokenizer_tools.manifest import TokenizerInfo
 from tokenizer_tools.tokenizer.identity import tokenizer_sha256, vocab_sha256
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
 _PROBE = "Ünder  Café\nBP 120/80, pH 7.35; DIGOXIN 0.125 mg - no oedema"
 
 
-def load_tokenizer(name_or_path: str) -> Any:
+def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerFast:
     """Load with `AutoTokenizer`: a folder (tokenizer.json, vocabulary files, or a raw `spiece.model`) or a Hub id.
 
     Raises:
@@ -49,7 +52,7 @@ def load_tokenizer(name_or_path: str) -> Any:
     return tokenizer
 
 
-def _from_pretrained(name_or_path: str) -> Any:
+def _from_pretrained(name_or_path: str) -> PreTrainedTokenizerFast:
     from transformers import AutoTokenizer, BigBirdTokenizer
 
     folder = Path(name_or_path)
@@ -69,7 +72,7 @@ def _from_pretrained(name_or_path: str) -> Any:
         raise
 
 
-def save_tokenizer(tokenizer: Any, folder: Path, model_max_length: int) -> None:
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path, model_max_length: int) -> None:
     """Write a folder that `AutoTokenizer` of transformers 4 and 5 loads with the same ids.
 
     Version 4 can't always read what version 5 saves: it doesn't know the class `TokenizersBackend` and the list
@@ -106,7 +109,7 @@ def save_tokenizer(tokenizer: Any, folder: Path, model_max_length: int) -> None:
         raise UserError("transformers changes this tokenizer when it loads it: choose another, and report this")
 
 
-def describe_tokenizer(tokenizer: Any, name: str, placeholder: str | None) -> TokenizerInfo:
+def describe_tokenizer(tokenizer: PreTrainedTokenizerFast, name: str, placeholder: str | None) -> TokenizerInfo:
     """Ids and hashes of a loaded tokenizer.
 
     Args:

@@ -11,9 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class AttentionInputs(NamedTuple):
@@ -72,7 +75,7 @@ class DocumentBatch(NamedTuple):
 class FamilyAttention(Protocol):
     """The attention of one model: made once, asked for each batch."""
 
-    def __init__(self, model: Any, settings: AttentionSettings) -> None: ...
+    def __init__(self, model: PreTrainedModel, settings: AttentionSettings) -> None: ...
 
     def prepare(self, batch: DocumentBatch, dtype: torch.dtype) -> tuple[Any, list[Any]]:
         """The batch's context, and the layout of each layer, for hidden states of `dtype`."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,9 @@ from torch.nn.attention.flex_attention import BlockMask
 from clinical_pretrain.models.attention.backend import AttentionInputs, AttentionSettings, Backend, DocumentBatch
 from clinical_pretrain.models.attention.bigbird_plan import Plan, is_sparse, make_plan
 from clinical_pretrain.models.attention.flex import compiled_flex_attention
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass
@@ -56,7 +59,7 @@ class BigBirdContext:
 class BigBirdAttention:
     """The attention of one BigBird; see FamilyAttention."""
 
-    def __init__(self, model: Any, settings: AttentionSettings) -> None:
+    def __init__(self, model: PreTrainedModel, settings: AttentionSettings) -> None:
         self._config, self._layers = model.config, model.base_model.encoder.layer
         self._backend, self._settings = BACKENDS[settings.backend], settings
         self._plans: dict[tuple[int, bool], list[Plan]] = {}
@@ -235,11 +238,13 @@ def flex_layout(plan: Plan, context: BigBirdContext, dtype: torch.dtype) -> Flex
     seen, log_counts = plan.counts > 0, plan.counts.log().clamp(min=0)
     length = plan.counts.shape[-1] * size
 
-    def mask_mod(batch: Any, head: Any, query: Any, key: Any) -> Any:
+    def mask_mod(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
         in_plan = seen[head, query // size, key // size]
         return in_plan if documents is None else in_plan & (documents[batch, query] == documents[batch, key])
 
-    def by_count(score: Any, batch: Any, head: Any, query: Any, key: Any) -> Any:
+    def by_count(
+        score: torch.Tensor, batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor
+    ) -> torch.Tensor:
         return score + log_counts[head, query // size, key // size]
 
     whole = seen.new_ones(batch_size) if documents is None else (documents == 1).all(1)

@@ -13,13 +13,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from clinical_pretrain.models.attention.flex import chosen_first
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 OLD_PLAN_LENGTHS = (1024, 3072, 4096)
 """Lengths at which Hugging Face draws the plan as the paper's code did."""
@@ -101,12 +104,12 @@ def make_plan(module: Any, length: int, training: bool, device: torch.device) ->
     )
 
 
-def longest_full(config: Any) -> int:
+def longest_full(config: PreTrainedConfig) -> int:
     """Longest sequence for which Hugging Face's block-sparse model attends to everything (and from then on does so at
     any length)."""
     return int((5 + 2 * config.num_random_blocks) * config.block_size)
 
 
-def is_sparse(config: Any, length: int) -> bool:
+def is_sparse(config: PreTrainedConfig, length: int) -> bool:
     """Whether attention is block-sparse at this length."""
     return config.attention_type == "block_sparse" and length > longest_full(config)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,9 @@ from torch.nn.attention.varlen import varlen_attn
 from clinical_pretrain.models.attention.backend import AttentionInputs, AttentionSettings, Backend, DocumentBatch
 from clinical_pretrain.models.attention.documents import first_tokens
 from clinical_pretrain.models.attention.flex import FLEX_BLOCK, block_mask, compiled_flex_attention
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass
@@ -71,7 +74,7 @@ class WindowLayout(NamedTuple):
 class LongformerAttention:
     """The attention of one Longformer; see FamilyAttention."""
 
-    def __init__(self, model: Any, settings: AttentionSettings) -> None:
+    def __init__(self, model: PreTrainedModel, settings: AttentionSettings) -> None:
         self._backend, self._global_tokens = BACKENDS[settings.backend], settings.global_tokens
         layers = model.base_model.encoder.layer
         self._windows = [layer.attention.self.one_sided_attn_window_size for layer in layers]
@@ -217,7 +220,7 @@ def flex_mask(window: int, context: LongformerContext, dtype: torch.dtype) -> Bl
     documents, is_global = context.documents, context.is_global
     length = documents.shape[1]
 
-    def seen(batch: Any, head: Any, query: Any, key: Any) -> Any:
+    def seen(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
         near = (query - key).abs() <= window
         if is_global is not None:
             near = near | is_global[batch, key]
