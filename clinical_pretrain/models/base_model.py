@@ -1,4 +1,5 @@
-"""The base model's config, and whether the model fits the shards: asked before a run starts, and when it is built."""
+"""The base model's config, and whether the model and its tokenizer fit the shards: asked before a run starts, and when
+the model is built."""
 
 from __future__ import annotations
 
