@@ -69,19 +69,18 @@ def main() -> None:
     fast, inputs = accelerate_attention(copy.deepcopy(stock)), inputs_of(args)
     with torch.no_grad():
         expected, found = (model.eval()(**inputs).logits.float() for model in (stock, fast))
-    steps = [step_of(model.train(), inputs) for model in (stock, fast)]
-    for step in steps:
-        step()
+    theirs, ours = (step_of(model.train(), inputs) for model in (stock, fast))
+    theirs(), ours()
     result: dict[str, Any] = {
         "what": "a fine-tuning step of token classification, by accelerate_attention and as it is",
         **facts(),
         "config": {name: getattr(args, name) for name in
                    ("model", "layers", "sequence_length", "precision", "dropout", "repeats")},
-        **pairs(*steps, args.repeats),
+        **pairs(theirs, ours, args.repeats),
         "largest_difference": float((found - expected).abs().max()),
         "largest_output": float(expected.abs().max()),
     }  # fmt: skip
-    for name, step in zip(("hugging_face", "ours"), steps, strict=True):
+    for name, step in (("hugging_face", theirs), ("ours", ours)):
         peak = peak_memory(step)
         result[f"peak_megabytes_{name}"] = None if peak is None else round(peak / 1e6)
     if args.json:
