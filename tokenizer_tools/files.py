@@ -50,6 +50,19 @@ def read_json(path: Path, format_version: int, remedy: str) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
     except (ValueError, RecursionError):
         content = None
+    return check_format(path, content, format_version, remedy)
+
+
+def check_format(path: Path, content: object, format_version: int, remedy: str) -> dict[str, Any]:
+    """Check the `format_version` of what a file holds: its JSON, or the first line of JSONL.
+
+    Args:
+        path, format_version, remedy: as for `read_json`.
+        content: what was parsed; None if it couldn't be.
+
+    Raises:
+        UserError: it is no JSON object, or of another format version.
+    """
     if not isinstance(content, dict):
         raise UserError(f"{path}: damaged, not a JSON object; {remedy}")
     if content.get("format_version") != format_version:
