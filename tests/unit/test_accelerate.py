@@ -1,0 +1,203 @@
+"""accelerate_attention: the outputs and gradients of transformers' untouched models, for every kind of head."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import BertConfig, BertModel, BigBirdConfig, LongformerConfig
+
+from clinical_pretrain import accelerate_attention
+from tokenizer_tools.errors import UserError
+
+HEADS = ("Model", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
+FAMILIES = ("longformer", "bigbird")
+COMMON = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+          "intermediate_size": 64, "max_position_embeddings": 600, "hidden_dropout_prob": 0.0,
+          "attention_probs_dropout_prob": 0.0, "pad_token_id": 1, "sep_token_id": 2}  # fmt: skip
+
+
+def make(family, head="Model", **changes):
+    """A small model. BigBird in float64, so that rounding is far below a wrong function; transformers' Longformer
+    computes its softmax in float32 whatever the dtype, and has NaN gradients in float64."""
+    torch.manual_seed(0)
+    if family == "longformer":
+        config = LongformerConfig(**COMMON | {"attention_window": [32, 16]} | changes)
+    else:
+        config = BigBirdConfig(
+            block_size=16, num_random_blocks=3, **COMMON | {k: v for k, v in changes.items() if k != "attention_window"}
+        )
+    model = getattr(transformers, {"longformer": "Longformer", "bigbird": "BigBird"}[family] + head)(config)
+    model = model.double() if family == "bigbird" else model
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, 0, 0.1)
+    return model.eval()
+
+
+def batch(family, length=300, padding=(0, 37, 150), globals_=((0,), (0, 7, 90), ())):
+    generator = torch.Generator().manual_seed(length)
+    ids = torch.randint(3, 100, (len(padding), length), generator=generator)
+    ids[:, :3] = torch.tensor([0, 5, 2])
+    mask, is_global = torch.ones_like(ids), torch.zeros_like(ids)
+    for row, (pad, positions) in enumerate(zip(padding, globals_, strict=True)):
+        mask[row, length - pad :] = 0
+        is_global[row, list(positions)] = 1
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    return inputs | ({"global_attention_mask": is_global} if family == "longformer" else {})
+
+
+def gradients(model, output):
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    weights = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view_as(output)
+    found = torch.autograd.grad((output * weights).sum(), parameters, allow_unused=True)
+    return [gradient for gradient in found if gradient is not None]
+
+
+def close(found, expected):
+    """Equal to rounding, measured against the largest value: the scores of masked question tokens are -1e6."""
+    tolerance = 1e-8 if expected.dtype == torch.float64 else 3e-6
+    return bool((found - expected).abs().max() <= tolerance * expected.abs().max().clamp(min=1))
+
+
+def assert_same(stock, fast, inputs):
+    expected, found = stock(**inputs)[0], fast(**inputs)[0]
+    assert close(found, expected)
+    wanted, got = (
+        torch.cat([each.flatten() for each in gradients(*pair)]) for pair in ((stock, expected), (fast, found))
+    )
+    assert float((got - wanted).norm() / wanted.norm()) < (1e-8 if wanted.dtype == torch.float64 else 5e-5)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_outputs_and_gradients_are_those_of_the_untouched_model(family, head, training):
+    stock = make(family, head).train(training)
+    assert_same(stock, accelerate_attention(copy.deepcopy(stock)), batch(family))
+
+
+@settings(max_examples=25)
+@given(data=st.data(), family=st.sampled_from(FAMILIES), training=st.booleans())
+def test_any_padding_and_any_global_tokens(data, family, training):
+    length = data.draw(st.integers(20, 420))
+    padding = data.draw(st.lists(st.integers(0, length - 1), min_size=1, max_size=3))
+    globals_ = [data.draw(st.lists(st.integers(0, length - 1), max_size=4, unique=True)) for _ in padding]
+    stock = make(family).train(training)
+    assert_same(stock, accelerate_attention(copy.deepcopy(stock)), batch(family, length, padding, globals_))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_without_a_mask(family):
+    stock = make(family)
+    assert_same(stock, accelerate_attention(copy.deepcopy(stock)), {"input_ids": batch(family)["input_ids"]})
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_attention_weights_are_given_where_they_are_asked_for(family):
+    stock = make(family)
+    fast = accelerate_attention(copy.deepcopy(stock))
+    for length in (300, 100):
+        inputs = batch(family, length, (0, 40, 10))
+        fast(**inputs)
+        expected, found = (model(**inputs, output_attentions=True) for model in (copy.deepcopy(stock), fast))
+        assert len(found.attentions) == 2
+        # transformers' BigBird loses those of a short batch, as it takes other modules for it.
+        for wanted, got in zip(expected.attentions, found.attentions, strict=bool(expected.attentions)):
+            torch.testing.assert_close(torch.as_tensor(got), torch.as_tensor(wanted))
+        assert not fast(**inputs).attentions
+
+
+def test_a_short_batch_of_bigbird_leaves_long_ones_sparse(caplog):
+    """transformers' own stays at full attention from then on."""
+    fast, short, long = accelerate_attention(make("bigbird")), batch("bigbird", 100), batch("bigbird", 400)
+    before = fast(**long)[0]
+    assert close(fast(**short)[0], make("bigbird")(**short)[0])
+    assert torch.equal(fast(**long)[0], before)
+    assert close(before, make("bigbird")(**long)[0])
+
+
+def test_a_bigbird_of_full_attention():
+    stock = make("bigbird", attention_type="original_full")
+    assert_same(stock, accelerate_attention(copy.deepcopy(stock)), batch("bigbird"))
+
+
+def test_training_leaves_numpys_generator_alone():
+    model = accelerate_attention(make("bigbird").train())
+    np.random.seed(3)
+    before = np.random.get_state()[1].copy()
+    model(**batch("bigbird", 400))
+    assert (np.random.get_state()[1] == before).all()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing(family, reentrant):
+    stock = make(family, "ForTokenClassification").train()
+    fast = accelerate_attention(copy.deepcopy(stock))
+    fast.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    inputs, losses = batch(family) | {"labels": torch.ones(3, 300, dtype=torch.long)}, []
+    for model in (stock, fast):
+        losses.append(model(**inputs).loss)
+        losses[-1].backward()
+    torch.testing.assert_close(*losses)
+    for wanted, got in zip(stock.parameters(), fast.parameters(), strict=True):
+        if wanted.grad is not None:
+            assert close(got.grad, wanted.grad)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_saved_is_a_plain_model(family, tmp_path):
+    fast = accelerate_attention(make(family, "ForTokenClassification"))
+    expected = fast(**batch(family))[0]
+    fast.save_pretrained(tmp_path)
+    plain = type(fast).from_pretrained(tmp_path, dtype=fast.dtype)
+    assert not [module for module in plain.modules() if type(module).__module__.startswith("clinical_pretrain")]
+    assert plain.state_dict().keys() == fast.state_dict().keys()
+    assert plain.config.architectures == [type(plain).__name__]
+    assert close(plain(**batch(family))[0], expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_copies_and_a_second_call_compute_the_same(family):
+    fast = accelerate_attention(make(family))
+    expected = fast(**batch(family))[0]
+    for other in (copy.deepcopy(fast), pickle.loads(pickle.dumps(fast)), accelerate_attention(fast)):
+        assert torch.equal(other(**batch(family))[0], expected)
+    assert len(fast._forward_pre_hooks) == (family == "bigbird")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_half_precision(family):
+    """The error in bf16 is no larger than transformers' own, and about the same under autocast, which transformers'
+    BigBird can't take."""
+    inputs = batch(family)
+    exact = make(family)(**inputs)[0]
+    stock, fast = make(family).bfloat16(), accelerate_attention(make(family).bfloat16())
+    with torch.no_grad():
+        theirs, ours = (float((model(**inputs)[0] - exact).norm()) for model in (stock, fast))
+        with torch.autocast("cpu", torch.bfloat16):
+            cast = float((accelerate_attention(make(family).float())(**inputs)[0] - exact).norm())
+    assert ours < 1.2 * theirs and cast < 1.2 * theirs
+
+
+@pytest.mark.parametrize(("family", "length"), [("longformer", 300), ("bigbird", 100)])
+def test_attention_dropout_is_as_strong_as_transformers(family, length):
+    """Over many draws, the outputs of a layer scatter about as much."""
+    model = make(family, attention_probs_dropout_prob=0.3, num_hidden_layers=1, attention_window=[32]).train()
+    spread = []
+    for each in (model, accelerate_attention(copy.deepcopy(model))):
+        with torch.no_grad():
+            spread.append(float(torch.stack([each(**batch(family, length))[0] for _ in range(100)]).std(0).mean()))
+    assert spread[1] == pytest.approx(spread[0], rel=0.05)
+
+
+def test_other_models_are_refused():
+    size = {name: COMMON[name] for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")}
+    with pytest.raises(UserError, match="BertModel: no Longformer or BigBird"):
+        accelerate_attention(BertModel(BertConfig(**size, intermediate_size=8)))
+    with pytest.raises(UserError, match="a decoder"):
+        accelerate_attention(make("bigbird", is_decoder=True, attention_type="original_full"))
