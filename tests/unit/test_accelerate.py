@@ -195,6 +195,29 @@ def test_attention_dropout_is_as_strong_as_transformers(family, length):
     assert spread[1] == pytest.approx(spread[0], rel=0.05)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_under_transformers_trainer(family, tmp_path):
+    """The losses of ten steps on batches of several lengths; no short ones for BigBird, after which transformers' own
+    would attend to everything."""
+    lengths = (400, 250, 300, 200, 400) if family == "bigbird" else (400, 50, 300, 20, 100)
+    data = [
+        {name: value[0] for name, value in batch(family, length, (5,), ((0,),)).items()}
+        | {"labels": torch.arange(length) % 2}
+        for length in lengths
+    ]
+    losses = []
+    stock = make(family, "ForTokenClassification").float()
+    for number, model in enumerate((stock, accelerate_attention(copy.deepcopy(stock)))):
+        arguments = transformers.TrainingArguments(
+            tmp_path / str(number), max_steps=10, per_device_train_batch_size=1, logging_steps=1, use_cpu=True,
+            report_to="none", save_strategy="no", disable_tqdm=True, gradient_checkpointing=True, seed=1,
+        )  # fmt: skip
+        trainer = transformers.Trainer(model, arguments, train_dataset=data)
+        trainer.train()
+        losses.append([line["loss"] for line in trainer.state.log_history if "loss" in line])
+    assert len(losses[0]) == 10 and losses[1] == pytest.approx(losses[0], abs=2e-4) and losses[0][0] != losses[0][-1]
+
+
 def test_other_models_are_refused():
     size = {name: COMMON[name] for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")}
     with pytest.raises(UserError, match="BertModel: no Longformer or BigBird"):
