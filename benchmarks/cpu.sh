@@ -22,6 +22,9 @@ for model in "$@"; do
         bench "train_step_${model}_2_$precision" train_step.py "${options[@]}" --layers 2 --parts
         bench "attention_${model}_$precision" attention.py "${options[@]}"
     done
+    for length in 1024 4096; do
+        bench "finetune_step_${model}_$length" finetune_step.py --model "$model" --sequence-length "$length"
+    done
     for kind in attention full; do
         bench "checkpointing_${model}_$kind" train_step.py --model "$model" --activation-checkpointing "$kind" --repeats 3
     done

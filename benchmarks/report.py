@@ -59,6 +59,7 @@ def sections() -> Iterator[str]:
     for title, pattern, head, row_of in (
         ("A whole training step", r"train_step_.*", STEP_HEAD, step_row),
         ("What is computed again in the backward pass", r"checkpointing_.*", STEP_HEAD, step_row),
+        ("A fine-tuning step, by accelerate_attention", r"finetune_step_.*", FINETUNE_HEAD, finetune_row),
         ("One layer's attention", r"attention_.*", ATTENTION_HEAD, attention_rows),
         ("By sequence length", r"lengths_.*", LENGTH_HEAD, length_rows),
         ("Memory by sequences", r"memory_.*", MEMORY_HEAD, memory_row),
@@ -124,6 +125,22 @@ def step_row(result: dict[str, Any]) -> list[Any]:
         f"{parts['head']:.2f} / {parts['attention']:.2f}" if parts else "-",
         number(result.get("peak_megabytes_hugging_face")), number(result["peak_megabytes_ours"]), memory,
         f"{result['max_loss_difference']:.0e}" if "max_loss_difference" in result else "-",
+    ]  # fmt: skip
+
+
+FINETUNE_HEAD = ["model", "layers", "precision", "tokens", "dropout", "seconds, as it is", "accelerated",
+                 "ratio (lowest to highest)", "peak MB, as it is", "accelerated", "outputs differ by"]  # fmt: skip
+
+
+def finetune_row(result: dict[str, Any]) -> list[Any]:
+    """Of finetune_step.py."""
+    config, lowest, highest = result["config"], result["time_ratio_lowest"], result["time_ratio_highest"]
+    return [
+        MODELS[config["model"]], config["layers"], config["precision"], f"{config['sequence_length']:,}",
+        config["dropout"], number(result["seconds_hugging_face"], 2), number(result["seconds_ours"], 2),
+        f"**{result['time_ratio']:.2f}** ({lowest:.2f} to {highest:.2f})",
+        number(result["peak_megabytes_hugging_face"]), number(result["peak_megabytes_ours"]),
+        f"{result['largest_difference']:.0e}",
     ]  # fmt: skip
 
 

@@ -1,12 +1,14 @@
 """Fast attention for any plain Longformer or BigBird of transformers, in place.
 
 The self-attention modules of a model get a subclass of their own class, whose forward() computes the same function by
-a backend of ours. Modules, parameters, names and configs stay as they are, so transformers' Trainer, gradient
-checkpointing, `save_pretrained`, copies and replicas of the model work as before.
+a backend of ours, and BigBird's gelu_new becomes torch's kernel for the same formula. Modules, parameters, names and
+configs stay as they are, so transformers' Trainer, gradient checkpointing, `save_pretrained`, copies and replicas of
+the model work as before.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -22,7 +24,10 @@ from transformers.models.big_bird.modeling_big_bird import (
 from transformers.models.longformer.modeling_longformer import LongformerSelfAttention
 
 from clinical_pretrain.models.attention import bigbird, longformer
+from clinical_pretrain.models.attention.backend import Backend
 from clinical_pretrain.models.attention.bigbird_plan import Plan, longest_full, make_plan
+from clinical_pretrain.models.attention.dropout import attention_with_dropout
+from clinical_pretrain.models.encoder import use_fused_gelu
 from tokenizer_tools.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,6 +35,7 @@ if TYPE_CHECKING:
 
 Model = TypeVar("Model", bound="PreTrainedModel")
 
+_LONGFORMER_BACKEND = Backend(longformer.window_mask, partial(longformer.blocked, attend=attention_with_dropout))
 _contexts: Any = WeakTensorKeyDictionary()
 """What all layers share for one batch, by the mask that they are all given."""
 
@@ -63,6 +69,7 @@ def accelerate_attention(model: Model) -> Model:
     torch.backends.cuda.enable_cudnn_sdp(False)
     for module in found:
         _accelerate(module, model.config)
+    use_fused_gelu(model)
     for module in modules:
         if isinstance(module, BigBirdModel) and not hasattr(module, "_attention_is_chosen"):
             module.register_forward_pre_hook(_choose_attention, with_kwargs=True)
@@ -111,7 +118,7 @@ class FastLongformerSelfAttention(LongformerSelfAttention):
         context, layouts = _contexts.get(attention_mask) or _share(attention_mask)
         key = (self.one_sided_attn_window_size, _dtype(hidden_states))
         if key not in layouts:
-            (layouts[key],) = context.prepare(longformer.BACKENDS["blocked"], [key[0]], key[1])
+            (layouts[key],) = context.prepare(_LONGFORMER_BACKEND, [key[0]], key[1])
         out = longformer.LongformerAttention.self_attention(self, hidden_states, context, layouts[key])
         return (out.masked_fill(attention_mask[..., None] < 0, 0),)
 

@@ -36,6 +36,12 @@ def test_train_step(bench, model):
     assert result["config"]["layers"] == 1 and result["config"]["sequence_length"] == 1024
 
 
+@pytest.mark.parametrize("model", ["longformer", "bigbird"])
+def test_finetune_step(bench, model):
+    result = bench("finetune_step.py", "--model", model, *SMALL, "--repeats", 1)
+    assert result["largest_difference"] < 1e-5 < result["largest_output"] and result["time_ratio"] > 0
+
+
 def test_parity(bench):
     by_precision = bench("parity.py", "--model", "bigbird", *SMALL)["by_precision"]
     exact, half = by_precision["fp32"]["blocked"], by_precision["bf16"]["blocked"]

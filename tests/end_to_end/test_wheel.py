@@ -59,6 +59,6 @@ def test_show_prints_files_to_copy(call):
 
 def test_submit_names_scripts_that_are_there(call, shards, config_file, installed):
     said = call("clinical-pretrain", "submit", "--config", config_file, "--data.shards", shards, "--dry-run")
-    scripts = re.findall(r"\S+/slurm/\w+\.sh", said)
-    assert len(scripts) >= 2 and all(Path(script).is_relative_to(installed.parent) for script in scripts)
+    scripts = re.findall(r"[^\s=]+/slurm/\w+\.sh", said)
+    assert len(scripts) >= 3 and all(Path(script).is_relative_to(installed.parent) for script in scripts)
     assert all(Path(script).exists() for script in scripts)

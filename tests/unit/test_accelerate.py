@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from transformers import BertConfig, BertModel, BigBirdConfig, LongformerConfig
 
 from clinical_pretrain import accelerate_attention
+from clinical_pretrain.models.attention import dropout
 from tokenizer_tools.errors import UserError
 
 HEADS = ("Model", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
@@ -195,9 +196,76 @@ def test_attention_dropout_is_as_strong_as_transformers(family, length):
     assert spread[1] == pytest.approx(spread[0], rel=0.05)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_under_transformers_trainer(family, tmp_path):
+    """The losses of ten steps on batches of several lengths; no short ones for BigBird, after which transformers' own
+    would attend to everything."""
+    lengths = (400, 250, 300, 200, 400) if family == "bigbird" else (400, 50, 300, 20, 100)
+    data = [
+        {name: value[0] for name, value in batch(family, length, (5,), ((0,),)).items()}
+        | {"labels": torch.arange(length) % 2}
+        for length in lengths
+    ]
+    losses = []
+    stock = make(family, "ForTokenClassification").float()
+    for number, model in enumerate((stock, accelerate_attention(copy.deepcopy(stock)))):
+        arguments = transformers.TrainingArguments(
+            tmp_path / str(number), max_steps=10, per_device_train_batch_size=1, logging_steps=1, use_cpu=True,
+            report_to="none", save_strategy="no", disable_tqdm=True, gradient_checkpointing=True, seed=1,
+        )  # fmt: skip
+        trainer = transformers.Trainer(model, arguments, train_dataset=data)
+        trainer.train()
+        losses.append([line["loss"] for line in trainer.state.log_history if "loss" in line])
+    assert len(losses[0]) == 10 and losses[1] == pytest.approx(losses[0], abs=2e-4) and losses[0][0] != losses[0][-1]
+
+
 def test_other_models_are_refused():
     size = {name: COMMON[name] for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")}
     with pytest.raises(UserError, match="BertModel: no Longformer or BigBird"):
         accelerate_attention(BertModel(BertConfig(**size, intermediate_size=8)))
     with pytest.raises(UserError, match="a decoder"):
         accelerate_attention(make("bigbird", is_decoder=True, attention_type="original_full"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_attention_with_dropout_is_the_formula_with_its_own_mask(dtype, monkeypatch):
+    """Values and gradients against autograd's, with the same weights dropped."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(3, 2, length, 8, dtype=dtype, requires_grad=True) for length in (4, 12, 12))
+    mask = torch.zeros(3, 1, 4, 12, dtype=dtype).masked_fill_(torch.rand(3, 1, 4, 12) < 0.3, -torch.inf)
+    mask[..., 0] = 0
+    keeps = [torch.rand(3, 4, 12) < 0.7 for _ in range(2)]
+    remaining = iter(keeps)
+    monkeypatch.setattr(dropout, "_keep", lambda shape, probability: next(remaining))
+    weights = ((q @ k.mT) / 8**0.5 + mask).softmax(-1) * torch.stack(keeps, 1) / 0.7
+    pairs = []
+    for out in (weights @ v, dropout.attention_with_dropout(q, k, v, mask, 0.3)):
+        direction = torch.linspace(-1, 1, out.numel(), dtype=dtype).view_as(out)
+        pairs.append((out, *torch.autograd.grad((out * direction).sum(), (q, k, v))))
+    for expected, found in zip(*pairs, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("probability", [0.0001, 0.1, 0.5, 0.9])
+def test_the_share_of_dropped_weights(probability):
+    """In each of the four numbers that are made of one, too."""
+    torch.manual_seed(0)
+    keep = dropout._keep(torch.Size((1000, 1003)), probability)
+    error = 5 * (probability * (1 - probability) / (keep.numel() / 4)) ** 0.5 + 2**-17
+    for lane in range(4):
+        dropped = 1 - float(keep.flatten()[lane::4].double().mean())
+        assert abs(dropped - probability) < error
+    assert keep.shape == (1000, 1003) and keep.dtype == torch.bool
+
+
+def test_a_recomputed_layer_drops_the_same_weights():
+    stock = make("longformer", "ForTokenClassification", attention_probs_dropout_prob=0.3).train()
+    inputs, found = batch("longformer") | {"labels": torch.ones(3, 300, dtype=torch.long)}, []
+    for recomputed in (False, True):
+        fast = accelerate_attention(copy.deepcopy(stock))
+        if recomputed:
+            fast.gradient_checkpointing_enable({"use_reentrant": False})
+        torch.manual_seed(5)
+        fast(**inputs).loss.backward()
+        found.append([parameter.grad for parameter in fast.parameters() if parameter.grad is not None])
+    assert all(map(torch.equal, *found))

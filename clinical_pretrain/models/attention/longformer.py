@@ -11,6 +11,7 @@ q tokens of a query block, k tokens that a query block sees.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -124,7 +125,9 @@ def _global_rows(module: Any, hidden: torch.Tensor, context: LongformerContext, 
 # blocked ------------------------------------------------------------------------------------------------------------
 
 
-def blocked(inputs: AttentionInputs) -> torch.Tensor:
+def blocked(
+    inputs: AttentionInputs, attend: Callable[..., torch.Tensor] = F.scaled_dot_product_attention
+) -> torch.Tensor:
     """Blocks of queries against the windows of keys around them, by scaled_dot_product_attention.
 
     The sequences lie one after the other, so that one strided view holds all windows; the mask keeps them apart.
@@ -146,7 +149,7 @@ def blocked(inputs: AttentionInputs) -> torch.Tensor:
             return torch.cat([globals_, windows], 2)
 
         k_nhkd, v_nhkd = in_front(k_blhd, k_nhkd), in_front(v_blhd, v_nhkd)
-    out_nhqd = F.scaled_dot_product_attention(q_nhqd, k_nhkd, v_nhkd, attn_mask=mask, dropout_p=dropout)
+    out_nhqd = attend(q_nhqd, k_nhkd, v_nhkd, attn_mask=mask, dropout_p=dropout)
     return out_nhqd.transpose(1, 2).reshape(batch, length + padding, heads, width)[:, :length]
 
 
