@@ -16,7 +16,7 @@ def pins(name):
 def claimed():
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    found = [Requirement(text) for text in project["dependencies"] + extras["completion"] + extras["dev"]]
+    found = [Requirement(text) for text in sum(extras.values(), project["dependencies"])]
     return {each.name.lower().replace("_", "-"): each.specifier for each in found if each.name != project["name"]}
 
 
