@@ -185,6 +185,7 @@ def test_half_precision(family):
     assert ours < 1.2 * theirs and cast < 1.2 * theirs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "length"), [("longformer", 300), ("bigbird", 100)])
 def test_attention_dropout_is_as_strong_as_transformers(family, length):
     """Over many draws, the outputs of a layer scatter about as much."""
@@ -196,6 +197,7 @@ def test_attention_dropout_is_as_strong_as_transformers(family, length):
     assert spread[1] == pytest.approx(spread[0], rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_under_transformers_trainer(family, tmp_path):
     """The losses of ten steps on batches of several lengths; no short ones for BigBird, after which transformers' own

@@ -29,6 +29,8 @@ from clinical_pretrain.tasks.scores.predictions import (
 )
 from tokenizer_tools.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 CASES = 200
 TYPES = ("DATE", "NAME", "PLACE")
 
