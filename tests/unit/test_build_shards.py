@@ -182,6 +182,7 @@ def test_killed_at_any_moment_and_started_again(built, corpus, tmp_path):
     assert content(out) == content(built[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("length", "longest"), [(256, 4096), (5000, 5000)])
 def test_the_tokenizer_takes_texts_as_long_as_the_sequences(corpus, tmp_path, length, longest):
     build(corpus, tmp_path / "shards", sequence_length=length)

@@ -209,6 +209,7 @@ def test_whole_words_of_real_notes_vary_no_more_than_capacity_allows_for(family)
         assert (lengths**2).sum() / lengths.sum() < 3 or len(ids) < 200
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.parametrize("family", ["longformer", "bigbird"])
 def test_a_bare_blank_begins_the_word_that_follows(family):

@@ -576,6 +576,7 @@ def test_the_whole_of_maccrobat():
     assert data.report.mended == {"gaps filled": 39, "white space filled": 5} and not data.report.left_out
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_the_whole_of_bc5cdr():
     data = read_iob(SHARED / "tasks" / "BC5CDR-IOB")

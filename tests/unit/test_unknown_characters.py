@@ -28,6 +28,7 @@ def build(tmp_path, text, tokenizer=BIGBIRD, **options):
     return manifest, [backend.id_to_token(int(token)) for token in ids[1:-1]]
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_newline_and_tab_become_spaces_if_bigbird_does_not_know_them(tmp_path):
     manifest, tokens = build(tmp_path, "Meds:\nmetoprolol 25 mg\n\n\tdaily\r\nstable")
@@ -37,12 +38,14 @@ def test_newline_and_tab_become_spaces_if_bigbird_does_not_know_them(tmp_path):
     assert set("\n\t") <= set(manifest.unknown.written_as_spaces)
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_longformers_newlines_stay(tmp_path):
     manifest, tokens = build(tmp_path, "Meds:\nmetoprolol 25 mg ≥ 5", LONGFORMER)
     assert "Ċ" in tokens and manifest.unknown == UnknownTokens(0, 0.0, {}, "")
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_unknown_characters_are_counted_and_named_but_placeholders_are_not(tmp_path):
     manifest, tokens = build(tmp_path, "INR ≥ 2, pain ≤ 3, BP → 120, ≥ 5, seen by [**Name**] and ___")
@@ -54,6 +57,7 @@ def test_unknown_characters_are_counted_and_named_but_placeholders_are_not(tmp_p
     assert report.describe(manifest, tmp_path / "s", False)[-1].startswith(line)
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_notes_with_line_breaks_lose_no_word_start(tmp_path, capsys):
     """Synthetic notes hold lines: with BigBird's vocabulary 5 % of their tokens were unknown."""
@@ -73,6 +77,7 @@ def test_notes_with_line_breaks_lose_no_word_start(tmp_path, capsys):
     assert "newline and tab, which it doesn't know, became spaces" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_is_unknown_is_said_in_a_line():
     """Of characters that can't be seen, the code point alone."""
     assert describe_unknown(UnknownTokens(0, 0.0, {}, "")) == "no token is unknown to the tokenizer"
@@ -83,6 +88,7 @@ def test_what_is_unknown_is_said_in_a_line():
     )
 
 
+@pytest.mark.slow
 def test_the_projects_own_tokenizers_see_everything(corpus):
     backend = Tokenizer.from_file(str(corpus / "tokenizer" / "tokenizer.json"))
     assert unknown_whitespace(backend, backend.token_to_id("<unk>")) == ""
