@@ -171,7 +171,7 @@ def submit(
             write_json(RunFolder(run.folder).job_file, facts)
         for run, facts, export, out in zip(runs, found, exports, outs, strict=True):
             if out is not None:
-                own = run.folder / JOBS_FOLDER
+                own = RunFolder(run.folder).jobs
                 after = job_parameters(slurm, own, f"export-{run.folder.name}", after=facts["job"])
                 facts |= {
                     "export_job": submit_job(own, after, slurm, [Command(export)])[0],
