@@ -10,7 +10,16 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from clinical_pretrain.tasks.readers.common import Entities, agree, by_split, entity_task, files_of, paired, read_text
+from clinical_pretrain.tasks.readers.common import (
+    UNDIVIDED,
+    Entities,
+    agree,
+    by_split,
+    entity_task,
+    files_of,
+    paired,
+    read_text,
+)
 from clinical_pretrain.tasks.records import Document, ReadingReport, Span, TaskData
 from tokenizer_tools.errors import UserError
 
@@ -48,7 +57,7 @@ def read_brat(folder: Path) -> TaskData:
         UserError: no texts, a text or annotations alone, or a line that isn't brat's.
     """
     report = ReadingReport()
-    folders = by_split(path for path in folder.glob("*") if path.is_dir()) or {"train": folder}
+    folders = by_split(path for path in folder.glob("*") if path.is_dir()) or {UNDIVIDED: folder}
     splits = {}
     for split, path in folders.items():
         pairs = paired(files_of(path, ".txt"), files_of(path, ".ann"))

@@ -16,6 +16,10 @@ SPLITS = {
     "test": ("test", "testing"),
 }
 """The names of files or folders that mean a split."""
+SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}
+"""The split by each of these names."""
+UNDIVIDED = "train"
+"""The only split of a data set that has none of its own."""
 
 
 def find_one(folder: Path, *names: str) -> Path:
@@ -72,11 +76,11 @@ def by_split(paths: Iterable[Path]) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for path in sorted(paths):
-        for split, names in SPLITS.items():
-            if path.stem in names:
-                if split in found:
-                    raise UserError(f"{path}: the split {split}, as is {found[split]}; keep one")
-                found[split] = path
+        if (split := SPLIT_OF.get(path.stem)) is None:
+            continue
+        if split in found:
+            raise UserError(f"{path}: the split {split}, as is {found[split]}; keep one")
+        found[split] = path
     return {split: found[split] for split in SPLITS if split in found}
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clinical_pretrain.tasks.readers.answers import locate
+from clinical_pretrain.tasks.readers.common import UNDIVIDED
 from clinical_pretrain.tasks.readers.rows import (
-    UNDIVIDED,
     as_object,
     check_ids,
     get_list,

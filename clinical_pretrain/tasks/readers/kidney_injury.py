@@ -23,7 +23,8 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import NamedTuple
 
-from clinical_pretrain.tasks.readers.rows import UNDIVIDED, read_csv
+from clinical_pretrain.tasks.readers.common import UNDIVIDED
+from clinical_pretrain.tasks.readers.rows import read_csv
 from clinical_pretrain.tasks.records import Document, ReadingReport, TaskData
 from tokenizer_tools.errors import UserError
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clinical_pretrain.tasks.readers.rows import UNDIVIDED, as_object, get_text, get_texts, read_json
+from clinical_pretrain.tasks.readers.common import UNDIVIDED
+from clinical_pretrain.tasks.readers.rows import as_object, get_text, get_texts, read_json
 from clinical_pretrain.tasks.records import Document, TaskData
 from tokenizer_tools.errors import UserError
 

@@ -12,16 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from clinical_pretrain.tasks.readers.common import SPLITS, read_text
+from clinical_pretrain.tasks.readers.common import read_text
 from clinical_pretrain.tasks.records import TaskData
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import unique_keys
 
-UNDIVIDED = "train"
-"""The only split of a data set that has none of its own."""
 LONGEST_FIELD = 1 << 28
-SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}
-"""The split by each name that data sets have for it."""
 
 
 @contextmanager
