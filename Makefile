@@ -30,8 +30,9 @@ demo: setup
 	@$(BIN)/clinical-pretrain demo --out '$(OUT)' $(if $(NOTES),--notes '$(NOTES)') $(ARGS)
 
 COVERAGE = --cov --cov-report=term:skip-covered
+IN_TWO = -n 2 --dist loadgroup --no-loadscope-reorder
 test: setup
-	$(BIN)/python -m pytest $(COVERAGE) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(IN_TWO) $(COVERAGE) $(PYTEST_ARGS)
 
 test-fast: setup
 	$(BIN)/python -m pytest -m 'not slow' tests/unit $(PYTEST_ARGS)

@@ -42,11 +42,17 @@ SECONDS = {"unit": 300, "distributed": 600, "slurm": 900, "end_to_end": 900}
 """Timeout of a test by its folder: some ten times what the slowest one takes."""
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist's own hook reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let a test that hangs fail soon; one that knows better has a mark of its own."""
+    """Let a test that hangs fail soon, unless it says when; and keep together what shares what it has built.
+
+    Under `make test` two processes take one group after another. A folder whose tests start runs is one group.
+    """
     for item in items:
+        folder = item.path.parent.name
         if item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(SECONDS[item.path.parent.name]))
+            item.add_marker(pytest.mark.timeout(SECONDS[folder]))
+        item.add_marker(pytest.mark.xdist_group(item.path.stem if folder == "unit" else folder))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
