@@ -91,7 +91,7 @@ def divide(data: TaskData, name: str, shares: SplitShares | None = None) -> Divi
             f"{name}: its {groups} patients or documents are too few to divide, as none falls into {empty[0]}; "
             "divide them yourself, by files or a column that name the splits"
         )
-    rule = _own_rule(data) + "".join(f"; {_made_rule(split, splits, data)}" for split in missing) + _overlap(splits)
+    rule = _own_rule(data) + _made_rule(missing, splits, data) + _overlap(splits)
     return DividedData(replace(data, splits=splits), f"{rule}.")
 
 
@@ -102,14 +102,17 @@ def _own_rule(data: TaskData) -> str:
     return f"{' and '.join(filter(None, [', '.join(own[:-1]), own[-1]]))} are the data set's own"
 
 
-def _made_rule(split: str, splits: dict[str, list[Document]], data: TaskData) -> str:
+def _made_rule(missing: Sequence[str], splits: dict[str, list[Document]], data: TaskData) -> str:
+    """Say how many documents, and patients where they are named, were taken out of train."""
+    if not missing:
+        return ""
     whole = data.splits["train"]
-    count = f"{split} is {len(splits[split]):,} of {len(whole):,} documents"
-    if of_patients := len(_patients(whole)):
-        count += f" ({len(_patients(splits[split])):,} of {of_patients:,} patients)"
-    if len(data.splits) > 1:
-        count += " of train"
-    return f"{count}, by a hash of the {'patient' if of_patients else 'document'}'s identifier"
+    counts = " and ".join(f"{split} {len(splits[split]):,}" for split in missing)
+    of_patients = " and ".join(f"{len(_patients(splits[split])):,}" for split in missing)
+    patients = f" ({of_patients} of {len(_patients(whole)):,} patients)" if _patients(whole) else ""
+    of_train = " of train" if len(data.splits) > 1 else ""
+    by = "patient" if patients else "document"
+    return f"; {counts} of {len(whole):,} documents{of_train}{patients}, drawn by a hash of the {by}'s identifier"
 
 
 def _overlap(splits: dict[str, list[Document]]) -> str:

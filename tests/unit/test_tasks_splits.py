@@ -41,9 +41,8 @@ def test_what_is_missing_is_taken_out_of_train():
     )
     assert 120 < len(found["development"]) < 180 and 165 < len(found["test"]) < 235
     assert divided.rule == (
-        f"the data set has no splits of its own; development is {len(found['development'])} of 1,000 documents, by a "
-        f"hash of the document's identifier; test is {len(found['test'])} of 1,000 documents, by a hash of the "
-        "document's identifier."
+        f"the data set has no splits of its own; development {len(found['development'])} and test {len(found['test'])} "
+        "of 1,000 documents, drawn by a hash of the document's identifier."
     )
 
 
@@ -53,8 +52,8 @@ def test_own_splits_are_kept():
     assert divided.data.splits["test"] == data.splits["test"]
     made = len(ids(divided)["development"])
     assert divided.rule == (
-        f"train and test are the data set's own; development is {made} of 200 documents of train, by a hash of the "
-        "document's identifier."
+        f"train and test are the data set's own; development {made} of 200 documents of train, drawn by a "
+        "hash of the document's identifier."
     )
     data = task(train=documents(200), development=documents(10, prefix="d"), test=documents(30, prefix="t"))
     divided = divide(data, "mine")
@@ -70,7 +69,7 @@ def test_a_patient_is_on_one_side():
     train, development, test = patients_of(divided)
     assert not train & development and not train & test and not development & test
     assert len(train | development | test) == 300
-    assert f"({len(test)} of 300 patients), by a hash of the patient's identifier" in divided.rule
+    assert f"({len(development)} and {len(test)} of 300 patients), drawn by a hash of the patient's" in divided.rule
 
 
 def test_two_spellings_of_a_patient_are_one():

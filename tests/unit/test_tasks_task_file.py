@@ -1,8 +1,10 @@
 """A user's own task as a YAML file: each reader, and every mistake is refused in one line with the remedy."""
 
 import json
+import re
 
 import pytest
+from conftest import REPOSITORY
 from entity_files import put
 from test_tasks_questions import squad
 
@@ -119,3 +121,14 @@ def test_a_file_of_something_else_is_not_quoted(tmp_path):
 
 def test_every_kind_has_a_reader_and_a_measure():
     assert {kind for kinds in KINDS.values() for kind in kinds} == set(METRICS)
+
+
+def test_the_examples_of_the_documentation(tmp_path):
+    """One for each reader; that of the table reads a file with its columns."""
+    page = (REPOSITORY / "docs" / "how-to" / "evaluate.md").read_text()
+    examples = re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    tasks = [read_task_file(write(tmp_path, example)) for example in examples]
+    assert [task.read.keys.reader for task in tasks] == ["table", "brat", "iob", "squad"]
+    rows = "".join(f"n{i},{('yes', 'no')[i % 2]},{i}\n" for i in range(60))
+    put(tmp_path / "discharge.csv", "note,readmitted,patient_id\n" + rows)
+    assert read_task(tasks[0], tmp_path).data.labels == ("no", "yes")
