@@ -88,7 +88,7 @@ def _facts(task: Task) -> dict[str, Any]:
         "suites": list(task.suites),
         "source": task.source,
         "folder_name": task.folder(Path()).name,
-        "files": [name.replace("**/", "") for name in task.files],
+        "files": task.shown_files(),
     }
 
 
@@ -112,8 +112,7 @@ def _found_lines(facts: dict[str, Any]) -> list[str]:
     if facts["state"] == "no folder":
         return [f"not found: no folder {folder}"]
     if facts["state"] == "incomplete":
-        missing = ", ".join(name.replace("**/", "") for name in facts["missing"])
-        return [f"not found: {folder} lacks {missing}"]
+        return [f"not found: {folder} lacks {', '.join(facts['missing'])}"]
     if facts["state"] == "found":
         return [f"found in {folder}"]
     if facts["state"] == "unreadable":

@@ -30,7 +30,8 @@ def read_task(task: Task, folder: Path) -> DividedData:
         UserError: the data is missing or faulty, or a split would be empty.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; `{typed()} tasks --suite {task.name}` says what {task.name} needs")
+        needed = ", ".join(task.shown_files()) or "its data"
+        raise UserError(f"{folder}: no such folder; {task.name} needs one with {needed} (from {task.source})")
     data = task.read(folder)
     if task.choices is None:
         return divide(data, task.name, task.shares)

@@ -58,7 +58,8 @@ class Task:
     source: str
     """Where to get the data, and its licence or agreement."""
     files: tuple[str, ...]
-    """What the folder must hold: paths or patterns, with ` or ` between those of which one is enough."""
+    """What the folder must hold: paths or patterns, with ` or ` between those of which one is enough. `**/` begins one
+    that may also lie deeper."""
     suites: tuple[str, ...] = ()
     data_name: str = ""
     """Name of the data's folder, where several tasks share one; empty: the task's name."""
@@ -73,10 +74,20 @@ class Task:
         """Where its data is, under a folder of all tasks' data."""
         return data_root / (self.data_name or self.name)
 
+    def shown_files(self) -> list[str]:
+        """`files` without the `**/` of those that may also lie deeper."""
+        return [_shown(names) for names in self.files]
+
     def missing_files(self, folder: Path) -> list[str]:
-        """Which of `files` a folder lacks. Their names may also be in lower case, as some copies of MIMIC-III have."""
-        return [names for names in self.files if not any(_is_in(folder, name) for name in names.split(" or "))]
+        """Which of `shown_files` a folder lacks. Names may be in lower case, too, as in some copies of MIMIC-III."""
+        lacking = [names for names in self.files if not any(_is_in(folder, name) for name in names.split(" or "))]
+        return [_shown(names) for names in lacking]
+
+
+def _shown(names: str) -> str:
+    return names.replace("**/", "")
 
 
 def _is_in(folder: Path, name: str) -> bool:
-    return any((folder / spelt).exists() or any(folder.glob(spelt)) for spelt in (name, name.lower()))
+    spellings = (name, name.lower())
+    return any(any(folder.glob(spelt)) if "*" in spelt else (folder / spelt).exists() for spelt in spellings)

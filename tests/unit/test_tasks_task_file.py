@@ -132,3 +132,12 @@ def test_the_examples_of_the_documentation(tmp_path):
     rows = "".join(f"n{i},{('yes', 'no')[i % 2]},{i}\n" for i in range(60))
     put(tmp_path / "discharge.csv", "note,readmitted,patient_id\n" + rows)
     assert read_task(tasks[0], tmp_path).data.labels == ("no", "yes")
+
+
+def test_the_data_may_be_elsewhere(tmp_path):
+    """An absolute path is no pattern."""
+    task = read_task_file(write(tmp_path, f"name: mine\nreader: brat\ndata: {tmp_path}/notes\n"))
+    assert task.missing_files(tmp_path / "empty") == [f"{tmp_path}/notes"]
+    put(tmp_path / "notes" / "1.txt", "A man")
+    put(tmp_path / "notes" / "1.ann", "")
+    assert task.missing_files(tmp_path / "empty") == [] and len(task.read(tmp_path / "empty").splits["train"]) == 1
