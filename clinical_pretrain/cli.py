@@ -16,6 +16,7 @@ from clinical_pretrain.commands.files import show
 from clinical_pretrain.commands.observe import plot, status
 from clinical_pretrain.commands.release import export, push
 from clinical_pretrain.commands.run import run
+from clinical_pretrain.commands.tasks import tasks
 from clinical_pretrain.commands.trials import chaos, demo
 from clinical_pretrain.config.command_line import version
 from clinical_pretrain.config.other_names import refuse_unknown
@@ -30,6 +31,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], dict[str, Any]]] = {
     "run": run,
     "export": export,
     "push": push,
+    "tasks": tasks,
     "plot": plot,
     "submit": submit,
     "submit-shards": submit_shards,
