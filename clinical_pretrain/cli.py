@@ -17,6 +17,7 @@ from clinical_pretrain.commands.observe import plot, status
 from clinical_pretrain.commands.release import export, push
 from clinical_pretrain.commands.run import run
 from clinical_pretrain.commands.tasks import tasks
+from clinical_pretrain.commands.table import table
 from clinical_pretrain.commands.trials import chaos, demo
 from clinical_pretrain.config.command_line import version
 from clinical_pretrain.config.other_names import refuse_unknown
@@ -36,6 +37,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], dict[str, Any]]] = {
     "submit": submit,
     "submit-shards": submit_shards,
     "status": status,
+    "table": table,
     "demo": demo,
     "chaos": chaos,
     "make-notes": make_notes,
