@@ -30,7 +30,7 @@ demo: setup
 	@$(BIN)/clinical-pretrain demo --out '$(OUT)' $(if $(NOTES),--notes '$(NOTES)') $(ARGS)
 
 COVERAGE = --cov --cov-report=term:skip-covered
-IN_TWO = -n 2 --dist loadgroup --no-loadscope-reorder
+IN_TWO = -n 2 --dist loadscope --no-loadscope-reorder
 test: setup
 	$(BIN)/python -m pytest $(IN_TWO) $(COVERAGE) $(PYTEST_ARGS)
 

@@ -10,10 +10,12 @@ import sys
 import sysconfig
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 import yaml
+from xdist.scheduler import LoadScopeScheduling
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared" / "data"
@@ -42,17 +44,25 @@ SECONDS = {"unit": 300, "distributed": 600, "slurm": 900, "end_to_end": 900}
 """Timeout of a test by its folder: some ten times what the slowest one takes."""
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist's own hook reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let a test that hangs fail soon, unless it says when; and keep together what shares what it has built.
-
-    Under `make test` two processes take one group after another. A folder whose tests start runs is one group.
-    """
+    """Let a test that hangs fail soon; one that knows better has a mark of its own."""
     for item in items:
-        folder = item.path.parent.name
         if item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(SECONDS[folder]))
-        item.add_marker(pytest.mark.xdist_group(item.path.stem if folder == "unit" else folder))
+            item.add_marker(pytest.mark.timeout(SECONDS[item.path.parent.name]))
+
+
+class ByWhatTheyShare(LoadScopeScheduling):
+    """Gives each of the processes of `make test` one group of tests after another: a folder whose tests start runs, as
+    they share what was trained, or a file of unit tests."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = Path(nodeid.split("::")[0])
+        return str(path if path.parent.name == "unit" else path.parent)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByWhatTheyShare:
+    return ByWhatTheyShare(config, log)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

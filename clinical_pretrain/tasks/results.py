@@ -1,9 +1,11 @@
 """The results of an evaluation: the names of a results folder's files, and how each is written and read.
 
     results/TASK/MODEL/seed-N/predictions.jsonl    of the test split, without a text (scores/predictions.py)
-    results/TASK/MODEL/seed-N/result.json          written last: a folder without it isn't done
+    results/TASK/MODEL/seed-N/result.json          scores, and how they came about
     results/TASK/MODEL/seed-N/lock                 locked by the process that is at it
     results/slurm/                                 logs and scripts of SLURM jobs
+
+result.json is written last: a trial without it isn't done.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ FORMAT_VERSION = 1
 REMEDY = "delete its folder and evaluate the model again"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 """A name of a task or model, which is a folder's name, too."""
+SAME_FUNCTION = ("micro_batch_size", "gradient_checkpointing")
+"""Settings that change memory and speed, and scores by no more than rounding: seeds with others can be pooled."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +58,20 @@ class Subject:
     task_file: str | None
     """The absolute path of a user's own YAML file; None for a task of the catalogue."""
 
-    def differences(self, other: Subject) -> list[str]:
-        """Names of the fields that make `other` another trial. A folder that has moved makes none."""
-        compared = [entry.name for entry in fields(self) if entry.name not in ("model_path", "data", "task_file")]
-        return [name for name in compared if getattr(self, name) != getattr(other, name)]
+    def differences(self, earlier: Subject) -> list[str]:
+        """What makes an earlier subject another one, in words. A folder that has moved makes none."""
+        found = []
+        for name in ("task", "model", "seed", "kind", "metric", "protocol"):
+            if (before := getattr(earlier, name)) != (now := getattr(self, name)):
+                found.append(f"{name} {before} (now {now})")
+        for key in sorted({*earlier.settings, *self.settings} - {*SAME_FUNCTION}):
+            if (before := earlier.settings.get(key)) != (now := self.settings.get(key)):
+                found.append(f"{key} {before} (now {now})")
+        if earlier.model_identity != self.model_identity:
+            found.append("other weights or another tokenizer")
+        if earlier.data_sha256 != self.data_sha256:
+            found.append("other data")
+        return found
 
 
 @dataclass(frozen=True)
@@ -203,8 +217,7 @@ def check_name(name: str, what: str) -> None:
     """
     if not NAME.fullmatch(name):
         raise UserError(
-            f"{what} {ascii(name[:60])}: not a name; use letters, digits, and . _ + - after the first of them, at most "
-            "100"
+            f"{what} {name[:60]!a}: not a name; use at most 100 letters, digits and . _ + -, a letter or digit first"
         )
 
 

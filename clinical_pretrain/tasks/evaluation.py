@@ -1,0 +1,392 @@
+"""Evaluate models on tasks: which trials there are, which are done, and what one trial is.
+
+A trial is one task, one model and one seed. Its result stands in a folder of its own (results.py). So an evaluation
+that was killed and is started again does what is missing, and several processes can share the trials.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clinical_pretrain.console import console
+from clinical_pretrain.run_folder.metrics import duration
+from clinical_pretrain.run_folder.starts import versions
+from clinical_pretrain.tasks.model_identity import model_identity
+from clinical_pretrain.tasks.records import Document, TaskData
+from clinical_pretrain.tasks.results import Result, ResultFolder, Subject, check_name
+from clinical_pretrain.tasks.scores import bootstrap
+from clinical_pretrain.tasks.scores.by_kind import measures_of
+from clinical_pretrain.tasks.scores.measure import mean
+from tokenizer_tools.errors import UserError
+
+if TYPE_CHECKING:
+    from clinical_pretrain.tasks.catalogue import Task
+    from clinical_pretrain.tasks.finetune_settings import FinetuneSettings
+    from clinical_pretrain.tasks.outcome import Outcome
+
+TEST = "test"
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A row of the table."""
+
+    name: str
+    """A folder's name in the results."""
+    path: str
+    """Its folder, or its id on the Hub."""
+    shards: Path | None = None
+    """The shards that it was pretrained on, for the contamination line."""
+
+
+@dataclass(frozen=True)
+class TaskFolder:
+    """A task, and where its data is."""
+
+    task: Task
+    data: Path
+    file: str | None = None
+    """The absolute path of a user's own YAML file."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One task, one model, one seed."""
+
+    place: TaskFolder
+    model: NamedModel
+    seed: int
+    settings: FinetuneSettings
+    results: Path
+    """The folder of all results."""
+
+    def __str__(self) -> str:
+        return f"{self.place.task.name}, {self.model.name}, seed {self.seed}"
+
+    @property
+    def folder(self) -> ResultFolder:
+        """Where its result goes."""
+        return ResultFolder.of(self.results, self.place.task.name, self.model.name, self.seed)
+
+    def subject(self, data_sha256: str) -> Subject:
+        """What its result will be of.
+
+        Raises:
+            UserError: there is no such model, or the task has no such protocol.
+        """
+        task, path = self.place.task, self.model.path
+        settings: dict[str, Any] = {}
+        if task.choices is None:
+            settings = json.loads(json.dumps(asdict(self.settings.for_task(task))))
+        return Subject(
+            task=task.name,
+            model=self.model.name,
+            model_path=str(Path(path).absolute()) if Path(path).is_dir() else path,
+            model_identity=model_identity(path),
+            seed=self.seed,
+            kind=task.kind,
+            metric=task.metric,
+            protocol=task.choices.method if task.choices else self.settings.protocol,
+            settings=settings,
+            data=str(self.place.data.absolute()),
+            data_sha256=data_sha256,
+            task_file=self.place.file,
+        )
+
+    def earlier_result(self, data_sha256: str) -> Result | None:
+        """The result, if the trial is done.
+
+        Raises:
+            UserError: its folder holds the result of another trial, or one that can't be read.
+        """
+        if not self.folder.is_done:
+            return None
+        result = self.folder.read()
+        if differences := self.subject(data_sha256).differences(result.subject):
+            raise UserError(
+                f"{self.folder}: holds a result with {', '.join(differences)}; go back to that, or choose another --out"
+            )
+        return result
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one command evaluates: each task with each model and each seed."""
+
+    tasks: Sequence[TaskFolder]
+    models: Sequence[NamedModel]
+    seeds: Sequence[int]
+    settings: FinetuneSettings
+    results: Path
+    patient_key: Path | None = None
+    """The key that the shards' patients were hashed with; None: the user's own."""
+
+    def trials(self, place: TaskFolder, model: NamedModel) -> list[Trial]:
+        """The trials of a task with a model, by seed. Multiple choice is not trained, so it has one seed."""
+        seeds = self.seeds[:1] if place.task.choices else self.seeds
+        return [Trial(place, model, seed, self.settings, self.results) for seed in seeds]
+
+    def check(self) -> None:
+        """Refuse, before anything is read or trained, what can't end well.
+
+        Raises:
+            UserError: accelerate or a model is missing, or the folder holds results with other settings.
+        """
+        if any(place.task.choices is None for place in self.tasks) and importlib.util.find_spec("accelerate") is None:
+            raise UserError("accelerate is missing, which fine-tuning needs: pip install 'clinical-pretrain[tasks]'")
+        for model in self.models:
+            model_identity(model.path)
+        for place in self.tasks:
+            check_name(place.task.name, "task")
+            for model in self.models:
+                for trial in self.trials(place, model):
+                    if trial.folder.is_done:  # whether the data is the same can only be told when it has been read
+                        trial.earlier_result(trial.folder.read().subject.data_sha256)
+
+
+@dataclass
+class LoadedTask:
+    """A task with its data in memory."""
+
+    place: TaskFolder
+    data: TaskData
+    split_rule: str
+    data_sha256: str
+    patient_key: Path | None
+    _contamination: dict[Path, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, place: TaskFolder, patient_key: Path | None = None) -> LoadedTask:
+        """Read the data.
+
+        Raises:
+            UserError: it is missing or can't be read.
+        """
+        from clinical_pretrain.tasks.catalogue import read_task
+
+        divided = read_task(place.task, place.data)
+        return cls(place, divided.data, divided.rule, data_sha256(divided.data), patient_key)
+
+    @property
+    def test(self) -> list[Document]:
+        """The documents that are scored."""
+        return self.data.splits[TEST]
+
+    def contamination(self, shards: Path | None) -> dict[str, Any] | None:
+        """How much of the test split is in a model's pretraining shards; None without shards.
+
+        Raises:
+            UserError: the shards or the patient key can't be read, or don't belong together.
+        """
+        from clinical_pretrain.tasks.contamination import contamination
+
+        if shards is not None and shards not in self._contamination:
+            self._contamination[shards] = asdict(contamination(self.test, shards, self.patient_key))
+        return None if shards is None else self._contamination[shards]
+
+
+@dataclass
+class Report:
+    """What an evaluation has done."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """Of each task and model what `pooled` gives. A seed that couldn't be done doesn't count."""
+    made: int = 0
+    """Number of trials that were run now."""
+    found: int = 0
+    """Number of trials that were done before."""
+    missing: list[str] = field(default_factory=list)
+    """Why a task or a trial couldn't be done, one line each."""
+
+
+def evaluate(evaluation: Evaluation) -> Report:
+    """Run all trials that aren't done, task by task. What can't be done is left out, and the others run.
+
+    Raises:
+        UserError: nothing can be done as asked; see `Evaluation.check`.
+    """
+    evaluation.check()
+    report = Report()
+    for place in evaluation.tasks:
+        try:
+            loaded = LoadedTask.read(place, evaluation.patient_key)
+        except UserError as error:
+            leave_out(place.task.name, error, report.missing)
+            continue
+        for model in evaluation.models:
+            results = []
+            for trial in evaluation.trials(place, model):
+                try:
+                    results.append(finish_trial(trial, loaded, report))
+                except UserError as error:
+                    leave_out(str(trial), error, report.missing)
+            if results:
+                report.rows.append(pooled(results, evaluation.results, loaded.test))
+    return report
+
+
+def evaluate_one(evaluation: Evaluation) -> dict[str, Any]:
+    """Run all trials of one task with one model that aren't done.
+
+    Returns:
+        What `pooled` gives.
+
+    Raises:
+        UserError: a trial can't be done.
+    """
+    evaluation.check()
+    (place,), (model,) = evaluation.tasks, evaluation.models
+    loaded, report = LoadedTask.read(place, evaluation.patient_key), Report()
+    results = [finish_trial(trial, loaded, report) for trial in evaluation.trials(place, model)]
+    return pooled(results, evaluation.results, loaded.test)
+
+
+def leave_out(what: str, error: UserError, missing: list[str]) -> None:
+    """Say why a task or a trial isn't done, and add it to those that are missing."""
+    missing.append(f"{what}: {error}")
+    console.say(f"left out: {missing[-1]}", error=True)
+
+
+def pooled(results: Sequence[Result], folder: Path, documents: Sequence[Document]) -> dict[str, Any]:
+    """A task's score with one model: the mean over seeds, and its bootstrap interval over documents. Says it, if there
+    are several seeds.
+
+    Args:
+        results: one for each seed.
+        folder: of all results.
+        documents: of the test split.
+
+    Returns:
+        task, model, metric, score, low, high (fractions; None where undefined), seeds (their number) and protocol.
+
+    Raises:
+        UserError: predictions can't be read.
+    """
+    first = results[0].subject
+    measures = []
+    for result in results:
+        subject = result.subject
+        predictions = ResultFolder.of(folder, subject.task, subject.model, subject.seed).read_predictions()
+        measures.append(measures_of(documents, predictions)[subject.metric])
+    score = bootstrap.score({first.metric: mean(measures)}, documents)[first.metric]
+    row = {
+        "task": first.task,
+        "model": first.model,
+        "metric": first.metric,
+        "score": score.value,
+        "low": score.low,
+        "high": score.high,
+        "seeds": len(results),
+        "protocol": first.protocol,
+    }
+    if len(results) > 1:
+        console.say(_line(f"{first.task}, {first.model}, mean of {len(results)} seeds", row))
+    return row
+
+
+def finish_trial(trial: Trial, loaded: LoadedTask, report: Report) -> Result:
+    """A trial's result, which is made if it isn't there.
+
+    Raises:
+        UserError: another process is at it, the folder holds the result of another trial, or it can't be run.
+    """
+    with trial.folder.locked():
+        result = trial.earlier_result(loaded.data_sha256)
+        if result is not None:
+            report.found += 1
+            contamination = loaded.contamination(trial.model.shards) or result.contamination
+            if contamination != result.contamination:  # shards were named that weren't before
+                result = replace(result, contamination=contamination)
+                trial.folder.write(result)
+            console.say(_line(f"{trial}: done before", result.to_json()))
+        else:
+            console.say(f"{trial}: started")
+            result = run_trial(trial, loaded)
+            report.made += 1
+            console.say(_line(str(trial), result.to_json()) + f", {duration(result.seconds)}")
+    if result.contamination is not None:
+        from clinical_pretrain.tasks.contamination import describe
+
+        console.say(f"  {describe(result.contamination)}")
+    return result
+
+
+def run_trial(trial: Trial, loaded: LoadedTask) -> Result:
+    """Run one trial and store its result, predictions first.
+
+    Raises:
+        UserError: the task can't be run with this model or protocol, or the model gives something that can't be scored.
+    """
+    started = time.monotonic()
+    subject = trial.subject(loaded.data_sha256)
+    contamination = loaded.contamination(trial.model.shards)
+    outcome = _compute(trial, loaded)
+    predictions = replace(outcome.predictions, task=subject.task, model=subject.model, seed=subject.seed)
+    scores = bootstrap.score(measures_of(loaded.test, predictions), loaded.test)
+    report = loaded.data.report
+    result = Result(
+        subject=subject,
+        scores=scores,
+        splits={split: len(documents) for split, documents in loaded.data.splits.items()},
+        split_rule=loaded.split_rule,
+        reading={"mended": dict(report.mended), "left_out": dict(report.left_out), "places": report.places},
+        details=outcome.details,
+        contamination=contamination,
+        versions=versions(),
+        seconds=round(time.monotonic() - started, 1),
+    )
+    trial.folder.write(result, predictions)
+    return result
+
+
+def data_sha256(data: TaskData) -> str:
+    """sha256 of all that a task's scores depend on: its documents by split, in their order, with their gold."""
+    digest = hashlib.sha256(json.dumps([data.kind, data.labels]).encode())
+    for split, documents in sorted(data.splits.items()):
+        for document in documents:
+            questions = [(question.id, question.text, question.answers) for question in document.questions]
+            values = [getattr(document, name) for name in ("id", "text", "patient", "second_text", "entities", "labels",
+                                                           "unknown_labels")]  # fmt: skip
+            digest.update(json.dumps([split, *values, questions]).encode())
+    return digest.hexdigest()
+
+
+def _compute(trial: Trial, loaded: LoadedTask) -> Outcome:
+    task = trial.place.task
+    if task.choices is not None:
+        from clinical_pretrain.tasks.choices import score_choices
+        from clinical_pretrain.tasks.readers.medconceptsqa import read_medconceptsqa
+
+        return score_choices(task, read_medconceptsqa(trial.place.data), trial.model.path, trial.seed)
+    from clinical_pretrain.tasks.finetune import finetune
+
+    return finetune(task, loaded.data, trial.model.path, trial.seed, trial.settings)
+
+
+def _line(what: str, facts: dict[str, Any]) -> str:
+    """A line of a score in per cent. `facts` has metric, score, low and high."""
+    score, low, high = (facts[name] for name in ("score", "low", "high"))
+    if score is None:
+        return f"{what}: {facts['metric']} undefined"
+    interval = f" [{100 * low:.1f}, {100 * high:.1f}]" if low is not None else ", too few documents for an interval"
+    return f"{what}: {facts['metric']} {100 * score:.1f} %{interval}"
+
+
+def find_places(names: str, data_root: Path) -> list[TaskFolder]:
+    """The tasks of a suite, or of several names or YAML files with commas, each with its folder under `data_root`.
+
+    Raises:
+        UserError: a name is unknown, or a YAML file faulty.
+    """
+    from clinical_pretrain.tasks.catalogue import find_suite, find_task
+
+    files = [name for name in map(str.strip, names.split(",")) if name.endswith((".yaml", ".yml"))]
+    file_of = {find_task(name).name: str(Path(name).absolute()) for name in files}
+    return [TaskFolder(task, task.folder(data_root), file_of.get(task.name)) for task in find_suite(names)]
