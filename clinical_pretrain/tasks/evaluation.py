@@ -185,11 +185,13 @@ class LoadedTask:
         Raises:
             UserError: the shards or the patient key can't be read, or don't belong together.
         """
-        from clinical_pretrain.tasks.contamination import contamination
+        if shards is None:
+            return None
+        if shards not in self._contamination:
+            from clinical_pretrain.tasks.contamination import count_contamination
 
-        if shards is not None and shards not in self._contamination:
-            self._contamination[shards] = asdict(contamination(self.test, shards, self.patient_key))
-        return None if shards is None else self._contamination[shards]
+            self._contamination[shards] = asdict(count_contamination(self.test, shards, self.patient_key))
+        return self._contamination[shards]
 
 
 @dataclass
@@ -324,9 +326,9 @@ def run_trial(trial: Trial, loaded: LoadedTask) -> Result:
     Raises:
         UserError: the task can't be run with this model or protocol, or the model gives something that can't be scored.
     """
-    started = time.monotonic()
     subject = trial.subject(loaded.data_sha256)
     contamination = loaded.contamination(trial.model.shards)
+    started = time.monotonic()
     outcome = _compute(trial, loaded)
     predictions = replace(outcome.predictions, task=subject.task, model=subject.model, seed=subject.seed)
     scores = bootstrap.score(measures_of(loaded.test, predictions), loaded.test)

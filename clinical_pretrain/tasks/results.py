@@ -227,7 +227,7 @@ def _result(raw: Mapping[str, Any]) -> Result:
     Raises:
         KeyError, TypeError: it hasn't the form of one.
     """
-    kinds = {"seed": int, "settings": dict, "task_file": (str, type(None))}
+    kinds: dict[str, type | tuple[type, ...]] = {"seed": int, "settings": dict, "task_file": (str, type(None))}
     subject = {entry.name: _typed(raw, entry.name, kinds.get(entry.name, str)) for entry in fields(Subject)}
     scores = {name: _score(value) for name, value in _typed(raw, "scores", dict).items()}
     result = Result(

@@ -52,7 +52,7 @@ CONFIG = str(REPOSITORY / "configs" / "clinical_longformer.yaml")
         ("finetune --task x --data y --model z --name a/b", "--name 'a/b': not a name"),
         ("evaluate --suite x --data-root y --models z", "--models z: write a model's name and a folder, as in ours=mo"),
         ("evaluate --suite x --data-root y --models a=z --seeds 0", "--seeds is 0, must be at least 1"),
-        ("evaluate --suite x --data-root y --models a=z --epochs 0", "--epochs must be at least 1"),
+        ("evaluate --suite bc5cdr --data-root y --models a=z --epochs 0", "--epochs must be at least 1"),
         ("submit-evaluate --suite x --data-root y --models a=z --epoch 1", "unknown --epoch (did you mean --epochs?)"),
         ("foo", "unknown foo (choose from build-shards, run, export,"),
         ("show configs/demo.yaml", "configs/demo.yaml: no such file comes with the package; there are c"),

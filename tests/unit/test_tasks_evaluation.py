@@ -285,7 +285,7 @@ def bytes_of(results):
 
 
 @pytest.mark.slow
-def test_what_is_done_is_not_done_again(words, tiny, tmp_path, capsys, monkeypatch):
+def test_what_is_done_is_not_done_again(words, tiny, shards, tmp_path, capsys, monkeypatch):
     out, report = tmp_path / "results", tmp_path / "report.json"
     assert evaluate(tiny, out, "--seeds", "1") == 2
     said, error = capsys.readouterr()
@@ -319,7 +319,16 @@ def test_what_is_done_is_not_done_again(words, tiny, tmp_path, capsys, monkeypat
     with monkeypatch.context() as patched:
         patched.setattr("clinical_pretrain.tasks.evaluation.run_trial", None)
         assert evaluate(tiny, out, "--seeds", "2") == 2
-    assert capsys.readouterr().out.count("done before: f1") == 2 and bytes_of(out) == everything
+        assert capsys.readouterr().out.count("done before: f1") == 2 and bytes_of(out) == everything
+
+        assert evaluate(tiny, out, "--seeds", "2", "--shards", f"ours={shards}") == 2
+        assert (
+            capsys.readouterr().out.count("\n  contamination: 0 of 12 test texts were in the pretraining shards") == 2
+        )
+    now = bytes_of(out)
+    assert {path.name for path in now if now[path] != everything[path]} == {"result.json"}
+    first, second = (folder.read() for folder in folders)
+    assert first.contamination == second.contamination and first.contamination["texts"] == 12
 
 
 @pytest.mark.slow
