@@ -15,7 +15,7 @@ from clinical_pretrain.cluster.jobs import UNKNOWN, queued, read_json
 from clinical_pretrain.cluster.submit import Command, check_is_local, job_parameters, script, submit_job
 from clinical_pretrain.config.slurm import SlurmConfig
 from clinical_pretrain.run_folder.paths import JOBS_FOLDER
-from clinical_pretrain.tasks.evaluation import Evaluation, LoadedTask, Trial, leave_out
+from clinical_pretrain.tasks.evaluation import Evaluation, Trial, leave_out
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import write_json
 
@@ -100,13 +100,12 @@ def _missing_trials(evaluation: Evaluation, found: Submission) -> list[Trial]:
     trials = []
     for place in evaluation.tasks:
         try:
-            loaded = LoadedTask.read(place)
+            loaded = evaluation.load(place)
         except UserError as error:
             leave_out(place.task.name, error, found.missing)
             continue
         for trial in (trial for model in evaluation.models for trial in evaluation.trials(place, model)):
             try:
-                trial.subject(loaded.data_sha256)
                 if trial.earlier_result(loaded.data_sha256) is None:
                     trials.append(trial)
                 else:

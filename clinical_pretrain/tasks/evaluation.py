@@ -25,6 +25,7 @@ from clinical_pretrain.tasks.scores import bootstrap
 from clinical_pretrain.tasks.scores.by_kind import measures_of
 from clinical_pretrain.tasks.scores.measure import mean
 from tokenizer_tools.errors import UserError
+from tokenizer_tools.manifest import Manifest
 
 if TYPE_CHECKING:
     from clinical_pretrain.tasks.catalogue import Task
@@ -133,16 +134,31 @@ class Evaluation:
         seeds = self.seeds[:1] if place.task.choices else self.seeds
         return [Trial(place, model, seed, self.settings, self.results) for seed in seeds]
 
+    def load(self, place: TaskFolder) -> LoadedTask:
+        """Read a task's data.
+
+        Raises:
+            UserError: it is missing or faulty, or the task has no such protocol.
+        """
+        from clinical_pretrain.tasks.catalogue import read_task
+
+        if place.task.choices is None:
+            self.settings.for_task(place.task)
+        divided = read_task(place.task, place.data)
+        return LoadedTask(place, divided.data, divided.rule, data_sha256(divided.data), self.patient_key)
+
     def check(self) -> None:
         """Refuse, before anything is read or trained, what can't end well.
 
         Raises:
-            UserError: accelerate or a model is missing, or the folder holds results with other settings.
+            UserError: accelerate, a model or its shards are missing, or the folder holds results with other settings.
         """
         if any(place.task.choices is None for place in self.tasks) and importlib.util.find_spec("accelerate") is None:
             raise UserError("accelerate is missing, which fine-tuning needs: pip install 'clinical-pretrain[tasks]'")
         for model in self.models:
             model_identity(model.path)
+            if model.shards is not None:
+                Manifest.load(model.shards)
         for place in self.tasks:
             check_name(place.task.name, "task")
             for model in self.models:
@@ -161,18 +177,6 @@ class LoadedTask:
     data_sha256: str
     patient_key: Path | None
     _contamination: dict[Path, dict[str, Any]] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, place: TaskFolder, patient_key: Path | None = None) -> LoadedTask:
-        """Read the data.
-
-        Raises:
-            UserError: it is missing or can't be read.
-        """
-        from clinical_pretrain.tasks.catalogue import read_task
-
-        divided = read_task(place.task, place.data)
-        return cls(place, divided.data, divided.rule, data_sha256(divided.data), patient_key)
 
     @property
     def test(self) -> list[Document]:
@@ -218,7 +222,7 @@ def evaluate(evaluation: Evaluation) -> Report:
     report = Report()
     for place in evaluation.tasks:
         try:
-            loaded = LoadedTask.read(place, evaluation.patient_key)
+            loaded = evaluation.load(place)
         except UserError as error:
             leave_out(place.task.name, error, report.missing)
             continue
@@ -229,8 +233,10 @@ def evaluate(evaluation: Evaluation) -> Report:
                     results.append(finish_trial(trial, loaded, report))
                 except UserError as error:
                     leave_out(str(trial), error, report.missing)
-            if results:
-                report.rows.append(pooled(results, evaluation.results, loaded.test))
+            try:
+                report.rows += [pooled(results, evaluation.results, loaded.test)] if results else []
+            except UserError as error:
+                leave_out(f"{place.task.name}, {model.name}", error, report.missing)
     return report
 
 
@@ -245,14 +251,15 @@ def evaluate_one(evaluation: Evaluation) -> dict[str, Any]:
     """
     evaluation.check()
     (place,), (model,) = evaluation.tasks, evaluation.models
-    loaded, report = LoadedTask.read(place, evaluation.patient_key), Report()
+    loaded, report = evaluation.load(place), Report()
     results = [finish_trial(trial, loaded, report) for trial in evaluation.trials(place, model)]
     return pooled(results, evaluation.results, loaded.test)
 
 
 def leave_out(what: str, error: UserError, missing: list[str]) -> None:
     """Say why a task or a trial isn't done, and add it to those that are missing."""
-    missing.append(f"{what}: {error}")
+    message = str(error)
+    missing.append(message if message.startswith(f"{what}: ") else f"{what}: {message}")
     console.say(f"left out: {missing[-1]}", error=True)
 
 

@@ -248,7 +248,7 @@ def tiny(corpus, tmp_path_factory):
     root = tmp_path_factory.mktemp("tiny")
     shutil.copytree(corpus / "tokenizer", root / "model")
     config = LongformerConfig(vocab_size=1000, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
-                              intermediate_size=32, attention_window=[32], max_position_embeddings=130, pad_token_id=1,
+                              intermediate_size=32, attention_window=[32], max_position_embeddings=514, pad_token_id=1,
                               bos_token_id=0, eos_token_id=2, sep_token_id=2)  # fmt: skip
     LongformerForMaskedLM(config).save_pretrained(root / "model")
     write_words(root / "data" / "words")
@@ -363,6 +363,52 @@ def test_results_of_other_trials_are_not_mixed(words, tiny, tmp_path, capsys):
         assert "started" not in said_all.out and bytes_of(out) == everything
 
 
+def test_multiple_choice_is_answered_once_without_fine_tuning(tiny, tmp_path, capsys, monkeypatch):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    folder = tmp_path / "medconceptsqa" / "all"
+    folder.mkdir(parents=True)
+    rows = [
+        {"question_id": number, "answer": "fever", "answer_id": "A", "option1": "fever", "option2": "pain",
+         "option3": "cough", "option4": "rash", "question": f"What is {number}?\nA. fever\nB. pain\nC. cough\nD. rash",
+         "vocab": "ATC", "level": "easy"}
+        for number in range(12)
+    ]  # fmt: skip
+    for split in ("dev", "test"):
+        pq.write_table(pa.Table.from_pylist(rows), folder / f"{split}-00000-of-00001.parquet")
+    tasks = ("--suite", "medconceptsqa_prompt_0,medconceptsqa_pll_0", "--data-root", str(tmp_path))
+    assert evaluate(tiny, tmp_path / "results", *tasks, "--seeds", "3") == 0
+    assert f"{tmp_path}/results: 2 trials run, 0 done before, 0 left out" in capsys.readouterr().out
+    results = [folder.read() for folder in find_results(tmp_path / "results")]
+    assert [result.subject.protocol for result in results] == ["pseudo_log_likelihood", "prompt"]
+    assert all(result.subject.settings == {} and result.splits["test"] == 12 for result in results)
+    assert evaluate(tiny, tmp_path / "results", *tasks, "--epochs", "3") == 0  # of no meaning here
+    assert "0 trials run, 2 done before" in capsys.readouterr().out
+
+
+def test_a_trial_that_another_process_is_at_is_left_out(words, tiny, tmp_path, capsys):
+    with ResultFolder.of(tmp_path, "words", "ours", 0).locked():
+        assert evaluate(tiny, tmp_path, "--seeds", "1", "--suite", "words") == 2
+    said, error = capsys.readouterr()
+    assert "started" not in said
+    assert error.startswith(f"left out: words, ours, seed 0: {tmp_path}/words/ours/seed-0: another process is at this")
+
+
+def test_what_cannot_be_read_is_refused_before_anything_runs(words, tiny, tmp_path, capsys):
+    for option, said in (
+        (("--shards", "ours=nowhere"), "nowhere: no manifest.json"),
+        (("--models", "ours=nowhere"), "nowhere: neither a folder nor a model"),
+        (("--suite", "word"), "unknown task word (did you mean words?)"),
+        (("--learning-rates", "[0]"), "--learning-rates must be above 0"),
+    ):
+        assert evaluate(tiny, tmp_path / "results", *option) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {said}") and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_missing_accelerate_is_told_first(words, tiny, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "accelerate", None)
     assert evaluate(tiny, tmp_path / "results") == 2
@@ -377,14 +423,15 @@ def test_a_missing_accelerate_is_told_first(words, tiny, tmp_path, capsys, monke
 
 def submission(tiny, out, *more):
     return main(["submit-evaluate", "--suite", "words", "--data-root", str(tiny / "data"), "--models",
-                 f"base={tiny / 'model'},ours={tiny / 'model'}", "--shards", "ours=my shards", "--patient-key", "a key",
-                 "--seeds", "2", "--out", str(out), *SETTINGS, "--slurm.gpus_per_node", "4", *more])  # fmt: skip
+                 f"base={tiny / 'model'},ours={tiny / 'model'}", "--seeds", "2", "--out", str(out), *SETTINGS,
+                 "--slurm.gpus_per_node", "4", *more])  # fmt: skip
 
 
-def test_a_dry_run_shows_the_script_and_each_tasks_command(words, tiny, tmp_path, capsys, monkeypatch):
+def test_a_dry_run_shows_the_script_and_each_tasks_command(words, tiny, shards, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     out, report = tmp_path / "my results", tmp_path / "report.json"
-    assert submission(tiny, out, "--dry-run", "--json", str(report)) == 0
+    options = ("--shards", f"ours={shards}", "--patient-key", "a key", "--dry-run", "--json", str(report))
+    assert submission(tiny, out, *options) == 0
     said = capsys.readouterr().out
     assert "#SBATCH --array=0-3%" in said and "#SBATCH --gpus-per-node=1\n" in said
     assert "#SBATCH --job-name=evaluate-my results\n" in said or "--job-name='evaluate-my results'" in said
@@ -392,12 +439,35 @@ def test_a_dry_run_shows_the_script_and_each_tasks_command(words, tiny, tmp_path
     commands = json.loads(report.read_text())["commands"]
     assert commands[3] == (
         f"python -m clinical_pretrain finetune --task words --data {tiny}/data/words --model {tiny}/model --name ours "
-        f"--seed 1 --out '{out}' --shards 'my shards' --patient-key 'a key' --learning-rates '[0.001]' --epochs 1 "
+        f"--seed 1 --out '{out}' --shards {shards} --patient-key 'a key' --learning-rates '[0.001]' --epochs 1 "
         "--max-length 64 --max-steps 1"
     )
     assert "shards" not in commands[0] and "patient" not in commands[0]
     assert said.count("runs: python -m") == 4 and not out.exists()
     assert f"{out}: 4 trials to run, 0 done before, 0 queued or running already, 0 left out" in said
+
+
+def test_a_task_of_ones_own_is_submitted_by_its_file(words, tiny, tmp_path, capsys, monkeypatch):
+    """And what can't be run is told on the login node."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("name: words\nreader: iob\n")
+    assert submission(tiny, Path("results"), "--dry-run", "--suite", "mine.yaml") == 2
+    assert "name is words, which is a task of the catalogue" in capsys.readouterr().err
+    Path("mine.yaml").write_text("name: mine\nreader: iob\ndata: ../words\n")
+    (tiny / "data" / "mine").mkdir()
+    call = ("--dry-run", "--suite", "absent,mine.yaml", "--json", "report.json")
+    assert submission(tiny, Path("results"), *call) == 2
+    said, error = capsys.readouterr()
+    assert (
+        "2 trials to run" not in said and "4 trials to run, 0 done before, 0 queued or running already, 1 left" in said
+    )
+    assert error.startswith("left out: absent: ") and error.count("\n") == 2
+    command = json.loads(Path("report.json").read_text())["commands"][0]
+    assert f"--task {tmp_path}/mine.yaml --data {tiny}/data/mine " in command
+    assert submission(tiny, Path("results"), "--dry-run", "--protocol", "paper") == 2
+    said, error = capsys.readouterr()
+    assert error.startswith("left out: words: not a task of the paper; use --protocol document\n")
+    assert "#SBATCH" not in said and {path.name for path in tmp_path.iterdir()} == {"mine.yaml", "report.json"}
 
 
 def test_only_what_is_neither_done_nor_queued_is_submitted(words, tiny, tmp_path, capsys, monkeypatch):
