@@ -15,7 +15,8 @@ from clinical_pretrain.cluster.jobs import UNKNOWN, queued, read_json
 from clinical_pretrain.cluster.submit import Command, check_is_local, job_parameters, script, submit_job
 from clinical_pretrain.config.slurm import SlurmConfig
 from clinical_pretrain.run_folder.paths import JOBS_FOLDER
-from clinical_pretrain.tasks.evaluation import Evaluation, Trial, leave_out
+from clinical_pretrain.tasks.evaluation import leave_out, load_task
+from clinical_pretrain.tasks.trials import Evaluation, Trial
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import write_json
 
@@ -100,7 +101,7 @@ def _missing_trials(evaluation: Evaluation, found: Submission) -> list[Trial]:
     trials = []
     for place in evaluation.tasks:
         try:
-            loaded = evaluation.load(place)
+            loaded = load_task(place, evaluation)
         except UserError as error:
             leave_out(place.task.name, error, found.missing)
             continue

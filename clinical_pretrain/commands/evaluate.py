@@ -1,4 +1,4 @@
-"""Commands that fine-tune and score models on tasks. What a trial is, and which are done: tasks/evaluation.py."""
+"""Commands that fine-tune and score models on tasks: their options, and what they print. The work is in tasks/."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tokenizer_tools.ranges import Range
 if TYPE_CHECKING:
     import jsonargparse
 
-    from clinical_pretrain.tasks.evaluation import Evaluation, NamedModel
+    from clinical_pretrain.tasks.trials import Evaluation, NamedModel, TaskFolder
 
 MAX_SEEDS = 1000
 
@@ -33,18 +33,18 @@ def finetune(argv: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--seed", type=int, help="only this seed, as a task of submit-evaluate does (default: all)")
     _add_common_options(parser)
     args = _parse(parser, argv)
-    from clinical_pretrain.tasks import evaluation as evaluating
     from clinical_pretrain.tasks.catalogue import TASKS, find_task
+    from clinical_pretrain.tasks.evaluation import evaluate_one
     from clinical_pretrain.tasks.results import check_name
+    from clinical_pretrain.tasks.trials import NamedModel, TaskFolder
 
     name = args.name or Path(args.model).absolute().name
     check_name(name, "--name")
     task = find_task(args.task)
     file = None if args.task in TASKS else str(Path(args.task).absolute())
-    place = evaluating.TaskFolder(task, Path(args.data), file)
-    model = evaluating.NamedModel(name, args.model, Path(args.shards) if args.shards else None)
-    evaluation = _evaluation(parser, args, [place], [model])
-    row = evaluating.evaluate_one(evaluation)
+    place = TaskFolder(task, Path(args.data), file)
+    model = NamedModel(name, args.model, Path(args.shards) if args.shards else None)
+    row = evaluate_one(_evaluation(parser, args, [place], [model]))
     print(f"next: {typed()} table {shlex.quote(args.out)}")
     return report(args, row)
 
@@ -114,7 +114,7 @@ def read_evaluation(parser: CommandParser, args: jsonargparse.Namespace) -> Eval
         UserError: a name is unknown, given twice, or can't be a folder's.
     """
     models = named_models(args.models, args.shards or "")
-    from clinical_pretrain.tasks.evaluation import find_places
+    from clinical_pretrain.tasks.trials import find_places
 
     return _evaluation(parser, args, find_places(args.suite, Path(args.data_root)), models)
 
@@ -125,8 +125,8 @@ def named_models(models: str, shards: str) -> list[NamedModel]:
     Raises:
         UserError: one hasn't this form, or a name is unknown, given twice, or can't be a folder's.
     """
-    from clinical_pretrain.tasks.evaluation import NamedModel
     from clinical_pretrain.tasks.results import check_name
+    from clinical_pretrain.tasks.trials import NamedModel
 
     paths, folders = _pairs("--models", models), _pairs("--shards", shards)
     if not paths:
@@ -166,10 +166,10 @@ def _parse(parser: CommandParser, argv: Sequence[str]) -> jsonargparse.Namespace
 
 
 def _evaluation(
-    parser: CommandParser, args: jsonargparse.Namespace, tasks: Sequence[Any], models: Sequence[NamedModel]
+    parser: CommandParser, args: jsonargparse.Namespace, tasks: Sequence[TaskFolder], models: Sequence[NamedModel]
 ) -> Evaluation:
-    from clinical_pretrain.tasks.evaluation import Evaluation
     from clinical_pretrain.tasks.finetune_settings import FinetuneSettings
+    from clinical_pretrain.tasks.trials import Evaluation
 
     seed = args.get("seed")
     if seed is not None and (fault := Range(0, MAX_SEEDS - 1).fault(seed)):

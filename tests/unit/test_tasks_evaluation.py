@@ -12,13 +12,14 @@ import pytest
 
 from clinical_pretrain.cli import main
 from clinical_pretrain.commands.evaluate import named_models
-from clinical_pretrain.tasks.evaluation import NamedModel, data_sha256
+from clinical_pretrain.tasks.evaluation import data_sha256
 from clinical_pretrain.tasks.model_identity import model_identity
 from clinical_pretrain.tasks.records import Answer, Document, Question, Span, TaskData
 from clinical_pretrain.tasks.results import Result, ResultFolder, Subject, check_name, find_results
 from clinical_pretrain.tasks.scores.bootstrap import Score
 from clinical_pretrain.tasks.scores.by_kind import measures_of
 from clinical_pretrain.tasks.scores.predictions import PredictedAnswer, Prediction, Predictions, texts_sha256
+from clinical_pretrain.tasks.trials import NamedModel
 from tokenizer_tools.errors import UserError
 
 SUBJECT = Subject(
