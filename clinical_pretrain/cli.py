@@ -12,6 +12,7 @@ from typing import Any
 from clinical_pretrain.commands import completion
 from clinical_pretrain.commands.cluster import submit, submit_shards
 from clinical_pretrain.commands.corpus import build_shards, make_notes, train_tokenizer
+from clinical_pretrain.commands.evaluate import evaluate, finetune, submit_evaluate
 from clinical_pretrain.commands.files import show
 from clinical_pretrain.commands.observe import plot, status
 from clinical_pretrain.commands.release import export, push
@@ -33,6 +34,9 @@ COMMANDS: dict[str, Callable[[Sequence[str]], dict[str, Any]]] = {
     "export": export,
     "push": push,
     "tasks": tasks,
+    "finetune": finetune,
+    "evaluate": evaluate,
+    "submit-evaluate": submit_evaluate,
     "plot": plot,
     "submit": submit,
     "submit-shards": submit_shards,

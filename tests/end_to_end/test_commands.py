@@ -78,6 +78,7 @@ def options():
         found[name] = set(OPTION.findall(subprocess.run(call, capture_output=True, text=True, check=True).stdout))
     found["submit"] |= found["run"]
     found["submit-shards"] |= found["build-shards"]
+    found["submit-evaluate"] |= found["evaluate"]
     return found
 
 

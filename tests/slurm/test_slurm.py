@@ -15,6 +15,7 @@ import pytest
 import yaml
 from two_nodes import REPOSITORY, STEPS, Cluster, Run, wait_for
 
+from clinical_pretrain.tasks.results import find_results
 from tokenizer_tools.files import file_sha256
 
 pytestmark = pytest.mark.slurm
@@ -279,6 +280,59 @@ def test_shards_are_built_by_an_array_and_one_task_is_retried_alone(cluster, cor
         for folder in (cluster.folder / "alone", cluster.folder / "by array")
     ]
     assert hashes[0] == hashes[1] and len(hashes[0]) > 8
+
+
+@pytest.fixture(scope="module")
+def tiny_model(cluster, corpus):
+    """An encoder with random weights."""
+    from transformers import LongformerConfig, LongformerForMaskedLM
+
+    folder = cluster.folder / "tiny model"
+    shutil.copytree(corpus / "tokenizer", folder)
+    config = LongformerConfig(vocab_size=1000, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+                              intermediate_size=32, attention_window=[32], max_position_embeddings=130, pad_token_id=1,
+                              bos_token_id=0, eos_token_id=2, sep_token_id=2)  # fmt: skip
+    LongformerForMaskedLM(config).save_pretrained(folder)
+    return folder
+
+
+def test_an_evaluation_is_an_array_and_submitted_again_does_what_is_missing(cluster, tiny_model):
+    """One task is killed; the others, and what they wrote, stay."""
+    data = cluster.folder / "task data" / "bc5cdr"
+    data.mkdir(parents=True)
+    for split in ("train", "devel", "test"):
+        (data / f"{split}.tsv").write_text(
+            "\n".join(f"takes\tO\naspirin\tB-Chemical\n{number}\tO\n" for number in range(12))
+        )
+    report, results = cluster.folder / "evaluation.json", cluster.folder / "my results"
+    call = ("clinical-pretrain", "submit-evaluate", "--suite", "bc5cdr", "--data-root", "task data",
+            "--models", f"tiny={tiny_model}", "--seeds", 3, "--epochs", 1, "--max-steps", 2, "--max-length", 64,
+            "--learning-rates", "[0.001]", "--out", "my results", "--slurm.gpus_per_node", 0,
+            "--slurm.cpus_per_task", 1, "--json", report)  # fmt: skip
+    cluster.ok(*call, MAX_LOSSES="1")
+    jobs = json.loads(report.read_text())["jobs"]
+
+    def of_seed_one():
+        return [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline")
+                if b"finetune\0" in read_bytes(path) and b"--seed\x001\0" in read_bytes(path)]  # fmt: skip
+
+    os.kill(wait_for(of_seed_one, "the array's second task")[0], signal.SIGKILL)
+    assert cluster.wait(jobs[1], "COMPLETED", "FAILED") == "FAILED"
+    cluster.ok(*call)
+    again = json.loads(report.read_text())
+    assert len(again["jobs"]) == 1 and again["queued"] + again["done_before"] == 2
+    assert "--seed 1 " in again["commands"][0]
+    logs = results / "slurm"
+    for job in (jobs[0], jobs[2]):
+        assert cluster.wait(job, "COMPLETED", "FAILED") == "COMPLETED", (logs / f"{job}_0_log.out").read_text()
+    untouched = {path: path.stat().st_mtime_ns for path in results.rglob("seed-[02]/*")}
+    (job,) = again["jobs"]
+    assert cluster.wait(job, "COMPLETED", "FAILED") == "COMPLETED", (logs / f"{job}_0_log.out").read_text()
+    assert {path: path.stat().st_mtime_ns for path in results.rglob("seed-[02]/*")} == untouched
+    assert [folder.read().subject.seed for folder in find_results(results)] == [0, 1, 2]
+    said = cluster.ok(*call)
+    assert "my results: 0 trials to run, 3 done before, 0 queued or running already, 0 left out" in said
+    assert said.splitlines()[-1] == "next: clinical-pretrain table 'my results'"
 
 
 def submit_job(cluster, command, site, setup, words, **environment):

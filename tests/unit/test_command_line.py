@@ -48,6 +48,12 @@ CONFIG = str(REPOSITORY / "configs" / "clinical_longformer.yaml")
         ("push x", "missing: --repo-id"),
         ("push x --repo-id a/b --private maybe", "--private is maybe, must be true or false"),
         ("export x --out=", "--out: empty; is a variable of the shell unset?"),
+        ("finetune --data x", "missing: --task, --model (see clinical-pretrain finetune --help)"),
+        ("finetune --task x --data y --model z --name a/b", "--name 'a/b': not a name"),
+        ("evaluate --suite x --data-root y --models z", "--models z: write a model's name and a folder, as in ours=mo"),
+        ("evaluate --suite x --data-root y --models a=z --seeds 0", "--seeds is 0, must be at least 1"),
+        ("evaluate --suite bc5cdr --data-root y --models a=z --epochs 0", "--epochs must be at least 1"),
+        ("submit-evaluate --suite x --data-root y --models a=z --epoch 1", "unknown --epoch (did you mean --epochs?)"),
         ("foo", "unknown foo (choose from build-shards, run, export,"),
         ("show configs/demo.yaml", "configs/demo.yaml: no such file comes with the package; there are c"),
         ("run", "--config is missing; give a YAML file with the run's settings, such as configs/clinical_bigbird.yaml"),
@@ -95,6 +101,11 @@ MISTAKES = [
     ["submit", "--config", CONFIG, "--slurm.partition", "a100\n#SBATCH --exclusive"],
     ["submit", "--config", DEMO, "--data.shards", "SHARDS", "--slurm.gpus_per_node", "3"],
     ["submit-shards", "--notes", "nowhere", "--tokenizer", "x", "--out", "y"],
+    ["finetune", "--task", "nothing", "--data", "x", "--model", "y"],
+    ["finetune", "--task", "bc5cdr", "--data", "nowhere", "--model", "/nowhere"],
+    ["evaluate", "--suite", "nothing", "--data-root", "x", "--models", "a=y"],
+    ["evaluate", "--suite", "bc5cdr", "--data-root", "nowhere", "--models", "a=/nowhere"],
+    ["submit-evaluate", "--suite", "bc5cdr", "--data-root", "nowhere", "--models", "a=/nowhere"],
 ]
 
 

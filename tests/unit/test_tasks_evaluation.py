@@ -1,0 +1,496 @@
+"""Evaluations: what is done isn't done again, what differs isn't mixed, what can't be done doesn't stop the rest."""
+
+import json
+import re
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clinical_pretrain.cli import main
+from clinical_pretrain.commands.evaluate import named_models
+from clinical_pretrain.tasks.evaluation import data_sha256
+from clinical_pretrain.tasks.model_identity import model_identity
+from clinical_pretrain.tasks.records import Answer, Document, Question, Span, TaskData
+from clinical_pretrain.tasks.results import Result, ResultFolder, Subject, check_name, find_results
+from clinical_pretrain.tasks.scores.bootstrap import Score
+from clinical_pretrain.tasks.scores.by_kind import measures_of
+from clinical_pretrain.tasks.scores.predictions import PredictedAnswer, Prediction, Predictions, texts_sha256
+from clinical_pretrain.tasks.trials import NamedModel
+from tokenizer_tools.errors import UserError
+
+SUBJECT = Subject(
+    task="words",
+    model="ours",
+    model_path="/models/ours",
+    model_identity="sha256:1",
+    seed=0,
+    kind="entities",
+    metric="f1",
+    protocol="document",
+    settings={"epochs": 2, "learning_rates": [2e-5], "micro_batch_size": 4},
+    data="/data/words",
+    data_sha256="2",
+    task_file=None,
+)
+RESULT = Result(
+    subject=SUBJECT,
+    scores={
+        "f1": Score(0.5, 0.25, 0.75, 12, 12, 0),
+        "auc": Score(None, None, None, 12, 12, 9, ("A",), ("B",)),
+    },
+    splits={"train": 30, "development": 10, "test": 12},
+    split_rule="all of the data set",
+    reading={
+        "mended": {"offset moved by one": 1},
+        "left_out": {},
+        "places": {"offset moved by one": ["a.txt, line 3"]},
+    },
+    details={"chosen": {"epoch": 2}},
+    contamination=None,
+    versions={"python": "3"},
+    seconds=1.5,
+)
+
+
+def result_at(root, seed=0, task="words", model="ours"):
+    """A stored result."""
+    folder = ResultFolder.of(root, task, model, seed)
+    folder.write(replace(RESULT, subject=replace(SUBJECT, task=task, model=model, seed=seed)))
+    return folder
+
+
+# Measures ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "document", "prediction", "names"), [
+    ("entities", {"entities": (Span(0, 1, "A"),)}, {}, ["precision", "recall", "f1"]),
+    ("answers", {"questions": (Question("q", "?", (Answer(0, "x"),)),)}, {"answers": (PredictedAnswer("q", 0, 1),)},
+     ["exact_match", "f1"]),
+    ("class", {"labels": ("A",)}, {"labels": ("A",), "probabilities": (1.0,)}, ["accuracy"]),
+    ("labels", {"labels": ("A",)}, {"labels": ("A",), "probabilities": (1.0,)}, ["auc", "f1"]),
+])  # fmt: skip
+def test_each_kind_has_its_measures(kind, document, prediction, names):
+    documents = [Document("1", "x y", **document)]
+    predictions = Predictions(
+        "t", "test", kind, ("A",), "m", 0, texts_sha256(documents), (Prediction("1", **prediction),)
+    )
+    measures = measures_of(documents, predictions)
+    assert set(names) <= set(measures)
+    value = measures[names[-1]].values(np.ones((1, 1)))[0]
+    assert np.array_equal(value, {"entities": 0, "answers": 1, "class": 1, "labels": np.nan}[kind], equal_nan=True)
+
+
+# Result files ------------------------------------------------------------------------------------------------------
+
+
+def test_a_result_is_read_as_it_was_written(tmp_path):
+    folder = result_at(tmp_path)
+    assert folder.read() == RESULT
+    raw = json.loads(folder.result_file.read_text())
+    assert (raw["task"], raw["score"], raw["low"], raw["high"]) == ("words", 0.5, 0.25, 0.75)
+    assert raw["format_version"] == 1 and raw["scores"]["auc"]["undefined_labels"] == ["B"]
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    (lambda raw: raw | {"format_version": 2}, "format_version 2, but this version of clinical-pretrain reads 1"),
+    (lambda raw: {name: value for name, value in raw.items() if name != "data_sha256"}, "damaged, not the form"),
+    (lambda raw: raw | {"seed": "0"}, "damaged, not the form"),
+    (lambda raw: raw | {"scores": {}}, "damaged, not the form"),
+    (lambda raw: raw | {"score": 0.6}, "damaged, not the form"),
+    (lambda raw: raw | {"scores": {"f1": {"value": 0.5}}}, "damaged, not the form"),
+    (lambda raw: raw | {"scores": {"f1": raw["scores"]["f1"] | {"value": "x"}}, "score": "x"}, "damaged, not the form"),
+    (lambda raw: raw | {"scores": [1]}, "damaged, not the form"),
+    (lambda raw: [raw], "damaged, not a JSON object"),
+    (lambda raw: raw | {"model": "other"}, "is of words/other/seed-0, but its folder has another name"),
+])  # fmt: skip
+def test_a_damaged_result_is_refused_in_one_line(change, said, tmp_path):
+    folder = result_at(tmp_path)
+    folder.result_file.write_text(json.dumps(change(json.loads(folder.result_file.read_text()))))
+    with pytest.raises(UserError) as error:
+        folder.read()
+    assert str(error.value).startswith(f"{folder.result_file}: {said}") and "\n" not in str(error.value)
+
+
+def test_a_cut_result_is_refused(tmp_path):
+    folder = result_at(tmp_path)
+    folder.result_file.write_text(folder.result_file.read_text()[:-20])
+    with pytest.raises(UserError, match=r"result\.json: damaged, not a JSON object; delete its folder"):
+        folder.read()
+
+
+def test_results_are_found_in_order(tmp_path):
+    for seed in (10, 2):
+        result_at(tmp_path, seed)
+    result_at(tmp_path, 0, model="base")
+    ResultFolder.of(tmp_path, "words", "ours", 3).path.mkdir(parents=True)  # not done
+    (tmp_path / "words" / "ours" / "seed-x").mkdir()
+    (tmp_path / "slurm").mkdir()
+    found = [str(folder.path.relative_to(tmp_path)) for folder in find_results(tmp_path)]
+    assert found == ["words/base/seed-0", "words/ours/seed-2", "words/ours/seed-10"]
+    with pytest.raises(UserError, match="no such folder"):
+        find_results(tmp_path / "nowhere")
+
+
+def test_a_trial_has_one_process(tmp_path):
+    folder = ResultFolder.of(tmp_path, "words", "ours", 0)
+    with folder.locked(), pytest.raises(UserError, match="another process is at this trial"), folder.locked():
+        pass
+    with folder.locked():
+        pass
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "a/b", "../a", "-a", "my model", "a,b", "a=b", "naïve", "x" * 101, "a\n"]
+)
+def test_a_name_must_be_a_folders(name):
+    check_name("Bio_ClinicalBERT-v1.1+ours", "--models")
+    with pytest.raises(UserError, match=r"--models .*: not a name"):
+        check_name(name, "--models")
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"model_path": "/elsewhere", "data": "/moved", "task_file": "/x.yaml"}, []),
+    ({"settings": {**SUBJECT.settings, "micro_batch_size": 8}}, []),
+    ({"settings": {**SUBJECT.settings, "epochs": 3}}, ["epochs 3 (now 2)"]),
+    ({"settings": {}}, ["epochs None (now 2)", "learning_rates None (now [2e-05])"]),
+    ({"metric": "accuracy", "protocol": "paper"}, ["metric accuracy (now f1)", "protocol paper (now document)"]),
+    ({"model_identity": "sha256:9", "data_sha256": "9"}, ["other weights or another tokenizer", "other data"]),
+])  # fmt: skip
+def test_what_makes_a_result_another_one(changes, said):
+    assert SUBJECT.differences(replace(SUBJECT, **changes)) == said
+
+
+# What a result depends on -------------------------------------------------------------------------------------------
+
+
+def test_a_model_is_known_by_its_files(tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("config.json", "tokenizer.json", "model.safetensors", "README.md"):
+        (model / name).write_text(name)
+
+    def copy(name, **changes):
+        folder = shutil.copytree(model, tmp_path / name)
+        for file, text in changes.items():
+            (folder / file.replace("_", ".")).write_text(text)
+        return model_identity(str(folder))
+
+    assert copy("copy") == copy("described", README_md="better") == model_identity(str(model))
+    others = [copy("trained", model_safetensors="x"), copy("tokenizer", tokenizer_json="x"), copy("c", config_json="x")]
+    assert len({model_identity(str(model)), *others}) == 4
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty: no config\.json"):
+        model_identity(str(tmp_path / "empty"))
+    for name in (str(tmp_path / "nowhere"), "nobody/nothing"):
+        with pytest.raises(UserError, match="neither a folder nor a model"):
+            model_identity(name)
+
+
+def test_a_hub_model_is_known_by_its_commit(tmp_path, monkeypatch):
+    commit = "0123456789" * 4
+    repository = tmp_path / "models--some--model"
+    (repository / "snapshots" / commit).mkdir(parents=True)
+    (repository / "snapshots" / commit / "config.json").write_text("{}")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert model_identity("some/model") == f"some/model@{commit}"
+
+
+def test_data_is_known_by_its_texts_and_gold():
+    document = Document("1", "a b", "p", questions=(Question("q", "?", (Answer(0, "a"),)),), labels=("A",))
+
+    def sha256(document=document, split="test", labels=("A",)):
+        return data_sha256(TaskData("class", {split: [document]}, labels))
+
+    changes = [
+        {"id": "2"}, {"text": "a c"}, {"patient": "q"}, {"second_text": ""}, {"labels": ()}, {"unknown_labels": ("A",)},
+        {"entities": (Span(0, 1, "A"),)}, {"questions": ()}, {"questions": (Question("q", "?", (Answer(2, "b"),)),)},
+    ]  # fmt: skip
+    found = [sha256(), *(sha256(replace(document, **change)) for change in changes)]
+    assert len({*found, sha256(split="train"), sha256(labels=("A", "B"))}) == len(changes) + 3
+    assert sha256() == sha256(replace(document))
+
+
+# Options -----------------------------------------------------------------------------------------------------------
+
+
+def test_models_are_named():
+    assert named_models("base=org/x,ours=model/=1", "ours=shards/") == [
+        NamedModel("base", "org/x"),
+        NamedModel("ours", "model/=1", Path("shards/")),
+    ]
+    for models, shards, said in (
+        ("", "", "--models names none"),
+        ("model/", "", "--models model/: write a model's name and a folder"),
+        ("a=", "", "--models a=: write a model's name"),
+        ("a=x,a=y", "", "--models: a is given twice"),
+        ("a b=x", "", "--models 'a b': not a name"),
+        ("a=x", "b=y", "--shards: b is no name of --models, which has a"),
+    ):
+        with pytest.raises(UserError, match=re.escape(said)):
+            named_models(models, shards)
+
+
+# Real trials: a tiny model and a tiny task ---------------------------------------------------------------------------
+
+SETTINGS = ("--epochs", "1", "--max-steps", "1", "--max-length", "64", "--learning-rates", "[0.001]")
+
+
+@pytest.fixture(scope="module")
+def tiny(corpus, tmp_path_factory):
+    """A Longformer with random weights in `model`, and entities in IOB in `data/words`."""
+    from transformers import LongformerConfig, LongformerForMaskedLM
+
+    root = tmp_path_factory.mktemp("tiny")
+    shutil.copytree(corpus / "tokenizer", root / "model")
+    config = LongformerConfig(vocab_size=1000, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+                              intermediate_size=32, attention_window=[32], max_position_embeddings=514, pad_token_id=1,
+                              bos_token_id=0, eos_token_id=2, sep_token_id=2)  # fmt: skip
+    LongformerForMaskedLM(config).save_pretrained(root / "model")
+    write_words(root / "data" / "words")
+    return root
+
+
+def write_words(folder):
+    """Sentences in which a drug is an entity."""
+    folder.mkdir(parents=True)
+    for split, count in (("train", 20), ("devel", 12), ("test", 12)):
+        sentences = [f"takes\tO\naspirin\tB-Drug\n{number}\tO\nmg\tO\n" for number in range(count)]
+        (folder / f"{split}.tsv").write_text("\n".join(sentences))
+
+
+@pytest.fixture
+def words(monkeypatch):
+    """A task that is in the catalogue for a test."""
+    from clinical_pretrain.tasks import catalogue
+    from clinical_pretrain.tasks.readers.iob import read_iob
+
+    task = catalogue.Task("words", "Drugs in sentences", "entities", "f1", read_iob, "here", ("test.tsv",))
+    for name in ("words", "absent"):
+        monkeypatch.setitem(catalogue.TASKS, name, replace(task, name=name))
+
+
+def evaluate(tiny, out, *more):
+    """The command's exit code."""
+    return main(["evaluate", "--suite", "absent,words", "--data-root", str(tiny / "data"), "--models",
+                 f"ours={tiny / 'model'}", "--out", str(out), *SETTINGS, *more])  # fmt: skip
+
+
+def bytes_of(results):
+    return {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
+
+
+@pytest.mark.slow
+def test_what_is_done_is_not_done_again(words, tiny, shards, tmp_path, capsys, monkeypatch):
+    out, report = tmp_path / "results", tmp_path / "report.json"
+    assert evaluate(tiny, out, "--seeds", "1") == 2
+    said, error = capsys.readouterr()
+    assert re.fullmatch(
+        r"left out: absent: .*absent: .*\nerror: 1 left out, as said above; the same command does what is missing\n",
+        error,
+    )
+    lines = said.splitlines()
+    assert lines[0] == "words, ours, seed 0: started"
+    assert any(re.fullmatch(r"words, ours, seed 0: f1 [\d.]+ % \[[\d.]+, [\d.]+\], 0:00:\d\d", line) for line in lines)
+    assert lines[-2] == f"{out}: 1 trials run, 0 done before, 1 left out"
+    assert lines[-1].endswith(f"clinical-pretrain table {out}")
+
+    first = bytes_of(out)
+    assert evaluate(tiny, out, "--seeds", "2", "--json", str(report)) == 2
+    assert bytes_of(out).items() > first.items()
+    facts = json.loads(report.read_text())
+    assert (facts["run"], facts["done_before"], len(facts["missing"])) == (1, 1, 1)
+    (row,) = facts["results"]
+    folders = find_results(out)
+    values = [folder.read().main.value for folder in folders]
+    assert row["score"] == pytest.approx(np.mean(values)) and row["low"] <= row["score"] <= row["high"]
+    assert {name: row[name] for name in ("task", "model", "metric", "seeds", "protocol")} == {
+        "task": "words", "model": "ours", "metric": "f1", "seeds": 2, "protocol": "document"}  # fmt: skip
+    assert "words, ours, mean of 2 seeds: f1" in capsys.readouterr().out
+    assert [folder.read_predictions().model for folder in folders] == ["ours", "ours"]
+    texts = [path.read_text() for path in out.rglob("*") if path.is_file()]
+    assert not any("aspirin" in text for text in texts)
+
+    everything = bytes_of(out)
+    with monkeypatch.context() as patched:
+        patched.setattr("clinical_pretrain.tasks.evaluation.run_trial", None)
+        assert evaluate(tiny, out, "--seeds", "2") == 2
+        assert capsys.readouterr().out.count("done before: f1") == 2 and bytes_of(out) == everything
+
+        assert evaluate(tiny, out, "--seeds", "2", "--shards", f"ours={shards}") == 2
+        assert (
+            capsys.readouterr().out.count("\n  contamination: 0 of 12 test texts were in the pretraining shards") == 2
+        )
+    now = bytes_of(out)
+    assert {path.name for path in now if now[path] != everything[path]} == {"result.json"}
+    first, second = (folder.read() for folder in folders)
+    assert first.contamination == second.contamination and first.contamination["texts"] == 12
+
+
+@pytest.mark.slow
+def test_results_of_other_trials_are_not_mixed(words, tiny, tmp_path, capsys):
+    """Other settings and weights are told before anything runs, other data when it has been read."""
+    out = tmp_path / "results"
+    call = ["finetune", "--task", "words", "--data", str(tiny / "data" / "words"), "--out", str(out), *SETTINGS]
+    report = tmp_path / "report.json"
+    assert main([*call, "--model", str(tiny / "model"), "--seed", "7", "--json", str(report)]) == 0
+    row = json.loads(report.read_text())
+    assert set(row) == {"task", "model", "metric", "score", "low", "high", "seeds", "protocol"} and row["seeds"] == 1
+    assert [folder.path.name for folder in find_results(out)] == ["seed-7"]
+
+    everything = bytes_of(out)
+    same = [*call, "--seed", "7", "--model"]
+    other = shutil.copytree(tiny / "model", tmp_path / "model")
+    (other / "config.json").write_text((other / "config.json").read_text() + "\n")
+    data = tmp_path / "data"
+    write_words(data)
+    (data / "test.tsv").write_text((data / "test.tsv").read_text().replace("aspirin", "codeine", 1))
+    for words_, said in (
+        ([*same, str(tiny / "model"), "--max-steps", "2"], "max_steps 1 (now 2)"),
+        ([*same, str(other)], "other weights or another tokenizer"),
+        ([*same, str(tiny / "model"), "--data", str(data)], "other data"),
+    ):
+        capsys.readouterr()
+        assert main(words_) == 2
+        said_all = capsys.readouterr()
+        assert said_all.err == (
+            f"error: {out}/words/model/seed-7: holds a result with {said}; go back to that, or choose another --out\n"
+        )
+        assert "started" not in said_all.out and bytes_of(out) == everything
+
+
+def test_multiple_choice_is_answered_once_without_fine_tuning(tiny, tmp_path, capsys, monkeypatch):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    folder = tmp_path / "medconceptsqa" / "all"
+    folder.mkdir(parents=True)
+    rows = [
+        {"question_id": number, "answer": "fever", "answer_id": "A", "option1": "fever", "option2": "pain",
+         "option3": "cough", "option4": "rash", "question": f"What is {number}?\nA. fever\nB. pain\nC. cough\nD. rash",
+         "vocab": "ATC", "level": "easy"}
+        for number in range(12)
+    ]  # fmt: skip
+    for split in ("dev", "test"):
+        pq.write_table(pa.Table.from_pylist(rows), folder / f"{split}-00000-of-00001.parquet")
+    tasks = ("--suite", "medconceptsqa_prompt_0,medconceptsqa_pll_0", "--data-root", str(tmp_path))
+    assert evaluate(tiny, tmp_path / "results", *tasks, "--seeds", "3") == 0
+    assert f"{tmp_path}/results: 2 trials run, 0 done before, 0 left out" in capsys.readouterr().out
+    results = [folder.read() for folder in find_results(tmp_path / "results")]
+    assert [result.subject.protocol for result in results] == ["pseudo_log_likelihood", "prompt"]
+    assert all(result.subject.settings == {} and result.splits["test"] == 12 for result in results)
+    assert evaluate(tiny, tmp_path / "results", *tasks, "--epochs", "3") == 0  # of no meaning here
+    assert "0 trials run, 2 done before" in capsys.readouterr().out
+
+
+def test_a_trial_that_another_process_is_at_is_left_out(words, tiny, tmp_path, capsys):
+    with ResultFolder.of(tmp_path, "words", "ours", 0).locked():
+        assert evaluate(tiny, tmp_path, "--seeds", "1", "--suite", "words") == 2
+    said, error = capsys.readouterr()
+    assert "started" not in said
+    assert error.startswith(f"left out: words, ours, seed 0: {tmp_path}/words/ours/seed-0: another process is at this")
+
+
+def test_what_cannot_be_read_is_refused_before_anything_runs(words, tiny, tmp_path, capsys):
+    for option, said in (
+        (("--shards", "ours=nowhere"), "nowhere: no manifest.json"),
+        (("--models", "ours=nowhere"), "nowhere: neither a folder nor a model"),
+        (("--suite", "word"), "unknown task word (did you mean words?)"),
+        (("--learning-rates", "[0]"), "--learning-rates must be above 0"),
+    ):
+        assert evaluate(tiny, tmp_path / "results", *option) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {said}") and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_accelerate_is_told_first(words, tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    assert evaluate(tiny, tmp_path / "results") == 2
+    assert capsys.readouterr().err == (
+        "error: accelerate is missing, which fine-tuning needs: pip install 'clinical-pretrain[tasks]'\n"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+# SLURM, without one --------------------------------------------------------------------------------------------------
+
+
+def submission(tiny, out, *more):
+    return main(["submit-evaluate", "--suite", "words", "--data-root", str(tiny / "data"), "--models",
+                 f"base={tiny / 'model'},ours={tiny / 'model'}", "--seeds", "2", "--out", str(out), *SETTINGS,
+                 "--slurm.gpus_per_node", "4", *more])  # fmt: skip
+
+
+def test_a_dry_run_shows_the_script_and_each_tasks_command(words, tiny, shards, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    out, report = tmp_path / "my results", tmp_path / "report.json"
+    options = ("--shards", f"ours={shards}", "--patient-key", "a key", "--dry-run", "--json", str(report))
+    assert submission(tiny, out, *options) == 0
+    said = capsys.readouterr().out
+    assert "#SBATCH --array=0-3%" in said and "#SBATCH --gpus-per-node=1\n" in said
+    assert "#SBATCH --job-name=evaluate-my results\n" in said or "--job-name='evaluate-my results'" in said
+    assert "export MAX_STARTS=${MAX_STARTS:-3}\n" in said
+    commands = json.loads(report.read_text())["commands"]
+    assert commands[3] == (
+        f"python -m clinical_pretrain finetune --task words --data {tiny}/data/words --model {tiny}/model --name ours "
+        f"--seed 1 --out '{out}' --shards {shards} --patient-key 'a key' --learning-rates '[0.001]' --epochs 1 "
+        "--max-length 64 --max-steps 1"
+    )
+    assert "shards" not in commands[0] and "patient" not in commands[0]
+    assert said.count("runs: python -m") == 4 and not out.exists()
+    assert f"{out}: 4 trials to run, 0 done before, 0 queued or running already, 0 left out" in said
+
+
+def test_a_task_of_ones_own_is_submitted_by_its_file(words, tiny, tmp_path, capsys, monkeypatch):
+    """And what can't be run is told on the login node."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("name: words\nreader: iob\n")
+    assert submission(tiny, Path("results"), "--dry-run", "--suite", "mine.yaml") == 2
+    assert "name is words, which is a task of the catalogue" in capsys.readouterr().err
+    Path("mine.yaml").write_text("name: mine\nreader: iob\ndata: ../words\n")
+    (tiny / "data" / "mine").mkdir()
+    call = ("--dry-run", "--suite", "absent,mine.yaml", "--json", "report.json")
+    assert submission(tiny, Path("results"), *call) == 2
+    said, error = capsys.readouterr()
+    assert (
+        "2 trials to run" not in said and "4 trials to run, 0 done before, 0 queued or running already, 1 left" in said
+    )
+    assert error.startswith("left out: absent: ") and error.count("\n") == 2
+    command = json.loads(Path("report.json").read_text())["commands"][0]
+    assert f"--task {tmp_path}/mine.yaml --data {tiny}/data/mine " in command
+    assert submission(tiny, Path("results"), "--dry-run", "--protocol", "paper") == 2
+    said, error = capsys.readouterr()
+    assert error.startswith("left out: words: not a task of the paper; use --protocol document\n")
+    assert "#SBATCH" not in said and {path.name for path in tmp_path.iterdir()} == {"mine.yaml", "report.json"}
+
+
+def test_only_what_is_neither_done_nor_queued_is_submitted(words, tiny, tmp_path, capsys, monkeypatch):
+    """By stand-ins: sbatch takes every job as number 7, and squeue knows one task of it."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name, script in (
+        ("sbatch", "echo Submitted batch job 7"),
+        ("srun", "true"),
+        ("sacct", "echo FAILED"),
+        ("squeue", 'case "$*" in *7_1) echo FAILED;; *) echo RUNNING;; esac'),
+    ):
+        (tools / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
+    out, report = tmp_path / "results", tmp_path / "report.json"
+    assert submission(tiny, out, "--json", str(report)) == 0
+    assert json.loads(report.read_text())["jobs"] == ["7_0", "7_1", "7_2", "7_3"]
+    assert submission(tiny, out, "--json", str(report)) == 0
+    facts = json.loads(report.read_text())
+    assert (facts["queued"], facts["jobs"]) == (3, ["7"]) and "--name base --seed 1 " in facts["commands"][0]
+    capsys.readouterr()
+    (tools / "squeue").write_text("#!/bin/sh\nexit 1\n")
+    assert submission(tiny, out) == 2
+    assert capsys.readouterr().err == "error: SLURM doesn't answer (see squeue); try again when it does\n"
