@@ -13,7 +13,6 @@ import random
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -229,7 +228,7 @@ class _Trial:
         return Outcome(predictions, details)
 
 
-class _AfterEachEpoch(TrainerCallback):  # type: ignore[misc]
+class _AfterEachEpoch(TrainerCallback):
     """Lets a trial observe each epoch."""
 
     def __init__(self, trial: _Trial, learning_rate: float) -> None:

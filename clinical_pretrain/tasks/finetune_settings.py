@@ -66,5 +66,6 @@ class FinetuneSettings:
             learning_rates=[task.paper.learning_rate],
             epochs=task.paper.epochs,
             batch_size=batch_size,
+            max_length=task.paper.max_length,
             micro_batch_size=max(n for n in range(1, self.micro_batch_size + 1) if batch_size % n == 0),
         )

@@ -79,7 +79,7 @@ def load_with_head(model: str, kind: Kind, names: Sequence[str]) -> PreTrainedMo
         )
     if can_accelerate(network):
         accelerate_attention(network)
-    return network  # type: ignore[no-any-return]
+    return network
 
 
 def longest_input(network: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> int:

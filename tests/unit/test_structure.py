@@ -46,7 +46,7 @@ ANY = {
     "clinical_pretrain/config/": "values of settings, type annotations, hooks of argparse and yaml",
     "tokenizer_tools/": "values of JSON, of settings and of a table's cells",
 }
-"""Where a public signature may have a bare Any, and for what. `dict[str, Any]` is a JSON object, and may be anywhere."""
+"""Where a public signature may have a bare Any, and for what. `dict[str, Any]` is a JSON object: anywhere."""
 
 
 def public_functions(node: ast.AST) -> list[ast.FunctionDef]:
@@ -54,7 +54,7 @@ def public_functions(node: ast.AST) -> list[ast.FunctionDef]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.ClassDef) and not child.name.startswith("_"):
             found += public_functions(child)
-        elif isinstance(child, ast.FunctionDef) and (not child.name.startswith("_") or child.name == "__init__"):
+        elif isinstance(child, ast.FunctionDef) and (child.name == "__init__" or not child.name.startswith("_")):
             found.append(child)
     return found
 

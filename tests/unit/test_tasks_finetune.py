@@ -32,6 +32,7 @@ from clinical_pretrain.tasks.heads import labels_loss, load_with_head, longest_i
 from clinical_pretrain.tasks.predict import _best_span
 from clinical_pretrain.tasks.records import Answer, Document, Question, Span, TaskData
 from clinical_pretrain.tasks.scores.by_kind import measures_of
+from clinical_pretrain.tasks.task import PaperProtocol
 from tokenizer_tools.errors import UserError
 
 WORDS = ["patient", "was", "seen", "today", "with", "no", "acute", "distress", "history", "of", "and", "reports"]
@@ -165,8 +166,9 @@ def test_bigbirds_attention_is_counted_by_batch(models):
 def test_the_papers_protocol(models):
     """A line is an example, the first token of a word has its tag, and the last epoch is kept."""
     data = task_data("entities", numbers=(40, 5, 15))
-    paper = SimpleNamespace(learning_rate=5e-3, epochs=10, batch_size=6, sentences=True, first_subword=True,
-                            train_share=1.0, deviations=("one",))  # fmt: skip
+    paper = PaperProtocol(
+        learning_rate=5e-3, epochs=10, batch_size=6, deviations=("one",), sentences=True, first_subword=True
+    )
     task = SimpleNamespace(name="drugs", metric="f1", paper=paper)
     settings = FinetuneSettings(protocol="paper", micro_batch_size=4)
     outcome = finetune(task, data, str(models / "longformer"), 0, settings)
@@ -254,7 +256,7 @@ def test_windows_hold_every_token_and_answers_their_place(models):
 
 def test_lines_are_windows_that_hold_every_token(models):
     text = "one line\n\n  a second\r\nthird \n"
-    encoder, examples = encode(models, "entities", Document("a", text), by_line=True)
+    _, examples = encode(models, "entities", Document("a", text), by_line=True)
     starts = [text[e.text.offsets[e.window.start, 0] :].split()[0] for e in examples if e.window.start < e.window.end]
     assert starts == ["one", "a", "third"]
     assert [n for e in examples for n in range(*e.window)] == list(range(len(examples[0].text.ids)))
