@@ -91,7 +91,6 @@ def _answers_of_the_paper(train_share: float, *deviations: str) -> PaperProtocol
         "Notes are divided by a hash; CliniRC divides them 7:1:2 by a shuffle with seed 55.",
         "Answers at a note's beginning are kept; CliniRC's code drops them by mistake.",
         "A predicted answer may be longer than the 30 tokens of the authors' script, which cut correct ones.",
-        "The number of GPUs isn't known; batches are those of one.",
     )
     return PaperProtocol(3e-5, 4, 4, (*deviations, *common), max_length=4096, train_share=train_share)
 
