@@ -17,6 +17,8 @@ from clinical_pretrain.commands.files import show
 from clinical_pretrain.commands.observe import plot, status
 from clinical_pretrain.commands.release import export, push
 from clinical_pretrain.commands.run import run
+from clinical_pretrain.commands.table import table
+from clinical_pretrain.commands.tasks import tasks
 from clinical_pretrain.commands.trials import chaos, demo
 from clinical_pretrain.config.command_line import version
 from clinical_pretrain.config.other_names import refuse_unknown
@@ -31,9 +33,11 @@ COMMANDS: dict[str, Callable[[Sequence[str]], dict[str, Any]]] = {
     "run": run,
     "export": export,
     "push": push,
+    "tasks": tasks,
     "finetune": finetune,
     "evaluate": evaluate,
     "submit-evaluate": submit_evaluate,
+    "table": table,
     "plot": plot,
     "submit": submit,
     "submit-shards": submit_shards,

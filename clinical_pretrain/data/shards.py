@@ -72,6 +72,17 @@ def note_categories(folder: Path) -> tuple[npt.NDArray[np.int32], list[str]]:
     return encoded.indices.to_numpy(zero_copy_only=False), encoded.dictionary.to_pylist()
 
 
+def note_patients(folder: Path, notes: npt.NDArray[np.int64]) -> set[str]:
+    """Keyed hashes of the patients of some notes; of a note without a patient, of its admission or text.
+
+    Args:
+        folder: of the shards.
+        notes: (notes,), rows of the notes table.
+    """
+    table = pa.Table.from_batches(_open(folder / NOTES_TABLE_NAME)).select(["patient"])
+    return set(table.take(notes).column("patient").unique().to_pylist())
+
+
 def _open(path: Path) -> list[Any]:
     """The record batches of an Arrow file."""
     try:

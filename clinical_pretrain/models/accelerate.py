@@ -60,7 +60,7 @@ def accelerate_attention(model: Model) -> Model:
         UserError: the model has no attention of these kinds, or is a decoder.
     """
     modules: list[Any] = list(model.modules())
-    found = [module for module in modules if not {*type(module).__mro__}.isdisjoint(_FAST)]
+    found = [module for module in modules if _has_fast_form(module)]
     if not found:
         raise UserError(f"{type(model).__name__}: no Longformer or BigBird; there is no attention to accelerate")
     if getattr(model.config, "is_decoder", False):
@@ -75,6 +75,15 @@ def accelerate_attention(model: Model) -> Model:
             module.register_forward_pre_hook(_choose_attention, with_kwargs=True)
             module._attention_is_chosen = True
     return model
+
+
+def can_accelerate(model: PreTrainedModel) -> bool:
+    """Whether `accelerate_attention` takes a model."""
+    return any(map(_has_fast_form, model.modules())) and not getattr(model.config, "is_decoder", False)
+
+
+def _has_fast_form(module: nn.Module) -> bool:
+    return not {*type(module).__mro__}.isdisjoint(_FAST)
 
 
 def _accelerate(module: nn.Module, config: Any) -> None:

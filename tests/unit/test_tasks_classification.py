@@ -1,11 +1,10 @@
-"""Reading classes and labels: tables with MTSamples, MedNLI, PubMedQA, chest X-rays."""
+"""Reading classes and labels: tables, MedNLI, PubMedQA, chest X-rays."""
 
 import gzip
 import json
 import tarfile
 
 import pytest
-from conftest import SHARED
 
 from clinical_pretrain.tasks.readers.chest_xray import FINDINGS, read_chest_xray, read_mimic_cxr, read_openi
 from clinical_pretrain.tasks.readers.mednli import FILES, read_mednli
@@ -124,19 +123,6 @@ def test_unknown_splits_and_repeated_identifiers_are_refused(tmp_path):
     refused(r"t\.jsonl:2: its split is none of train,", read_table, path, TableColumns("t", "l", split="s"))
     path = jsonl(path, {"t": SECRET, "l": "x", "s": ""})
     refused(r"t\.jsonl:1: its split is none of train,", read_table, path, TableColumns("t", "l", split="s"))
-
-
-@pytest.mark.shared
-def test_mtsamples():
-    """Its specialties are lists: labels as they are, or a class for the 209 notes that have one alone."""
-    path = SHARED / "notes" / "mtsamples_unique.jsonl.gz"
-    columns = TableColumns("text", "specialties", "note_id")
-    data = read_table(path, columns, LabelRule("labels"))
-    documents = data.splits["train"]
-    assert len(documents) == 2357 and len(data.labels) == 40 and not data.report.left_out
-    assert sum("Surgery" in document.labels for document in documents) == 1088
-    data = read_table(path, columns)
-    assert len(data.splits["train"]) == 209 and data.report.left_out == {"row with several labels": 2148}
 
 
 # MedNLI -------------------------------------------------------------------------------------------------------------

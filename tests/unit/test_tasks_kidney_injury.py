@@ -124,7 +124,7 @@ def test_a_stay_is_a_document(ending, tmp_path):
     data = read_kidney_injury(tables(tmp_path, ending=ending))
     (document,) = data.splits["train"]
     assert (document.id, document.patient, document.text) == ("100", "1", "first\n\nsecond")
-    assert document.labels == ("injury",) and (data.kind, data.labels) == ("class", ("none", "injury"))
+    assert document.labels == ("injury",) and (data.kind, data.labels) == ("labels", ("injury",))
 
 
 def test_a_patient_of_18_years_is_adult(tmp_path):
@@ -132,19 +132,19 @@ def test_a_patient_of_18_years_is_adult(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("labs", "label"),
+    ("labs", "labels"),
     [
-        ([lab(1, "1.0"), lab(40, "1.29")], "none"),
-        ([lab(1, "1.0"), lab(24, "1.0"), lab(71.9, "1.3")], "injury"),
-        ([lab(-130, "0.8"), lab(1, "1.1"), lab(30, "1.2")], "injury"),  # 1.5 times a value from before the stay
-        ([lab(-169, "0.5"), lab(1, "1.1"), lab(30, "1.2")], "none"),
-        ([lab(1, "1.0"), lab(30, "1.2"), lab(30, "1.4")], "injury"),  # their mean is 1.3
-        ([lab(1, "1.0"), lab(30, "1.2"), lab(30, "1.3")], "none"),
-        ([lab(1, "1.0"), lab(30, "1.2"), lab(30, "9.0", patient=2), lab(31, "9.0", ITEMID=50971)], "none"),
+        ([lab(1, "1.0"), lab(40, "1.29")], ()),
+        ([lab(1, "1.0"), lab(24, "1.0"), lab(71.9, "1.3")], ("injury",)),
+        ([lab(-130, "0.8"), lab(1, "1.1"), lab(30, "1.2")], ("injury",)),  # 1.5 times a value from before the stay
+        ([lab(-169, "0.5"), lab(1, "1.1"), lab(30, "1.2")], ()),
+        ([lab(1, "1.0"), lab(30, "1.2"), lab(30, "1.4")], ("injury",)),  # their mean is 1.3
+        ([lab(1, "1.0"), lab(30, "1.2"), lab(30, "1.3")], ()),
+        ([lab(1, "1.0"), lab(30, "1.2"), lab(30, "9.0", patient=2), lab(31, "9.0", ITEMID=50971)], ()),
     ],
 )
-def test_the_label(labs, label, tmp_path):
-    assert read(tmp_path, labs=labs)[0] == [("100", "first\n\nsecond", (label,))]
+def test_the_label(labs, labels, tmp_path):
+    assert read(tmp_path, labs=labs)[0] == [("100", "first\n\nsecond", labels)]
 
 
 @pytest.mark.parametrize(

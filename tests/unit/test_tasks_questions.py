@@ -9,7 +9,7 @@ from conftest import SHARED
 
 from clinical_pretrain.tasks.readers.answers import AFTER_BLANK, MOVED, NOT_FOUND, REACH, STRIPPED
 from clinical_pretrain.tasks.readers.emrqa import read_emrqa
-from clinical_pretrain.tasks.readers.medconceptsqa import count_answers, read_medconceptsqa
+from clinical_pretrain.tasks.readers.medconceptsqa import PER_SUBSET, as_task_data, count_answers, read_medconceptsqa
 from clinical_pretrain.tasks.readers.squad import read_squad
 from clinical_pretrain.tasks.records import Answer
 from tokenizer_tools.errors import UserError
@@ -367,6 +367,29 @@ def test_medconceptsqa(tmp_path):
     assert (shot.text, shot.vocabulary, shot.level) == ("\n  What is Janeroe?\n  A. a\n", "ATC", "easy")
     assert data.report.left_out == {"the answer's letter isn't that of its option": 2}
     assert count_answers(data.splits["test"]) == {"A": 1, "B": 0, "C": 0, "D": 1}
+
+
+def test_medconceptsqa_asks_the_first_questions_of_each_vocabulary_and_level(tmp_path):
+    """As the benchmark's own evaluation does; the number of a row counts all."""
+    medconcepts(tmp_path, "all", dev=[(1, "B", "b", "abcd")], test=[])
+    rows = [
+        {"question_id": number, "answer": "a", "answer_id": letter, "question": "?", "vocab": vocab, "level": level,
+         **dict(zip(("option1", "option2", "option3", "option4"), "abcd", strict=True))}
+        for number, (vocab, level, letter) in enumerate(
+            [("ATC", "easy", "A")] * 3 + [("ATC", "hard", "A")] * 2 + [("ATC", "easy", "A")] + [("ICD9CM", "easy", "B")]
+        )
+    ]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "all" / "test-00000-of-00001.parquet", row_group_size=2)
+    ids = [question.id for question in read_medconceptsqa(tmp_path, per_subset=2).splits["test"]]
+    assert ids == ["ATC/easy/0", "ATC/easy/1", "ATC/hard/3", "ATC/hard/4"]
+    data = read_medconceptsqa(tmp_path, per_subset=0)
+    assert len(data.splits["test"]) == 6 and PER_SUBSET == 250
+    (place,) = data.report.places["the answer's letter isn't that of its option"]
+    assert place.endswith("test-00000-of-00001.parquet, row 7")
+    documents = as_task_data(data)
+    assert (documents.kind, documents.labels) == ("class", ("A", "B", "C", "D"))
+    (shot,) = documents.splits["development"]
+    assert (shot.id, shot.labels, shot.text) == ("ATC/easy/1", ("B",), "\n  What is Janeroe?\n  A. a\n")
 
 
 def test_medconceptsqa_names_what_is_missing(tmp_path):

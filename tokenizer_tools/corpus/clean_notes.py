@@ -6,6 +6,7 @@ No rule changes a number, a unit, a sign or a negation, and none changes case, w
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 
 # MIMIC-III writes [**Known lastname 123**], sometimes over a line break; MIMIC-IV writes exactly three underscores.
@@ -40,6 +41,11 @@ class CleaningRules:
     def names(self) -> list[str]:
         """The rules that are switched on, in order."""
         return [field.name for field in fields(self) if getattr(self, field.name)]
+
+    @classmethod
+    def named(cls, names: Collection[str]) -> CleaningRules:
+        """The rules of which `names()` gave the names."""
+        return cls(**{field.name: field.name in names for field in fields(cls)})
 
 
 def clean(text: str, rules: CleaningRules, placeholder: str | None, unknown_whitespace: str = "") -> str:

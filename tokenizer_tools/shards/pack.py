@@ -25,7 +25,7 @@ from tokenizer_tools.shards.sequences import pack_sequences
 from tokenizer_tools.shards.settings import BuildOptions
 from tokenizer_tools.shards.workers import Job, advance, run_jobs
 from tokenizer_tools.shards.write import write_sequences
-from tokenizer_tools.tokenizer.load import encode, special_ids
+from tokenizer_tools.tokenizer.load import encode, forbidden_ids, note_ids
 from tokenizer_tools.tokenizer.unknown_characters import count_unknown
 
 _BATCH = 1000
@@ -109,22 +109,15 @@ def _tokenise(texts: list[str], build: ShardBuild) -> tuple[list[npt.NDArray[Any
     """Token ids of each text, begin and end tokens included; the number of unknown tokens, and the characters behind
     them."""
     info, backend = build.tokenizer, _backend(build.tokenizer_folder / "tokenizer.json")
-    forbidden = special_ids(backend)
-    if info.placeholder_id is not None:
-        forbidden[info.placeholder_id] = False
-    token_ids = []
+    forbidden = forbidden_ids(backend, info)
+    token_ids: list[npt.NDArray[Any]] = []
     unknown_tokens, unknown_characters = 0, Counter[str]()
     for start in range(0, len(texts), _BATCH):
         batch = [build.clean(text) for text in texts[start : start + _BATCH]]
         encoded = encode(backend, batch)
         count, characters = count_unknown(backend, batch, encoded, info.unknown_token, info.unknown_id)
         unknown_tokens, unknown_characters = unknown_tokens + count, unknown_characters + characters
-        for tokens in encoded:
-            ids = np.array([info.begin_id, *tokens, info.end_id], dtype=build.id_dtype)
-            # A note that spells out a special token ("<mask>", "[SEP]") must not control the model with it.
-            inner = ids[1:-1]
-            inner[forbidden[inner]] = info.unknown_id
-            token_ids.append(ids)
+        token_ids += [note_ids(tokens, info, forbidden, build.id_dtype) for tokens in encoded]
         advance(len(batch))
     return token_ids, unknown_tokens, unknown_characters
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -154,6 +155,32 @@ def special_ids(backend: Tokenizer) -> npt.NDArray[np.bool_]:
     for token_id, token in backend.get_added_tokens_decoder().items():
         table[token_id] = token.special
     return table
+
+
+def forbidden_ids(backend: Tokenizer, info: TokenizerInfo) -> npt.NDArray[np.bool_]:
+    """(vocabulary,): True for the special tokens that no note may become: all but the placeholder."""
+    forbidden = special_ids(backend)
+    if info.placeholder_id is not None:
+        forbidden[info.placeholder_id] = False
+    return forbidden
+
+
+def note_ids(
+    tokens: Sequence[int], info: TokenizerInfo, forbidden: npt.NDArray[np.bool_], dtype: npt.DTypeLike
+) -> npt.NDArray[Any]:
+    """A note's token ids as shards hold them, (tokens + 2,).
+
+    Args:
+        tokens: from `encode`, of the cleaned text.
+        info: gives the ids of the begin, end and unknown tokens.
+        forbidden: from `forbidden_ids`. A note that spells out a special token ("<mask>", "[SEP]") must not control the
+            model with it, so it becomes the unknown token.
+        dtype: of the ids.
+    """
+    ids = np.array([info.begin_id, *tokens, info.end_id], dtype=dtype)
+    inner = ids[1:-1]
+    inner[forbidden[inner]] = info.unknown_id
+    return ids
 
 
 def encode(backend: Tokenizer, texts: list[str]) -> list[list[int]]:

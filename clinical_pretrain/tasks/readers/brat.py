@@ -62,7 +62,7 @@ def read_brat(folder: Path) -> TaskData:
     for split, path in folders.items():
         pairs = paired(files_of(path, ".txt"), files_of(path, ".ann"))
         splits[split] = [_document(text, annotations, report) for text, annotations in pairs]
-    return entity_task(splits, report)
+    return entity_task(folder, splits, report)
 
 
 def _document(text_path: Path, annotations_path: Path, report: ReadingReport) -> Document:

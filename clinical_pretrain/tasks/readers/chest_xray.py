@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree.ElementTree import Element
 
-from clinical_pretrain.tasks.readers.common import UNDIVIDED, read_bytes, read_text
-from clinical_pretrain.tasks.readers.rows import check_ids, read_csv
+from clinical_pretrain.tasks.readers.common import UNDIVIDED, check_ids, read_bytes, read_text
+from clinical_pretrain.tasks.readers.rows import read_csv
 from clinical_pretrain.tasks.readers.xml_files import parse_xml
 from clinical_pretrain.tasks.records import Document, ReadingReport, TaskData
 from tokenizer_tools.errors import UserError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from xml.sax.saxutils import unescape
@@ -185,15 +184,34 @@ class Entities:
             return None
 
 
-def entity_task(splits: dict[str, list[Document]], report: ReadingReport, labels: tuple[str, ...] = ()) -> TaskData:
+def entity_task(
+    folder: Path, splits: dict[str, list[Document]], report: ReadingReport, labels: tuple[str, ...] = ()
+) -> TaskData:
     """A task of entities. Without `labels` its types are those that occur, sorted.
 
     Raises:
-        UserError: two documents have the same identifier.
+        UserError: two documents have one identifier.
     """
-    documents = [document for split in splits.values() for document in split]
-    for name, times in Counter(document.id for document in documents).items():
-        if times > 1:
-            raise UserError(f"document {name} occurs {times} times in the data set; keep one of its files")
-    found = {entity.type for document in documents for entity in document.entities}
-    return TaskData("entities", splits, labels or tuple(sorted(found)), report)
+    found = {entity.type for documents in splits.values() for document in documents for entity in document.entities}
+    return check_ids(TaskData("entities", splits, labels or tuple(sorted(found)), report), folder)
+
+
+def check_ids(data: TaskData, path: Path) -> TaskData:
+    """The data itself, if no two of its documents, and no two questions of it, have one identifier.
+
+    Raises:
+        UserError: two have.
+    """
+    documents = [(split, document) for split, documents in data.splits.items() for document in documents]
+    _check_unique([(document.id, split) for split, document in documents], "document", path)
+    _check_unique([(question.id, split) for split, d in documents for question in d.questions], "question", path)
+    return data
+
+
+def _check_unique(identifiers: list[tuple[str, str]], kind: str, path: Path) -> None:
+    seen: dict[str, str] = {}
+    for number, (identifier, split) in enumerate(identifiers, start=1):
+        place = f"{kind} {number} (split {split})"
+        if identifier in seen:
+            raise UserError(f"{path}: {place} has the identifier of {seen[identifier]}; each must have its own")
+        seen[identifier] = place

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clinical_pretrain.tasks.readers.answers import locate
-from clinical_pretrain.tasks.readers.common import UNDIVIDED
+from clinical_pretrain.tasks.readers.common import UNDIVIDED, check_ids
 from clinical_pretrain.tasks.readers.rows import (
     as_object,
-    check_ids,
     get_list,
     get_number,
     get_text,

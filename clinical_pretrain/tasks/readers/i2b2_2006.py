@@ -31,7 +31,8 @@ def read_i2b2_2006(folder: Path) -> TaskData:
         UserError: a file is missing, or malformed in another place than the known one.
     """
     report = ReadingReport()
-    return entity_task({split: _read(find_one(folder, name), split, report) for split, name in FILES.items()}, report)
+    splits = {split: _read(find_one(folder, name), split, report) for split, name in FILES.items()}
+    return entity_task(folder, splits, report)
 
 
 def _read(path: Path, split: str, report: ReadingReport) -> list[Document]:

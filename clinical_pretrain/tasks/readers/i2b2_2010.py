@@ -48,9 +48,8 @@ def read_i2b2_2010(folder: Path) -> TaskData:
     for name, (texts, concepts) in folders.items():
         pairs = paired(files_of(find_one(folder, texts), ".txt"), files_of(find_one(folder, concepts), ".con"))
         documents[name] = [_document(f"{name}/{text.stem}", text, concept, report) for text, concept in pairs]
-    return entity_task(
-        {"train": documents["beth"] + documents["partners"], "test": documents["test"]}, report, labels=TYPES
-    )
+    splits = {"train": documents["beth"] + documents["partners"], "test": documents["test"]}
+    return entity_task(folder, splits, report, labels=TYPES)
 
 
 def _document(name: str, text_path: Path, concepts_path: Path, report: ReadingReport) -> Document:

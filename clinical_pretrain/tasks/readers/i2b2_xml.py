@@ -45,7 +45,8 @@ def read_i2b2_2012(folder: Path) -> TaskData:
         "train": [find_one(folder, "2012-07-15.original-annotation.release")],
         "test": [find_one(folder, "2012-08-08.test-data.event-timex-groundtruth/xml", "ground_truth/merged_xml")],
     }
-    return entity_task(_read(folders, Format("EVENT", "type", EVENT_TYPES), report), report, labels=EVENT_TYPES)
+    splits = _read(folders, Format("EVENT", "type", EVENT_TYPES), report)
+    return entity_task(folder, splits, report, labels=EVENT_TYPES)
 
 
 def read_i2b2_2014(folder: Path) -> TaskData:
@@ -59,7 +60,7 @@ def read_i2b2_2014(folder: Path) -> TaskData:
         "train": [find_one(folder, "training-PHI-Gold-Set1"), find_one(folder, "training-PHI-Gold-Set2")],
         "test": [find_one(folder, "testing-PHI-Gold-fixed")],
     }
-    return entity_task(_read(folders, Format(None, "TYPE"), report), report)
+    return entity_task(folder, _read(folders, Format(None, "TYPE"), report), report)
 
 
 def _read(folders: dict[str, list[Path]], form: Format, report: ReadingReport) -> dict[str, list[Document]]:

@@ -47,7 +47,7 @@ def read_iob(folder: Path) -> TaskData:
         raise UserError(
             f"{folder}: no files of splits, such as train.tsv and test.tsv; name the folder that holds them"
         )
-    return entity_task({split: _documents(path, split, report) for split, path in files.items()}, report)
+    return entity_task(folder, {split: _documents(path, split, report) for split, path in files.items()}, report)
 
 
 def _documents(path: Path, split: str, report: ReadingReport) -> list[Document]:

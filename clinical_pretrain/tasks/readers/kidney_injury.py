@@ -5,7 +5,7 @@ computes it (mimic-iv/concepts/organfailure/kdigo_creatinine.sql and kdigo_stage
 
 - Stays: the first stay in intensive care of each patient who is 18 or older at its beginning (INTIME).
 - Input: the notes of that admission with CHARTTIME in hours 0 to 24 of the stay, in the order of CHARTTIME.
-- Label: `injury`, if a creatinine in hours 24 to 72 reaches KDIGO stage 1 or higher; otherwise `none`.
+- Label: `injury`, if a creatinine in hours 24 to 72 reaches KDIGO stage 1 or higher; otherwise no label.
 - Left out: patients with an injury in hours 0 to 24, and those without a creatinine in one of the two windows, because
   their label is unknown; urine output, dialysis and earlier kidney disease are not looked at.
 - Not used as input, because they could tell the outcome: notes without CHARTTIME (discharge summaries, and others that
@@ -28,7 +28,8 @@ from clinical_pretrain.tasks.readers.rows import read_csv
 from clinical_pretrain.tasks.records import Document, ReadingReport, TaskData
 from tokenizer_tools.errors import UserError
 
-LABELS = ("none", "injury")
+INJURY = "injury"
+"""The only label."""
 ADULT_YEARS = 18
 CREATININE = "50912"
 """ITEMID of creatinine in blood."""
@@ -126,8 +127,8 @@ def read_kidney_injury(folder: Path) -> TaskData:
             report.leave_out("stay without a note in hours 0 to 24", _place(stay))
             continue
         text = "\n\n".join(text for _, _, text in found)
-        documents.append(Document(stay.id, text, stay.patient, labels=(labels[stay.id],)))
-    return TaskData("class", {UNDIVIDED: documents}, LABELS, report)
+        documents.append(Document(stay.id, text, stay.patient, labels=labels[stay.id]))
+    return TaskData("labels", {UNDIVIDED: documents}, (INJURY,), report)
 
 
 def _place(stay: Stay) -> str:
@@ -201,9 +202,9 @@ def _add_creatinine(folder: Path, stays: dict[str, Stay], report: ReadingReport)
             stay.creatinine.append(Creatinine(time, value))
 
 
-def _labels(stays: dict[str, Stay], report: ReadingReport) -> dict[str, str]:
-    """The label of each stay that the task has."""
-    labels = {}
+def _labels(stays: dict[str, Stay], report: ReadingReport) -> dict[str, tuple[str, ...]]:
+    """The labels of each stay that the task has."""
+    labels: dict[str, tuple[str, ...]] = {}
     for stay in stays.values():
         values = mean_by_time(stay.creatinine)
         before = has_injury(values, stay.start, stay.prediction)
@@ -215,7 +216,7 @@ def _labels(stays: dict[str, Stay], report: ReadingReport) -> dict[str, str]:
         elif after is None:
             report.leave_out("no creatinine in hours 24 to 72", _place(stay))
         else:
-            labels[stay.id] = LABELS[after]
+            labels[stay.id] = (INJURY,) if after else ()
     return labels
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clinical_pretrain.tasks.readers.rows import check_ids, get_text, read_jsonl
+from clinical_pretrain.tasks.readers.common import check_ids
+from clinical_pretrain.tasks.readers.rows import get_text, read_jsonl
 from clinical_pretrain.tasks.records import Document, TaskData
 from tokenizer_tools.errors import UserError
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from clinical_pretrain.tasks.readers.common import read_text
-from clinical_pretrain.tasks.records import TaskData
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import unique_keys
 
@@ -142,24 +141,3 @@ def get_number(value: Any, name: str, place: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise UserError(f"{place}: {name} must be a whole number from 0; correct the file")
     return value
-
-
-def check_ids(data: TaskData, path: Path) -> TaskData:
-    """The data itself, if no two of its documents, and no two questions of it, have one identifier.
-
-    Raises:
-        UserError: two have.
-    """
-    documents = [(split, document) for split, documents in data.splits.items() for document in documents]
-    _check_unique([(document.id, split) for split, document in documents], "document", path)
-    _check_unique([(question.id, split) for split, d in documents for question in d.questions], "question", path)
-    return data
-
-
-def _check_unique(identifiers: list[tuple[str, str]], kind: str, path: Path) -> None:
-    seen: dict[str, str] = {}
-    for number, (identifier, split) in enumerate(identifiers, start=1):
-        place = f"{kind} {number} (split {split})"
-        if identifier in seen:
-            raise UserError(f"{path}: {place} has the identifier of {seen[identifier]}; each must have its own")
-        seen[identifier] = place

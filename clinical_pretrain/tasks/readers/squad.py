@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from clinical_pretrain.tasks.readers.answers import locate
-from clinical_pretrain.tasks.readers.common import SPLIT_OF, UNDIVIDED
-from clinical_pretrain.tasks.readers.rows import as_object, check_ids, get_list, get_number, get_text, read_json
+from clinical_pretrain.tasks.readers.common import SPLIT_OF, UNDIVIDED, check_ids
+from clinical_pretrain.tasks.readers.rows import as_object, get_list, get_number, get_text, read_json
 from clinical_pretrain.tasks.records import Document, Question, ReadingReport, TaskData
 from tokenizer_tools.errors import UserError
 

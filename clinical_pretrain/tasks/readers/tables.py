@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from clinical_pretrain.tasks.readers.common import SPLIT_OF, UNDIVIDED
-from clinical_pretrain.tasks.readers.rows import check_ids, read_csv, read_jsonl
+from clinical_pretrain.tasks.readers.common import SPLIT_OF, UNDIVIDED, check_ids
+from clinical_pretrain.tasks.readers.rows import read_csv, read_jsonl
 from clinical_pretrain.tasks.records import Document, ReadingReport, TaskData
 from tokenizer_tools.errors import UserError
 
