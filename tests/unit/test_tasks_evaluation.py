@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,10 @@ import pytest
 from clinical_pretrain.cli import main
 from clinical_pretrain.commands.evaluate import named_models
 from clinical_pretrain.tasks.evaluation import data_sha256
+from clinical_pretrain.tasks.finetune_settings import FinetuneSettings
 from clinical_pretrain.tasks.model_identity import model_identity
 from clinical_pretrain.tasks.records import Answer, Document, Question, Span, TaskData
-from clinical_pretrain.tasks.results import Result, ResultFolder, Subject, check_name, find_results
+from clinical_pretrain.tasks.results import SAME_FUNCTION, Result, ResultFolder, Subject, check_name, find_results
 from clinical_pretrain.tasks.scores.bootstrap import Score
 from clinical_pretrain.tasks.scores.by_kind import measures_of
 from clinical_pretrain.tasks.scores.predictions import PredictedAnswer, Prediction, Predictions, texts_sha256
@@ -162,6 +163,7 @@ def test_a_name_must_be_a_folders(name):
 ])  # fmt: skip
 def test_what_makes_a_result_another_one(changes, said):
     assert SUBJECT.differences(replace(SUBJECT, **changes)) == said
+    assert set(SAME_FUNCTION) < {entry.name for entry in fields(FinetuneSettings)}
 
 
 # What a result depends on -------------------------------------------------------------------------------------------
