@@ -182,4 +182,4 @@ def _evaluation(
 def _refuse_missing(missing: Sequence[str]) -> None:
     """End with exit code 2 where something was left out, each of which has been said already."""
     if missing:
-        raise UserError(f"{len(missing)} left out, as said above; the same command does what is missing")
+        raise UserError(f"{len(missing)} left out, as said above; mend that, and the same command does what is missing")

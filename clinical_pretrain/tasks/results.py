@@ -29,7 +29,7 @@ FORMAT_VERSION = 1
 REMEDY = "delete its folder and evaluate the model again"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 """A name of a task or model, which is a folder's name, too."""
-SAME_FUNCTION = ("micro_batch_size", "gradient_checkpointing")
+SAME_FUNCTION = ("micro_batch_size", "activation_checkpointing")
 """Settings that change memory and speed, and scores by no more than rounding: seeds with others can be pooled."""
 
 
