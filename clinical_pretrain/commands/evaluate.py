@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from clinical_pretrain.tasks.trials import Evaluation, NamedModel, TaskFolder
 
 MAX_SEEDS = 1000
+RATES = "--learning-rates"
 
 
 def finetune(argv: Sequence[str]) -> dict[str, Any]:
@@ -162,7 +163,19 @@ def _add_common_options(parser: CommandParser) -> None:
 
 
 def _parse(parser: CommandParser, argv: Sequence[str]) -> jsonargparse.Namespace:
-    return parse(parser, argv, seeds=Range(1, MAX_SEEDS))
+    """Parse options. Learning rates may be written as other lists are: with commas, without brackets."""
+    words: list[str] = []
+    for word in argv:
+        if words and words[-1] == RATES:
+            word = _in_brackets(word)
+        elif word.startswith(f"{RATES}="):
+            word = f"{RATES}={_in_brackets(word.removeprefix(f'{RATES}='))}"
+        words.append(word)
+    return parse(parser, words, seeds=Range(1, MAX_SEEDS))
+
+
+def _in_brackets(text: str) -> str:
+    return text if text.startswith("[") else f"[{text}]"
 
 
 def _evaluation(

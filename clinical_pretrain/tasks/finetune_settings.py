@@ -21,7 +21,7 @@ class FinetuneSettings:
     """`document`: whole documents, in overlapping windows beyond the model's length; learning rate and epoch are chosen
     on the development split. `paper`: preprocessing and settings of Clinical-Longformer's authors, as far as known."""
     learning_rates: list[float] = field(default_factory=lambda: [2e-5, 5e-5])
-    """Each is tried, with a training of its own; the development split chooses."""
+    """Each is tried, with a training of its own, and the development split chooses; several with commas."""
     epochs: int = 5
     """Epochs of each training. The development split is predicted after each, and chooses one."""
     batch_size: int = 16

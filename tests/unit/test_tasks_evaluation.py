@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from clinical_pretrain.cli import main
-from clinical_pretrain.commands.evaluate import named_models
+from clinical_pretrain.commands.evaluate import _parse, evaluation_parser, named_models
 from clinical_pretrain.tasks.evaluation import data_sha256
 from clinical_pretrain.tasks.finetune_settings import FinetuneSettings
 from clinical_pretrain.tasks.model_identity import model_identity
@@ -503,3 +503,11 @@ def test_only_what_is_neither_done_nor_queued_is_submitted(words, unread, tmp_pa
     (tools / "squeue").write_text("#!/bin/sh\nexit 1\n")
     assert submission(unread, out) == 2
     assert capsys.readouterr().err == "error: SLURM doesn't answer (see squeue); try again when it does\n"
+
+
+@pytest.mark.parametrize("words", [["--learning-rates", "2e-5,5e-5"], ["--learning-rates=2e-5,5e-5"],
+                                   ["--learning-rates", "[2e-5, 5e-5]"]])  # fmt: skip
+def test_learning_rates_are_written_with_commas(words):
+    parser = evaluation_parser("evaluate", None)
+    args = _parse(parser, ["--suite", "open", "--data-root", "x", "--models", "a=b", *words])
+    assert args.learning_rates == [2e-5, 5e-5]
