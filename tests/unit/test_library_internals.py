@@ -56,6 +56,7 @@ USED = [
      ["self.transform_act_fn"]),
     ("models/encoder.py", "transformers.activations:NewGELUActivation", [""]),
     ("release/export.py", "transformers.modeling_utils:PreTrainedModel", ["all_tied_weights_keys"]),
+    ("tasks/finetune.py", "transformers.training_args:TrainingArguments", ["return self._n_gpu"]),
 ]  # fmt: skip
 
 
