@@ -105,7 +105,7 @@ def main() -> None:
     for task, options in OPTIONS.items():
         run("clinical-pretrain", "evaluate", "--suite", task, "--data-root", out / "data", "--models",
             f"random={out / 'random'},pretrained={out / 'pretrained'}", "--out", out / "results", "--seeds", SEEDS,
-            "--shards", out / "shards", "--learning-rates", "[1e-3]", *options)  # fmt: skip
+            "--shards", f"pretrained={out / 'shards'}", "--learning-rates", "1e-3", *options)  # fmt: skip
     run("clinical-pretrain", "table", out / "results", "--baseline", "random", "--json", out / "table.json")
     summary = json.loads((out / "run" / "summary.json").read_text())
     found: dict[str, Any] = {"what": "a small model pretrained on MTSamples and CRAFT, and one with random weights"}
