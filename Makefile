@@ -35,7 +35,7 @@ test: setup
 	$(BIN)/python -m pytest $(IN_TWO) $(COVERAGE) $(PYTEST_ARGS)
 
 test-fast: setup
-	$(BIN)/python -m pytest -m 'not slow' tests/unit $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(IN_TWO) -m 'not slow' tests/unit $(PYTEST_ARGS)
 
 test-oldest:  # what another torch has compiled to the shared cache can crash this one
 	TORCHINDUCTOR_CACHE_DIR=$(CURDIR)/.venv-oldest/compiled $(MAKE) test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt COVERAGE= PYTEST_ARGS='tests/unit $(PYTEST_ARGS)'
