@@ -21,6 +21,8 @@ from transformers import (
     BigBirdForMaskedLM,
     LongformerConfig,
     LongformerForMaskedLM,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
     RobertaConfig,
     RobertaForMaskedLM,
 )
@@ -61,6 +63,9 @@ def models(corpus, tmp_path_factory):
         "bigbird": BigBirdForMaskedLM(BigBirdConfig(**common, max_position_embeddings=512, block_size=8)),
         "roberta": RobertaForMaskedLM(RobertaConfig(**common, max_position_embeddings=130, type_vocab_size=1)),
         "bert": BertForMaskedLM(BertConfig(**common, max_position_embeddings=128)),
+        "modernbert": ModernBertForMaskedLM(
+            ModernBertConfig(**common, max_position_embeddings=256, cls_token_id=tokenizer.bos_token_id)
+        ),
     }
     root = tmp_path_factory.mktemp("models")
     for name, model in made.items():
@@ -130,6 +135,15 @@ def test_a_model_learns_each_kind_of_task(models, name, kind):
     # By chance: 0, some 0.03, 0.65 (the larger class) and 0.5.
     assert score(data, outcome, kind) >= {"entities": 0.5, "answers": 0.8, "class": 0.75, "labels": 0.8}[kind]
     assert outcome.details["attention_is_accelerated"] is (name != "bert")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", list(METRIC))
+def test_an_encoder_without_position_embeddings_is_taken_too(models, kind):
+    data = task_data(kind, words=300, numbers=(4, 2, 2))
+    outcome = run(kind, models / "modernbert", data, epochs=1)
+    assert outcome.details["tokens_per_sequence"] == 256 and outcome.details["windows"]["test"] > 2
+    assert outcome.details["attention_is_accelerated"] is False and len(outcome.predictions.documents) == 2
 
 
 @pytest.mark.slow
@@ -303,7 +317,7 @@ def test_the_best_span_is_the_best_of_all(rows, longest):
 
 
 def test_lengths_are_those_of_the_models(models):
-    for name, length in {"longformer": 512, "bigbird": 512, "roberta": 128, "bert": 128}.items():
+    for name, length in {"longformer": 512, "bigbird": 512, "roberta": 128, "bert": 128, "modernbert": 256}.items():
         tokenizer = AutoTokenizer.from_pretrained(models / name)
         assert longest_input(load_with_head(str(models / name), "class", ["a", "b"]), tokenizer) == length
 
