@@ -1,5 +1,5 @@
 #!/bin/bash
-# Every stored figure that needs no GPU: about two and a half hours on two cores, and 18 GB of memory.
+# Every stored figure that needs no GPU: about three and a half hours on two cores, and 18 GB of memory.
 #   benchmarks/cpu.sh [longformer|bigbird ...]
 # MTSAMPLES: a folder with notes/mtsamples_all.jsonl.gz and tokenizers/{longformer,bigbird}; RESULTS: where figures go.
 set -euo pipefail
@@ -38,4 +38,5 @@ for model in "$@"; do
         --model.size.num_attention_heads 12 --model.size.intermediate_size 3072 --model.size.attention_window 512
 done
 bench mts_dialog_bigbird mtsamples.py --corpus mts_dialog --family bigbird
+bench open_tasks open_tasks.py
 "$python" benchmarks/report.py

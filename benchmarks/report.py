@@ -66,6 +66,7 @@ def sections() -> Iterator[str]:
         ("The stock recipe under DeepSpeed", r"run_mlm_baseline_.*", BASELINE_HEAD, baseline_row),
         ("The same function", r"parity_.*", PARITY_HEAD, parity_rows),
         ("From notes to a model, on real corpora", r"(mtsamples|mts_dialog)_.*", MTSAMPLES_HEAD, mtsamples_row),
+        ("Open tasks, with and without pretraining", r"open_tasks", OPEN_TASKS_HEAD, open_tasks_rows),
         ("Saving and loading a checkpoint", r"saving_.*", SAVING_HEAD, saving_row),
         ("Under faults", r"chaos.*", CHAOS_HEAD, chaos_rows),
     ):
@@ -251,6 +252,23 @@ def mtsamples_row(result: dict[str, Any]) -> list[Any]:
         f"**{result['validation_loss_after']:.3f}**", number(result["unigram_entropy_of_validation_split"], 3),
         f"{result['validation_accuracy_after']:.1%}", number(by_blocks.get("training"), 3),
         f"{result['max_logit_difference']:.0e}",
+    ]  # fmt: skip
+
+
+OPEN_TASKS_HEAD = ["task", "measure", "test documents", "random weights", "pretrained", "difference (95 % interval)",
+                   "p (Holm)"]  # fmt: skip
+
+
+def open_tasks_rows(result: dict[str, Any]) -> list[Any]:
+    """Of open_tasks.py: means of the seeds, in per cent."""
+    rows = result["table"]["rows"]
+    random = {row["task"]: row for row in rows if row["model"] == "random"}
+    return [
+        [row["task"], row["metric"], f"{row['documents']:,}", f"{100 * random[row['task']]['score']:.1f}",
+         f"**{100 * row['score']:.1f}** ({100 * row['low']:.1f} to {100 * row['high']:.1f})",
+         f"{100 * row['difference']:+.1f} ({100 * row['difference_low']:.1f} to {100 * row['difference_high']:.1f})",
+         f"{row['adjusted_p_value']:.4f}"]
+        for row in rows if row["model"] == "pretrained"
     ]  # fmt: skip
 
 
