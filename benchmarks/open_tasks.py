@@ -35,7 +35,7 @@ FOLDERS = {
 """Where each task's files are, below DATA."""
 OPTIONS = {
     "bc5cdr": ["--epochs", 2],
-    "maccrobat": ["--epochs", 15],
+    "maccrobat": ["--epochs", 15, "--batch-size", 4],
     "covid_qa": ["--max-steps", 60],
     "mtsamples": ["--max-steps", 120],
 }

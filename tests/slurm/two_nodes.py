@@ -22,7 +22,7 @@ HERE = Path(__file__).resolve().parent
 STEPS = 500
 
 
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 120) -> Any:
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 300) -> Any:
     """Until it's true; returns what it gave."""
     until = time.monotonic() + seconds
     while not (found := condition()):
@@ -97,7 +97,7 @@ class Cluster:
         """SLURM's word."""
         return self.facts(job)["JobState"]
 
-    def wait(self, job: str, *states: str, seconds: float = 180) -> str:
+    def wait(self, job: str, *states: str, seconds: float = 400) -> str:
         """Until a job is in one of these states."""
         wait_for(lambda: self.state(job) in states, f"job {job} to be {states}, not {self.state(job)}", seconds)
         return self.state(job)
