@@ -59,7 +59,8 @@ def evaluate(argv: Sequence[str]) -> dict[str, Any]:
 
     found = evaluating.evaluate(evaluation)
     print(f"{args.out}: {found.made} trials run, {found.found} done before, {len(found.missing)} left out")
-    print(f"next: {typed()} table {shlex.quote(args.out)}")
+    if found.rows:
+        print(f"next: {typed()} table {shlex.quote(args.out)}")
     facts = {"results": found.rows, "run": found.made, "done_before": found.found, "missing": found.missing}
     report(args, facts)
     _refuse_missing(found.missing)

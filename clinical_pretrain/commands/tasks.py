@@ -39,7 +39,10 @@ def tasks(argv: Sequence[str]) -> dict[str, Any]:
     if args.data_root:
         there = sum(facts["state"] in ("found", "read") for facts in found)
         print(f"{args.data_root}: {there} of {len(found)} tasks found")
-    return report(args, {"tasks": found})
+    result = report(args, {"tasks": found})
+    if unreadable := [facts["task"] for facts in found if facts.get("state") == "unreadable"]:
+        raise UserError(f"{', '.join(unreadable)}: what was found can't be used, as said above")
+    return result
 
 
 def look_for(task: Task, data_root: Path, read: bool) -> dict[str, Any]:

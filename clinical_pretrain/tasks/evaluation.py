@@ -63,7 +63,7 @@ class LoadedTask:
 
 
 def load_task(place: TaskFolder, evaluation: Evaluation) -> LoadedTask:
-    """Read a task's data.
+    """Read a task's data, and say how it is divided and what can't be used of it.
 
     Raises:
         UserError: it is missing or faulty, or the task has no such protocol.
@@ -73,6 +73,11 @@ def load_task(place: TaskFolder, evaluation: Evaluation) -> LoadedTask:
     if place.task.choices is None:
         evaluation.settings.for_task(place.task)
     divided = read_task(place.task, place.data)
+    counts = ", ".join(f"{len(documents):,} {split}" for split, documents in divided.data.splits.items())
+    console.say(f"{place.task.name}: {counts}; {divided.rule}")
+    reading = divided.data.report
+    for rule, number in reading.left_out.items():
+        console.say(f"  left out in reading: {rule}, {number:,} (first: {reading.places[rule][0]})")
     return LoadedTask(place, divided.data, divided.rule, data_sha256(divided.data), evaluation.patient_key)
 
 

@@ -37,6 +37,8 @@ def model_identity(model: str) -> str:
         UserError: there is no such model.
     """
     folder = Path(model)
+    if not folder.is_dir() and (folder.is_absolute() or model.endswith("/") or model.count("/") > 1):
+        raise UserError(f"{model}: no such folder; name the folder of an export, or a model's id on the Hub")
     if not folder.is_dir():
         return f"{model}@{_hub_config(model).parent.name}"
     if not (folder / "config.json").is_file():

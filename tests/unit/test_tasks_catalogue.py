@@ -204,7 +204,7 @@ def test_what_is_read(capsys, tmp_path):
     (tmp_path / "mtsamples").mkdir()
     path = jsonl(tmp_path / "mtsamples" / "mtsamples_unique.jsonl", *rows, {"text": " ", "specialties": []})
     options = ["--suite", "mednli,mtsamples,openi", "--data-root", tmp_path, "--read"]
-    out = run_tasks(capsys, *options, "--json", tmp_path / "tasks.json").out
+    out = run_tasks(capsys, *options, "--json", tmp_path / "tasks.json", code=2).out
     flat = " ".join(out.split())
     assert f"found, but it can't be used: {tmp_path}/mednli/mli_train_v1.jsonl:1: not JSON" in flat
     assert "Janeroe" not in out and out.endswith(f"{tmp_path}: 1 of 3 tasks found\n")

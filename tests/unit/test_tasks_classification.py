@@ -80,7 +80,9 @@ def test_a_class_is_one_label(tmp_path):
     assert data.report.places == {"row with several labels": [f"{path}:1"]}
     data = read_table(path, TableColumns("t", "l"), LabelRule(only=("y", "x2")))
     assert [(document.id, document.labels) for document in data.splits["train"]] == [("1", ("y",)), ("3", ("y",))]
-    assert data.labels == ("y", "x2") and data.report.left_out == {"row without a label": 1}
+    assert data.labels == ("y", "x2") and data.report.left_out == {"row whose label isn't one of the task's": 1}
+    with pytest.raises(UserError, match=r"no row has one of the labels Y, X2 \(case counts\); check the column 'l'"):
+        read_table(path, TableColumns("t", "l"), LabelRule(only=("Y", "X2")))
 
 
 @pytest.mark.parametrize(
@@ -90,7 +92,7 @@ def test_a_class_is_one_label(tmp_path):
         ("t.csv", "t,l,L\nJaneroe,1,2\n", "doesn't have exactly one column l"),
         ("t.csv", "t,l\nJaneroe,1,2\n", r"row 1: 3 fields where the header has 2"),
         ("t.csv", 't,l\na,b\n"Jane"roe,1\n', r"after row 1: not a CSV file .*stray quote"),
-        ("t.csv", "", "doesn't have exactly one column t"),
+        ("t.csv", "", r"t\.csv: is empty; copy the file again"),
         ("t.csv", "t,l\nJaneroe,\n", "no row has a label; check the column 'l'"),
         ("t.txt", "Janeroe", "neither .csv nor .jsonl"),
         ("t.jsonl", '{"t": "Janeroe"}\n', r"t\.jsonl:1: no key 'l'; it has: t"),

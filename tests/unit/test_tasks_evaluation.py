@@ -187,9 +187,11 @@ def test_a_model_is_known_by_its_files(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"empty: no config\.json"):
         model_identity(str(tmp_path / "empty"))
-    for name in (str(tmp_path / "nowhere"), "nobody/nothing"):
-        with pytest.raises(UserError, match="neither a folder nor a model"):
+    for name in (str(tmp_path / "nowhere"), "nowhere/", "some/folder/nowhere"):
+        with pytest.raises(UserError, match="nowhere/?: no such folder; name the folder of an export"):
             model_identity(name)
+    with pytest.raises(UserError, match="nobody/nothing: neither a folder nor a model"):
+        model_identity("nobody/nothing")
 
 
 def test_a_hub_model_is_known_by_its_commit(tmp_path, monkeypatch):
@@ -306,7 +308,7 @@ def test_what_is_done_is_not_done_again(words, tiny, shards, tmp_path, capsys, m
     assert left_out.startswith(f"left out: absent: {tiny}/data/absent: no such folder")
     assert ending == "error: 1 left out, as said above; mend that, and the same command does what is missing"
     lines = said.splitlines()
-    assert lines[0] == "words, ours, seed 0: started"
+    assert lines[0].startswith("words: ") and lines[1] == "words, ours, seed 0: started"
     assert any(re.fullmatch(r"words, ours, seed 0: f1 [\d.]+ % \[[\d.]+, [\d.]+\], 0:00:\d\d", line) for line in lines)
     assert lines[-2] == f"{out}: 1 trials run, 0 done before, 1 left out"
     assert lines[-1].endswith(f"clinical-pretrain table {out}")

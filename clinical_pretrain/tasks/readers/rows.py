@@ -64,6 +64,8 @@ def read_csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str
 
 
 def _positions(path: Path, header: list[str], columns: Sequence[str]) -> dict[str, int]:
+    if not header:
+        raise UserError(f"{path}: is empty; copy the file again")
     names = [name.strip().lower() for name in header]
     found = {column: names.index(column.lower()) for column in columns if names.count(column.lower()) == 1}
     if missing := [column for column in columns if column not in found]:

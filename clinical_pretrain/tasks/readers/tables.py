@@ -58,7 +58,8 @@ def read_table(path: Path, columns: TableColumns, rule: LabelRule | None = None)
         if not text.strip():
             report.leave_out("row without a text", place)
         elif rule.kind == "class" and len(labels) != 1:
-            report.leave_out("row without a label" if not labels else "row with several labels", place)
+            several = "row with several labels" if labels else "row whose label isn't one of the task's"
+            report.leave_out(several if found else "row without a label", place)
         else:
             document = Document(
                 _cell(row, columns.id, place) or str(number),
@@ -71,7 +72,8 @@ def read_table(path: Path, columns: TableColumns, rule: LabelRule | None = None)
             splits.setdefault(split, []).append(document)
     occurring = {label for documents in splits.values() for document in documents for label in document.labels}
     if not occurring:
-        raise UserError(f"{path}: no row has a label; check the column {columns.labels!r}")
+        what = f"has one of the labels {', '.join(rule.only)} (case counts)" if rule.only else "has a label"
+        raise UserError(f"{path}: no row {what}; check the column {columns.labels!r}")
     return check_ids(TaskData(rule.kind, splits, rule.only or tuple(sorted(occurring)), report), path)
 
 
