@@ -91,7 +91,9 @@ def divide(data: TaskData, name: str, shares: SplitShares | None = None) -> Divi
             f"{name}: its {groups} patients or documents are too few to divide, as none falls into {empty[0]}; "
             "divide them yourself, by files or a column that name the splits"
         )
-    rule = _own_rule(data) + _made_rule(missing, splits, data) + _overlap(splits)
+    rule = _own_rule(data) + _made_rule(missing, splits, data)
+    if both := patients_on_both_sides(splits):
+        rule += f"; {both}"
     return DividedData(replace(data, splits=splits), f"{rule}.")
 
 
@@ -115,11 +117,12 @@ def _made_rule(missing: Sequence[str], splits: dict[str, list[Document]], data: 
     return f"; {counts} of {len(whole):,} documents{of_train}{patients}, drawn by a hash of the {by}'s identifier"
 
 
-def _overlap(splits: dict[str, list[Document]]) -> str:
-    """Say how many patients of the test split are in another one, which only the data set's own division can do."""
+def patients_on_both_sides(splits: dict[str, list[Document]]) -> str:
+    """Say how many patients of the test split are in another one, which only the data set's own division can do; empty
+    if none is."""
     test = _patients(splits["test"])
-    both = test & _patients([*splits["train"], *splits["development"]])
-    return f"; {len(both):,} of the {len(test):,} patients in test are in train or development, too" if both else ""
+    both = test & _patients([*splits.get("train", ()), *splits["development"]])
+    return f"{len(both):,} of the {len(test):,} patients in test are in train or development, too" if both else ""
 
 
 def _patients(documents: Sequence[Document]) -> set[str]:

@@ -12,6 +12,7 @@ from typing import Any
 from clinical_pretrain.tasks.records import TaskData
 from clinical_pretrain.tasks.results import REMEDY, SAME_FUNCTION, Result, ResultFolder, Subject
 from clinical_pretrain.tasks.scores.bootstrap import MAX_UNDEFINED, MIN_UNITS, Comparison
+from clinical_pretrain.tasks.splits import patients_on_both_sides
 from tokenizer_tools.errors import UserError
 
 SIGNIFICANT = 0.05
@@ -172,6 +173,8 @@ def add_notes(column: Column, data: TaskData | None) -> None:
         column.notes.append(
             f"always the most frequent class: {percent(largest / total)}; chance: {percent(1 / len(data.labels))}"
         )
+    if data is not None and (both := patients_on_both_sides(data.splits)):
+        column.notes.append(both)
     for cell in column.cells.values():
         cell.notes += _notes(cell, column, data is not None)
 

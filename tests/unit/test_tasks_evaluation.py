@@ -188,7 +188,7 @@ def test_a_model_is_known_by_its_files(tmp_path):
     with pytest.raises(UserError, match=r"empty: no config\.json"):
         model_identity(str(tmp_path / "empty"))
     for name in (str(tmp_path / "nowhere"), "nowhere/", "some/folder/nowhere"):
-        with pytest.raises(UserError, match="nowhere/?: no such folder; name the folder of an export"):
+        with pytest.raises(UserError, match=r"nowhere/?: no such folder; name the folder of an export"):
             model_identity(name)
     with pytest.raises(UserError, match="nobody/nothing: neither a folder nor a model"):
         model_identity("nobody/nothing")

@@ -72,7 +72,7 @@ def write_answers(folder, tested):
 
 
 def write_classes(folder, tested):
-    """JSONL, with a patient for every two documents."""
+    """JSONL, with a patient for every two documents, the first ones also in train and dev."""
     write_rows(folder, tested, lambda i: {"label": "yes" if i % 3 else "no", "patient": str(i // 2)})
 
 
@@ -385,7 +385,7 @@ def test_a_missing_model_is_a_dash_with_a_footnote(world):
     table = world.table()
     cell = column(table, "yes_no").cells["base"]
     assert cell.score is None and cell.notes == ["no result"]
-    assert re.search(r"^base .* — b$", terminal(table), re.MULTILINE) and "\nb no result" in terminal(table)
+    assert re.search(r"^base .* — c$", terminal(table), re.MULTILINE) and "\nc no result" in terminal(table)
     assert not column(table, "yes_no").cells["ours"].best
 
 
@@ -429,10 +429,13 @@ def test_an_incomplete_baseline_is_said(world):
     assert column(table, "findings").cells["ours"].compared_with == "base" and table.comparisons == 1
 
 
-def test_undefined_labels_and_the_most_frequent_class_are_said(full):
+def test_undefined_labels_the_most_frequent_class_and_patients_on_both_sides_are_said(full):
     table = full.table()
     assert "undefined for never_seen, which all test documents have, or none" in column(table, "x_ray").notes[0]
-    assert column(table, "yes_no").notes == ["always the most frequent class: 66.7; chance: 50.0"]
+    assert column(table, "yes_no").notes == [
+        "always the most frequent class: 66.7; chance: 50.0",
+        "3 of the 15 patients in test are in train or development, too",
+    ]
 
 
 def test_few_documents_have_no_interval(tmp_path):
