@@ -29,6 +29,8 @@ os.environ |= {
     "HF_HUB_OFFLINE": "1",
     "DS_ACCELERATOR": "cpu",
 }
+# Under `make test` threads of several processes share two cores: one that waits must not spin.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
     os.environ.pop(name, None)
 # What nohup and a shell's & have chosen would be inherited by every process that a test starts.
@@ -70,7 +72,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByWhatTheySh
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """A test marked `shared` needs the real notes and tokenizers."""
+    """A test marked `shared` needs the real notes and tokenizers. Unit tests compute with one thread."""
+    if item.path.parent.name == "unit" and "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
     if item.get_closest_marker("shared") and not SHARED.is_dir():
         message = f"needs {SHARED}, which isn't here"
         if os.environ.get("CI"):
