@@ -221,7 +221,7 @@ def test_scancel_saves_and_is_the_end(cluster, config):
 )
 def test_a_mistake_fails_at_once_with_one_line_and_is_not_queued_again(words, said, cluster, config):
     job = cluster.sbatch(*TWO_NODES, SCRIPT, *words)
-    cluster.wait(job, "FAILED")
+    cluster.wait(job, "FAILED", seconds=60)
     facts = cluster.facts(job)
     assert facts["ExitCode"] == "2:0" and facts["Restarts"] == "0"
     errors = [line for line in log_of(cluster, job).splitlines() if line.startswith("error:")]
