@@ -15,7 +15,7 @@ from clinical_pretrain.cluster.jobs import UNKNOWN, queued, read_json
 from clinical_pretrain.cluster.submit import Command, check_is_local, job_parameters, script, submit_job
 from clinical_pretrain.config.slurm import SlurmConfig
 from clinical_pretrain.run_folder.paths import JOBS_FOLDER
-from clinical_pretrain.tasks.evaluation import leave_out, load_task
+from clinical_pretrain.tasks.evaluation import leave_out, readable_tasks
 from clinical_pretrain.tasks.trials import Evaluation, Trial
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import write_json
@@ -99,13 +99,8 @@ def arguments(trial: Trial, evaluation: Evaluation) -> list[str]:
 def _missing_trials(evaluation: Evaluation, found: Submission) -> list[Trial]:
     """The trials that aren't done. Each task's data is read: what fails here would fail on the nodes."""
     trials = []
-    for place in evaluation.tasks:
-        try:
-            loaded = load_task(place, evaluation)
-        except UserError as error:
-            leave_out(place.task.name, error, found.missing)
-            continue
-        for trial in (trial for model in evaluation.models for trial in evaluation.trials(place, model)):
+    for loaded in readable_tasks(evaluation, found.missing):
+        for trial in (trial for model in evaluation.models for trial in evaluation.trials(loaded.place, model)):
             try:
                 if trial.earlier_result(loaded.data_sha256) is None:
                     trials.append(trial)

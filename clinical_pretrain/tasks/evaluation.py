@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,15 +103,10 @@ def evaluate(evaluation: Evaluation) -> Report:
     """
     evaluation.check()
     report = Report()
-    for place in evaluation.tasks:
-        try:
-            loaded = load_task(place, evaluation)
-        except UserError as error:
-            leave_out(place.task.name, error, report.missing)
-            continue
+    for loaded in readable_tasks(evaluation, report.missing):
         for model in evaluation.models:
             results = []
-            for trial in evaluation.trials(place, model):
+            for trial in evaluation.trials(loaded.place, model):
                 try:
                     results.append(finish_trial(trial, loaded, report))
                 except UserError as error:
@@ -119,7 +114,7 @@ def evaluate(evaluation: Evaluation) -> Report:
             try:
                 report.rows += [pooled(results, evaluation.results, loaded.test)] if results else []
             except UserError as error:
-                leave_out(f"{place.task.name}, {model.name}", error, report.missing)
+                leave_out(f"{loaded.place.task.name}, {model.name}", error, report.missing)
     return report
 
 
@@ -137,6 +132,17 @@ def evaluate_one(evaluation: Evaluation) -> dict[str, Any]:
     loaded, report = load_task(place, evaluation), Report()
     results = [finish_trial(trial, loaded, report) for trial in evaluation.trials(place, model)]
     return pooled(results, evaluation.results, loaded.test)
+
+
+def readable_tasks(evaluation: Evaluation, missing: list[str]) -> Iterator[LoadedTask]:
+    """Yield each task with its data. One that can't be read is left out, and added to `missing`."""
+    for place in evaluation.tasks:
+        try:
+            loaded = load_task(place, evaluation)
+        except UserError as error:
+            leave_out(place.task.name, error, missing)
+            continue
+        yield loaded
 
 
 def leave_out(what: str, error: UserError, missing: list[str]) -> None:
