@@ -37,15 +37,14 @@ def finetune(argv: Sequence[str]) -> dict[str, Any]:
     from clinical_pretrain.tasks.catalogue import TASKS, find_task
     from clinical_pretrain.tasks.evaluation import evaluate_one
     from clinical_pretrain.tasks.results import check_name
-    from clinical_pretrain.tasks.trials import NamedModel, TaskFolder
+    from clinical_pretrain.tasks.trials import TaskFolder
 
     name = args.name or Path(args.model).absolute().name
     check_name(name, "--name")
     task = find_task(args.task)
     file = None if args.task in TASKS else str(Path(args.task).absolute())
     place = TaskFolder(task, Path(args.data), file)
-    model = NamedModel(name, args.model, Path(args.shards) if args.shards else None)
-    row = evaluate_one(_evaluation(parser, args, [place], [model]))
+    row = evaluate_one(_evaluation(parser, args, [place], [_named_model(name, args.model, args.shards)]))
     print(f"next: {typed()} table {shlex.quote(args.out)}")
     return report(args, row)
 
@@ -125,10 +124,10 @@ def named_models(models: str, shards: str) -> list[NamedModel]:
     """Read `NAME=MODEL,...` and the shards of some of them, `NAME=FOLDER,...`.
 
     Raises:
-        UserError: one hasn't this form, or a name is unknown, given twice, or can't be a folder's.
+        UserError: one hasn't this form, a name is unknown, given twice, or can't be a folder's, or shards aren't those
+            that the model was pretrained on.
     """
     from clinical_pretrain.tasks.results import check_name
-    from clinical_pretrain.tasks.trials import NamedModel
 
     paths, folders = _pairs("--models", models), _pairs("--shards", shards)
     if not paths:
@@ -137,7 +136,24 @@ def named_models(models: str, shards: str) -> list[NamedModel]:
         check_name(name, "--models")
     if unknown := sorted(folders.keys() - paths.keys()):
         raise UserError(f"--shards: {unknown[0]} is no name of --models, which has {', '.join(paths)}")
-    return [NamedModel(name, path, Path(folders[name]) if name in folders else None) for name, path in paths.items()]
+    return [_named_model(name, path, folders.get(name)) for name, path in paths.items()]
+
+
+def _named_model(name: str, path: str, shards: str | None) -> NamedModel:
+    """A model with its shards. An export says which it was pretrained on; of others' models nobody knows."""
+    from clinical_pretrain.release.facts_file import FACTS_NAME, read_facts
+    from clinical_pretrain.tasks.trials import NamedModel
+    from tokenizer_tools.manifest import Manifest
+
+    folder = None if shards is None else Path(shards)
+    if folder is not None and (Path(path) / FACTS_NAME).is_file():
+        own = [data["fingerprint"] for data in read_facts(Path(path))["data"]]
+        if (given := Manifest.load(folder).fingerprint) not in own:
+            raise UserError(
+                f"--shards {shards}: fingerprint {given[:12]}, but {path} was pretrained on {own[-1][:12]}; name those "
+                "shards, or none"
+            )
+    return NamedModel(name, path, folder)
 
 
 def _pairs(option: str, text: str) -> dict[str, str]:

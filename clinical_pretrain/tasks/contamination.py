@@ -22,8 +22,8 @@ from tokenizers import Tokenizer
 
 from clinical_pretrain.data.shards import Split, note_patients
 from clinical_pretrain.tasks.records import Document
+from clinical_pretrain.tasks.splits import patient_of
 from tokenizer_tools.corpus.clean_notes import CleaningRules, clean
-from tokenizer_tools.corpus.identifiers import LostDigitsError, identifier_of
 from tokenizer_tools.corpus.split_patients import default_key_path, key_id, load_patient_key, patient_hash
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import TOKENIZER_FOLDER, Manifest
@@ -92,7 +92,7 @@ def count_contamination(documents: Sequence[Document], shards: Path, patient_key
         notes.append(note)
         if len(ids) in lengths and (packed := ids.astype(_DTYPE).tobytes()) in wanted:
             seen.add(packed)
-    patients = {identifier for document in documents if (identifier := _identifier(document))}
+    patients = {identifier for document in documents if (identifier := patient_of(document))}
     key, obstacle = _key(patients, shards, manifest, patient_key)
     patients_seen = None
     if key is not None:
@@ -135,15 +135,6 @@ def _notes(split: Split) -> Iterator[tuple[int, npt.NDArray[np.integer]]]:
             pieces.append(segment)
     if pieces:
         yield current, np.concatenate(pieces)
-
-
-def _identifier(document: Document) -> str:
-    try:
-        return identifier_of(document.patient)
-    except LostDigitsError:
-        raise UserError(
-            f"document {document.id}: its patient was stored as a number that has lost digits; write the column as text"
-        ) from None
 
 
 def _key(

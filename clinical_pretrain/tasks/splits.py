@@ -50,18 +50,27 @@ class DividedData:
     """One sentence: which splits are the data set's own, and how the others were made."""
 
 
-def group_of(document: Document) -> str:
-    """What stays together: a patient's documents, or a document whose patient isn't named.
+def patient_of(document: Document) -> str:
+    """The identifier of a document's patient as build-shards writes it; empty where none is named.
 
     Raises:
-        UserError: a patient's identifier has lost digits, such as 1E+11.
+        UserError: it has lost digits, such as 1E+11.
     """
     try:
-        patient = identifier_of(document.patient)
+        return identifier_of(document.patient)
     except LostDigitsError:
         raise UserError(
             f"document {document.id}: its patient's identifier has lost digits; export identifiers as text"
         ) from None
+
+
+def group_of(document: Document) -> str:
+    """What stays together: a patient's documents, or a document whose patient isn't named.
+
+    Raises:
+        UserError: a patient's identifier has lost digits.
+    """
+    patient = patient_of(document)
     return f"patient {patient}" if patient else f"document {document.id}"
 
 
@@ -127,4 +136,4 @@ def patients_on_both_sides(splits: dict[str, list[Document]]) -> str:
 
 def _patients(documents: Sequence[Document]) -> set[str]:
     """The patients who are named."""
-    return {group for document in documents if (group := group_of(document)).startswith("patient ")}
+    return {patient for document in documents if (patient := patient_of(document))}

@@ -158,5 +158,5 @@ def test_what_cannot_be_read_is_refused(shards, tmp_path):
     (tmp_path / "manifest.json").write_bytes((shards / "manifest.json").read_bytes())
     with pytest.raises(UserError, match=r"tokenizer\.json: missing or damaged; build or copy the shards again"):
         count_contamination([Document("1", "a")], tmp_path)
-    with pytest.raises(UserError, match=r"document 5: its patient was stored as a number that has lost digits"):
+    with pytest.raises(UserError, match=r"document 5: its patient's identifier has lost digits"):
         count_contamination([Document("5", "a", "1.2e+15")], shards)

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from clinical_pretrain.cli import main
 from clinical_pretrain.commands.evaluate import _parse, evaluation_parser, named_models
+from clinical_pretrain.release.facts_file import write_facts
 from clinical_pretrain.tasks.evaluation import data_sha256
 from clinical_pretrain.tasks.finetune_settings import FinetuneSettings
 from clinical_pretrain.tasks.model_identity import model_identity
@@ -22,6 +24,7 @@ from clinical_pretrain.tasks.scores.by_kind import measures_of
 from clinical_pretrain.tasks.scores.predictions import PredictedAnswer, Prediction, Predictions, texts_sha256
 from clinical_pretrain.tasks.trials import NamedModel
 from tokenizer_tools.errors import UserError
+from tokenizer_tools.manifest import Manifest
 
 SUBJECT = Subject(
     task="words",
@@ -238,6 +241,19 @@ def test_models_are_named():
     ):
         with pytest.raises(UserError, match=re.escape(said)):
             named_models(models, shards)
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "is_refused"), [(["own"], False), (["own", "others"], False), (["others"], True), ([], False)]
+)
+def test_shards_must_be_those_of_the_models_pretraining(trained_on, is_refused, shards, tmp_path):
+    """Where the model says which they were: an export does."""
+    fingerprints = {"own": Manifest.load(shards).fingerprint, "others": "e0" * 32}
+    if trained_on:
+        write_facts(tmp_path, {"data": [{"fingerprint": fingerprints[name]} for name in trained_on]})
+    said = f"{fingerprints['own'][:12]}, but {tmp_path} was pretrained on e0e0e0e0e0e0; name those shards, or none"
+    with pytest.raises(UserError, match=re.escape(said)) if is_refused else nullcontext():
+        named_models(f"ours={tmp_path}", f"ours={shards}")
 
 
 # Real trials: a tiny model and a tiny task ---------------------------------------------------------------------------
