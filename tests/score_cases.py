@@ -124,9 +124,9 @@ def class_case(seed):
     random = np.random.default_rng(seed)
     gold, predicted = random.integers(3, size=(2, int(random.integers(1, 30))))
     documents = [Document(f"d{i}", "text", labels=(TYPES[label],)) for i, label in enumerate(gold)]
+    shares = random.dirichlet([1, 1, 1], len(gold)).tolist()
     found = [
-        Prediction(f"d{i}", labels=(TYPES[label],), probabilities=(0.5, 0.25, 0.25))
-        for i, label in enumerate(predicted)
+        Prediction(f"d{i}", labels=(TYPES[label],), probabilities=tuple(shares[i])) for i, label in enumerate(predicted)
     ]
     return documents, predictions_of("class", TYPES, documents, found)
 

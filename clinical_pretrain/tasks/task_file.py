@@ -42,7 +42,7 @@ KINDS: dict[Reader, tuple[Kind, ...]] = {
 METRICS: dict[Kind, tuple[str, ...]] = {
     "entities": ("f1", "precision", "recall"),
     "answers": ("f1", "exact_match"),
-    "class": ("accuracy",),
+    "class": ("accuracy", "auc", "f1"),
     "labels": ("auc", "f1"),
 }
 """The measures of each kind that can be the main one; the first is the default."""

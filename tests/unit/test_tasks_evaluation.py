@@ -74,7 +74,7 @@ def result_at(root, seed=0, task="words", model="ours"):
     ("entities", {"entities": (Span(0, 1, "A"),)}, {}, ["precision", "recall", "f1"]),
     ("answers", {"questions": (Question("q", "?", (Answer(0, "x"),)),)}, {"answers": (PredictedAnswer("q", 0, 1),)},
      ["exact_match", "f1"]),
-    ("class", {"labels": ("A",)}, {"labels": ("A",), "probabilities": (1.0,)}, ["accuracy"]),
+    ("class", {"labels": ("A",)}, {"labels": ("A",), "probabilities": (1.0,)}, ["auc", "f1", "accuracy"]),
     ("labels", {"labels": ("A",)}, {"labels": ("A",), "probabilities": (1.0,)}, ["auc", "f1"]),
 ])  # fmt: skip
 def test_each_kind_has_its_measures(kind, document, prediction, names):

@@ -86,7 +86,7 @@ def test_the_other_readers_need_a_name_and_a_reader(tmp_path):
         ("labels: [yes, no]", "labels: [yes, ]\nlabels: [no]", "line 11: duplicate key, first in line 10"),
         ("kind: class", "kind: classes", "kind is classes, must be one of entities, answers, class, labels or null"),
         ("kind: class", "kind: answers", "kind is answers, but the reader table gives class or labels"),
-        ("kind: class", "metric: auc", "metric is auc, must be accuracy for the kind class"),
+        ("kind: class", "metric: recall", "metric is recall, must be accuracy or auc or f1 for the kind class"),
         ("kind: class", "kind: labels\nmetric: accuracy", "metric is accuracy, must be auc or f1 for the kind labels"),
         ("name: readmission", "name: a/b", "name is a/b, must be letters, digits, or _ . - after the first of them"),
         ("name: readmission", "name: mednli", "name is mednli, which is a task of the catalogue; choose another"),

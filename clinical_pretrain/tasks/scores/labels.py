@@ -1,4 +1,4 @@
-"""Accuracy of one class per document; AUC and F1 of any number of labels, of each and as macro averages.
+"""Accuracy of one class per document; AUC and F1 of classes and labels, of each and as macro averages.
 
 A label that the data leaves open for a document is not scored there. If all other documents have a label, or none has
 it, its AUC and F1 are undefined, and both macro averages leave it out and name it.
@@ -18,14 +18,15 @@ from clinical_pretrain.tasks.scores.predictions import Predictions, aligned
 
 
 def class_measures(documents: Sequence[Document], predictions: Predictions) -> dict[str, Measure]:
-    """`accuracy`: the share of documents whose class is predicted.
+    """`accuracy`, the share of documents whose class is predicted; then the measures of labels, each class being one.
 
     Raises:
         UserError: the predictions aren't of these documents.
     """
     pairs = zip(documents, aligned(documents, predictions), strict=True)
     counts = np.array([(document.labels == prediction.labels, 1) for document, prediction in pairs])
-    return {"accuracy": additive(counts, lambda sums: ratio(sums[:, 0], sums[:, 1]), len(documents))}
+    accuracy = additive(counts, lambda sums: ratio(sums[:, 0], sums[:, 1]), len(documents))
+    return {"accuracy": accuracy, **label_measures(documents, predictions)}
 
 
 def label_measures(documents: Sequence[Document], predictions: Predictions) -> dict[str, Measure]:
