@@ -84,8 +84,10 @@ def test_our_attention_trains_as_hugging_faces(trained, family):
     assert validations(trained / f"{family}-blocked") == pytest.approx(validations(trained / f"{family}-hf"), rel=1e-4)
 
 
-@pytest.mark.parametrize("family", ["longformer", "bigbird"])
-@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("family", "stage"),
+    [(family, stage) for stage in (1, 2) for family in ("longformer", "bigbird")] + [("bigbird", 3)],
+)
 def test_compiled_layers_train_as_they_are(trained, family, stage):
     """Under ZeRO, with each kind of checkpointing; nothing is compiled anew once the first step is done, through
     accumulation, checkpoints and validation."""

@@ -110,7 +110,8 @@ def stages(root: Path, shards: str) -> None:
         no_dropout = AttentionConfig(dropout=0.0)
         train(config(root, shards, f"{family}-blocked", family, 2, attention=no_dropout))
         train(config(root, shards, f"{family}-hf", family, 1, attention=replace(no_dropout, backend="hf")))
-        for stage, kind in ((1, "none"), (2, "full"), (3, "attention")):
+        # Stage 3's hooks break the graphs, so compiling takes a minute: with one family.
+        for stage, kind in ((1, "none"), (2, "full"), (3, "attention"))[: 3 if family == "bigbird" else 2]:
             compiled = config(root, shards, f"{family}-compiled-{stage}", family, stage, attention=no_dropout)
             with graphs_counted(Path(compiled.run_dir)):
                 train(replace(compiled, compile="on", activation_checkpointing=kind))

@@ -20,7 +20,9 @@ def bench(tmp_path):
     def run(script, *options):
         report = tmp_path / "report.json"
         call = [sys.executable, str(BENCHMARKS / script), *map(str, options), "--json", str(report)]
-        done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+        # One thread: with several, products are summed in an order that changes with what else the machine does.
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr[-3000:]
         result = json.loads(report.read_text())
         assert result["hardware"] and result["versions"]["torch"] and result["command"].startswith("python benchmarks/")

@@ -78,7 +78,7 @@ def test_the_real_corpus_and_vocabulary_at_4096_tokens(family, tmp_path):
     script = REPOSITORY / "benchmarks" / "mtsamples.py"
     call = [sys.executable, str(script), "--family", family, "--notes", str(SHARED / "notes/mtsamples_all.jsonl.gz"),
             "--tokenizer", str(SHARED / "tokenizers" / family), "--out", str(tmp_path), "--json",
-            str(tmp_path / "r.json"), "--", "--max_steps", "12", "--optim.warmup_steps", "3",
+            str(tmp_path / "r.json"), "--", "--max_steps", "8", "--optim.warmup_steps", "3",
             "--validation.max_sequences", "4"]  # fmt: skip
     done = subprocess.run(call, capture_output=True, text=True, timeout=600, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-3000:]
