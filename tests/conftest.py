@@ -56,14 +56,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 class ByWhatTheyShare(LoadScopeScheduling):
     """Gives each of the processes of `make test` one group of tests after another, in the order of `testpaths`.
 
-    A folder whose tests start runs is one group, as they share what was trained, and a file of unit tests is one.
-    `distributed` and `slurm` are one group: six ranks on two cores would be too slow for SLURM's time limits.
+    A folder whose tests start runs is one group, as they share what was trained, and a file of unit tests is one. So
+    SLURM's tests, whose jobs have time limits, come beside unit tests, which take one core.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         path = Path(nodeid.split("::")[0])
         folder = path.parent.name
-        return str(path) if folder == "unit" else "runs" if folder in ("distributed", "slurm") else folder
+        return str(path) if folder == "unit" else folder
 
 
 @pytest.hookimpl(optionalhook=True)

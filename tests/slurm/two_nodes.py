@@ -19,7 +19,7 @@ from clinical_pretrain.run_folder.paths import RunFolder
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
-STEPS = 320
+STEPS = 500
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = 300) -> Any:
@@ -27,7 +27,7 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 300) -> A
     until = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < until, f"waited too long for {what}"
-        time.sleep(0.5)  # each asks SLURM, or reads what a run wrote
+        time.sleep(0.1)
     return found
 
 
@@ -59,7 +59,7 @@ class Cluster:
         }
 
     @contextmanager
-    def slow(self, seconds: float = 0.5) -> Iterator[None]:
+    def slow(self, seconds: float = 0.2) -> Iterator[None]:
         """Each step of a training takes so much longer."""
         pace = Path(self.environment["PACE"])
         pace.write_text(str(seconds))
@@ -128,7 +128,7 @@ class Run:
         """Why it last ended."""
         return json.loads((self.folder / "stop.json").read_text())
 
-    def wait_for_start(self, number: int, steps: int = 10) -> None:
+    def wait_for_start(self, number: int, steps: int = 15) -> None:
         """Until the start of this number, from 0, has done so many steps."""
         wait_for(lambda: len(self.starts()) > number, f"start {number} of {self.folder.name}", 180)
         begun = self.starts()[number]["from_step"]
