@@ -94,6 +94,7 @@ class _Trial:
         self.encoder = Encoder(tokenizer, data.kind, data.labels, rule)
         has_types = "token_type_ids" in tokenizer.model_input_names
         self.collator = Collator(self.encoder, tokenizer.pad_token_id, model_inputs(network), has_types)
+        self.windows_left_out = 0
         self.train_examples = self._train_examples(paper.train_share if paper else 1.0)
         self.predictor = self._predictor()
         self.examples = {split: self.encoder(data.splits[split]) for split in ("development", "test")}
@@ -107,11 +108,14 @@ class _Trial:
         examples = self.encoder(self.data.splits["train"], 0.5 if self.data.kind == "answers" else 0.0)
         if not any((example.target != IGNORED).any() for example in examples):
             raise UserError(f"{self.task.name}: the training split has nothing to learn from")
+        draw = random.Random(self.seed)
+        questions = [list(group) for _, group in itertools.groupby(examples, lambda one: one[:2])]
         if share < 1:  # as the paper's authors did for emrQA: questions, with replacement
-            groups = [list(group) for _, group in itertools.groupby(examples, lambda one: one[:2])]
-            drawn = random.Random(self.seed).choices(groups, k=max(1, round(share * len(groups))))
-            examples = [example for group in drawn for example in group]
-        return examples
+            questions = draw.choices(questions, k=max(1, round(share * len(questions))))
+        elif self.data.kind == "answers" and self.settings.protocol == "document":
+            questions = [_balanced(windows, draw) for windows in questions]
+            self.windows_left_out = len(examples) - sum(map(len, questions))
+        return [example for windows in questions for example in windows]
 
     def _predictor(self) -> Predictor:
         predictor = Predictor(
@@ -219,6 +223,7 @@ class _Trial:
             "tokens_per_sequence": self.encoder.rule.longest,
             "windows": {"train": len(self.train_examples)}
             | {name: len(found) for name, found in self.examples.items()},
+            "windows_without_answer_left_out": self.windows_left_out,
             "attention_is_accelerated": can_accelerate(self.network),
             "batches_by_attention": dict(self.attention),
             "untagged_entities": self.encoder.untagged,
@@ -244,6 +249,14 @@ class _Observer(TrainerCallback):
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: object) -> None:
         self._trial.observe(model, self._learning_rate, round(state.epoch, 3))
+
+
+def _balanced(windows: list[Example], draw: random.Random) -> list[Example]:
+    """Of a question's windows those with its answer, and as many without, but at least one, if there is one. Most of a
+    long document's windows are without, and a short model would learn to find nothing."""
+    without = [window for window in windows if window.target[0] == IGNORED]
+    answered = [window for window in windows if window.target[0] != IGNORED]
+    return answered + draw.sample(without, min(len(without), max(1, len(answered))))
 
 
 def _rank(score: float | None) -> float:

@@ -29,7 +29,7 @@ from transformers import (
 )
 
 from clinical_pretrain.tasks.encoding import IGNORED, Collator, Encoder, EncodingRule
-from clinical_pretrain.tasks.finetune import finetune
+from clinical_pretrain.tasks.finetune import _balanced, finetune
 from clinical_pretrain.tasks.finetune_settings import FinetuneSettings
 from clinical_pretrain.tasks.heads import labels_loss, load_with_head, longest_input
 from clinical_pretrain.tasks.predict import _best_span
@@ -195,6 +195,17 @@ def test_the_papers_protocol(models):
     assert details["settings"]["batch_size"] == 6 and details["settings"]["micro_batch_size"] == 3
     assert details["windows"]["test"] == 3 * 15  # lines of nine words
     assert details["chosen"] == details["candidates"][-1] and details["deviations"] == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("answered", "without", "kept"), [(2, 9, 2), (1, 1, 1), (2, 1, 1), (2, 0, 0), (0, 5, 1), (0, 0, 0)]
+)
+def test_a_question_is_learned_with_as_many_windows_without_its_answer_as_with_it(answered, without, kept):
+    windows = [SimpleNamespace(target=np.full(2, place)) for place in (*range(answered), *[IGNORED] * without)]
+    found = _balanced(windows, random.Random(0))
+    assert found[:answered] == windows[:answered]
+    assert len(found) == answered + kept == len({id(window) for window in found})
+    assert all(window.target[0] == IGNORED for window in found[answered:])
 
 
 def test_a_task_that_the_paper_has_not_is_refused():
