@@ -14,6 +14,8 @@ from typing import Any, TextIO
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REDRAW_SECONDS = 0.1
+LOG_SECONDS = 60
+"""Silence after which a log gets a line of what else only a terminal shows."""
 ERASE = "\r\x1b[K"
 """Back to the beginning of a terminal's line, and clears it."""
 
@@ -73,28 +75,32 @@ class Console:
     """Lines that stay, and one progress line that a terminal redraws in place."""
 
     def __init__(self) -> None:
-        self._open_line, self._drawn_at = "", 0.0
-        """What ends the line that is drawn, if there is one: a line break, or its erasure."""
+        self._open_line = ""
+        """What ends the line that is drawn, if there is one: a line break, or its erasure. Set before drawing, as a
+        signal's handler may print right after it."""
+        self._drawn_at, self._logged_at = 0.0, time.monotonic()
 
     def say(self, line: str, error: bool = False) -> None:
         """Print a line that stays."""
         print(self._open_line, end="", flush=True)
-        self._open_line = ""
+        self._open_line, self._logged_at = "", time.monotonic()
         print(line, file=sys.stderr if error else sys.stdout, flush=True)
 
-    def progress(self, parts: Sequence[str], log: bool = True) -> None:
+    def progress(self, parts: Sequence[str], log: bool | None = True) -> None:
         """Say how far the work is.
 
         Args:
             parts: most important: the first and the last. A terminal leaves out what doesn't fit into its width.
-            log: whether this is worth a line of a log; a terminal draws it anyway.
+            log: whether this is worth a line of a log, and stays on a terminal; None: in a log, after a silence.
         """
+        now = time.monotonic()
         if not sys.stdout.isatty():
-            if log:
+            if log or (log is None and now - self._logged_at >= LOG_SECONDS):
+                self._logged_at = now
                 print(" · ".join(parts), flush=True)
-        elif log or time.monotonic() - self._drawn_at >= REDRAW_SECONDS:
+        elif log or now - self._drawn_at >= REDRAW_SECONDS:
+            self._open_line, self._drawn_at = "\n" if log else ERASE, now
             print(f"{ERASE}{fit(parts, shutil.get_terminal_size().columns - 1)}", end="", flush=True)
-            self._open_line, self._drawn_at = "\n" if log else ERASE, time.monotonic()
 
 
 def fit(parts: Sequence[str], width: int) -> str:

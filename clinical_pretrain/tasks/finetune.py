@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     from clinical_pretrain.tasks.catalogue import Task
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-LOG_SECONDS = 60
-"""In a log, steps are shown that often; a terminal shows each."""
 MIN_ANSWER_TOKENS = 30
 """A predicted answer may have so many tokens, or twice those of the longest answer of the training split."""
 
@@ -239,13 +237,11 @@ class _Observer(TrainerCallback):
     """Says how far a training is, and lets a trial observe each epoch."""
 
     def __init__(self, trial: _Trial, learning_rate: float) -> None:
-        self._trial, self._learning_rate, self._logged = trial, learning_rate, time.monotonic()
+        self._trial, self._learning_rate = trial, learning_rate
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: object) -> None:
-        is_time = time.monotonic() - self._logged > LOG_SECONDS
-        self._logged = time.monotonic() if is_time else self._logged
         step = f"step {state.global_step:,}/{state.max_steps:,}"
-        console.progress([f"learning rate {self._learning_rate:g}", step], log=is_time)
+        console.progress([f"learning rate {self._learning_rate:g}", step], log=None)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: object) -> None:
         self._trial.observe(model, self._learning_rate, round(state.epoch, 3))

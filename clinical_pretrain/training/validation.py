@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -29,9 +28,6 @@ from tokenizer_tools.errors import UserError
 
 if TYPE_CHECKING:
     from clinical_pretrain.training.run import Run
-
-LOG_SECONDS = 30
-"""Between two progress lines of a validation, in a log."""
 
 
 class Validation:
@@ -136,15 +132,10 @@ def validate(run: Run) -> None:
         UserError: it is so before the first step.
     """
 
-    logged = time.monotonic()
-
     def proceed(done: int, total: int) -> bool:
-        nonlocal logged
         run.watchdog.step_completed()
         if run.ranks.is_first:
-            is_time = time.monotonic() - logged > LOG_SECONDS
-            logged = time.monotonic() if is_time else logged
-            console.progress([f"step {run.step:,}", f"validation: {done:,}/{total:,} micro-batches"], log=is_time)
+            console.progress([f"step {run.step:,}", f"validation: {done:,}/{total:,} micro-batches"], log=None)
         return done == 0 or not run.ranks.any(run.watchdog.signal is not None)
 
     result = run.validation.run(run.engine, proceed)

@@ -8,7 +8,6 @@ from run_folders import write_metrics
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 from transformers import BigBirdConfig, LongformerConfig
 
-from clinical_pretrain.console import fit
 from clinical_pretrain.models.flops import peak_flops, training_flops_per_token
 from clinical_pretrain.run_folder.metrics import read_metrics
 from clinical_pretrain.run_folder.paths import RunFolder
@@ -77,14 +76,6 @@ def test_skipped_updates_and_the_loss_scale_have_curves(tmp_path):
         {"skipped_updates": 0, "loss_scale": 256}, {"skipped_updates": 1, "loss_scale": 128},
         {"skipped_updates": 2, "loss_scale": 64},
     ]  # fmt: skip
-
-
-def test_progress_fits_its_line():
-    parts = ["step 100,000/200,000", "loss 1.5342", "lr 2.99e-05", "1,234,567 tokens/s (41% MFU)", "100:01:55 left"]
-    assert fit(parts, 200) == " · ".join(parts)
-    assert fit(parts, 79) == "step 100,000/200,000 · loss 1.5342 · lr 2.99e-05 · 100:01:55 left"
-    assert fit(parts, 40) == "step 100,000/200,000 · 100:01:55 left"
-    assert fit(parts, 25) == "step 100,000/200,000" and fit(parts, 8) == "step 100" and fit(parts, 0) == ""
 
 
 def test_a_full_disk_costs_lines_and_no_more(tmp_path):

@@ -170,7 +170,7 @@ def test_the_development_split_chooses_the_learning_rate_and_the_epoch(models):
 
 @pytest.mark.slow
 def test_bigbirds_attention_is_counted_by_batch_and_steps_are_shown(models, monkeypatch, capsys):
-    monkeypatch.setattr("clinical_pretrain.tasks.finetune.LOG_SECONDS", 0)
+    monkeypatch.setattr("clinical_pretrain.console.LOG_SECONDS", 0)
     data = task_data("class", words=150, numbers=(8, 4, 4))
     long = run("class", models / "bigbird", data, epochs=1, batch_size=4, micro_batch_size=4)
     assert long.details["batches_by_attention"] == {"training, sparse": 2, "evaluation, sparse": 2}
