@@ -10,6 +10,7 @@ from conftest import REPOSITORY, SHARED
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from tokenizer_tools.tokenizer.identity import vocab_sha256
 from tokenizer_tools.tokenizer.load import load_tokenizer, save_tokenizer
 
 
@@ -95,3 +96,8 @@ def test_both_versions_load_what_is_saved_of_the_real_ones(tmp_path, transformer
         (tmp_path / name).symlink_to(SHARED / "tokenizers" / name)
         save_tokenizer(load_tokenizer(str(tmp_path / name)), tmp_path / f"saved-{name}", 512)
     assert_saved_alike(["longformer", "bigbird"], tmp_path, transformers_4)
+
+
+def test_a_vocabularys_hash_does_not_depend_on_the_order_of_its_tokens():
+    """Also where two tokens have one id: a vocabulary comes as a hash map, each time in another order."""
+    assert vocab_sha256({"a": 0, "b": 1, "c": 1}) == vocab_sha256({"c": 1, "b": 1, "a": 0})

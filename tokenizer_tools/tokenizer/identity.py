@@ -18,4 +18,4 @@ def tokenizer_sha256(backend: Tokenizer) -> str:
 
 def vocab_sha256(vocab: dict[str, int]) -> str:
     """sha256 of a token-to-id table: equal for two tokenizers that give the same ids to the same tokens."""
-    return hashlib.sha256(json.dumps(sorted(vocab.items(), key=lambda item: item[1])).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(sorted(vocab.items(), key=lambda item: (item[1], item[0]))).encode()).hexdigest()
