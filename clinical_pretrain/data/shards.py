@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import NOTES_TABLE_NAME, Manifest
+from tokenizer_tools.shard_reading import Lists, columns_of_lists, record_batches, whole_notes
 
 
 @dataclass(frozen=True)
@@ -34,16 +35,16 @@ class Split:
     """
 
     def __init__(self, folder: Path, manifest: Manifest, name: str) -> None:
-        self._batches: list[dict[str, Any]] = []
+        self._batches: list[dict[str, Lists]] = []
         starts = [0]
         for entry in manifest.splits[name].files:
-            batches = _open(folder / entry.path)
+            batches = list(record_batches(folder / entry.path))
             if sum(batch.num_rows for batch in batches) != entry.sequences:
                 raise UserError(
                     f"{folder / entry.path}: not the number of sequences in the manifest; build the shards again"
                 )
             for batch in batches:
-                self._batches.append({column: _lists(batch.column(column)) for column in batch.schema.names})
+                self._batches.append(columns_of_lists(batch))
                 starts.append(starts[-1] + batch.num_rows)
         self._starts = np.array(starts)
 
@@ -64,10 +65,15 @@ class Split:
             columns[name] = values[offsets[row] : offsets[row + 1]]
         return PackedSequence(**columns)
 
+    def notes(self) -> Iterator[tuple[int, npt.NDArray[np.integer]]]:
+        """Yield the notes in order: row of the notes table, and token ids, (tokens,)."""
+        for notes in whole_notes(self._batches):
+            yield from notes
+
 
 def note_categories(folder: Path) -> tuple[npt.NDArray[np.int32], list[str]]:
     """Each note's category as an index, (notes,), and the categories' names."""
-    table = pa.Table.from_batches(_open(folder / NOTES_TABLE_NAME)).select(["category"])
+    table = pa.Table.from_batches(record_batches(folder / NOTES_TABLE_NAME)).select(["category"])
     encoded = table.column("category").combine_chunks().dictionary_encode()
     return encoded.indices.to_numpy(zero_copy_only=False), encoded.dictionary.to_pylist()
 
@@ -79,20 +85,5 @@ def note_patients(folder: Path, notes: npt.NDArray[np.int64]) -> set[str]:
         folder: of the shards.
         notes: (notes,), rows of the notes table.
     """
-    table = pa.Table.from_batches(_open(folder / NOTES_TABLE_NAME)).select(["patient"])
+    table = pa.Table.from_batches(record_batches(folder / NOTES_TABLE_NAME)).select(["patient"])
     return set(table.take(notes).column("patient").unique().to_pylist())
-
-
-def _open(path: Path) -> list[Any]:
-    """The record batches of an Arrow file."""
-    try:
-        return list(pa.ipc.open_stream(pa.memory_map(str(path))))
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing, though the manifest lists it; build or copy the shards again") from None
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: damaged ({type(error).__name__}); build or copy the shards again") from None
-
-
-def _lists(column: Any) -> tuple[npt.NDArray[np.int32], npt.NDArray[Any]]:
-    """A column of lists: offsets, (rows + 1,), into the values of all rows."""
-    return column.offsets.to_numpy(), column.values.to_numpy()

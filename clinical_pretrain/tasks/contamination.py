@@ -11,13 +11,12 @@ data set and the notes number patients alike, as two extracts of MIMIC-III do.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from clinical_pretrain.data.shards import Split, note_patients
@@ -88,7 +87,7 @@ def count_contamination(documents: Sequence[Document], shards: Path, patient_key
     wanted = _as_packed(texts, shards, manifest)
     lengths = {len(ids) // _DTYPE.itemsize for ids in wanted}
     notes, seen = [], set()
-    for note, ids in _notes(Split(shards, manifest, SEEN_SPLIT)):
+    for note, ids in Split(shards, manifest, SEEN_SPLIT).notes():
         notes.append(note)
         if len(ids) in lengths and (packed := ids.astype(_DTYPE).tobytes()) in wanted:
             seen.add(packed)
@@ -119,22 +118,6 @@ def _as_packed(texts: Sequence[str], shards: Path, manifest: Manifest) -> set[by
     forbidden = forbidden_ids(backend, info)
     encoded = encode(backend, [text for text in dict.fromkeys(cleaned) if text.strip()])
     return {note_ids(tokens, info, forbidden, _DTYPE).tobytes() for tokens in encoded}
-
-
-def _notes(split: Split) -> Iterator[tuple[int, npt.NDArray[np.integer]]]:
-    """Yield the notes of a split: row of the notes table, and token ids. A note may go on in the next sequences."""
-    current, pieces = -1, list[npt.NDArray[np.integer]]()
-    for number in range(len(split)):
-        sequence = split[number]
-        segments = np.split(sequence.input_ids, sequence.segment_starts[1:])
-        for note, segment in zip(sequence.segment_notes.tolist(), segments, strict=True):
-            if note != current and pieces:
-                yield current, np.concatenate(pieces)
-                pieces = []
-            current = note
-            pieces.append(segment)
-    if pieces:
-        yield current, np.concatenate(pieces)
 
 
 def _key(

@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenizer_tools.corpus.deduplicate import first_occurrences, ranks_within
+from tokenizer_tools.shard_reading import whole_notes
 from tokenizer_tools.shards.sequences import pack_sequences
 
 
@@ -17,6 +18,24 @@ def test_nothing_is_lost_and_every_token_knows_its_note(lengths, length):
         assert sequence.segment_starts[0] == 0 and (np.diff(sequence.segment_starts) > 0).all()
         segment = np.searchsorted(sequence.segment_starts, np.arange(len(sequence.input_ids)), side="right") - 1
         assert (sequence.segment_notes[segment] == sequence.input_ids // 100).all()
+
+
+@given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 40), st.integers(1, 5))
+def test_whole_notes_come_back(lengths, length, batch_size):
+    """Also where a note goes on over several sequences and record batches."""
+    notes = [np.arange(100 * i, 100 * i + n) for i, n in enumerate(lengths)]
+    sequences = pack_sequences(notes, range(len(notes)), length, np.int32)
+
+    def lists(rows):
+        return np.cumsum([0, *map(len, rows)], dtype=np.int32), np.concatenate(rows)
+
+    names = ("input_ids", "segment_starts", "segment_notes")
+    batches = [
+        {name: lists([getattr(sequence, name) for sequence in sequences[start : start + batch_size]]) for name in names}
+        for start in range(0, len(sequences), batch_size)
+    ]
+    found = [(note, ids.tolist()) for whole in whole_notes(batches) for note, ids in whole]
+    assert found == [(i, note.tolist()) for i, note in enumerate(notes)]
 
 
 def test_ids_are_stored_in_16_bits():
