@@ -1,4 +1,4 @@
-"""Commands on notes: shards, tokenizers, synthetic notes."""
+"""Commands on notes: shards and their verification, tokenizers, synthetic notes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from clinical_pretrain.commands.options import (
     parse,
     report,
 )
+from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import MANIFEST_NAME
 from tokenizer_tools.ranges import Range
 
@@ -61,6 +62,22 @@ def build_shards(argv: Sequence[str]) -> dict[str, Any]:
         return report(args, {"stage": args.stage})
     print("\n".join(describe(manifest, out, already_built)))
     return report(args, summarise(manifest))
+
+
+def verify(argv: Sequence[str]) -> dict[str, Any]:
+    """Verify finished shards from their files alone: hashes, counts, splits, duplicates, who may read them."""
+    from tokenizer_tools.shards.verify.verify import verify_shards
+
+    parser = make_parser("verify", verify.__doc__)
+    parser.add_argument("shards", help="shard folder made by build-shards")
+    args = parse(parser, argv)
+    found = verify_shards(Path(args.shards))
+    print("\n".join(found.lines()))
+    result = report(args, found.summary())
+    if found.failed:
+        names = ", ".join(check.name for check in found.failed)
+        raise UserError(f"{args.shards}: {len(found.failed)} of {len(found.checks)} checks failed ({names}), see above")
+    return result
 
 
 def make_notes(argv: Sequence[str]) -> dict[str, Any]:
