@@ -87,7 +87,8 @@ class Manifest:
     tokenizer: TokenizerInfo
     splits: dict[str, SplitInfo]
     counts: dict[str, int]
-    """Notes read, kept, and dropped by reason."""
+    """Notes read, kept, and dropped by reason. Of the kept ones: without a time, and with one that can't be read (both
+    absent in shards of version 0.1)."""
     split_rule: dict[str, Any]
     """What the split is by (patient, admission or note), the shares, the seed and the hash function."""
     patients_in_several_splits: int

@@ -31,7 +31,7 @@ def ranks_within(groups: npt.NDArray[np.bytes_], times: npt.NDArray[np.bytes_]) 
 
     Args:
         groups: (notes,), the note's patient.
-        times: (notes,), ISO dates, empty if unknown.
+        times: (notes,), from `sort_key`.
     """
     order = np.lexsort((np.arange(len(groups)), times, groups))
     starts = np.ones(len(order), dtype=bool)

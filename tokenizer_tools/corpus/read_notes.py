@@ -5,7 +5,6 @@ The file formats are read by rows.py; which files an input consists of, input_fi
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from tokenizer_tools.corpus.identifiers import LostDigitsError, identifier_of, t
 from tokenizer_tools.corpus.input_files import Input, Kind, find_inputs
 from tokenizer_tools.corpus.rows import BadRowError, Fault, Row, is_utf16, read_rows
 from tokenizer_tools.corpus.split_patients import SplitRule
+from tokenizer_tools.corpus.times import DateOrder, parse_time
 from tokenizer_tools.errors import UserError
 
 UNCATEGORISED = "uncategorised"
@@ -31,6 +31,9 @@ class InputOptions:
     """In a folder with several kinds of files, the kind to read."""
     patient_folder: int = 0
     """In a folder: the level of subfolders that stand for patients (1: directly below it). 0: none."""
+    date_order: DateOrder = "year_first"
+    """What 03/04/2101 means in the time columns: day_first, month_first, or year_first, which doesn't guess: such a
+    time counts as unreadable."""
     on_bad_row: Literal["fail", "skip"] = "fail"
     """Whether to stop at a row that can't be used (not UTF-8, too many fields, no patient), or to skip and count it."""
 
@@ -53,6 +56,7 @@ class Note:
     """The admission's identifier, likewise."""
     category: str
     time: str
+    """`YYYY-MM-DD` or `YYYY-MM-DD HH:MM:SS`, from `parse_time`; empty if the row has none that can be read."""
     source: int
     """Number of its input, counted from 0."""
     row: int
@@ -61,6 +65,8 @@ class Note:
     """File and row, for messages."""
     fault: Fault | None = None
     """Why the row can't be used."""
+    has_unreadable_time: bool = False
+    """Whether a time column holds something that can't be read as a time."""
 
 
 def read_notes(
@@ -111,7 +117,7 @@ class _Reader:
         names = self._columns(row)
         cells = {role: [row.values.get(name) for name in wanted] for role, wanted in names.items()}
         for role, values in cells.items():
-            if isinstance(values[0], list | dict):
+            if any(isinstance(value, list | dict) for value in values):
                 kind = "text" if role == "text" else "a single value"
                 raise BadRowError(
                     row.place, "malformed", f"{names[role][0]!r} holds a list or an object; it must hold {kind}"
@@ -119,29 +125,62 @@ class _Reader:
         first = {
             role: next((text for value in values if (text := text_of(value))), "") for role, values in cells.items()
         }
-        utf16 = self.input.kind == "txt" and is_utf16(row.values["text"][:64])  # which may be valid UTF-8, with zeros
-        if utf16 or not all(map(_is_utf8, first.values())):
-            found = "UTF-16" if utf16 else "LATIN1"
-            raise BadRowError(
-                row.place, "invalid_utf8", f"not valid UTF-8; convert the file (iconv -f {found} -t UTF-8)"
-            )
-        if first.get("error", "").strip().lower() in ("1", "1.0", "true", "t", "yes", "y"):
+        self._check_encoding(row, list(first.values()))
+        if self._is_marked_error(row, names, cells):
             return Note("", "", "", UNCATEGORISED, "", self.source, number, row.place, "marked_error")
         patient, admission = (self._identifier(row, names, cells, role) for role in ("patient", "admission"))
-        patient = patient if folder_patient is None else folder_patient
+        if folder_patient is not None:
+            patient = folder_patient
+            if not _is_utf8(patient):
+                raise BadRowError(row.place, "invalid_utf8", "the folder's name is not valid UTF-8; rename it")
         needs_identity = self.rule and self.rule.needs_identity and first["text"].strip()
         if needs_identity and not (patient or admission):
             raise self._no_patient(row)
+        time, has_unreadable_time = self._time(cells.get("time", []))
         return Note(
             text=first["text"],
             patient=patient,
             admission=admission,
             category=first.get("category", "").strip() or UNCATEGORISED,
-            time=re.sub(r"(?<=\d)T(?=\d)", " ", first.get("time", "").strip()),
+            time=time,
             source=self.source,
             row=number,
             place=row.place,
+            has_unreadable_time=has_unreadable_time,
         )
+
+    def _check_encoding(self, row: Row, texts: list[str]) -> None:
+        """Refuse text that isn't Unicode: bytes that aren't UTF-8, and lone surrogates, which JSON can spell."""
+        if self.input.kind == "txt" and is_utf16(row.values["text"][:64]):  # may be valid UTF-8, with zeros
+            message = "not valid UTF-8; convert the file (iconv -f UTF-16 -t UTF-8)"
+        elif all(map(_is_utf8, texts)):
+            return
+        elif any("\ud800" <= character < "\udc80" or "\udcff" < character <= "\udfff" for character in "".join(texts)):
+            message = r"holds half a character, a lone surrogate such as \ud800; write the row again"
+        else:
+            message = "not valid UTF-8; convert the file (iconv -f LATIN1 -t UTF-8)"
+        raise BadRowError(row.place, "invalid_utf8", message)
+
+    def _is_marked_error(self, row: Row, names: dict[str, list[str]], cells: dict[str, list[Any]]) -> bool:
+        """Whether the note was entered in error."""
+        value = self._identifier(row, names, cells, "error")
+        if value in ("1", "true", "t", "yes", "y"):
+            return True
+        if value in ("", "0", "false", "f", "no", "n"):
+            return False
+        raise BadRowError(
+            row.place, "malformed", f"{names['error'][0]!r} must be 1 or true for an error, else 0, false or empty"
+        )
+
+    def _time(self, values: list[Any]) -> tuple[str, bool]:
+        """The first time of a row that can be read, empty if none can; and whether one before it can't."""
+        has_unreadable = False
+        for text in filter(None, map(text_of, values)):
+            time = parse_time(text, self.options.date_order)
+            if time is not None:
+                return time, has_unreadable
+            has_unreadable = True
+        return "", has_unreadable
 
     def _columns(self, row: Row) -> dict[str, list[str]]:
         if row.columns not in self._names:

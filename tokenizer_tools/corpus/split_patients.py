@@ -82,6 +82,21 @@ def patients_of_admissions(
     return {admission: patient for admission, patient in found.items() if admission not in ambiguous}
 
 
+def unknown_patient(place: str, notes: int) -> UserError:
+    """The error for notes that name only an admission whose patient isn't known.
+
+    Args:
+        place: of the first of them.
+        notes: how many there are; 0 if they weren't counted.
+    """
+    count = f" ({notes:,} such notes)" if notes else ""
+    return UserError(
+        f"{place}: no patient, and no other note says whose admission it is{count}; name the patient's column with "
+        "--columns.patient, let admissions stand for patients with --split.by admission (a patient's admissions may "
+        "then be trained on and held out at once), or drop and count such notes with --on-bad-row skip"
+    )
+
+
 def default_key_path() -> Path:
     """`~/.config/clinical-pretrain/patient_key`, or under XDG_CONFIG_HOME."""
     try:

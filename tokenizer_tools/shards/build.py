@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import os
 import platform
 import shutil
 from collections import Counter
@@ -38,7 +39,7 @@ from tokenizer_tools.manifest import (
 )
 from tokenizer_tools.progress import say
 from tokenizer_tools.shards.folder import ShardBuild, disk_errors, lock, prepare_folder
-from tokenizer_tools.shards.keep_list import KeepList, count_people, make_keep_list
+from tokenizer_tools.shards.keep_list import KeepList, count_people, count_times, make_keep_list
 from tokenizer_tools.shards.pack import PackedPart, pack
 from tokenizer_tools.shards.scan import NoteParts, Outcome, scan
 from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
@@ -109,7 +110,10 @@ def _plan(build: ShardBuild, inputs: list[Input]) -> dict[str, Any]:
     """Everything that the shards depend on."""
     return {
         "format_version": FORMAT_VERSION,
-        "inputs": [{"name": entry.path.name, "sha256": _input_sha256(entry)} for entry in inputs],
+        "inputs": [
+            {"name": os.fsencode(entry.path.name).decode(errors="replace"), "sha256": _input_sha256(entry)}
+            for entry in inputs
+        ],
         "tokenizer": {key: value for key, value in asdict(build.tokenizer).items() if key != "name"},
         **build.settings.compared(),
         "patient_key_id": key_id(build.patient_key),
@@ -120,7 +124,7 @@ def _input_sha256(entry: Input) -> str:
     if not entry.is_folder:
         return file_sha256(entry.path)
     lines = [f"{file.relative_to(entry.path)} {file_sha256(file)}" for file in entry.files]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()  # names need not be UTF-8
 
 
 def _save_tokenizer(loaded: Any, build: ShardBuild) -> None:
@@ -174,9 +178,9 @@ def _finish(packed: list[PackedPart], keep: KeepList, build: ShardBuild, plan: d
 
 
 def _counts(keep: KeepList) -> dict[str, int]:
-    """Notes read, kept, and dropped by reason."""
+    """Notes read, kept, and dropped by reason; and kept ones whose time isn't known."""
     counts = {outcome.name.lower(): int((keep.outcomes == outcome).sum()) for outcome in Outcome}
-    return {"read": len(keep.outcomes), **counts}
+    return {"read": len(keep.outcomes), **counts, **count_times(keep)}
 
 
 def _unknown(packed: list[PackedPart], files: list[ShardFile], written_as_spaces: str) -> UnknownTokens:

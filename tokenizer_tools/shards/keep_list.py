@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenizer_tools.corpus.deduplicate import HASH_DTYPE, first_occurrences, ranks_within
+from tokenizer_tools.corpus.times import sort_key
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import SPLITS
 from tokenizer_tools.shards.folder import ShardBuild
@@ -111,3 +112,14 @@ def count_people(keep: KeepList) -> PeopleCounts:
         splits_of_patient = np.unique(groups[named == str(int(Named.PATIENT)).encode()], return_counts=True)[1]
         in_several += int((splits_of_patient > 1).sum())
     return PeopleCounts(counts[Named.PATIENT], counts[Named.ADMISSION], in_several)
+
+
+def count_times(keep: KeepList) -> dict[str, int]:
+    """How many kept notes have no time, and how many have something in a time column that can't be read."""
+    counts = {"kept_without_time": 0, "kept_unreadable_time": 0}
+    for number in range(keep.scanned.parts):
+        times, unreadable = keep.scanned.columns(number, "times", "unreadable_times")
+        kept = keep.kept(number)
+        counts["kept_without_time"] += int((times[kept] == sort_key("")).sum())
+        counts["kept_unreadable_time"] += int(unreadable[kept].sum())
+    return counts

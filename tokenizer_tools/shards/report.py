@@ -39,7 +39,24 @@ def describe(manifest: Manifest, out: Path, already_built: bool) -> list[str]:
         )
     if not manifest.splits["validation"].sequences:
         lines.append("  no notes are held out for validation: a run on these shards will have no validation loss")
+    lines += _describe_times(counts)
     lines.append(f"  {describe_unknown(manifest.unknown)}")
+    return lines
+
+
+def _describe_times(counts: dict[str, int]) -> list[str]:
+    """Say which notes have no place in time."""
+    without, unreadable = counts.get("kept_without_time", 0), counts.get("kept_unreadable_time", 0)
+    lines = []
+    if unreadable:
+        lines.append(
+            f"  {unreadable:,} notes have a time that can't be read; if day and month could be confused (03/04/2101), "
+            "say --date-order"
+        )
+    if without == counts["kept"]:
+        lines.append("  no note has a time: each patient's notes stand in input order")
+    elif without:
+        lines.append(f"  {without:,} notes have no time: they stand after the patient's other notes, in input order")
     return lines
 
 

@@ -21,7 +21,8 @@ import numpy.typing as npt
 from tokenizer_tools.corpus.deduplicate import HASH_DTYPE, text_hash
 from tokenizer_tools.corpus.input_files import Input
 from tokenizer_tools.corpus.read_notes import Note, read_notes
-from tokenizer_tools.corpus.split_patients import patient_hash, patients_of_admissions
+from tokenizer_tools.corpus.split_patients import patient_hash, patients_of_admissions, unknown_patient
+from tokenizer_tools.corpus.times import sort_key
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import write_json
 from tokenizer_tools.progress import Progress
@@ -58,7 +59,8 @@ _COLUMNS: dict[str, npt.DTypeLike] = {
     "named": np.uint8,  # Named
     "splits": np.uint8,  # index into SPLITS
     "categories": "S",
-    "times": "S",
+    "times": "S",  # from `sort_key`: every note has one
+    "unreadable_times": np.bool_,
     "sources": np.int16,  # number of the input, from 0
     "rows": np.int64,  # number of the row in it, from 1
 }
@@ -169,7 +171,8 @@ def _scan_note(note: Note, build: ShardBuild) -> dict[str, Any]:
         "named": named,
         "splits": rule.split_of(rule.group_of(note.patient, note.admission, digest)),
         "categories": note.category.encode(),
-        "times": note.time[:32].encode(),
+        "times": sort_key(note.time),
+        "unreadable_times": note.has_unreadable_time,
         "sources": note.source,
         "rows": note.row,
     }
@@ -217,9 +220,4 @@ def _resolve_admissions(scanned: ScannedNotes, parts: NoteParts, build: ShardBui
         if len(admission_only):
             _write(build.scan_file(number), columns)
     if lost and build.settings.reading.on_bad_row == "fail":
-        raise UserError(
-            f"{first_lost}: no patient, and no other note says whose admission it is ({lost:,} such notes); name the "
-            "patient's column with --columns.patient, let admissions stand for patients with --split.by admission (a "
-            "patient's admissions may then be trained on and held out at once), or drop and count such notes with "
-            "--on-bad-row skip"
-        )
+        raise unknown_patient(first_lost, lost)
