@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenizer_tools.corpus.clean_notes import CleaningRules, clean
+from tokenizer_tools.corpus.clean_notes import CleaningRules, clean, placeholder_spans
 
 
 def cleaned(text: str, placeholder: str | None = "<unk>", **rules: bool) -> str:
@@ -46,6 +46,30 @@ def test_a_line_of_underscores_is_no_placeholder():
 def test_an_unclosed_placeholder_swallows_nothing():
     text = "[**Name saw the patient. " + "Stable. " * 80 + "[**2151**] end"
     assert cleaned(text).endswith("end") and "Stable" in cleaned(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("seen by [**Name [**1**] (NamePattern1) **] today", "seen by<unk> today"),
+        ("[**A [**B [**C**] **] **][**D**] end", "<unk><unk> end"),
+        ("on [**" + "Hospital " * 200 + "**] 5 mg", "on<unk> 5 mg"),
+        ("[**Hospital [1] **] 5", "<unk> 5"),
+        ("[**Name\n1**] and [** ___ **]", "<unk> and<unk>"),
+        ("[**Name saw her. [**2151**] 5 mg", "[**Name saw her.<unk> 5 mg"),
+        ("[**Name saw her.\n\n5 mg **] daily", "[**Name saw her.\n\n5 mg **] daily"),
+        ("5 mg **] [**Name**] **]", "5 mg **]<unk> **]"),
+        ("[**] [****]", "[**]<unk>"),
+    ],
+)
+def test_nested_and_long_placeholders(text, expected):
+    assert cleaned(text) == expected
+
+
+def test_where_placeholders_stand():
+    text = "[**Name [**1**] **] saw ___, ____ [**2**]___"
+    spans = placeholder_spans(text)
+    assert [text[start:stop] for start, stop in spans] == ["[**Name [**1**] **]", "___", "[**2**]", "___"]
 
 
 def test_each_rule_can_be_switched_off():
@@ -94,11 +118,12 @@ def test_no_rule_joins_or_changes_a_number(pieces, unseen, placeholder, rules):
 
 
 @pytest.mark.parametrize("rules", [{}, {"whitespace": False, "join_lines": True}, {"join_lines": True}])
-@pytest.mark.parametrize("run", [" ", "\t", " \t", "\u00a0", "\n", "_", "-", "=", "[**", "\x00", "\r"])
+@pytest.mark.parametrize("run", [" ", "\t", " \t", "\u00a0", "\n", "\n ", "_", "-", "=", "[**", "**]",
+                                 "[** ", "[**\n\n", "[**a**] ", "[**[**a**]", "___ ", "\x00", "\r"])  # fmt: skip
 @pytest.mark.timeout(120)
 def test_every_rule_takes_linear_time(rules, run):
     """A run of a million characters, which takes an hour where a pattern is quadratic."""
-    assert len(cleaned("a" + run * (1_000_000 // len(run)) + "x", **rules)) <= 1_000_003
+    assert len(cleaned("a" + run * (1_000_000 // len(run)) + "x", None, **rules)) <= 1_000_003
 
 
 @given(

@@ -9,16 +9,16 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass, fields
 
-# MIMIC-III writes [**Known lastname 123**], sometimes over a line break; MIMIC-IV writes exactly three underscores.
-# The space before it is removed too, because the token of a word carries its own. The lookbehind keeps the search
-# linear: a run of spaces is entered only at its start.
-_PLACEHOLDER = re.compile(r"(?<![ \t])[ \t]*(?:\[\*\*[^\[\]]{0,300}?\*\*\]|(?<!_)___(?!_))")
+# MIMIC-III writes [**Known lastname 123**], sometimes over a line break, but not over an empty line; MIMIC-IV writes
+# exactly three underscores.
+_BRACKETS = re.compile(r"\[\*\*|\*\*\]|\n[ \t\r]*\n")
+_UNDERSCORES = re.compile(r"(?<!_)___(?!_)")
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f\ufeff\ufffe\uffff]+")
 _SEPARATOR_LINE = re.compile(r"^[ \t]*(?:_{4,}|={4,}|-{4,}|\*{4,}|~{4,}|#{4,})[ \t]*$", re.MULTILINE)
 _SPACES = re.compile(r"[ \t\v\f\u00a0]+")
-_SPACE_AT_LINE_END = re.compile(r" +$", re.MULTILINE)
+_SPACE_AT_LINE_END = re.compile(r"(?<! ) +$", re.MULTILINE)  # a run is entered only at its start: linear time
 _EMPTY_LINES = re.compile(r"\n{3,}")
-_LINE_BREAK = re.compile(r"(?<!\s)\s*\n\s*")
+_LINE_BREAK = re.compile(r"(?<!\s)[^\S\n]*\n\s*")
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,44 @@ def clean(text: str, rules: CleaningRules, placeholder: str | None, unknown_whit
 
 
 def replace_placeholders(text: str, placeholder: str | None) -> str:
-    """Replace `[**Name**]` and `___`, and the spaces before them, by a token, or by a space if it is None."""
+    """Replace `[**Name**]` and `___`, and the spaces before them, by a token, or by a space if it is None. The spaces
+    go because the token of a word carries its own."""
     replacement = " " if placeholder is None else placeholder
-    return _PLACEHOLDER.sub(lambda _: replacement, text)
+    pieces, end = [], 0
+    for start, stop in placeholder_spans(text):
+        pieces += [text[end:start].rstrip(" \t"), replacement]
+        end = stop
+    return "".join([*pieces, text[end:]])
+
+
+def placeholder_spans(text: str) -> list[tuple[int, int]]:
+    """Where the placeholders stand: (start, end) of each, in order.
+
+    `[**` belongs to the `**]` that closes it, so a placeholder may hold others and be of any length, but it ends
+    within its paragraph. A `[**` that nothing closes is text, and so are the words after it.
+
+    >>> placeholder_spans("[**Name [**1**] **] saw ___")
+    [(0, 19), (24, 27)]
+    """
+    spans: list[tuple[int, int]] = []
+    opened: list[int] = []
+    for match in _BRACKETS.finditer(text):
+        if match[0] == "[**":
+            opened.append(match.start())
+        elif match[0] != "**]":
+            opened.clear()
+        elif opened:
+            start = opened.pop()
+            while spans and spans[-1][0] > start:
+                spans.pop()
+            spans.append((start, match.end()))
+    found: list[tuple[int, int]] = []
+    end = 0
+    for start, stop in spans:
+        found += [match.span() for match in _UNDERSCORES.finditer(text, end, start)]
+        found.append((start, stop))
+        end = stop
+    return found + [match.span() for match in _UNDERSCORES.finditer(text, end)]
 
 
 def squeeze_whitespace(text: str) -> str:
