@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -79,10 +80,11 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     Raises:
         ValueError: a key is repeated.
     """
-    keys = [key for key, _ in pairs]
-    if repeated := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
+        repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
         raise ValueError(f"{', '.join(repeated)} occurs twice in an object")
-    return dict(pairs)
+    return unique
 
 
 def write_report(path: str, value: Any) -> None:

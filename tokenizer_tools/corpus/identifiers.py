@@ -6,7 +6,6 @@ Two spellings of one patient must not end up in two splits, so spellings that co
 
 from __future__ import annotations
 
-import math
 import re
 import unicodedata
 from decimal import Decimal
@@ -21,7 +20,7 @@ MISSING_IDENTIFIERS = MISSING_TEXTS | {"unknown", "unk", "undefined", "missing",
 """Also what people write for an unknown patient."""
 LARGEST_DIGITS = 11
 """Excel shows numbers with more digits as 1E+11, with or without decimals."""
-_INTEGER = re.compile(r"([+-]?)0*(\d+)(?:\.0*)?")
+_NUMBER = re.compile(r"([+-]?)(\d+)(?:\.(\d*))?")
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
 _SCIENTIFIC = re.compile(r"\d(?:\.(\d+))?e\+(\d{1,3})")
 
@@ -48,13 +47,11 @@ def identifier_of(value: Any) -> str:
     invisible characters are removed.
 
     Raises:
-        LostDigitsError: a float too large for whole numbers (2^53, in 32 bits 2^24), or scientific notation with fewer
-            digits than the number has.
+        LostDigitsError: a float too large for whole numbers (2^53, in 32 bits 2^24) or infinite, or scientific
+            notation with fewer digits than the number has.
     """
-    if isinstance(value, float | np.floating) and math.isfinite(value):
-        bits = np.finfo(type(value)).nmant + 1
-        if abs(value) >= 2**bits:
-            raise LostDigitsError
+    if isinstance(value, float | np.floating) and abs(value) >= 2 ** (np.finfo(type(value)).nmant + 1):
+        raise LostDigitsError
     text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text_of(value))).strip().casefold()
     if text in MISSING_IDENTIFIERS:
         return ""
@@ -63,7 +60,8 @@ def identifier_of(value: Any) -> str:
         if exponent > len(decimals) and (decimals or exponent >= LARGEST_DIGITS):
             raise LostDigitsError
         text = format(Decimal(text), "f")
-    if number := _INTEGER.fullmatch(text):
-        sign, digits = number.groups()
+    if number := _NUMBER.fullmatch(text):
+        sign, digits, decimals = number[1], number[2].lstrip("0") or "0", (number[3] or "").rstrip("0")
+        digits += f".{decimals}" * bool(decimals)
         return digits if sign != "-" or digits == "0" else f"-{digits}"
     return text
