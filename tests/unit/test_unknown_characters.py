@@ -1,20 +1,22 @@
 """What a vocabulary lacks: white space becomes spaces, other characters are counted and named."""
 
 import json
+import sys
 
 import pytest
 from conftest import SHARED
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from clinical_pretrain.cli import main
 from clinical_pretrain.data.shards import Split
+from tokenizer_tools.corpus.clean_notes import CleaningRules
 from tokenizer_tools.corpus.split_patients import SplitRule
 from tokenizer_tools.corpus.synthetic_notes import make_notes
 from tokenizer_tools.manifest import Manifest, UnknownTokens
 from tokenizer_tools.shards import report
 from tokenizer_tools.shards.build import build_shards
 from tokenizer_tools.shards.settings import ShardSettings
-from tokenizer_tools.tokenizer.unknown_characters import describe_unknown, unknown_whitespace
+from tokenizer_tools.tokenizer.unknown_characters import count_unknown, describe_unknown, unknown_whitespace
 
 BIGBIRD, LONGFORMER = (SHARED / "tokenizers" / name for name in ("bigbird", "longformer"))
 
@@ -75,6 +77,29 @@ def test_notes_with_line_breaks_lose_no_word_start(tmp_path, capsys):
     unknown = Manifest.load(tmp_path / "s").unknown
     assert unknown.share < 0.005, unknown
     assert "newline and tab, which it doesn't know, became spaces" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+def test_no_word_loses_its_start_to_white_space(tmp_path):
+    """Whatever white space stands between the words, lone or in runs."""
+    spaces = [chr(code) for code in range(sys.maxunicode + 1) if chr(code).isspace()]
+    words = [f"metoprolol{space}{space}{other}" for space in spaces for other in ("25", "mg")]
+    manifest, _ = build(tmp_path, "Meds: " + "\n\t".join(words), cleaning=CleaningRules(whitespace=False))
+    backend = Tokenizer.from_file(str(tmp_path / "s" / "tokenizer" / "tokenizer.json"))
+    sequences = Split(tmp_path / "s", manifest, "train")
+    tokens = [backend.id_to_token(int(token)) for row in range(len(sequences)) for token in sequences[row].input_ids]
+    assert sum(token.startswith("\u2581") and token != "\u2581" for token in tokens) == 1 + 2 * len(words)
+    assert manifest.unknown.tokens == 0
+
+
+def test_only_the_unknown_characters_of_an_unknown_word_are_named():
+    """WordPiece makes a whole word unknown for one character."""
+    backend = Tokenizer(models.WordPiece({"[UNK]": 0, "a": 1, "##b": 2, "b": 3}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    text = "ab a≥b b"
+    found = count_unknown(backend, [text], [backend.encode(text).ids], "[UNK]", 0)
+    assert found == (1, {"≥": 1})
 
 
 @pytest.mark.slow

@@ -40,6 +40,7 @@ def count_unknown(
         unknown_id: its id.
     """
     total, characters = 0, Counter[str]()
+    is_unknown: dict[str, bool] = {}
     for text, tokens in zip(texts, ids, strict=True):
         unknown = list(tokens).count(unknown_id) - text.count(unknown_token)
         if unknown <= 0:
@@ -48,7 +49,11 @@ def count_unknown(
         encoding = backend.encode(text, add_special_tokens=False)
         for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
             if token == unknown_id and text[start:end].strip() != unknown_token:
-                characters.update("".join(text[start:end].split()))
+                behind = "".join(text[start:end].split())
+                for character in set(behind) - is_unknown.keys():
+                    is_unknown[character] = unknown_id in backend.encode(character, add_special_tokens=False).ids
+                # WordPiece makes a whole word unknown for one character.
+                characters.update([character for character in behind if is_unknown[character]] or behind)
     return total, characters
 
 
