@@ -43,10 +43,11 @@ class Columns:
     category: str | None = None
     """The kind of note, for validation by category. Known: CATEGORY, note_type."""
     time: str | None = None
-    """ISO date or time, which orders a patient's notes. Known: CHARTTIME, CHARTDATE, note_datetime, note_date, of which
-    the first that isn't empty is taken."""
+    """The note's date or time, which orders a patient's notes. Known: CHARTTIME, CHARTDATE, note_datetime, note_date;
+    each row takes the first that can be read."""
     error: str | None = None
-    """Marks notes entered in error by 1 or true: they are dropped. Known: ISERROR."""
+    """Marks notes entered in error by 1 or true, others by 0, false or nothing: the former are dropped. Known:
+    ISERROR."""
 
 
 def resolve_columns(wanted: Columns, found: tuple[str, ...], where: str) -> dict[str, list[str]]:
@@ -70,9 +71,10 @@ def resolve_columns(wanted: Columns, found: tuple[str, ...], where: str) -> dict
 def _columns_of_role(role: str, wanted: Columns, found: tuple[str, ...], where: str) -> list[str]:
     asked = getattr(wanted, role)
     if asked is not None:
-        if asked not in found:
+        matches = [name for name in found if name == asked] or [name for name in found if name.strip() == asked.strip()]
+        if not matches:
             raise UserError(f"{where}: no column {asked!r} (--columns.{role}); {describe_columns(found)}")
-        matches = [asked]
+        matches = matches[:1]  # others are refused below
     else:
         by_lower_case = {name.strip().lower(): name for name in reversed(found)}
         matches = [by_lower_case[name] for name in KNOWN_COLUMNS[role] if name in by_lower_case]
@@ -105,13 +107,15 @@ def describe_columns(found: Iterable[str]) -> str:
     """List the columns for a message. If the first row may be data, nothing of it is shown. A header has distinct short
     names, at least one of which is known or written_like_this."""
     names = list(found)
-    are_names = len(set(names)) == len(names) and all(
-        len(name) <= 40 and re.fullmatch(r"[A-Za-z_][\w.\-/]*( [\w.\-/]+){0,3}", name.strip()) for name in names
-    )
+    are_names = len(set(names)) == len(names) and all(_is_name(name) for name in names)
     if not are_names or not any("_" in name or _is_known(name) for name in names):
         commas = ", separated by commas, tabs or semicolons" if len(names) == 1 else ""
         return f"its first row ({len(names)} fields) doesn't look like a header: put the column names there{commas}"
     return f"columns found: {', '.join(names)}"
+
+
+def _is_name(name: str) -> bool:
+    return len(name) <= 40 and bool(re.fullmatch(r"[A-Za-z_][\w.\-/]*( [\w.\-/]+){0,3}", name.strip()))
 
 
 def _is_known(name: str) -> bool:
@@ -123,6 +127,7 @@ def _is_known(name: str) -> bool:
 
 def likely_columns(columns: tuple[str, ...]) -> str:
     """Suggest options that name the columns which look like the patient, or else the admission."""
+    columns = tuple(filter(_is_name, columns))
     patients = [name for name in columns if _LIKELY_PATIENT.fullmatch(_letters_and_digits(name))]
     admissions = [name for name in columns if _LIKELY_ADMISSION.fullmatch(_letters_and_digits(name))]
     if patients:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -14,11 +15,21 @@ from tokenizer_tools.errors import UserError
 Kind = Literal["csv", "jsonl", "parquet", "txt"]
 SUFFIXES: dict[Kind, tuple[str, ...]] = {
     "csv": (".csv", ".csv.gz", ".tsv", ".tsv.gz"),
-    "jsonl": (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz"),
+    "jsonl": (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz", ".json", ".json.gz"),  # Spark writes JSONL as .json
     "parquet": (".parquet",),
     "txt": (".txt", ".txt.gz"),
 }
+_NOT_PLAIN = {
+    "_temporary": "a Spark job writes here, or was stopped; run it to its end",
+    "_delta_log": "a Delta table, whose files also hold deleted rows; export its rows to a plain folder",
+    ".hoodie": "a Hudi table, whose files also hold deleted rows; export its rows to a plain folder",
+}
+"""Folders by which it is seen that the files beside them aren't the data, or not yet."""
 _TABLES = [suffix for kind, suffixes in SUFFIXES.items() if kind != "txt" for suffix in suffixes]
+
+
+_LARGEST_EMPTY_GZIP = 512
+"""Bytes: a header with a long file name, and no data."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +41,7 @@ class Input:
     files: list[Path]
     """In reading order: sorted by path."""
     skipped: dict[str, int]
-    """Number of files in the folder that are not read, by kind."""
+    """Number of files in the folder that are not read, by kind or reason."""
 
     @property
     def is_folder(self) -> bool:
@@ -89,6 +100,9 @@ def _find(path: Path, wanted: Kind | None) -> Input:
 def _folder(path: Path, wanted: Kind | None) -> Input:
     files, linked = _walk(path)
     hidden = [file for file in files if any(part[0] in "._" for part in file.relative_to(path).parts)]
+    for name, reason in _NOT_PLAIN.items():
+        if (path / name).exists() or any(name in file.relative_to(path).parts for file in hidden):
+            raise UserError(f"{path}: holds {name}: {reason}")
     visible = sorted(set(files) - set(hidden))
     found = Counter(kind_of(file) or f"other ({file.suffix.lower() or 'no suffix'})" for file in visible)
     kinds = [kind for kind in SUFFIXES if found[kind]]
@@ -103,9 +117,13 @@ def _folder(path: Path, wanted: Kind | None) -> Input:
         raise UserError(f"{path}: holds no {kind} file ({_listed(found)}); choose another --files")
     for file in chosen:
         _check_readable(file)
+    filled = [file for file in chosen if kind not in ("csv", "jsonl") or not _is_empty(file)]
+    if not filled:
+        raise UserError(f"{path}: all its {kind} files are empty; check --notes")
     skipped = {name: count for name, count in found.items() if name != kind}
-    skipped |= {name: count for name, count in (("hidden", len(hidden)), ("linked folders", linked)) if count}
-    return Input(path, kind, chosen, skipped)
+    others = {"hidden": len(hidden), "linked folders": linked, f"empty {kind}": len(chosen) - len(filled)}
+    skipped |= {name: count for name, count in others.items() if count}
+    return Input(path, kind, filled, skipped)
 
 
 def _walk(folder: Path) -> tuple[list[Path], int]:
@@ -126,6 +144,18 @@ def _check_readable(path: Path) -> None:
         path.open("rb").close()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; ask its owner, or run as a user who may read it") from None
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether a file holds nothing, as Spark writes it for a partition without rows."""
+    size = path.stat().st_size
+    if size > _LARGEST_EMPTY_GZIP or not path.name.lower().endswith(".gz"):
+        return size == 0
+    try:
+        with gzip.open(path) as stream:
+            return not stream.read(1)
+    except (EOFError, OSError):  # broken, which is reported when it is read
+        return size == 0
 
 
 def _listed(counts: dict[str, int]) -> str:

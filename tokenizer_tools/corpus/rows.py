@@ -94,7 +94,7 @@ def _csv(path: Path, text: io.TextIOWrapper, wanted: Columns) -> Iterator[Row | 
             # Not to be skipped: where the next row begins is unknown, and a line of this note could pass for one.
             raise UserError(
                 f"{path}, after row {max(0, number - 1)}: not a CSV file ({error}); look for an unclosed quote, or a "
-                "stray one"
+                'stray one: within a field a quote is written twice ("")'
             ) from None
         if values is None:
             break
@@ -113,7 +113,7 @@ def _csv(path: Path, text: io.TextIOWrapper, wanted: Columns) -> Iterator[Row | 
                 "malformed",
                 f'{len(values)} fields where the header has {len(columns)}; quote fields that hold separators (")',
             )
-        elif len(columns) > 1 and tuple(values) == columns:
+        elif len(columns) > 1 and all(_bare(value) == _bare(name) for value, name in zip(values, columns, strict=True)):
             yield BadRowError(place, "malformed", "repeats the header; delete this line")
         else:
             yield Row(place, str(path), dict(zip(columns, values, strict=True)), columns)
@@ -121,20 +121,32 @@ def _csv(path: Path, text: io.TextIOWrapper, wanted: Columns) -> Iterator[Row | 
         raise UserError(f"{path}: empty file; it needs a header line and notes")
 
 
+def _bare(name: str) -> str:
+    """A column's name without what differs between joined files: case, blanks, byte-order marks."""
+    return name.strip("\ufeff \t").lower()
+
+
 def _separator(header: str, wanted: Columns) -> str:
     """The separator (comma, tab, semicolon or bar) with which the header has a text column."""
+    known = set(KNOWN_COLUMNS["text"])
     for separator in ",\t;|":
         names = next(csv.reader([header], delimiter=separator), [])
-        lower = {name.strip().lower() for name in names}
-        if wanted.text in names if wanted.text else lower & set(KNOWN_COLUMNS["text"]):
+        if wanted.text.strip() in (name.strip() for name in names) if wanted.text else known & set(map(_bare, names)):
             return separator
     return ","
 
 
 def _jsonl(path: Path, lines: io.TextIOWrapper) -> Iterator[Row | BadRowError]:
+    is_first = True
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
+        if is_first and (line.lstrip().startswith("[") or line.strip() == "{"):
+            raise UserError(
+                f"{path}: JSON over several lines or in a list, not an object on each line; convert it (jq -c '.[]', "
+                "or, if it holds no list, jq -c .)"
+            )
+        is_first = False
         place = f"{path}, row {number}"
         try:
             row = json.loads(line, object_pairs_hook=unique_keys)
@@ -150,12 +162,14 @@ def _parquet(path: Path, wanted: Columns) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    encoded: list[str] = []
     try:
         table = pq.ParquetFile(path)
         columns = tuple(table.schema_arrow.names)
         needed = list(
             dict.fromkeys(name for names in resolve_columns(wanted, columns, str(path)).values() for name in names)
         )
+        encoded = [name for name in needed if pa.types.is_dictionary(table.schema_arrow.field(name).type)]
         number = 0
         for batch in table.iter_batches(batch_size=1024, columns=needed):
             arrays = [_cells(array) for array in batch.columns]
@@ -165,23 +179,31 @@ def _parquet(path: Path, wanted: Columns) -> Iterator[Row]:
                     f"{path}, row {number}", str(path), dict(zip(batch.schema.names, values, strict=True)), columns
                 )
     except (pa.ArrowException, OSError) as error:
-        kind = type(error).__name__
-        raise UserError(f"{path}: cannot be read as Parquet ({kind}); write it again") from None
+        fault = f"cannot be read as Parquet ({type(error).__name__}); write it again"
+        if encoded and "UTF8" in str(error):  # which Arrow checks before it gives us the rows
+            fault = f"not valid UTF-8 in {' or '.join(map(repr, encoded))}, a categorical column; write it as strings"
+        raise UserError(f"{path}: {fault}") from None
 
 
 def _cells(array: Any) -> list[Any]:
     """Convert a column to Python values.
 
     Strings stay bytes, because Arrow would raise at the first one that isn't UTF-8 without naming its row. Dates become
-    text, because Python has no years after 9999. Floats of 16 and 32 bits keep their type, because it decides how many
-    digits they hold.
+    text, because Python has no years after 9999; Arrow keeps times with a zone in UTC. Floats of 16 and 32 bits keep
+    their type, because it decides how many digits they hold.
     """
     import pyarrow as pa
 
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
+    if isinstance(array, pa.ExtensionArray) and pa.types.is_string(array.type.storage_type):  # such as JSON
+        array = array.storage
+    if pa.types.is_timestamp(array.type) and array.type.tz:
+        array = array.cast(pa.timestamp(array.type.unit, "UTC"))  # this machine may not know the zone
     if pa.types.is_temporal(array.type):
         array = array.cast(pa.string())
+    if pa.types.is_string_view(array.type):
+        array = array.cast(pa.binary_view())
     if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
         array = array.cast(pa.large_binary())
     if pa.types.is_float16(array.type) or pa.types.is_float32(array.type):
