@@ -107,5 +107,8 @@ def train_tokenizer(argv: Sequence[str]) -> dict[str, Any]:
     args = parse(parser, argv)
     settings = parser.settings(TokenizerSettings, args, reading=parser.settings(InputOptions, args))
     result = train(notes_paths(args), Path(args.out), settings)
-    print(f"{args.out}: {result['vocab_size']:,} entries, from {result['notes']:,} notes of the training split")
+    skipped = f"; {result['rows_skipped']:,} rows can't be used" if result["rows_skipped"] else ""
+    print(
+        f"{args.out}: {result['vocab_size']:,} entries, from {result['notes']:,} notes of the training split{skipped}"
+    )
     return report(args, result)

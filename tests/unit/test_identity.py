@@ -10,12 +10,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import REPOSITORY
 
 from clinical_pretrain.cli import main
 from tokenizer_tools.corpus.columns import Columns
-from tokenizer_tools.corpus.identifiers import LostDigitsError, identifier_of, text_of
+from tokenizer_tools.corpus.identifiers import (
+    MISSING_IDENTIFIERS,
+    MISSING_TEXTS,
+    LostDigitsError,
+    identifier_of,
+    text_of,
+)
 from tokenizer_tools.corpus.read_notes import InputOptions, read_notes
 from tokenizer_tools.corpus.split_patients import SplitRule
+from tokenizer_tools.corpus.times import parse_time
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import Manifest
 from tokenizer_tools.shards.build import build_shards
@@ -53,13 +61,51 @@ def test_a_missing_patient_is_empty(value):
     assert identifier_of(value) == ""
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_all_formats_know_one_patient_and_a_missing_one(suffix, tmp_path):
+    same = ["123", "123.0", " 123", "00123", "1.23e+02", "+123"]
+    missing = ["NULL", "nan", "None", "NA", "\\N", "<NA>", "", "unknown"]
+    columns = {"strings": same + missing}
+    if suffix in (".jsonl", ".parquet"):
+        columns |= {"integers": [123, None], "floats": [123.0, None]}
+    if suffix == ".parquet":
+        columns |= {"decimals": [Decimal("123.00"), None], "nan": [123.0, float("nan")], "bytes": [b"123", b"NULL"]}
+    for name, values in columns.items():
+        path = write(tmp_path / f"{name}{suffix}", [{"subject_id": value, "text": "a"} for value in values])
+        expected = ["123"] * (len(same) if name == "strings" else 1)
+        found = [note.patient for note in read_notes([path])]
+        assert found == expected + [""] * (len(values) - len(expected)), name
+
+
+def test_the_table_in_the_docs_is_true():
+    table = (REPOSITORY / "docs" / "how-to" / "build-shards.md").read_text()
+
+    def cells(meaning):
+        (row,) = [line for line in table.splitlines() if f"| {meaning}" in line]
+        return re.findall("`([^`]+)`", row.split(" | ")[0])
+
+    assert {identifier_of(cell) for cell in cells("one patient")} == {"123"}
+    for cell in cells("a bad row"):
+        with pytest.raises(LostDigitsError):
+            identifier_of(cell)
+    assert {cell.lower() for cell in cells("missing, in every column")} | {""} == MISSING_TEXTS
+    assert {cell.lower() for cell in cells("missing as an identifier")} == MISSING_IDENTIFIERS - MISSING_TEXTS
+    assert all(map(parse_time, cells("a time; one with a zone")))
+    assert {parse_time(cell) for cell in cells("a date; it stands")} == {"2101-03-04"}
+    assert {parse_time(cell) for cell in cells("unreadable") if cell[0] != "-"} == {None}
+
+
+def test_decimals_of_an_identifier():
+    assert {identifier_of(value) for value in ("12.5", "12.50", 12.5, Decimal("12.500"), "012.5")} == {"12.5"}
+
+
 def test_other_patients_stay_others():
     values = ["123", "1230", "12.3", "-123", "a123", "4E12", "12e3", "123-1", "0"]
     assert len({identifier_of(value) for value in values}) == len(values)
     assert identifier_of("Ab12") == identifier_of("aB12")
 
 
-@pytest.mark.parametrize("value", [2.0**53, 1.2e18, "1.23457E+11", "1E+11"])
+@pytest.mark.parametrize("value", [2.0**53, 1.2e18, float("inf"), "1.23457E+11", "1E+11"])
 def test_identifiers_that_have_lost_digits_are_refused(value, tmp_path):
     with pytest.raises(LostDigitsError):
         identifier_of(value)
@@ -70,7 +116,12 @@ def test_identifiers_that_have_lost_digits_are_refused(value, tmp_path):
 
 def test_a_missing_text_is_no_note(tmp_path):
     (tmp_path / "n.jsonl").write_text('{"text": NaN}\n{"text": null}\n{"text": "NULL"}\n{"text": "nan given"}\n')
-    assert [note.text for note in read_notes([tmp_path / "n.jsonl"])] == ["", "", "", "nan given"]
+    (tmp_path / "n.csv").write_text("id,text\n1,nan\n2,\n3,NULL\n4,nan given\n")
+    pq.write_table(pa.table({"text": ["nan", None, "NULL", "nan given"]}), tmp_path / "n.parquet")
+    for kind in ("jsonl", "csv", "parquet"):
+        assert [note.text for note in read_notes([tmp_path / f"n.{kind}"])] == ["", "", "", "nan given"]
+    pq.write_table(pa.table({"text": [float("nan"), None]}), tmp_path / "n.parquet")
+    assert [note.text for note in read_notes([tmp_path / "n.parquet"])] == ["", ""]
     assert text_of("\\N") == "" and text_of("None of these") == "None of these"
 
 
@@ -161,7 +212,8 @@ def test_a_column_that_numbers_the_notes_is_noticed(corpus, tmp_path, capsys):
     assert "each note has its own patient" in capsys.readouterr().out
 
 
-def test_an_admission_leads_to_its_patient_over_all_inputs(corpus, tmp_path):
+@pytest.mark.parametrize(("first", "second"), [("csv", "jsonl"), ("parquet", "csv"), ("jsonl", "parquet")])
+def test_an_admission_leads_to_its_patient_over_all_inputs(first, second, corpus, tmp_path):
     """Some rows name only the admission; rows of a later file name its patient."""
     alone = [
         {"hadm_id": f"{p}{k}.0", "text": f"alone {p} {k} {n}"} for p in range(100, 160) for k in (1, 2) for n in (1, 2)
@@ -169,7 +221,7 @@ def test_an_admission_leads_to_its_patient_over_all_inputs(corpus, tmp_path):
     both = [
         {"subject_id": p, "hadm_id": int(f"{p}{k}"), "text": f"both {p} {k}"} for p in range(100, 160) for k in (1, 2)
     ]
-    paths = [write(tmp_path / "alone.csv", alone), write(tmp_path / "both.jsonl", both)]
+    paths = [write(tmp_path / f"alone.{first}", alone), write(tmp_path / f"both.{second}", both)]
     manifest = build_shards(
         paths,
         str(corpus / "tokenizer"),
@@ -268,7 +320,9 @@ def test_a_known_patient_column_next_to_another_is_asked_about(known, other, suf
 ])  # fmt: skip
 def test_usual_columns_are_not_asked_about(columns, tmp_path):
     """No other column looks like a patient's: they are admissions, stays, encounters, notes and clinicians."""
-    write(tmp_path / "n.csv", [dict.fromkeys(columns.split(","), 7)])
+    write(
+        tmp_path / "n.csv", [dict.fromkeys(columns.split(","), 7) | ({"ISERROR": ""} if "ISERROR" in columns else {})]
+    )
     (note,) = read_notes([tmp_path / "n.csv"], rule=SplitRule())
     assert note.patient == "7" and note.text == "7"
 
@@ -295,6 +349,23 @@ def test_a_tokenizer_never_sees_held_out_patients(tmp_path):
     assert learned == {patient for patient in word if HALF.split_of(f"patient {patient}") == 0}
 
 
+def test_a_tokenizer_refuses_what_build_shards_refuses(tmp_path):
+    records = [{"subject_id": p, "hadm_id": p, "text": f"a note of {p}"} for p in range(20)]
+    path = write(tmp_path / "n.csv", [*records, {"subject_id": "", "hadm_id": "99", "text": "whose?"}])
+
+    def train(out, **reading):
+        settings = TokenizerSettings(reading=InputOptions(**reading), vocab_size=300, split=SplitRule(0.01, 0))
+        return train_tokenizer([path], tmp_path / out, settings)
+
+    with pytest.raises(
+        UserError, match=r"n.csv, row 21: no patient, and no other note says whose admission it is; name"
+    ):
+        train("t")
+    assert not (tmp_path / "t").exists()
+    made = train("t", on_bad_row="skip")
+    assert (made["notes"], made["rows_skipped"]) == (20, 1)
+
+
 # Rows that can't be used -------------------------------------------------------------------------------------------
 
 
@@ -312,7 +383,7 @@ def test_bad_rows_are_counted_by_reason(corpus, tmp_path):
         build()
     counts = {name: count for name, count in build(on_bad_row="skip").counts.items() if count}
     assert counts == {"read": 7, "kept": 2, "dropped_malformed": 2, "dropped_invalid_utf8": 1, "dropped_no_patient": 1,
-                      "dropped_marked_error": 1}  # fmt: skip
+                      "dropped_marked_error": 1, "kept_without_time": 2}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -370,8 +441,8 @@ def test_parquet_reads_only_what_it_needs(tmp_path):
         }
     )
     pq.write_table(table, tmp_path / "n.parquet")
-    found = [(note.text, note.patient, bool(note.time)) for note in read_notes([tmp_path / "n.parquet"])]
-    assert found == [("a", "7", True), ("b", "", True)]
+    found = [(n.text, n.patient, n.time, n.has_unreadable_time) for n in read_notes([tmp_path / "n.parquet"])]
+    assert found == [("a", "7", "", True), ("b", "", "1970-01-01", False)]
 
 
 def test_short_floats_tell_when_they_cannot_hold_an_identifier(tmp_path):

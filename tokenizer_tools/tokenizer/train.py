@@ -14,7 +14,7 @@ from tokenizer_tools.corpus.clean_notes import CleaningRules, clean
 from tokenizer_tools.corpus.deduplicate import text_hash
 from tokenizer_tools.corpus.input_files import Input, find_inputs
 from tokenizer_tools.corpus.read_notes import InputOptions, read_notes
-from tokenizer_tools.corpus.split_patients import SplitRule, patients_of_admissions
+from tokenizer_tools.corpus.split_patients import SplitRule, patients_of_admissions, unknown_patient
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import SPLITS
 from tokenizer_tools.progress import Progress
@@ -36,6 +36,8 @@ class TokenizerSettings:
     """How notes are read."""
     split: SplitRule = field(default_factory=SplitRule)
     """As for the shards, so that held-out patients stay out of the vocabulary, too."""
+    cleaning: CleaningRules = field(default_factory=CleaningRules)
+    """Which cleaning rules run."""
     vocab_size: Annotated[int, Range(_SMALLEST_VOCABULARY, 10_000_000)] = 8192
     """Entries of the vocabulary."""
     min_frequency: Annotated[int, Range(1, MANY)] = 2
@@ -59,7 +61,7 @@ def train_tokenizer(notes: Sequence[Path], out: Path, settings: TokenizerSetting
         settings: what the tokenizer depends on.
 
     Returns:
-        vocab_size, notes (of the training split, with text), tokenizer (the folder).
+        vocab_size, notes (of the training split, with text), rows_skipped (that can't be used), tokenizer (the folder).
 
     Raises:
         UserError: no text in the input, or `out` isn't empty.
@@ -92,7 +94,12 @@ def train_tokenizer(notes: Sequence[Path], out: Path, settings: TokenizerSetting
     if out.exists():
         out.rmdir()
     temporary.replace(out)
-    return {"vocab_size": backend.get_vocab_size(), "notes": texts.notes, "tokenizer": str(out)}
+    return {
+        "vocab_size": backend.get_vocab_size(),
+        "notes": texts.notes,
+        "rows_skipped": texts.skipped,
+        "tokenizer": str(out),
+    }
 
 
 class _TrainingTexts:
@@ -102,6 +109,8 @@ class _TrainingTexts:
         self.inputs, self.settings = inputs, settings
         self.notes = 0
         """Notes with text so far."""
+        self.skipped = 0
+        """Rows that can't be used so far."""
 
     def __iter__(self) -> Iterator[str]:
         rule = self.settings.split
@@ -110,8 +119,11 @@ class _TrainingTexts:
             for note in read_notes(self.inputs, self.settings.reading, rule):
                 progress.advance(1)
                 patient = note.patient or known.get(note.admission, "")
-                text = clean(note.text, CleaningRules(), placeholder="<unk>")
+                text = clean(note.text, self.settings.cleaning, placeholder="<unk>")
                 is_dropped = rule.needs_identity and rule.by == "patient" and not patient
+                if text and is_dropped and self.settings.reading.on_bad_row == "fail":
+                    raise unknown_patient(note.place, 0)
+                self.skipped += note.fault not in (None, "marked_error") or bool(text and is_dropped)
                 group = rule.group_of(patient, note.admission, text_hash(text))
                 if text and not is_dropped and rule.split_of(group) == SPLITS.index("train"):
                     self.notes += 1
