@@ -1,13 +1,18 @@
+import csv
 import gzip
 import json
 import re
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tokenizer_tools.corpus.columns import Columns
 from tokenizer_tools.corpus.read_notes import InputOptions, read_notes
+from tokenizer_tools.corpus.split_patients import SplitRule
 from tokenizer_tools.errors import UserError
 
 HEADER = "ROW_ID,SUBJECT_ID,HADM_ID,CHARTDATE,CATEGORY,TEXT\n"
@@ -53,6 +58,39 @@ def test_a_patient_is_the_same_in_csv_parquet_and_jsonl(tmp_path):
     write(tmp_path / "n.csv", HEADER + "1,22,,,,a\n")
     patients = {name: notes_of(tmp_path / name)[0].patient for name in ("n.parquet", "n.jsonl", "n.csv")}
     assert set(patients.values()) == {"22"}
+
+
+CELLS = {
+    "TEXT": st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+    | st.sampled_from(['a "b", c;\td\r\n|e', "NULL"]),
+    "SUBJECT_ID": st.sampled_from(["7", "7.0", " 007", "", "nan", "Ab-1", "1E+11", "1.5e+01", "\u00a08"]),
+    "HADM_ID": st.sampled_from(["", "12", "\\N"]),
+    "CATEGORY": st.sampled_from(["Nursing ", "", "ECG"]),
+    "CHARTTIME": st.sampled_from(["2101-03-04 05:06:07", "", "03/04/2101", "4-MAR-2101", "\x00"]),
+    "CHARTDATE": st.sampled_from(["2101-03-04", "", "soon"]),
+    "ISERROR": st.sampled_from(["", "1", "0", "?", "2"]),
+}
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.fixed_dictionaries(CELLS), min_size=1, max_size=6))
+def test_all_formats_say_the_same_of_the_same_cells(tmp_path, rows):
+    found = {}
+    for suffix, separator in ((".csv", ","), (".tsv", "\t"), (".jsonl", ""), (".parquet", "")):
+        path = tmp_path / f"n{suffix}"
+        if suffix == ".parquet":
+            pq.write_table(pa.Table.from_pylist(rows), path)
+        elif suffix == ".jsonl":
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        else:
+            with path.open("w", newline="") as stream:
+                writer = csv.DictWriter(stream, list(CELLS), delimiter=separator)
+                writer.writeheader()
+                writer.writerows(rows)
+        notes = read_notes([path], InputOptions(on_bad_row="skip"), SplitRule())
+        found[suffix] = [replace(note, place="") for note in notes]
+    assert len(found[".csv"]) == len(rows)
+    assert found[".csv"] == found[".tsv"] == found[".jsonl"] == found[".parquet"]
 
 
 def test_a_folder_of_text_files_in_order(tmp_path):
