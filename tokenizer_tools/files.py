@@ -7,7 +7,8 @@ import json
 import os
 import shutil
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,37 @@ def copy_files(source: Path, out: Path) -> None:
     out.mkdir(parents=True)
     for path in sorted(source.iterdir()):
         shutil.copyfile(path, out / path.name)
+
+
+def refuse_used_folder(out: Path) -> None:
+    """Check that `--out` may be made: it doesn't exist, or is an empty folder.
+
+    Raises:
+        UserError: it is a file, or holds something.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: exists and isn't empty; choose another --out, or delete it")
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Make a folder that is there whole or not at all: yields the path of a temporary one, still to be created, which
+    takes the place of `out` in the end.
+
+    Raises:
+        UserError: see `refuse_used_folder`.
+    """
+    refuse_used_folder(out)
+    temporary = out.with_name(f".{out.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        yield temporary
+        refuse_used_folder(out)  # minutes may have passed
+        if out.exists():
+            out.rmdir()
+        temporary.replace(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_json(path: Path, value: Any) -> None:

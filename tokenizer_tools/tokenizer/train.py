@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,16 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from tokenizer_tools.corpus.clean_notes import CleaningRules, clean
-from tokenizer_tools.corpus.deduplicate import text_hash
+from tokenizer_tools.corpus.clean_notes import CleaningRules
 from tokenizer_tools.corpus.input_files import Input, find_inputs
-from tokenizer_tools.corpus.read_notes import InputOptions, read_notes
-from tokenizer_tools.corpus.split_patients import SplitRule, patients_of_admissions, unknown_patient
-from tokenizer_tools.errors import UserError
-from tokenizer_tools.manifest import SPLITS
-from tokenizer_tools.progress import Progress
+from tokenizer_tools.corpus.read_notes import InputOptions
+from tokenizer_tools.corpus.split_patients import SplitRule
+from tokenizer_tools.files import new_folder, refuse_used_folder
 from tokenizer_tools.ranges import MANY, Range, SequenceLength, check_ranges
 from tokenizer_tools.tokenizer.load import save_tokenizer
+from tokenizer_tools.tokenizer.training_notes import TrainingNotes, no_training_notes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -68,8 +65,7 @@ def train_tokenizer(notes: Sequence[Path], out: Path, settings: TokenizerSetting
     """
     out, settings = out.resolve(), settings or TokenizerSettings()
     inputs = find_inputs(notes, settings.reading.files)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: exists and isn't empty; choose another --out, or delete it")
+    refuse_used_folder(out)
     backend = Tokenizer(models.BPE(unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -83,21 +79,17 @@ def train_tokenizer(notes: Sequence[Path], out: Path, settings: TokenizerSetting
     texts = _TrainingTexts(inputs, settings)
     backend.train_from_iterator(iter(texts), trainer)
     if not texts.notes:
-        raise UserError("no note with text in the training split; check --notes and --columns.text")
+        raise no_training_notes()
     backend.add_special_tokens([AddedToken("<mask>", lstrip=True, special=True)])
     backend.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )
-    temporary = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    save_tokenizer(_with_roles(backend), temporary, settings.sequence_length)
-    if out.exists():
-        out.rmdir()
-    temporary.replace(out)
+    with new_folder(out) as temporary:
+        save_tokenizer(_with_roles(backend), temporary, settings.sequence_length)
     return {
         "vocab_size": backend.get_vocab_size(),
         "notes": texts.notes,
-        "rows_skipped": texts.skipped,
+        "rows_skipped": texts.source.rows_skipped,
         "tokenizer": str(out),
     }
 
@@ -106,32 +98,14 @@ class _TrainingTexts:
     """Cleaned texts of the training split, cut at placeholders. Iterate once."""
 
     def __init__(self, inputs: list[Input], settings: TokenizerSettings) -> None:
-        self.inputs, self.settings = inputs, settings
+        self.source = TrainingNotes(inputs, settings.reading, settings.split, settings.cleaning, placeholder="<unk>")
         self.notes = 0
-        """Notes with text so far."""
-        self.skipped = 0
-        """Rows that can't be used so far."""
+        """Notes so far."""
 
     def __iter__(self) -> Iterator[str]:
-        rule = self.settings.split
-        known = patients_of_admissions(self._pairs) if rule.needs_identity else {}
-        with Progress("reading notes") as progress:
-            for note in read_notes(self.inputs, self.settings.reading, rule):
-                progress.advance(1)
-                patient = note.patient or known.get(note.admission, "")
-                text = clean(note.text, self.settings.cleaning, placeholder="<unk>")
-                is_dropped = rule.needs_identity and rule.by == "patient" and not patient
-                if text and is_dropped and self.settings.reading.on_bad_row == "fail":
-                    raise unknown_patient(note.place, 0)
-                self.skipped += note.fault not in (None, "marked_error") or bool(text and is_dropped)
-                group = rule.group_of(patient, note.admission, text_hash(text))
-                if text and not is_dropped and rule.split_of(group) == SPLITS.index("train"):
-                    self.notes += 1
-                    yield from text.split("<unk>")
-
-    def _pairs(self) -> Iterator[tuple[str, str]]:
-        for note in read_notes(self.inputs, self.settings.reading, self.settings.split):
-            yield note.patient, note.admission
+        for note in self.source:
+            self.notes += 1
+            yield from note.text.split("<unk>")
 
 
 def _with_roles(backend: Tokenizer) -> PreTrainedTokenizerFast:

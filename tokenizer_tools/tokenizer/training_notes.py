@@ -1,0 +1,94 @@
+"""The notes that a vocabulary may be learned from: those of the training split, read as build-shards reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tokenizer_tools.corpus.clean_notes import CleaningRules, clean
+from tokenizer_tools.corpus.deduplicate import text_hash
+from tokenizer_tools.corpus.input_files import Input, find_inputs
+from tokenizer_tools.corpus.read_notes import InputOptions, read_notes
+from tokenizer_tools.corpus.split_patients import SplitRule, patients_of_admissions, unknown_patient
+from tokenizer_tools.errors import UserError
+from tokenizer_tools.manifest import SPLITS
+from tokenizer_tools.progress import Progress
+
+
+@dataclass(frozen=True)
+class TrainingNote:
+    """A note of the training split, with text."""
+
+    raw: str
+    """As it was read."""
+    text: str
+    """Cleaned."""
+    digest: str
+    """Hash of the cleaned text."""
+    group: str
+    """The patient, else the admission, else the text: what the split keeps together."""
+    category: str
+
+
+@dataclass
+class TrainingNotes:
+    """The training split of some notes. Each iteration reads the files again."""
+
+    inputs: Sequence[Input]
+    reading: InputOptions
+    split: SplitRule
+    cleaning: CleaningRules
+    placeholder: str
+    """What replaces a de-identification placeholder."""
+    unknown_whitespace: str = ""
+    """White space that the tokenizer doesn't know, each replaced by a space."""
+    rows_skipped: int = field(default=0, init=False)
+    """Rows that can't be used, in the last iteration."""
+
+    def __iter__(self) -> Iterator[TrainingNote]:
+        rule, self.rows_skipped = self.split, 0
+        known = patients_of_admissions(self._pairs) if rule.needs_identity else {}
+        with Progress("reading notes") as progress:
+            for note in read_notes(self.inputs, self.reading, rule):
+                progress.advance(1)
+                patient = note.patient or known.get(note.admission, "")
+                text = clean(note.text, self.cleaning, self.placeholder, self.unknown_whitespace)
+                digest = text_hash(text)
+                is_dropped = rule.needs_identity and rule.by == "patient" and not patient
+                if text and is_dropped and self.reading.on_bad_row == "fail":
+                    raise unknown_patient(note.place, 0)
+                self.rows_skipped += note.fault not in (None, "marked_error") or bool(text and is_dropped)
+                group = rule.group_of(patient, note.admission, digest)
+                if text and not is_dropped and rule.split_of(group) == SPLITS.index("train"):
+                    yield TrainingNote(note.text, text, digest, group, note.category)
+
+    def unique(self) -> Iterator[TrainingNote]:
+        """Without exact duplicates, which build-shards drops."""
+        seen = set[int]()
+        for note in self:
+            key = int(note.digest[:16], 16)
+            if key not in seen:
+                seen.add(key)
+                yield note
+
+    def _pairs(self) -> Iterator[tuple[str, str]]:
+        for note in read_notes(self.inputs, self.reading, self.split):
+            yield note.patient, note.admission
+
+
+def find_notes(notes: Sequence[Path], reading: InputOptions, split: SplitRule) -> list[Input]:
+    """Find the input files, and read the first note of each: most mistakes show there.
+
+    Raises:
+        UserError: a file is missing, of unknown kind or broken, or its first row can't be used.
+    """
+    inputs = find_inputs(notes, reading.files)
+    for entry in inputs:
+        next(read_notes([entry], reading, split), None)
+    return inputs
+
+
+def no_training_notes() -> UserError:
+    """The error for notes of which none can be learned from."""
+    return UserError("no note with text in the training split; check --notes and --columns.text")
