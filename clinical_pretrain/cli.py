@@ -11,7 +11,7 @@ from typing import Any
 
 from clinical_pretrain.commands import completion
 from clinical_pretrain.commands.cluster import submit, submit_shards
-from clinical_pretrain.commands.corpus import build_shards, make_notes, train_tokenizer, verify
+from clinical_pretrain.commands.corpus import build_shards, make_notes, verify
 from clinical_pretrain.commands.evaluate import evaluate, finetune, submit_evaluate
 from clinical_pretrain.commands.files import show
 from clinical_pretrain.commands.observe import plot, status
@@ -19,6 +19,7 @@ from clinical_pretrain.commands.release import export, push
 from clinical_pretrain.commands.run import run
 from clinical_pretrain.commands.table import table
 from clinical_pretrain.commands.tasks import tasks
+from clinical_pretrain.commands.tokenizer import extend_vocabulary, inspect_tokenizer, train_tokenizer
 from clinical_pretrain.commands.trials import chaos, demo
 from clinical_pretrain.config.command_line import version
 from clinical_pretrain.config.other_names import refuse_unknown
@@ -47,6 +48,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], dict[str, Any]]] = {
     "chaos": chaos,
     "make-notes": make_notes,
     "train-tokenizer": train_tokenizer,
+    "inspect-tokenizer": inspect_tokenizer,
+    "extend-vocabulary": extend_vocabulary,
     "show": show,
 }
 
@@ -104,7 +107,7 @@ def _overview() -> str:
         "Continued masked-LM pretraining of Longformer and BigBird on clinical notes.",
         "",
     ]
-    lines += [f"  {name:<16} {(command.__doc__ or '').rstrip('.')}" for name, command in COMMANDS.items()]
+    lines += [f"  {name:<17} {(command.__doc__ or '').rstrip('.')}" for name, command in COMMANDS.items()]
     lines += [
         "",
         "The whole pipeline:",

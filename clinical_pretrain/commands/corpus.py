@@ -1,4 +1,4 @@
-"""Commands on notes: shards and their verification, tokenizers, synthetic notes."""
+"""Commands on notes: shards and their verification, synthetic notes."""
 
 from __future__ import annotations
 
@@ -92,23 +92,3 @@ def make_notes(argv: Sequence[str]) -> dict[str, Any]:
     counts = make(Path(args.out), patients=args.patients, seed=args.seed)
     print(f"{args.out}: " + ", ".join(f"{value:,} {name}" for name, value in counts.items()))
     return report(args, dict(counts))
-
-
-def train_tokenizer(argv: Sequence[str]) -> dict[str, Any]:
-    """Train a byte-level BPE tokenizer on notes, for a model that is trained from scratch."""
-    from tokenizer_tools.corpus.read_notes import InputOptions
-    from tokenizer_tools.tokenizer.train import TokenizerSettings
-    from tokenizer_tools.tokenizer.train import train_tokenizer as train
-
-    parser = make_parser("train-tokenizer", train_tokenizer.__doc__)
-    add_notes_options(parser)
-    parser.add_argument("--out", required=True, help="tokenizer folder to create")
-    parser.add_settings(TokenizerSettings, skip={"reading"})
-    args = parse(parser, argv)
-    settings = parser.settings(TokenizerSettings, args, reading=parser.settings(InputOptions, args))
-    result = train(notes_paths(args), Path(args.out), settings)
-    skipped = f"; {result['rows_skipped']:,} rows can't be used" if result["rows_skipped"] else ""
-    print(
-        f"{args.out}: {result['vocab_size']:,} entries, from {result['notes']:,} notes of the training split{skipped}"
-    )
-    return report(args, result)

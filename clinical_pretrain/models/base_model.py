@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from transformers import AutoConfig, AutoTokenizer
 
@@ -19,7 +19,8 @@ from tokenizer_tools.manifest import Manifest, TokenizerInfo
 from tokenizer_tools.tokenizer.identity import vocab_sha256
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    import torch
+    from transformers import AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel
 
 
 def fitting_model_config(config: RunConfig, manifest: Manifest) -> PreTrainedConfig:
@@ -77,6 +78,32 @@ def load_model_config(name_or_path: str) -> PreTrainedConfig:
     return model_config
 
 
+def load_pretrained(
+    name_or_path: str,
+    model_config: PreTrainedConfig,
+    model_class: type[PreTrainedModel] | type[AutoModelForMaskedLM],
+    dtype: torch.dtype | Literal["auto"],
+) -> PreTrainedModel:
+    """Load a base model with its masked-LM head, in a dtype, or as it is stored (`auto`).
+
+    Raises:
+        UserError: it isn't there, or lacks weights.
+    """
+    family = family_of(model_config)
+    model, report = from_hub_or_folder(
+        model_class.from_pretrained, name_or_path, config=model_config, dtype=dtype, output_loading_info=True
+    )
+    missing = {*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])}
+    missing = {name for name in missing if not any(part in name for part in family.unused_weights)}
+    if missing:
+        raise UserError(
+            f"{name_or_path}: no pretrained weights for {', '.join(sorted(missing)[:5])}"
+            f"{f' and {len(missing) - 5} more' if len(missing) > 5 else ''}; they would start at random: use a "
+            "checkpoint with its masked-LM head"
+        )
+    return model
+
+
 def check_fit(model_config: PreTrainedConfig, manifest: Manifest, name: str, tile: bool = False) -> None:
     """Refuse a model that can't take the shards' ids, padding or length.
 
@@ -111,17 +138,21 @@ def check_fit(model_config: PreTrainedConfig, manifest: Manifest, name: str, til
 
 
 def _check_tokenizer(name_or_path: str, info: TokenizerInfo) -> None:
-    """If the base model brings a tokenizer, the shards must have been made with the same vocabulary."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, **hub_arguments(name_or_path))
-        vocabulary = tokenizer.backend_tokenizer.get_vocab()
-    except Exception:
-        return  # a folder with weights alone; the sizes have been compared
-    if len(vocabulary) > 100 and vocab_sha256(vocabulary) != info.vocab_sha256:
+    if not brings_no_other_tokenizer(name_or_path, info.vocab_sha256):
         raise UserError(
             f"{name_or_path}: its tokenizer gives other ids than {info.name}, which the shards were built with; "
             f"build them with --tokenizer {name_or_path}"
         )
+
+
+def brings_no_other_tokenizer(name_or_path: str, expected_sha256: str) -> bool:
+    """Whether the tokenizer that a base model brings, if any, has this vocabulary (`vocab_sha256`)."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, **hub_arguments(name_or_path))
+        vocabulary = tokenizer.backend_tokenizer.get_vocab()
+    except Exception:
+        return True  # a folder with weights alone; the sizes have been compared
+    return len(vocabulary) <= 100 or vocab_sha256(vocabulary) == expected_sha256
 
 
 def from_hub_or_folder(load: Callable[..., Any], name_or_path: str, **arguments: Any) -> Any:

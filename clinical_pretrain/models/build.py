@@ -9,17 +9,16 @@ import transformers
 
 from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.distributed import uses_gpu
-from clinical_pretrain.models.base_model import fitting_model_config, from_hub_or_folder
+from clinical_pretrain.models.base_model import fitting_model_config, load_pretrained
 from clinical_pretrain.models.choose_backend import choose_backend
 from clinical_pretrain.models.encoder import Encoder, HuggingFaceEncoder, use_fused_gelu
 from clinical_pretrain.models.families import family_of
 from clinical_pretrain.models.mlm_head import pad_vocabulary
 from clinical_pretrain.models.positions import tile_positions
-from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import Manifest
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
 COMPILER = "inductor"
 
@@ -39,7 +38,7 @@ def build_model(config: RunConfig, manifest: Manifest, zero_stage: int = 0) -> P
     if config.model.init == "random":
         model = family.model_class(model_config)
     else:
-        model = _load_pretrained(config.model.name_or_path, model_config)
+        model = load_pretrained(config.model.name_or_path, model_config, family.model_class, torch.float32)
         if config.model.position_embeddings == "tile":
             model = tile_positions(model, manifest.sequence_length)
     _freeze_unused(model, config)
@@ -47,26 +46,6 @@ def build_model(config: RunConfig, manifest: Manifest, zero_stage: int = 0) -> P
         family.set_attention_dropout(model, config.attention.dropout)
     install_encoder(model, config, zero_stage)
     return model.train()
-
-
-def _load_pretrained(name_or_path: str, model_config: PreTrainedConfig) -> PreTrainedModel:
-    family = family_of(model_config)
-    model, report = from_hub_or_folder(
-        family.model_class.from_pretrained,
-        name_or_path,
-        config=model_config,
-        dtype=torch.float32,
-        output_loading_info=True,
-    )
-    missing = {*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])}
-    missing = {name for name in missing if not any(part in name for part in family.unused_weights)}
-    if missing:
-        raise UserError(
-            f"{name_or_path}: no pretrained weights for {', '.join(sorted(missing)[:5])}"
-            f"{f' and {len(missing) - 5} more' if len(missing) > 5 else ''}; they would start at random: use a "
-            "checkpoint with its masked-LM head"
-        )
-    return model
 
 
 def _freeze_unused(model: PreTrainedModel, config: RunConfig) -> None:

@@ -10,8 +10,11 @@ from conftest import REPOSITORY, SHARED
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from tokenizer_tools.corpus.input_files import find_inputs
+from tokenizer_tools.tokenizer.extend import extend_tokenizer, save_extension
 from tokenizer_tools.tokenizer.identity import vocab_sha256
 from tokenizer_tools.tokenizer.load import load_tokenizer, save_tokenizer
+from tokenizer_tools.tokenizer.settings import ExtensionSettings
 
 
 def answers(folders, transformers_4):
@@ -56,6 +59,15 @@ def with_a_blank_in_front(folder):
     return folder
 
 
+def with_added_words(folder):
+    """As extend-vocabulary adds them, and a special token more than have a role."""
+    base = load_tokenizer(str(folder.parent / "trained"))
+    options = ExtensionSettings(size=20, min_patients=5, tokens="[NAME]")
+    inputs = find_inputs([folder.parent / "notes.csv"], None)
+    save_extension(extend_tokenizer(inputs, base, options, "trained"), folder)
+    return folder
+
+
 def assert_saved_alike(names, root, transformers_4, others=()):
     """Of folders NAME that `saved-NAME` was made of: the same ids in both versions, and the same as before.
 
@@ -78,9 +90,11 @@ def assert_saved_alike(names, root, transformers_4, others=()):
 @pytest.mark.slow
 def test_both_versions_of_transformers_load_what_is_saved(corpus, shards, tmp_path, transformers_4):
     (tmp_path / "trained").symlink_to(corpus / "tokenizer")
-    names = ["trained", "bigbird", "prefixed"]
+    (tmp_path / "notes.csv").symlink_to(corpus / "notes.csv")
+    names = ["trained", "bigbird", "prefixed", "extended"]
     like_bigbird(tmp_path / "bigbird")
     with_a_blank_in_front(tmp_path / "prefixed")
+    with_added_words(tmp_path / "extended")
     for name in names:
         save_tokenizer(load_tokenizer(str(tmp_path / name)), tmp_path / f"saved-{name}", 512)
     folders = [corpus / "tokenizer", shards / "tokenizer"]  # as train-tokenizer makes it, and its copy

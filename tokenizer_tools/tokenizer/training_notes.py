@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,9 @@ from tokenizer_tools.corpus.split_patients import SplitRule, patients_of_admissi
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import SPLITS
 from tokenizer_tools.progress import Progress
+
+_BATCH = 1000
+"""Notes that are tokenised at once."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,13 @@ class TrainingNotes:
                 if text and not is_dropped and rule.split_of(group) == SPLITS.index("train"):
                     yield TrainingNote(note.text, text, digest, group, note.category)
 
-    def unique(self) -> Iterator[TrainingNote]:
-        """Without exact duplicates, which build-shards drops."""
+    def batches(self) -> Iterator[list[TrainingNote]]:
+        """In lists, without exact duplicates, which build-shards drops."""
+        notes = self._unique()
+        while batch := list(itertools.islice(notes, _BATCH)):
+            yield batch
+
+    def _unique(self) -> Iterator[TrainingNote]:
         seen = set[int]()
         for note in self:
             key = int(note.digest[:16], 16)
