@@ -169,7 +169,10 @@ def _finish(packed: list[PackedPart], keep: KeepList, build: ShardBuild, plan: d
         settings=plan,
         patient_key_id=plan["patient_key_id"],
         versions={"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in ("clinical-pretrain", "datasets", "tokenizers")},
+        | {
+            name: importlib.metadata.version(name)
+            for name in ("clinical-pretrain", "datasets", "tiktoken", "tokenizers")
+        },
         fingerprint=fingerprint(build.tokenizer.sha256, settings.sequence_length, all_files),
     )
     manifest.save(build.out)

@@ -25,7 +25,8 @@ from tokenizer_tools.shards.sequences import pack_sequences
 from tokenizer_tools.shards.settings import BuildOptions
 from tokenizer_tools.shards.workers import Job, advance, run_jobs
 from tokenizer_tools.shards.write import write_sequences
-from tokenizer_tools.tokenizer.load import encode, forbidden_ids, note_ids
+from tokenizer_tools.tokenizer.fast_ids import IdEncoder
+from tokenizer_tools.tokenizer.load import forbidden_ids, note_ids
 from tokenizer_tools.tokenizer.unknown_characters import count_unknown
 
 _BATCH = 1000
@@ -108,13 +109,13 @@ def pack_part(number: int, texts: list[str], kept: npt.NDArray[np.bool_], first_
 def _tokenise(texts: list[str], build: ShardBuild) -> tuple[list[npt.NDArray[Any]], int, Counter[str]]:
     """Token ids of each text, begin and end tokens included; the number of unknown tokens, and the characters behind
     them."""
-    info, backend = build.tokenizer, _backend(build.tokenizer_folder / "tokenizer.json")
+    info, (backend, encode) = build.tokenizer, _encoder(build)
     forbidden = forbidden_ids(backend, info)
     token_ids: list[npt.NDArray[Any]] = []
     unknown_tokens, unknown_characters = 0, Counter[str]()
     for start in range(0, len(texts), _BATCH):
         batch = [build.clean(text) for text in texts[start : start + _BATCH]]
-        encoded = encode(backend, batch)
+        encoded = encode(batch)
         count, characters = count_unknown(backend, batch, encoded, info.unknown_token, info.unknown_id)
         unknown_tokens, unknown_characters = unknown_tokens + count, unknown_characters + characters
         token_ids += [note_ids(tokens, info, forbidden, build.id_dtype) for tokens in encoded]
@@ -122,7 +123,12 @@ def _tokenise(texts: list[str], build: ShardBuild) -> tuple[list[npt.NDArray[Any
     return token_ids, unknown_tokens, unknown_characters
 
 
+def _encoder(build: ShardBuild) -> tuple[Tokenizer, IdEncoder]:
+    """The tokenizer, loaded once per process, and what encodes by it."""
+    return _loaded(build.tokenizer_folder / "tokenizer.json", build.tokenizer.placeholder)
+
+
 @cache
-def _backend(path: Path) -> Tokenizer:
-    """The tokenizer, loaded once per process."""
-    return Tokenizer.from_file(str(path))
+def _loaded(path: Path, placeholder: str | None) -> tuple[Tokenizer, IdEncoder]:
+    backend = Tokenizer.from_file(str(path))
+    return backend, IdEncoder(backend, placeholder)

@@ -166,18 +166,22 @@ def forbidden_ids(backend: Tokenizer, info: TokenizerInfo) -> npt.NDArray[np.boo
 
 
 def note_ids(
-    tokens: Sequence[int], info: TokenizerInfo, forbidden: npt.NDArray[np.bool_], dtype: npt.DTypeLike
+    tokens: Sequence[int] | npt.NDArray[np.integer],
+    info: TokenizerInfo,
+    forbidden: npt.NDArray[np.bool_],
+    dtype: npt.DTypeLike,
 ) -> npt.NDArray[Any]:
     """A note's token ids as shards hold them, (tokens + 2,).
 
     Args:
-        tokens: from `encode`, of the cleaned text.
+        tokens: of the cleaned text, from `encode` or an `IdEncoder`.
         info: gives the ids of the begin, end and unknown tokens.
         forbidden: from `forbidden_ids`. A note that spells out a special token ("<mask>", "[SEP]") must not control the
             model with it, so it becomes the unknown token.
         dtype: of the ids.
     """
-    ids = np.array([info.begin_id, *tokens, info.end_id], dtype=dtype)
+    ids = np.empty(len(tokens) + 2, dtype=dtype)
+    ids[0], ids[1:-1], ids[-1] = info.begin_id, tokens, info.end_id
     inner = ids[1:-1]
     inner[forbidden[inner]] = info.unknown_id
     return ids

@@ -7,6 +7,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from tokenizer_tools.manifest import UnknownTokens
@@ -27,7 +29,11 @@ def unknown_whitespace(backend: Tokenizer, unknown_id: int) -> str:
 
 
 def count_unknown(
-    backend: Tokenizer, texts: Sequence[str], ids: Sequence[Sequence[int]], unknown_token: str, unknown_id: int
+    backend: Tokenizer,
+    texts: Sequence[str],
+    ids: Sequence[Sequence[int] | npt.NDArray[np.integer]],
+    unknown_token: str,
+    unknown_id: int,
 ) -> tuple[int, Counter[str]]:
     """Count the unknown tokens of texts, and the characters behind them. Unknown tokens that a text spells out, as a
     placeholder, don't count.
@@ -42,7 +48,7 @@ def count_unknown(
     total, characters = 0, Counter[str]()
     is_unknown: dict[str, bool] = {}
     for text, tokens in zip(texts, ids, strict=True):
-        unknown = list(tokens).count(unknown_id) - text.count(unknown_token)
+        unknown = int(np.count_nonzero(np.asarray(tokens) == unknown_id)) - text.count(unknown_token)
         if unknown <= 0:
             continue
         total += unknown
