@@ -420,6 +420,7 @@ def test_all_faults_are_told_with_their_places(shards, tmp_path, capsys):
     fifth = table_of(shards / FIRST)
     make(shards / "backup", folder=True)
     (shards / "backup" / "a").touch()
+    (shards / "backup").chmod(0o755)  # whatever the umask is
     capsys.readouterr()
     assert main(["verify", str(shards), "--json", str(tmp_path / "a" / "found.json")]) == 2
     out, err = capsys.readouterr()
