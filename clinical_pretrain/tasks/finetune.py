@@ -46,7 +46,9 @@ if TYPE_CHECKING:
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 MIN_ANSWER_TOKENS = 30
-"""A predicted answer may have so many tokens, or twice those of the longest answer of the training split."""
+LONGEST_ANSWERS = 95
+"""A predicted answer may have as many tokens as this percentage of the training split's answers, or MIN_ANSWER_TOKENS.
+Without a limit a model that knows little gives a paragraph, which shares words with any answer."""
 
 
 def finetune(task: Task, data: TaskData, model: str, seed: int, settings: FinetuneSettings) -> Outcome:
@@ -121,7 +123,8 @@ class _Trial:
         )
         if self.data.kind == "answers":
             found = [example.target for example in self.train_examples if example.target[0] != IGNORED]
-            predictor.max_answer_tokens = max(MIN_ANSWER_TOKENS, *(2 * int(last - first + 1) for first, last in found))
+            lengths = [last - first + 1 for first, last in found]
+            predictor.max_answer_tokens = max(MIN_ANSWER_TOKENS, int(np.percentile(lengths, LONGEST_ANSWERS)))
             questions = [question for document in self.data.splits["train"] for question in document.questions]
             predictor.may_have_no_answer = any(not question.answers for question in questions)
         return predictor
