@@ -11,6 +11,7 @@ from clinical_pretrain.commands.options import (
     add_notes_options,
     make_parser,
     notes_paths,
+    notes_settings,
     parse,
     report,
 )
@@ -39,10 +40,9 @@ def shards_parser(command: str, description: str | None) -> CommandParser:
 
 def shard_settings(parser: CommandParser, args: jsonargparse.Namespace) -> ShardSettings:
     """The shard settings among parsed options."""
-    from tokenizer_tools.corpus.read_notes import InputOptions
     from tokenizer_tools.shards.settings import ShardSettings
 
-    return parser.settings(ShardSettings, args, reading=parser.settings(InputOptions, args))
+    return notes_settings(parser, ShardSettings, args)
 
 
 def build_shards(argv: Sequence[str]) -> dict[str, Any]:

@@ -78,6 +78,13 @@ def add_notes_options(parser: CommandParser, required: bool = True) -> None:
     parser.add_settings(InputOptions)
 
 
+def notes_settings(parser: CommandParser, settings: type[T], args: jsonargparse.Namespace) -> T:
+    """Settings among parsed options, of a class that says in `reading` how notes are read."""
+    from tokenizer_tools.corpus.read_notes import InputOptions
+
+    return parser.settings(settings, args, reading=parser.settings(InputOptions, args))
+
+
 def notes_paths(args: jsonargparse.Namespace) -> list[Path]:
     notes = args.notes or []
     if not all(path.strip() for path in notes):

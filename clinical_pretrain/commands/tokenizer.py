@@ -6,13 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from clinical_pretrain.commands.options import add_notes_options, make_parser, notes_paths, parse, report
+from clinical_pretrain.commands.options import (
+    add_notes_options,
+    make_parser,
+    notes_paths,
+    notes_settings,
+    parse,
+    report,
+)
 from tokenizer_tools.errors import UserError
 
 
 def train_tokenizer(argv: Sequence[str]) -> dict[str, Any]:
     """Train a byte-level BPE tokenizer on notes, for a model that is trained from scratch."""
-    from tokenizer_tools.corpus.read_notes import InputOptions
     from tokenizer_tools.tokenizer.train import TokenizerSettings
     from tokenizer_tools.tokenizer.train import train_tokenizer as train
 
@@ -21,7 +27,7 @@ def train_tokenizer(argv: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--out", required=True, help="tokenizer folder to create")
     parser.add_settings(TokenizerSettings, skip={"reading"})
     args = parse(parser, argv)
-    settings = parser.settings(TokenizerSettings, args, reading=parser.settings(InputOptions, args))
+    settings = notes_settings(parser, TokenizerSettings, args)
     result = train(notes_paths(args), Path(args.out), settings)
     skipped = f"; {result['rows_skipped']:,} rows can't be used" if result["rows_skipped"] else ""
     print(
@@ -32,7 +38,6 @@ def train_tokenizer(argv: Sequence[str]) -> dict[str, Any]:
 
 def inspect_tokenizer(argv: Sequence[str]) -> dict[str, Any]:
     """Show what a tokenizer makes of notes: tokens per word, unknown characters, what added words would save."""
-    from tokenizer_tools.corpus.read_notes import InputOptions
     from tokenizer_tools.tokenizer.inspect import describe
     from tokenizer_tools.tokenizer.inspect import inspect_tokenizer as inspect
     from tokenizer_tools.tokenizer.settings import InspectSettings
@@ -42,7 +47,7 @@ def inspect_tokenizer(argv: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--tokenizer", required=True, help="tokenizer folder or Hub id, usually the base model's")
     parser.add_settings(InspectSettings, skip={"reading"})
     args = parse(parser, argv)
-    settings = parser.settings(InspectSettings, args, reading=parser.settings(InputOptions, args))
+    settings = notes_settings(parser, InspectSettings, args)
     inspection = inspect(notes_paths(args), args.tokenizer, settings)
     print("\n".join(describe(inspection, settings)))
     return report(args, inspection.to_json())
@@ -51,7 +56,6 @@ def inspect_tokenizer(argv: Sequence[str]) -> dict[str, Any]:
 def extend_vocabulary(argv: Sequence[str]) -> dict[str, Any]:
     """Add whole clinical words, and placeholder tokens, to a base model's tokenizer, and rows for them to the model."""
     from clinical_pretrain.config.model import refuse_missing_folder
-    from tokenizer_tools.corpus.read_notes import InputOptions
     from tokenizer_tools.files import new_folder, refuse_used_folder
     from tokenizer_tools.tokenizer.extend import describe, extend_tokenizer, save_extension
     from tokenizer_tools.tokenizer.load import load_tokenizer
@@ -65,7 +69,7 @@ def extend_vocabulary(argv: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--out", required=True, help="folder to create")
     parser.add_settings(ExtensionSettings, skip={"reading"})
     args = parse(parser, argv)
-    settings = parser.settings(ExtensionSettings, args, reading=parser.settings(InputOptions, args))
+    settings = notes_settings(parser, ExtensionSettings, args)
     out, notes = Path(args.out).resolve(), notes_paths(args)
     if settings.size and not notes:
         raise UserError("missing: --notes, from which words are learned (--size 0 adds none)")

@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 MIN_ANSWER_TOKENS = 30
 LONGEST_ANSWERS = 95
-"""A predicted answer may have as many tokens as this percentage of the training split's answers, or MIN_ANSWER_TOKENS.
-Without a limit a model that knows little gives a paragraph, which shares words with any answer."""
+"""A predicted answer may be as long as this percentile of the training split's answers, or MIN_ANSWER_TOKENS. Without
+a limit a model that knows little gives a paragraph, which shares words with any answer."""
 
 
 def finetune(task: Task, data: TaskData, model: str, seed: int, settings: FinetuneSettings) -> Outcome:

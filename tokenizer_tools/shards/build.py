@@ -45,7 +45,7 @@ from tokenizer_tools.shards.scan import NoteParts, Outcome, scan
 from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
 from tokenizer_tools.shards.write import write_notes_table
 from tokenizer_tools.tokenizer.load import describe_tokenizer, load_tokenizer, save_tokenizer
-from tokenizer_tools.tokenizer.unknown_characters import NAMED_CHARACTERS, unknown_whitespace
+from tokenizer_tools.tokenizer.unknown_characters import unknown_tokens, unknown_whitespace
 
 _UNSET_MAX_LENGTH = 1 << 24
 """A model_max_length above this is transformers' way of saying that it isn't set."""
@@ -187,11 +187,8 @@ def _counts(keep: KeepList) -> dict[str, int]:
 
 
 def _unknown(packed: list[PackedPart], files: list[ShardFile], written_as_spaces: str) -> UnknownTokens:
-    tokens = sum(entry.tokens for entry in files)
-    unknown_tokens = sum(part.unknown_tokens for part in packed)
     characters = Counter[str]()
     for part in packed:
         characters.update(part.unknown_characters)
-    most_frequent = sorted(characters.items(), key=lambda item: (-item[1], item[0]))[:NAMED_CHARACTERS]
-    share = round(unknown_tokens / tokens, 6) if tokens else 0.0
-    return UnknownTokens(unknown_tokens, share, dict(most_frequent), written_as_spaces)
+    tokens = sum(entry.tokens for entry in files)
+    return unknown_tokens(sum(part.unknown_tokens for part in packed), characters, tokens, written_as_spaces)

@@ -30,8 +30,8 @@ _LONGEST_RUN = 1000
 """Characters without white space, or of white space beyond one between two words."""
 _SAMPLE = 100
 """One text of so many is encoded by both."""
-_PLAIN = {"dropout": None, "continuing_subword_prefix": ("", None), "end_of_word_suffix": ("", None),
-          "byte_fallback": False, "ignore_merges": False}  # fmt: skip
+_PLAIN = {"dropout": (None,), "continuing_subword_prefix": ("", None), "end_of_word_suffix": ("", None),
+          "byte_fallback": (False,), "ignore_merges": (False,)}  # fmt: skip
 """The settings of a BPE without extras. What is unknown to it doesn't matter, as each byte has an entry."""
 
 
@@ -142,12 +142,8 @@ def _is_byte_level_bpe(state: dict[str, Any]) -> bool:
         model["type"] == "BPE"
         and state["normalizer"] is None
         and all(step.get(name) == value for name, value in plain.items())
-        and all(_is_one_of(model.get(name), value) for name, value in _PLAIN.items() if name in model)
+        and all(model[name] in values for name, values in _PLAIN.items() if name in model)
     )
-
-
-def _is_one_of(value: Any, wanted: Any) -> bool:
-    return value in wanted if isinstance(wanted, tuple) else value == wanted
 
 
 def _is_bare(token: dict[str, Any]) -> bool:

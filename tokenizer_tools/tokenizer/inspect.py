@@ -29,9 +29,9 @@ from tokenizer_tools.tokenizer.load import encode, load_tokenizer
 from tokenizer_tools.tokenizer.settings import InspectSettings, LearningSettings
 from tokenizer_tools.tokenizer.training_notes import TrainingNote, find_notes, no_training_notes
 from tokenizer_tools.tokenizer.unknown_characters import (
-    NAMED_CHARACTERS,
     count_unknown,
     describe_unknown,
+    unknown_tokens,
     unknown_whitespace,
 )
 from tokenizer_tools.tokenizer.words import MANY_PIECES, Kind, WordCounts, kind_of
@@ -163,9 +163,7 @@ class _Tally:
 
     def unknown(self, tokens: int) -> UnknownTokens:
         """What the tokenizer can't represent, of so many tokens."""
-        most_frequent = sorted(self._characters.items(), key=lambda item: (-item[1], item[0]))[:NAMED_CHARACTERS]
-        share = round(self._unknown_tokens / tokens, 6) if tokens else 0.0
-        return UnknownTokens(self._unknown_tokens, share, dict(most_frequent), self.whitespace)
+        return unknown_tokens(self._unknown_tokens, self._characters, tokens, self.whitespace)
 
 
 def describe_left_out(choice: Choice | Inspection, tokens: int, settings: LearningSettings) -> list[str]:

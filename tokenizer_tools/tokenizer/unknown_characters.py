@@ -63,6 +63,20 @@ def count_unknown(
     return total, characters
 
 
+def unknown_tokens(count: int, characters: Counter[str], tokens: int, written_as_spaces: str) -> UnknownTokens:
+    """What a manifest says of unknown tokens.
+
+    Args:
+        count: unknown tokens.
+        characters: those behind them, and how often each occurs; the most frequent are named.
+        tokens: all tokens.
+        written_as_spaces: from `unknown_whitespace`.
+    """
+    most_frequent = sorted(characters.items(), key=lambda item: (-item[1], item[0]))[:NAMED_CHARACTERS]
+    share = round(count / tokens, 6) if tokens else 0.0
+    return UnknownTokens(count, share, dict(most_frequent), written_as_spaces)
+
+
 def name_of(character: str) -> str:
     """Name a character for a message: by itself, if it can be printed, and by its code point."""
     shown = f"{character} " if character.isprintable() and not unicodedata.combining(character) else ""
