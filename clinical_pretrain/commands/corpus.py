@@ -1,7 +1,8 @@
-"""Commands on notes: shards and their verification, synthetic notes."""
+"""Commands on notes: shards and their verification, what cleaning does, synthetic notes."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,6 +78,39 @@ def verify(argv: Sequence[str]) -> dict[str, Any]:
     if found.failed:
         names = ", ".join(check.name for check in found.failed)
         raise UserError(f"{args.shards}: {len(found.failed)} of {len(found.checks)} checks failed ({names}), see above")
+    return result
+
+
+def clean(argv: Sequence[str]) -> dict[str, Any]:
+    """Show what each cleaning rule does to notes, before and after, and count what it changes."""
+    from tokenizer_tools.corpus.clean_report import CleanSettings, describe_counts, describe_examples, report_cleaning
+    from tokenizer_tools.corpus.input_files import find_inputs
+    from tokenizer_tools.corpus.read_notes import InputOptions, read_notes
+
+    parser = make_parser("clean", clean.__doc__)
+    add_notes_options(parser)
+    parser.add_settings(CleanSettings, skip={"reading"})
+    parser.add_argument(
+        "--allow-output", action="store_true", help="let --show print text of notes where no terminal is"
+    )
+    args = parse(parser, argv)
+    reading = parser.settings(InputOptions, args)
+    settings = parser.settings(CleanSettings, args, reading=reading)
+    if settings.show and not (args.allow_output or sys.stdout.isatty()):
+        raise UserError(
+            "--show prints text of notes, and the output is no terminal, so it could land in a log: leave out --show, "
+            "or add --allow-output"
+        )
+    inputs = find_inputs(notes_paths(args), reading.files)
+    found = report_cleaning(read_notes(inputs, reading), settings)
+    print("\n".join([*describe_examples(found), *describe_counts(found)]))
+    result = report(args, found.to_json())
+    if broken := [rule for rule in found.rules if rule.broke_its_promise]:
+        names = ", ".join(f"{rule.name} ({rule.first_unfaithful})" for rule in broken)
+        raise UserError(
+            f"rules that must change no number, unit, sign or negation did, first in {names}: switch them off "
+            "(--cleaning.NAME false), and report this fault"
+        )
     return result
 
 

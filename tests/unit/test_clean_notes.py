@@ -1,14 +1,17 @@
 import re
-from dataclasses import fields
+import sys
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenizer_tools.corpus.clean_notes import CleaningRules, clean, placeholder_spans
+from tokenizer_tools.corpus.clean_notes import PROFILES, RULES, CleaningRules, clean
+from tokenizer_tools.corpus.placeholders import placeholder_spans
+from tokenizer_tools.errors import UserError
+from tokenizer_tools.shards.settings import ShardSettings
 
 
-def cleaned(text: str, placeholder: str | None = "<unk>", **rules: bool) -> str:
+def cleaned(text: str, placeholder: str | None = "<unk>", **rules: bool | str) -> str:
     return clean(text, CleaningRules(**rules), placeholder)
 
 
@@ -108,7 +111,7 @@ BETWEEN = ["-", "+", "\x00", "\x07\x08", "\ufeff", "\x7f", " ", "\t", "\u00a0", 
     st.lists(st.tuples(st.sampled_from(NUMBERS), st.lists(st.sampled_from(BETWEEN), max_size=3)), max_size=8),
     st.sampled_from(["", "\n\t", "\n\t\u2003"]),
     st.sampled_from(["<unk>", None]),
-    st.builds(CleaningRules, **{rule.name: st.booleans() for rule in fields(CleaningRules)}),
+    st.builds(CleaningRules, **{name: st.booleans() for name in RULES}),
 )  # fmt: skip
 def test_no_rule_joins_or_changes_a_number(pieces, unseen, placeholder, rules):
     """Whatever is removed or written anew lies between numbers, never within one, and never joins two: by any of the
@@ -117,7 +120,16 @@ def test_no_rule_joins_or_changes_a_number(pieces, unseen, placeholder, rules):
     assert numbers(clean(text, rules, placeholder, unseen)) == numbers(text)
 
 
-@pytest.mark.parametrize("rules", [{}, {"whitespace": False, "join_lines": True}, {"join_lines": True}])
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {},
+        {"whitespace": False, "join_lines": True},
+        {"join_lines": True},
+        {"profile": "paper"},
+        {"profile": "mimic3", "mojibake": True},
+    ],
+)
 @pytest.mark.parametrize("run", [" ", "\t", " \t", "\u00a0", "\n", "\n ", "_", "-", "=", "[**", "**]",
                                  "[** ", "[**\n\n", "[**a**] ", "[**[**a**]", "___ ", "\x00", "\r"])  # fmt: skip
 @pytest.mark.timeout(120)
@@ -133,3 +145,43 @@ def test_words_keep_their_order(words):
     expected = [w for w in words if w.strip()]
     found = cleaned(" ".join(words)).replace("<unk>", " <unk> ").split()
     assert found == ["<unk>" if w in ("___", "[**X**]") else w for w in expected]
+
+
+def test_profiles():
+    default = ["line_endings", "control_characters", "placeholders", "separator_lines", "whitespace"]
+    assert CleaningRules().names() == CleaningRules("mimic4").names() == default
+    assert CleaningRules("minimal").names() == default[:2]
+    assert CleaningRules("mimic3").names() == [*default[:2], "form_fields", *default[2:]]
+    assert "mojibake" not in {name for profile in PROFILES for name in CleaningRules(profile).names()}
+    assert cleaned("Signed: ___ [**Name**]") == "Signed:<unk><unk>"
+    assert cleaned("Signed: ___ [**Name**]", profile="mimic3") == "Signed:<unk>"
+    assert cleaned(" a\r\nb\x00 ___", profile="minimal") == " a\nb  ___"
+
+
+def test_the_profile_of_the_paper():
+    raw = ("Admission Date:  [**2151-7-16**]\n\nSeen by Dr. A, M.D. -- stable.\n1. Digoxin 0.125 mg\n2. Mg 2.0\n"
+           "pH 7.35, WBC 5. ___ [see note]\n=====\nK 3.1 --> 4.2")  # fmt: skip
+    expected = "seen by doctor a, md stable. digoxin 0.125 mg mg 2.0 ph 7.35, wbc 5. k 3.1 --> 4.2"
+    assert cleaned(raw, profile="paper") == expected
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_rules_are_switched_on_and_off_on_top_of_a_profile(profile):
+    rules = CleaningRules(profile, titles=True, line_endings=False)
+    assert set(rules.names()) == {*PROFILES[profile], "titles"} - {"line_endings"}
+
+
+def test_shards_depend_on_the_rules_however_they_were_chosen():
+    by_hand = CleaningRules("minimal", placeholders=True, separator_lines=True, whitespace=True)
+    settings = [ShardSettings(cleaning=rules) for rules in (by_hand, CleaningRules(), CleaningRules("mimic4"))]
+    assert settings[0].compared() == settings[1].compared() == settings[2].compared()
+    assert settings[0].compared()["cleaning"] == CleaningRules().names()
+    for rules in (by_hand, CleaningRules("paper")):
+        assert CleaningRules.named(rules.names()).names() == rules.names()
+
+
+def test_a_missing_ftfy_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ftfy", None)
+    with pytest.raises(UserError, match=r"ftfy is missing.*pip install 'clinical-pretrain\[cleaning\]'"):
+        CleaningRules(mojibake=True)
+    CleaningRules("paper")

@@ -64,7 +64,10 @@ def seconds_of(function, *arguments) -> float:
 
 def test_patterns_are_found():
     names = {name.split(":")[0] for name in PATTERNS}
-    assert len(PATTERNS) > 20 and {"clean_notes", "columns", "identifiers", "times", "settings"} <= names
+    assert (
+        len(PATTERNS) > 20
+        and {"cleaning_rules", "fidelity", "placeholders", "columns", "identifiers", "times", "settings"} <= names
+    )
 
 
 @pytest.mark.parametrize("name", PATTERNS, ids=[f"{name.split(':')[0]}-{n}" for n, name in enumerate(PATTERNS)])

@@ -171,7 +171,13 @@ def _finish(packed: list[PackedPart], keep: KeepList, build: ShardBuild, plan: d
         versions={"python": platform.python_version()}
         | {
             name: importlib.metadata.version(name)
-            for name in ("clinical-pretrain", "datasets", "tiktoken", "tokenizers")
+            for name in (
+                "clinical-pretrain",
+                "datasets",
+                *(["ftfy"] if "mojibake" in settings.cleaning.names() else []),
+                "tiktoken",
+                "tokenizers",
+            )
         },
         fingerprint=fingerprint(build.tokenizer.sha256, settings.sequence_length, all_files),
     )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tokenizers import Tokenizer
 
-from tokenizer_tools.corpus.clean_notes import placeholder_spans
+from tokenizer_tools.corpus.placeholders import placeholder_spans
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.tokenizer.training_notes import TrainingNote
 
