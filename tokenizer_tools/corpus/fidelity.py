@@ -38,7 +38,7 @@ _MONTH = re.compile(
     re.IGNORECASE,
 )
 _NEGATION = re.compile(
-    "no|not|none|nor|never|neither|without|w/o|cannot|.*n['’]t|non-.*|den(?:y|ies|ied|ying)|neg|negatives?|absent|"
+    "no|not|none|nor|never|neither|without|w/o|cannot|den(?:y|ies|ied|ying)|neg|negatives?|absent|"
     "absence|nonreactive|unremarkable|free",
     re.IGNORECASE,
 )
@@ -117,7 +117,9 @@ def _kind_of_word(piece: str) -> Kind | None:
         return "sign"
     if _COMPARISON.search(piece):
         return "comparison"
-    return "negation" if _NEGATION.fullmatch(piece) else None
+    folded = piece.lower()
+    is_negation = _NEGATION.fullmatch(folded) or folded.endswith(("n't", "n’t")) or folded.startswith("non-")
+    return "negation" if is_negation else None
 
 
 def compare_texts(before: str, after: str) -> Change:
