@@ -40,6 +40,7 @@ from tokenizer_tools.manifest import (
 from tokenizer_tools.progress import say
 from tokenizer_tools.shards.folder import ShardBuild, disk_errors, lock, prepare_folder
 from tokenizer_tools.shards.keep_list import KeepList, count_people, count_times, make_keep_list
+from tokenizer_tools.shards.near_duplicates import count_crowded
 from tokenizer_tools.shards.pack import PackedPart, pack
 from tokenizer_tools.shards.scan import NoteParts, Outcome, scan
 from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
@@ -97,7 +98,7 @@ def build_shards(
             _save_tokenizer(loaded, build)
             parts = NoteParts(inputs, settings)
             scanned = scan(parts, build, options.workers)
-            keep = make_keep_list(scanned, build)
+            keep = make_keep_list(scanned, build, options.workers)
             if options.stage == "scan":
                 return None
             packed = pack(parts, keep, build, options)
@@ -160,7 +161,7 @@ def _finish(packed: list[PackedPart], keep: KeepList, build: ShardBuild, plan: d
         sequence_length=settings.sequence_length,
         tokenizer=build.tokenizer,
         splits=splits,
-        counts=_counts(keep),
+        counts=_counts(keep, build),
         split_rule={"hash": "sha256", **asdict(settings.split)},
         patients_in_several_splits=people.patients_in_several_splits,
         unknown=_unknown(packed, all_files, build.unknown_whitespace),
@@ -186,9 +187,11 @@ def _finish(packed: list[PackedPart], keep: KeepList, build: ShardBuild, plan: d
     return manifest
 
 
-def _counts(keep: KeepList) -> dict[str, int]:
-    """Notes read, kept, and dropped by reason; and kept ones whose time isn't known."""
+def _counts(keep: KeepList, build: ShardBuild) -> dict[str, int]:
+    """Notes read, kept, and dropped by reason; and kept ones whose time isn't known, or whose near-duplicates."""
     counts = {outcome.name.lower(): int((keep.outcomes == outcome).sum()) for outcome in Outcome}
+    if build.settings.duplicates.near != "off":
+        counts["kept_not_fully_compared"] = count_crowded(build.shingles)
     return {"read": len(keep.outcomes), **counts, **count_times(keep)}
 
 

@@ -3,6 +3,7 @@
     manifest.json, notes.arrow, tokenizer/, SPLIT/part-N.arrow     the result
     work/plan.json             what the shards will depend on; its format version holds for all of work/
     work/scan/                 one file per part, and done.json
+    work/near/                 for near-duplicates: signatures and shingles of each part, then what was decided
     work/outcome.npy, work/time_order.npy     the keep list
     work/packed/               one file per packed part
 
@@ -28,6 +29,7 @@ from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import read_json, write_json
 from tokenizer_tools.manifest import FORMAT_VERSION, MANIFEST_NAME, TOKENIZER_FOLDER, Manifest, TokenizerInfo
 from tokenizer_tools.shards.settings import ShardSettings
+from tokenizer_tools.shards.shingles import ShingleStore
 
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -56,6 +58,11 @@ class ShardBuild:
     def scan_file(self, number: int) -> Path:
         """What the scan keeps of a part."""
         return self.work / "scan" / f"part-{number:05d}.npz"
+
+    @property
+    def shingles(self) -> ShingleStore:
+        """What near-duplicates are found by."""
+        return ShingleStore(self.work / "near", self.settings.duplicates)
 
     def packed_file(self, number: int) -> Path:
         """Which shard files a part became; written after them."""

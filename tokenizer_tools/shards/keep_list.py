@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +13,9 @@ from tokenizer_tools.corpus.times import sort_key
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import SPLITS
 from tokenizer_tools.shards.folder import ShardBuild
+from tokenizer_tools.shards.near_duplicates import near_duplicates
 from tokenizer_tools.shards.scan import Named, Outcome, ScannedNotes
+from tokenizer_tools.shards.shingles import save_array
 
 NOTES_IN_MEMORY = 4_000_000
 """Notes whose hashes are compared at once, 60 bytes each."""
@@ -36,7 +36,7 @@ class KeepList:
         return np.asarray(self.outcomes[self.scanned.notes_of(number)]) == Outcome.KEPT
 
 
-def make_keep_list(scanned: ScannedNotes, build: ShardBuild) -> KeepList:
+def make_keep_list(scanned: ScannedNotes, build: ShardBuild, workers: int | None) -> KeepList:
     """Make the keep list, or open that of an earlier build.
 
     Raises:
@@ -47,11 +47,15 @@ def make_keep_list(scanned: ScannedNotes, build: ShardBuild) -> KeepList:
         outcomes = np.concatenate([scanned.column(number, "outcomes") for number in range(scanned.parts)])
         for index, columns in _kept_by_hash(scanned, outcomes, "hashes"):
             outcomes[index[~first_occurrences(columns[:, 0])]] = Outcome.DROPPED_DUPLICATE
+        if build.settings.duplicates.near != "off":
+            splits = np.concatenate([scanned.column(number, "splits") for number in range(scanned.parts)])
+            pairs = near_duplicates(build.shingles, scanned.starts, outcomes == Outcome.KEPT, splits, workers)
+            outcomes[pairs[:, 0]] = Outcome.DROPPED_NEAR_DUPLICATE
         time_order = np.zeros(len(outcomes), np.int32)
         for index, columns in _kept_by_hash(scanned, outcomes, "groups", "times"):
             time_order[index] = ranks_within(columns[:, 0], columns[:, 1])
         for path, array in zip(paths, (outcomes, time_order), strict=True):
-            _save(path, array)
+            save_array(path, array)
     keep = KeepList(scanned, *(np.load(path, mmap_mode="r") for path in paths))
     if not (keep.outcomes == Outcome.KEPT).any():
         raise UserError(
@@ -80,13 +84,6 @@ def _kept_by_hash(
             indices.append(np.flatnonzero(chosen) + scanned.starts[number])
             columns.append(np.stack([column[chosen].astype(HASH_DTYPE) for column in values], axis=1))
         yield np.concatenate(indices), np.concatenate(columns)
-
-
-def _save(path: Path, array: npt.NDArray[Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as stream:
-        np.save(stream, array)
-    temporary.replace(path)
 
 
 @dataclass(frozen=True)

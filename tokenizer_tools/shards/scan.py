@@ -41,6 +41,7 @@ class Outcome(IntEnum):
     DROPPED_MALFORMED = 4
     DROPPED_NO_PATIENT = 5
     DROPPED_MARKED_ERROR = 6
+    DROPPED_NEAR_DUPLICATE = 7
 
 
 class Named(IntEnum):
@@ -142,16 +143,18 @@ def scan(parts: NoteParts, build: ShardBuild, workers: int | None) -> ScannedNot
 
 def scan_part(number: int, notes: list[Note], build: ShardBuild) -> None:
     """Write what the keep list and the notes table need of one part."""
-    rows = []
+    rows, texts = [], []
     for note in notes:
         advance(1)
-        rows.append(_scan_note(note, build))
+        texts.append(build.clean(note.text))
+        rows.append(_scan_note(note, texts[-1], build))
+    if build.settings.duplicates.near != "off":
+        build.shingles.write(number, texts)
     columns = {name: np.array([row[name] for row in rows], dtype) for name, dtype in _COLUMNS.items()}
     _write(build.scan_file(number), columns)
 
 
-def _scan_note(note: Note, build: ShardBuild) -> dict[str, Any]:
-    text = build.clean(note.text)
+def _scan_note(note: Note, text: str, build: ShardBuild) -> dict[str, Any]:
     digest, key, rule = text_hash(text), build.patient_key, build.settings.split
     if note.fault:
         outcome = Outcome[f"DROPPED_{note.fault.upper()}"]

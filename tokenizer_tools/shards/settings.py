@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
 from tokenizer_tools.corpus.clean_notes import CleaningRules
+from tokenizer_tools.corpus.near_duplicates import DuplicateRules
 from tokenizer_tools.corpus.read_notes import InputOptions
 from tokenizer_tools.corpus.split_patients import SplitRule
 from tokenizer_tools.errors import UserError
@@ -27,6 +28,8 @@ class ShardSettings:
     """What is held out, and what stays together."""
     cleaning: CleaningRules = field(default_factory=CleaningRules)
     """Which cleaning rules run."""
+    duplicates: DuplicateRules = field(default_factory=DuplicateRules)
+    """What becomes of near-duplicates."""
     sequence_length: SequenceLength = 4096
     """Tokens per sequence."""
     placeholder: str = "unk"
@@ -45,7 +48,10 @@ class ShardSettings:
         """The settings that another build in the same folder must share. The placeholder and the patient key are
         compared by what they stand for: a token, and a key's id."""
         values = asdict(self) | {"cleaning": self.cleaning.names()}
-        return {name: value for name, value in values.items() if name not in ("placeholder", "patient_key")}
+        left_out = {"placeholder", "patient_key"}
+        if self.duplicates.near == "off":
+            left_out.add("duplicates")  # as in shards of builds without this setting
+        return {name: value for name, value in values.items() if name not in left_out}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,149 @@
+"""Near-duplicates among synthetic notes with planted pairs: recall, precision, seconds and peak memory.
+
+    python benchmarks/near_duplicates.py --json FILE
+
+The notes are those of `make-notes`. To some of them a changed copy is added elsewhere: a run of words is replaced, or
+single words are, so that the similarity of the two lies between 0.6 and 1. Similarities are computed anew from sets of
+tuples of words, without the code that is measured. `build-shards` does the same work in its scan and for its keep list,
+on as many processes as it is given; here it is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import facts, peak_memory
+
+from tokenizer_tools.corpus.clean_notes import CleaningRules, clean
+from tokenizer_tools.corpus.near_duplicates import DuplicateRules
+from tokenizer_tools.corpus.synthetic_notes import COLUMNS, notes_of
+from tokenizer_tools.files import write_json
+from tokenizer_tools.shards.near_duplicates import count_crowded, near_duplicates
+from tokenizer_tools.shards.shingles import ShingleStore
+
+PER_PART = 10_000
+SHORTEST = 30
+"""Words of a note that gets a copy, at least."""
+
+
+def changed(words: list[str], rng: random.Random, ngram: int) -> list[str]:
+    """A copy of a note with another run of words, or with single words replaced."""
+    similarity = rng.uniform(0.6, 0.99)
+    lost = len(words) * (1 - similarity) / (1 + similarity)  # shingles of each that the other doesn't have
+    copy = list(words)
+    if rng.random() < 0.5:
+        length = max(1, round(lost) - ngram + 1)
+        start = rng.randrange(len(words) - length)
+        places = list(range(start, start + length))
+    else:
+        places = rng.sample(range(len(words)), max(1, round(lost / ngram)))
+    for place in places:
+        copy[place] = f"{copy[place]}{rng.randrange(10**6)}"
+    return copy
+
+
+def corpus(notes: int, pairs: int, rules: DuplicateRules) -> tuple[list[str], list[tuple[int, int]]]:
+    """Different texts, and which of them are planted pairs."""
+    rng, texts, place = random.Random(0), dict[str, None](), COLUMNS.index("TEXT")
+    for row in notes_of(notes, seed=0):
+        text = clean(row[place], CleaningRules(), "<unk>")
+        if text:
+            texts[text] = None
+        if len(texts) == notes - pairs:
+            break
+    originals = list(texts)
+    long = [text for text in originals if len(text.split()) >= SHORTEST]
+    chosen = rng.sample(long, pairs)
+    copies = [" ".join(changed(text.split(), rng, rules.ngram)) for text in chosen]
+    mixed = originals + copies
+    rng.shuffle(mixed)
+    where = {text: number for number, text in enumerate(mixed)}
+    return mixed, [(where[first], where[second]) for first, second in zip(chosen, copies, strict=True)]
+
+
+def similarity(first: str, second: str, ngram: int) -> float:
+    """Jaccard similarity of two texts' sets of runs of words, by its definition."""
+    sets = []
+    for text in (first, second):
+        words = text.lower().split()
+        sets.append({tuple(words[i : i + ngram]) for i in range(max(1, len(words) - ngram + 1))})
+    return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
+
+
+def find(texts: list[str], rules: DuplicateRules) -> tuple[dict[int, int], dict[str, Any]]:
+    """Find the near-duplicates in this process: note -> a similar one that stays; and what it took."""
+    with tempfile.TemporaryDirectory() as folder:
+        store, starts = ShingleStore(Path(folder) / "near", rules), [*range(0, len(texts), PER_PART), len(texts)]
+        started = time.perf_counter()
+        for number, start in enumerate(starts[:-1]):
+            store.write(number, texts[start : start + PER_PART])
+        hashed = time.perf_counter()
+        candidates, splits = np.ones(len(texts), dtype=bool), np.zeros(len(texts), np.uint8)
+        near = near_duplicates(store, starts, candidates, splits, workers=1)
+        cost = {
+            "seconds": round(time.perf_counter() - started, 2),
+            "seconds_hashing": round(hashed - started, 2),
+            "megabytes_on_disk": round(sum(path.stat().st_size for path in store.folder.iterdir()) / 1e6),
+            "not_fully_compared": count_crowded(store),
+        }
+    return dict(near.tolist()), cost
+
+
+def main() -> None:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--notes", type=int, default=200_000)
+    parser.add_argument("--pairs", type=int, default=10_000)
+    parser.add_argument("--json", type=Path, required=True)
+    args = parser.parse_args()
+    rules = DuplicateRules(near="drop")
+    texts, planted = corpus(args.notes, args.pairs, rules)
+    near, cost = find(texts, rules)
+    result = judge(texts, planted, near, rules) | cost
+    peak = peak_memory(lambda: find(texts, rules))  # once more, because it is slower
+    result["megabytes_of_memory"] = None if peak is None else round(peak / 1e6)
+    for name, value in result.items():
+        print(f"{name:<28} {value}")
+    about = {"what": "near-duplicates among synthetic notes with planted pairs", "notes": len(texts)}
+    write_json(
+        args.json, {**about, "rules": vars(rules), "bands": rules.bands, "rows": rules.rows, **result, **facts()}
+    )
+
+
+def judge(
+    texts: list[str], planted: list[tuple[int, int]], near: dict[int, int], rules: DuplicateRules
+) -> dict[str, Any]:
+    """Recall of the planted pairs at the threshold and above, and precision over all notes."""
+    above = below = missed = both = 0
+    for first, second in planted:
+        if similarity(texts[first], texts[second], rules.ngram) < rules.threshold:
+            below += 1
+        elif first in near and second in near:
+            both += 1  # a third note stays in their place
+        else:
+            above += 1
+            missed += first not in near and second not in near
+    right = sum(
+        similar not in near and similarity(texts[note], texts[similar], rules.ngram) >= rules.threshold
+        for note, similar in near.items()
+    )
+    return {
+        "pairs_above": above,
+        "pairs_below": below,
+        "pairs_of_which_neither_stays": both,
+        "pairs_missed": missed,
+        "recall": round(1 - missed / above, 5),
+        "dropped": len(near),
+        "precision": right / len(near),
+        "words": sum(len(text.split()) for text in texts),
+    }
+
+
+if __name__ == "__main__":
+    main()
