@@ -39,4 +39,5 @@ for model in "$@"; do
 done
 bench mts_dialog_bigbird mtsamples.py --corpus mts_dialog --family bigbird
 bench open_tasks open_tasks.py
+bench near_duplicates near_duplicates.py
 "$python" benchmarks/report.py

@@ -56,6 +56,11 @@ def test_attention(bench):
     assert list(backends) == ["hugging_face", "blocked"] and backends["blocked"]["largest_difference"] < 1e-5
 
 
+def test_near_duplicates(bench):
+    result = bench("near_duplicates.py", "--notes", 2000, "--pairs", 200)
+    assert result["recall"] >= 0.99 and result["precision"] == 1 and result["pairs_above"] > 50 < result["pairs_below"]
+
+
 def test_lengths(tmp_path, monkeypatch):
     """One short step for real; what is made of times and peaks with made-up ones."""
     sys.path.insert(0, str(BENCHMARKS))

@@ -39,9 +39,20 @@ def describe(manifest: Manifest, out: Path, already_built: bool) -> list[str]:
         )
     if not manifest.splits["validation"].sequences:
         lines.append("  no notes are held out for validation: a run on these shards will have no validation loss")
+    lines.append(f"  {_describe_near(manifest)}")
     lines += _describe_times(counts)
     lines.append(f"  {describe_unknown(manifest.unknown)}")
     return lines
+
+
+def _describe_near(manifest: Manifest) -> str:
+    """Say what became of near-duplicates."""
+    rules, crowded = manifest.settings.get("duplicates"), manifest.counts.get("kept_not_fully_compared", 0)
+    if rules is None:
+        return "near-duplicates weren't looked for; --duplicates.near drop does"
+    line = f"near-duplicates, which share {rules['threshold']:.0%} of their runs of {rules['ngram']} words: "
+    line += "the first stays" if rules["near"] == "drop" else "kept, but not across splits"
+    return line + (f"; {crowded:,} notes are like too many others to be compared with all" if crowded else "")
 
 
 def _describe_times(counts: dict[str, int]) -> list[str]:
