@@ -15,6 +15,7 @@ import argparse
 import random
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,7 @@ def main() -> None:
         print(f"{name:<28} {value}")
     about = {"what": "near-duplicates among synthetic notes with planted pairs", "notes": len(texts)}
     write_json(
-        args.json, {**about, "rules": vars(rules), "bands": rules.bands, "rows": rules.rows, **result, **facts()}
+        args.json, {**about, "rules": asdict(rules), "bands": rules.bands, "rows": rules.rows, **result, **facts()}
     )
 
 

@@ -57,7 +57,7 @@ def find(texts, rules=DROP, splits=None):
     hashes, starts = near.shingle_hashes(texts, rules.ngram)
     unique = [np.unique(hashes[start:stop]) for start, stop in itertools.pairwise(starts)]
     splits = None if splits is None else np.array(splits, np.uint8)
-    return find_near_duplicates(minhash(hashes, starts, rules.permutations), unique.__getitem__, splits, rules)
+    return find_near_duplicates(minhash(hashes, starts, rules.permutations).T, unique.__getitem__, splits, rules)
 
 
 def words(*numbers):

@@ -12,6 +12,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Literal
 
 import numpy as np
@@ -48,7 +49,7 @@ class DuplicateRules:
     def __post_init__(self) -> None:
         check_ranges(self)
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """Values per band: the most with which the bands overlook no more than 1 % of the pairs at the threshold."""
         for rows in range(self.permutations, 1, -1):
@@ -60,6 +61,10 @@ class DuplicateRules:
     def bands(self) -> int:
         """Bands of `rows` values. Two notes are compared if they share all values of one band."""
         return self.permutations // self.rows
+
+    def band(self, number: int) -> slice:
+        """Which values of a signature make a band."""
+        return slice(number * self.rows, (number + 1) * self.rows)
 
 
 class _WordHashes(dict[str, int]):
@@ -131,10 +136,10 @@ def minhash(hashes: npt.NDArray[np.uint64], starts: npt.NDArray[np.int64], permu
     return result
 
 
-def band_hashes(signatures: npt.NDArray[np.uint32], band: int, rules: DuplicateRules) -> npt.NDArray[np.uint64]:
-    """(notes,): a hash of one band of signatures, (permutations, notes)."""
-    hashes = np.full(signatures.shape[1], band, np.uint64)
-    for row in signatures[band * rules.rows : (band + 1) * rules.rows]:
+def band_hashes(values: npt.NDArray[np.uint32], band: int) -> npt.NDArray[np.uint64]:
+    """(notes,): hashes of one band of signatures, (rows, notes)."""
+    hashes = np.full(values.shape[1], band, np.uint64)
+    for row in values:
         hashes = _mixed((hashes + row) * _MULTIPLIER)
     return hashes
 
@@ -171,16 +176,13 @@ def find_near_duplicates(
     So of a chain of notes, each near to the next, only those go that are near to one that stays.
 
     Args:
-        signatures: (permutations, notes).
+        signatures: (notes, permutations).
         shingles_of: gives the shingles of a note by its number, sorted, each once.
         splits: (notes,); only notes of different splits are compared. None: all.
         rules: of the near-duplicates.
     """
-    notes = signatures.shape[1]
-    bands = np.stack([band_hashes(signatures, band, rules) for band in range(rules.bands)], axis=1)
-    _, buckets, sizes = np.unique(bands, return_inverse=True, return_counts=True)
-    buckets = buckets.reshape(bands.shape)
-    by_note = np.ascontiguousarray(signatures.T)
+    notes = len(signatures)
+    buckets, sizes = _buckets(signatures, rules)
     margin = _MARGIN * math.sqrt(rules.threshold * (1 - rules.threshold) / rules.permutations)
     fewest = (rules.threshold - margin) * rules.permutations
     remembered: dict[int, list[int]] = {}
@@ -190,7 +192,7 @@ def find_near_duplicates(
         others = np.array(sorted({other for bucket in shared for other in remembered.get(bucket, ())}), np.int64)
         if splits is not None:
             others = others[splits[others] != splits[note]]
-        agreement = np.count_nonzero(by_note[others] == by_note[note], axis=1)
+        agreement = np.count_nonzero(signatures[others] == signatures[note], axis=1)
         others = others[agreement >= fewest]
         if len(others):
             similarities = jaccard(shingles_of(note), [shingles_of(other) for other in others.tolist()])
@@ -204,3 +206,12 @@ def find_near_duplicates(
             else:
                 verdict.crowded[note] = True
     return verdict
+
+
+def _buckets(
+    signatures: npt.NDArray[np.uint32], rules: DuplicateRules
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """(notes, bands): the same number for notes that share a band; and how many notes have each number."""
+    bands = np.stack([band_hashes(signatures.T[rules.band(band)], band) for band in range(rules.bands)], axis=1)
+    _, numbers, sizes = np.unique(bands, return_inverse=True, return_counts=True)
+    return numbers.reshape(bands.shape).astype(np.int32), sizes

@@ -110,36 +110,35 @@ def _components(store: ShingleStore, starts: Sequence[int], candidates: npt.NDAr
         for bucket in range(buckets):
             hashes, notes = [], []
             for number, (start, stop) in enumerate(pairwise(starts)):
-                found = band_hashes(store.signatures(number), band, store.rules)
-                chosen = candidates[start:stop] & (found % buckets == bucket)
-                hashes.append(found[chosen])
-                notes.append(np.flatnonzero(chosen) + start)
+                values = store.signatures(number)[store.rules.band(band)]
+                chosen = np.flatnonzero(candidates[start:stop] & (values[0] % buckets == bucket))
+                hashes.append(band_hashes(values[:, chosen], band))
+                notes.append(chosen + start)
             _unite(labels, np.concatenate(notes), np.concatenate(hashes))
+    labels[candidates] = _roots(labels, np.flatnonzero(candidates))
     return labels
 
 
 def _unite(labels: npt.NDArray[np.int32], notes: npt.NDArray[np.int64], hashes: npt.NDArray[np.uint64]) -> None:
-    """Unite the components of notes with the same hash. A component's label is the number of one of its notes."""
+    """Unite the components of notes with the same hash. Labels form trees, whose roots are their own labels."""
+    if not len(notes):
+        return
     order = np.argsort(hashes, kind="stable")
-    same = hashes[order][1:] == hashes[order][:-1]
-    shared = np.append(same, False) | np.insert(same, 0, False) if len(order) else np.zeros(0, dtype=bool)
-    members = notes[order[shared]]
-    starts = np.flatnonzero(~np.insert(same, 0, False)[shared]) if len(order) else np.zeros(0, np.int64)
+    is_first = np.append(True, hashes[order][1:] != hashes[order][:-1])
+    is_alone = is_first & np.append(is_first[1:], True)
+    members, starts = notes[order[~is_alone]], np.flatnonzero(is_first[~is_alone])
     sizes = np.diff(starts, append=len(members))
     while len(members):
-        found = labels[members]
-        lowest = np.repeat(np.minimum.reduceat(found, starts), sizes)
-        if (found == lowest).all():
+        roots = labels[members] = _roots(labels, members)
+        lowest = np.repeat(np.minimum.reduceat(roots, starts), sizes)
+        if (roots == lowest).all():
             return
-        np.minimum.at(labels, found, lowest)  # the label of a label: the whole component moves
-        _flatten(labels)
+        np.minimum.at(labels, roots, lowest)
 
 
-def _flatten(labels: npt.NDArray[np.int32]) -> None:
-    """Follow labels of labels to their end."""
-    candidates = np.flatnonzero(labels >= 0)
-    while True:
-        found = labels[labels[candidates]]
-        if (found == labels[candidates]).all():
-            return
-        labels[candidates] = found
+def _roots(labels: npt.NDArray[np.int32], notes: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+    """(notes,): the root above each note."""
+    roots = labels[notes]
+    while ((above := labels[roots]) != roots).any():
+        roots = above
+    return roots

@@ -143,12 +143,14 @@ def scan(parts: NoteParts, build: ShardBuild, workers: int | None) -> ScannedNot
 
 def scan_part(number: int, notes: list[Note], build: ShardBuild) -> None:
     """Write what the keep list and the notes table need of one part."""
-    rows, texts = [], []
+    rows, texts, compares = [], [], build.settings.duplicates.near != "off"
     for note in notes:
         advance(1)
-        texts.append(build.clean(note.text))
-        rows.append(_scan_note(note, texts[-1], build))
-    if build.settings.duplicates.near != "off":
+        text = build.clean(note.text)
+        rows.append(_scan_note(note, text, build))
+        if compares:
+            texts.append(text)
+    if compares:
         build.shingles.write(number, texts)
     columns = {name: np.array([row[name] for row in rows], dtype) for name, dtype in _COLUMNS.items()}
     _write(build.scan_file(number), columns)

@@ -78,12 +78,12 @@ class Shingles:
         return self._read(note)
 
     def signatures(self, notes: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
-        """(permutations, notes): of notes by their numbers among all."""
+        """(notes, permutations): of notes by their numbers among all."""
         parts = np.searchsorted(self._starts, notes, side="right") - 1
-        signatures = np.empty((self._store.rules.permutations, len(notes)), np.uint32)
+        signatures = np.empty((len(notes), self._store.rules.permutations), np.uint32)
         for part in np.unique(parts):
             chosen = parts == part
-            signatures[:, chosen] = self._store.signatures(part)[:, notes[chosen] - self._starts[part]]
+            signatures[chosen] = self._store.signatures(part)[:, notes[chosen] - self._starts[part]].T
         return signatures
 
 
