@@ -12,10 +12,12 @@ and index of the same shingles are timed, too. It finds notes that share a band,
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import tempfile
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +81,7 @@ def find(texts: list[str], rules: DuplicateRules) -> tuple[dict[int, int], dict[
     """Find the near-duplicates in this process: note -> a similar one that stays; and what it took."""
     with tempfile.TemporaryDirectory() as folder:
         store, starts = ShingleStore(Path(folder) / "near", rules), [*range(0, len(texts), PER_PART), len(texts)]
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), time.process_time()
         for number, start in enumerate(starts[:-1]):
             store.write(number, texts[start : start + PER_PART])
         hashed = time.perf_counter()
@@ -87,6 +89,7 @@ def find(texts: list[str], rules: DuplicateRules) -> tuple[dict[int, int], dict[
         near = near_duplicates(store, starts, candidates, splits, workers=1)
         cost = {
             "seconds": round(time.perf_counter() - started, 2),
+            "cpu_seconds": round(time.process_time() - cpu_started, 2),
             "seconds_hashing": round(hashed - started, 2),
             "megabytes_on_disk": round(sum(path.stat().st_size for path in store.folder.iterdir()) / 1e6),
             "not_fully_compared": count_crowded(store),
@@ -94,13 +97,13 @@ def find(texts: list[str], rules: DuplicateRules) -> tuple[dict[int, int], dict[
     return dict(near.tolist()), cost
 
 
-def index_with_rensa(texts: list[str], rules: DuplicateRules) -> float | None:
-    """Seconds that rensa takes for as many permutations and bands; None if it isn't installed."""
+def index_with_rensa(texts: list[str], rules: DuplicateRules) -> dict[str, float]:
+    """What rensa takes for as many permutations and bands; nothing if it isn't installed."""
     try:
         from rensa import RMinHash, RMinHashLSH
     except ImportError:
-        return None
-    started = time.perf_counter()
+        return {}
+    started, cpu_started = time.perf_counter(), time.process_time()
     permutations = rules.rows * rules.bands
     index = RMinHashLSH(rules.threshold, permutations, rules.bands)
     for start in range(0, len(texts), PER_PART):
@@ -110,7 +113,10 @@ def index_with_rensa(texts: list[str], rules: DuplicateRules) -> float | None:
             ),
             start,
         )
-    return round(time.perf_counter() - started, 2)
+    return {
+        "seconds_rensa_index": round(time.perf_counter() - started, 2),
+        "cpu_seconds_rensa_index": round(time.process_time() - cpu_started, 2),
+    }
 
 
 def shingles(text: str, ngram: int) -> list[str]:
@@ -129,11 +135,11 @@ def main() -> None:
     rules = DuplicateRules(near="drop")
     texts, planted = corpus(args.notes, args.pairs, rules)
     near, cost = find(texts, rules)
-    result = judge(texts, planted, near, rules) | cost
-    result["seconds_rensa_index"] = index_with_rensa(texts, rules)
-    subjects = {"": find, "_rensa_index": index_with_rensa}
+    result = judge(texts, planted, near, rules) | cost | (rensa := index_with_rensa(texts, rules))
+    result["load_average"] = os.getloadavg()[0]
+    subjects: dict[str, Any] = {"": find} | ({"_rensa_index": index_with_rensa} if rensa else {})
     for name, subject in subjects.items():  # once more, because what measures memory slows it down
-        peak = peak_memory(lambda subject=subject: subject(texts, rules))  # type: ignore[misc]
+        peak = peak_memory(partial(subject, texts, rules))
         result[f"megabytes_of_memory{name}"] = None if peak is None else round(peak / 1e6)
     for name, value in result.items():
         print(f"{name:<28} {value}")
