@@ -1,7 +1,9 @@
 """Near-duplicates: no pair is reported wrongly, hardly one is overlooked, and none stays in two splits."""
 
 import csv
+import errno
 import itertools
+import os
 import signal
 import stat
 import subprocess
@@ -235,6 +237,17 @@ def test_killed_at_any_moment_and_started_again(built, corpus, world, tmp_path):
         assert stat.S_IMODE((out / "work" / "near").stat().st_mode) == 0o700
     build(corpus, world, out, DROP, workers=1)
     assert content(out) == content(built["drop"][0])
+
+
+def test_a_full_disk_is_told_as_such(tmp_path):
+    code = (
+        "import pathlib, resource, signal, sys; import numpy as np; from tokenizer_tools.shards import shingles; "
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)); "
+        "shingles.save_array(pathlib.Path(sys.argv[1]), np.zeros(10_000))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.npy")], capture_output=True, text=True)
+    assert done.stderr.rstrip().endswith(f"OSError: [Errno {errno.EFBIG}] {os.strerror(errno.EFBIG)}")
+    assert not (tmp_path / "a.npy").exists()
 
 
 def test_off_is_the_same_as_before_there_was_a_choice(corpus, world, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -45,9 +46,7 @@ class ShingleStore:
             signatures.append(minhash(batch, starts, self.rules.permutations))
         self.folder.mkdir(exist_ok=True, mode=0o700)
         save_array(self._file(number, "starts"), np.cumsum(np.concatenate(lengths)))
-        temporary = self._file(number, "shingles").with_suffix(".tmp")
-        np.concatenate(hashes).tofile(temporary)
-        temporary.replace(self._file(number, "shingles"))
+        _write(self._file(number, "shingles"), np.concatenate(hashes).data)
         save_array(self._file(number, "signatures"), np.concatenate(signatures, axis=1))
 
     def signatures(self, number: int) -> npt.NDArray[np.uint32]:
@@ -101,8 +100,17 @@ def _read(
 
 
 def save_array(path: Path, array: npt.NDArray[Any]) -> None:
-    """Write an array so that a file that exists is complete."""
+    """Write an array as `.npy`, so that a file that exists is complete."""
+    header = io.BytesIO()
+    array = np.ascontiguousarray(array)
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+    _write(path, header.getvalue(), array.data)
+
+
+def _write(path: Path, *contents: bytes | memoryview) -> None:
+    """NumPy's own writers don't say that the disk is full."""
     temporary = path.with_suffix(".tmp")
     with temporary.open("wb") as stream:
-        np.save(stream, array)
+        for content in contents:
+            stream.write(content)
     temporary.replace(path)
