@@ -85,7 +85,7 @@ def clean(argv: Sequence[str]) -> dict[str, Any]:
     """Show what each cleaning rule does to notes, before and after, and count what it changes."""
     from tokenizer_tools.corpus.clean_report import CleanSettings, describe_counts, describe_examples, report_cleaning
     from tokenizer_tools.corpus.input_files import find_inputs
-    from tokenizer_tools.corpus.read_notes import InputOptions, read_notes
+    from tokenizer_tools.corpus.read_notes import read_notes
 
     parser = make_parser("clean", clean.__doc__)
     add_notes_options(parser)
@@ -94,15 +94,14 @@ def clean(argv: Sequence[str]) -> dict[str, Any]:
         "--allow-output", action="store_true", help="let --show print text of notes where no terminal is"
     )
     args = parse(parser, argv)
-    reading = parser.settings(InputOptions, args)
-    settings = parser.settings(CleanSettings, args, reading=reading)
+    settings = notes_settings(parser, CleanSettings, args)
     if settings.show and not (args.allow_output or sys.stdout.isatty()):
         raise UserError(
             "--show prints text of notes, and the output is no terminal, so it could land in a log: leave out --show, "
             "or add --allow-output"
         )
-    inputs = find_inputs(notes_paths(args), reading.files)
-    found = report_cleaning(read_notes(inputs, reading), settings)
+    inputs = find_inputs(notes_paths(args), settings.reading.files)
+    found = report_cleaning(read_notes(inputs, settings.reading), settings)
     print("\n".join([*describe_examples(found), *describe_counts(found)]))
     result = report(args, found.to_json())
     if broken := [rule for rule in found.rules if rule.broke_its_promise]:
