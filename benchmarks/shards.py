@@ -49,11 +49,8 @@ class InventedWords:
 
     def __init__(self, words: int = 60_000) -> None:
         self.rng = random.Random(0)
-        syllables = [
-            a + b
-            for a in ["b", "c", "d", "f", "g", "h", "l", "m", "n", "p", "r", "s", "t", "v", "th", "st", "pr"]
-            for b in ["a", "e", "i", "o", "u", "ia", "yl"]
-        ]
+        starts = ["b", "c", "d", "f", "g", "h", "l", "m", "n", "p", "r", "s", "t", "v", "st", "th"]
+        syllables = [start + end for start in starts for end in ("a", "e", "i", "o", "u", "ia", "yl")]
         self.words = ["".join(self.rng.choices(syllables, k=self.rng.randrange(1, 5))) for _ in range(words)]
         self.weights = list(itertools.accumulate(1 / (rank + 3) for rank in range(words)))
 
@@ -70,7 +67,7 @@ def rows(megabytes: int) -> Iterator[tuple[str, ...]]:
     """Rows of NOTEEVENTS whose texts have so many megabytes."""
     invented, characters = InventedWords(), 0
     for row in notes_of(10**9, seed=0):
-        text = f"{row[TEXT]}\n{invented.paragraph(len(row[TEXT]) // 8)}\n" if row[TEXT] else ""
+        text = f"{row[TEXT]}\n{invented.paragraph(len(row[TEXT]) // 20)}\n" if row[TEXT] else ""
         yield (*row[:TEXT], text)
         characters += len(text)
         if characters >= megabytes * 10**6:

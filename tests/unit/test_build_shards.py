@@ -168,7 +168,7 @@ def test_killed_at_any_moment_and_started_again(built, corpus, tmp_path):
     out = tmp_path / "shards"
     call = command(corpus, out, "--sequence-length", "256", "--split.validation", "0.1", "--split.test", "0.1",
                    "--notes-per-part", "100", "--workers", "1")  # fmt: skip
-    for wait_for in ("work/plan.json", "work/scan/part-00001.npz", "train/part-00002.arrow"):
+    for wait_for in ("work/plan.json", "work/notes/part-00001.npz", "train/part-00002.arrow"):
         process = subprocess.Popen(call, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         while not (out / wait_for).exists() and process.poll() is None:
             time.sleep(0.001)

@@ -117,7 +117,7 @@ def test_shards_are_the_same_with_and_without_it(corpus, tmp_path, monkeypatch):
         build_shards([corpus / "notes.csv"], str(corpus / "tokenizer"), tmp_path / name, settings)
         files = {path.relative_to(tmp_path / name): path for path in (tmp_path / name).rglob("*") if path.is_file()}
         made.append({path: file.read_bytes() for path, file in files.items() if path.name != MANIFEST_NAME})
-        from tokenizer_tools.shards.pack import _loaded
+        from tokenizer_tools.shards.token_ids import _loaded
 
         _loaded.cache_clear()
         monkeypatch.setattr(_FastEncoding, "of", lambda *_: None)

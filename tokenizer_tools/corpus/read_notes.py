@@ -13,7 +13,7 @@ from typing import Any, Literal
 from tokenizer_tools.corpus.columns import Columns, describe_columns, likely_columns, resolve_columns
 from tokenizer_tools.corpus.identifiers import LostDigitsError, identifier_of, text_of
 from tokenizer_tools.corpus.input_files import Input, Kind, find_inputs
-from tokenizer_tools.corpus.rows import BadRowError, Fault, Row, is_utf16, read_rows
+from tokenizer_tools.corpus.rows import BadRowError, Block, Fault, Row, is_utf16, read_rows
 from tokenizer_tools.corpus.split_patients import SplitRule
 from tokenizer_tools.corpus.times import DateOrder, parse_time
 from tokenizer_tools.errors import UserError
@@ -85,7 +85,7 @@ def read_notes(
     options = options or InputOptions()
     found = [find_inputs([entry], options.files)[0] if isinstance(entry, Path) else entry for entry in inputs]
     for source, entry in enumerate(found):
-        reader = _Reader(entry, source, options, rule)
+        reader = NoteReader(entry, source, options, rule)
         number = 0
         for path in entry.files:
             for note in reader.notes(path, number):
@@ -93,17 +93,25 @@ def read_notes(
                 yield note
 
 
-class _Reader:
-    """Turns the rows of one input into notes."""
+class NoteReader:
+    """Turns the rows of one input into notes.
+
+    Args:
+        entry: the input.
+        source: its number, counted from 0.
+        options: see `read_notes`, as of all others.
+        rule: likewise.
+    """
 
     def __init__(self, entry: Input, source: int, options: InputOptions, rule: SplitRule | None) -> None:
         self.input, self.source, self.options, self.rule = entry, source, options, rule
         self._names: dict[tuple[str, ...], dict[str, list[str]]] = {}
 
-    def notes(self, path: Path, before: int) -> Iterator[Note]:
-        """Yield the notes of one file, of which `before` notes of the same input have been read."""
+    def notes(self, path: Path, before: int, block: Block | None = None) -> Iterator[Note]:
+        """Yield the notes of one file, or of a block of it, before which stand so many notes of the same input."""
         folder_patient = self._folder_of(path)
-        for number, row in enumerate(read_rows(path, self.input.kind, self.options.columns), start=before + 1):
+        rows = read_rows(path, self.input.kind, self.options.columns, block)
+        for number, row in enumerate(rows, start=before + 1):
             try:
                 yield self._note(row, number, folder_patient)
             except BadRowError as error:

@@ -6,17 +6,17 @@ Another format is a reader here, and its file endings in input_files.py.
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import itertools
 import json
-import zlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from tokenizer_tools.corpus.columns import KNOWN_COLUMNS, Columns, resolve_columns
+from tokenizer_tools.corpus.compressed_files import open_file
 from tokenizer_tools.corpus.input_files import Kind
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import unique_keys
@@ -30,7 +30,10 @@ class BadRowError(UserError):
 
     def __init__(self, place: str, fault: Fault, message: str) -> None:
         super().__init__(f"{place}: {message}, or drop and count such rows with --on-bad-row skip")
-        self.place, self.fault = place, fault
+        self.place, self.fault, self.message = place, fault, message
+
+    def __reduce__(self) -> tuple[type[BadRowError], tuple[str, Fault, str]]:
+        return type(self), (self.place, self.fault, self.message)  # so that worker processes can hand it on
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,24 @@ class Row:
     columns: tuple[str, ...]
 
 
-def read_rows(path: Path, kind: Kind, columns: Columns) -> Iterator[Row | BadRowError]:
-    """Yield the rows of a file, and errors for rows that can't be used but can be skipped.
+@dataclass(frozen=True)
+class Block:
+    """Whole records of a CSV or JSONL file, as they stand in it: a part of a file that can be read alone."""
+
+    header: bytes
+    """What stands before the first row: of a CSV file its header, of JSONL nothing."""
+    content: bytes
+    before: int
+    """Rows of a CSV file, or lines of JSONL, that stand before these."""
+    records: int
+    """Number of rows, without empty lines."""
+
+    def __len__(self) -> int:
+        return self.records
+
+
+def read_rows(path: Path, kind: Kind, columns: Columns, block: Block | None = None) -> Iterator[Row | BadRowError]:
+    """Yield the rows of a file, or of a block of it, and errors for rows that can't be used but can be skipped.
 
     Raises:
         UserError: the file is damaged, lacks a column, or its rows can't be told apart.
@@ -53,16 +72,20 @@ def read_rows(path: Path, kind: Kind, columns: Columns) -> Iterator[Row | BadRow
     if kind == "parquet":
         yield from _parquet(path, columns)
         return
-    try:
-        with path.open("rb") as raw, gzip.open(raw) if path.name.lower().endswith(".gz") else raw as stream:
-            if kind == "txt":
-                yield Row(str(path), str(path), {"text": stream.read()}, ("text",))
-            elif kind == "csv":
-                yield from _csv(path, _decoded(path, stream, newline=""), columns)
-            else:
-                yield from _jsonl(path, _decoded(path, stream, newline="\n"))
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path}: broken or cut-off gzip file ({error}); copy it again") from None
+    with _open(path, block) as stream:
+        before = block.before if block else 0
+        if kind == "txt":
+            yield Row(str(path), str(path), {"text": stream.read()}, ("text",))
+        elif kind == "csv":
+            yield from _csv(path, _decoded(path, stream, newline=""), columns, before)
+        else:
+            yield from _jsonl(path, _decoded(path, stream, newline="\n"), before)
+
+
+def _open(path: Path, block: Block | None) -> AbstractContextManager[io.BufferedReader]:
+    if block is None:
+        return open_file(path)
+    return io.BufferedReader(io.BytesIO(block.header + block.content))
 
 
 def _decoded(path: Path, stream: Any, newline: str) -> io.TextIOWrapper:
@@ -79,14 +102,14 @@ def is_utf16(start: bytes) -> bool:
     )
 
 
-def _csv(path: Path, text: io.TextIOWrapper, wanted: Columns) -> Iterator[Row | BadRowError]:
+def _csv(path: Path, text: io.TextIOWrapper, wanted: Columns, before: int) -> Iterator[Row | BadRowError]:
     csv.field_size_limit(LONGEST_FIELD)
     header = text.readline()
-    separator = _separator(header, wanted)
+    separator = separator_of(header, wanted)
     lines = itertools.chain([header], text)
     reader = csv.reader(lines, delimiter=separator, strict=True)  # otherwise an unclosed quote takes in the rest
     columns: tuple[str, ...] = ()
-    for number in itertools.count():
+    for number in itertools.count(before):  # of the header, and then of the rows
         place = f"{path}, row {number}"
         try:
             values = next((values for values in reader if values), None)  # without empty lines
@@ -126,7 +149,7 @@ def _bare(name: str) -> str:
     return name.strip("\ufeff \t").lower()
 
 
-def _separator(header: str, wanted: Columns) -> str:
+def separator_of(header: str, wanted: Columns) -> str:
     """The separator (comma, tab, semicolon or bar) with which the header has a text column."""
     known = set(KNOWN_COLUMNS["text"])
     for separator in ",\t;|":
@@ -136,9 +159,9 @@ def _separator(header: str, wanted: Columns) -> str:
     return ","
 
 
-def _jsonl(path: Path, lines: io.TextIOWrapper) -> Iterator[Row | BadRowError]:
-    is_first = True
-    for number, line in enumerate(lines, start=1):
+def _jsonl(path: Path, lines: io.TextIOWrapper, before: int) -> Iterator[Row | BadRowError]:
+    is_first = before == 0
+    for number, line in enumerate(lines, start=before + 1):
         if not line.strip():
             continue
         if is_first and (line.lstrip().startswith("[") or line.strip() == "{"):

@@ -1,8 +1,9 @@
 """Build shards: scan, keep list, pack, finish. A build can be killed at any moment and started again.
 
-1. Scan: read the notes once, in parts of a fixed number in input order; keep hashes, splits, categories and times.
+1. Scan: read and tokenise the notes, in parts of a fixed number in input order; keep token ids, hashes, splits,
+   categories and times.
 2. Keep list: decide over all parts which notes stay, and where they stand in the notes table.
-3. Pack: read the notes again; tokenise each part and write its shard files.
+3. Pack: write each part's shard files from the token ids of the notes that stay.
 4. Finish: write `notes.arrow`, then `manifest.json`, and delete the work folder.
 
 A finished file is never written again, so a second start does only what is missing. Parts are independent, so the bytes
@@ -42,7 +43,7 @@ from tokenizer_tools.shards.folder import ShardBuild, disk_errors, lock, prepare
 from tokenizer_tools.shards.keep_list import KeepList, count_people, count_times, make_keep_list
 from tokenizer_tools.shards.near_duplicates import count_crowded
 from tokenizer_tools.shards.pack import PackedPart, pack
-from tokenizer_tools.shards.scan import NoteParts, Outcome, scan
+from tokenizer_tools.shards.scan import Outcome, scan
 from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
 from tokenizer_tools.shards.write import write_notes_table
 from tokenizer_tools.tokenizer.load import describe_tokenizer, load_tokenizer, save_tokenizer
@@ -96,12 +97,11 @@ def build_shards(
             raise UserError(f"{out}: nothing to pack yet; first run the same command with --stage scan")
         with lock(build.work, shared=options.stage == "pack"):
             _save_tokenizer(loaded, build)
-            parts = NoteParts(inputs, settings)
-            scanned = scan(parts, build, options.workers)
+            scanned = scan(inputs, build, options.workers)
             keep = make_keep_list(scanned, build, options.workers)
             if options.stage == "scan":
                 return None
-            packed = pack(parts, keep, build, options)
+            packed = pack(keep, build, options)
             if options.stage == "pack":
                 return None
             return _finish(packed, keep, build, plan)

@@ -2,7 +2,8 @@
 
     manifest.json, notes.arrow, tokenizer/, SPLIT/part-N.arrow     the result
     work/plan.json             what the shards will depend on; its format version holds for all of work/
-    work/scan/                 one file per part, and done.json
+    work/notes/                what is kept of the notes of each part, and done.json
+    work/ids/                  the token ids of each part, until it is packed
     work/near/                 for near-duplicates: signatures and shingles of each part, then what was decided
     work/outcome.npy, work/time_order.npy     the keep list
     work/packed/               one file per packed part
@@ -55,9 +56,19 @@ class ShardBuild:
         """Where the shards keep their tokenizer."""
         return self.out / TOKENIZER_FOLDER
 
+    @property
+    def scan_folder(self) -> Path:
+        """What the scan keeps, but for token ids. Called otherwise than in versions that kept none."""
+        return self.work / "notes"
+
+    @property
+    def ids_folder(self) -> Path:
+        """Token ids of the parts that aren't packed yet."""
+        return self.work / "ids"
+
     def scan_file(self, number: int) -> Path:
         """What the scan keeps of a part."""
-        return self.work / "scan" / f"part-{number:05d}.npz"
+        return self.scan_folder / f"part-{number:05d}.npz"
 
     @property
     def shingles(self) -> ShingleStore:

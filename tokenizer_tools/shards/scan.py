@@ -1,17 +1,16 @@
-"""Stage 1, scan: read every note once and keep what decides about it. No text is kept.
+"""Stage 1, scan: read every note once, and keep its token ids and what decides about it. No text is kept.
 
-For each part: hashes of the cleaned texts, keyed hashes of the patients, splits, categories and times. Then notes that
-name only an admission get the patient that other notes of the admission name.
+For each part: token ids and hashes of the cleaned texts, keyed hashes of the patients, splits, categories and times.
+Then notes that name only an admission get the patient that other notes of the admission name.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,16 @@ import numpy.typing as npt
 
 from tokenizer_tools.corpus.deduplicate import HASH_DTYPE, text_hash
 from tokenizer_tools.corpus.input_files import Input
-from tokenizer_tools.corpus.read_notes import Note, read_notes
+from tokenizer_tools.corpus.note_parts import Part, notes_of, parts_of
+from tokenizer_tools.corpus.read_notes import Note
 from tokenizer_tools.corpus.split_patients import patient_hash, patients_of_admissions, unknown_patient
 from tokenizer_tools.corpus.times import sort_key
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import write_json
 from tokenizer_tools.progress import Progress
 from tokenizer_tools.shards.folder import ShardBuild
-from tokenizer_tools.shards.settings import ShardSettings
-from tokenizer_tools.shards.workers import Job, advance, run_jobs
+from tokenizer_tools.shards.token_ids import tokenise
+from tokenizer_tools.shards.workers import Job, run_jobs
 
 
 class Outcome(IntEnum):
@@ -67,27 +67,6 @@ _COLUMNS: dict[str, npt.DTypeLike] = {
 }
 
 
-@dataclass(frozen=True)
-class NoteParts:
-    """The notes of all inputs, in input order, in parts of a fixed number. Each iteration reads the files again."""
-
-    inputs: list[Input]
-    settings: ShardSettings
-
-    def __iter__(self) -> Iterator[tuple[int, list[Note]]]:
-        notes = read_notes(self.inputs, self.settings.reading, self.settings.split)
-        for number in itertools.count():
-            part = list(itertools.islice(notes, self.settings.notes_per_part))
-            if not part:
-                return
-            yield number, part
-
-    def place_of(self, source: int, row: int) -> str:
-        """Where a note stands, for a message."""
-        entry = self.inputs[source]
-        return f"{entry.path}{', all files' if entry.is_folder else ''}, row {row:,}"
-
-
 class ScannedNotes:
     """What the scan has kept, part by part, in the columns of `_COLUMNS`."""
 
@@ -95,7 +74,7 @@ class ScannedNotes:
         self.parts = parts
         self._build = build
         sizes = (len(self.column(number, "outcomes")) for number in range(parts))
-        self.starts = [0, *itertools.accumulate(sizes)]
+        self.starts = [0, *accumulate(sizes)]
         """(parts + 1,): the number of each part's first note, and of all notes."""
 
     def notes_of(self, number: int) -> slice:
@@ -112,47 +91,46 @@ class ScannedNotes:
             return [np.asarray(arrays[name]) for name in names or _COLUMNS]
 
 
-def scan(parts: NoteParts, build: ShardBuild, workers: int | None) -> ScannedNotes:
-    """Scan the parts that no earlier build has scanned.
+def scan(inputs: list[Input], build: ShardBuild, workers: int | None) -> ScannedNotes:
+    """Scan the parts of the inputs that no earlier build has scanned.
 
     Raises:
         UserError: there are no notes, or the patient of one isn't known although the split needs it.
     """
-    done = build.work / "scan" / "done.json"
+    done = build.scan_folder / "done.json"
     if done.exists():
         return ScannedNotes(build, int(json.loads(done.read_text())["parts"]))
-    done.parent.mkdir(exist_ok=True, mode=0o700)
-    count = 0
+    build.scan_folder.mkdir(exist_ok=True, mode=0o700)
+    settings, count = build.settings, 0
 
     def jobs() -> Iterator[Job]:
         nonlocal count
-        for number, notes in parts:
-            count = number + 1
-            if not build.scan_file(number).exists():
-                yield partial(scan_part, number, notes, build)
+        for part in parts_of(inputs, settings.notes_per_part, settings.reading, settings.split):
+            if not build.scan_file(count).exists():
+                yield partial(scan_part, count, part, build)
+            count += 1
 
-    with Progress("reading and hashing notes") as progress:
+    with Progress("reading and tokenising") as progress:
         run_jobs(jobs(), workers, progress)
     if count == 0:
         raise UserError("no notes found in the input; check --notes")
     scanned = ScannedNotes(build, count)
-    _resolve_admissions(scanned, parts, build)
+    _resolve_admissions(scanned, inputs, build)
     write_json(done, {"parts": count})
     return scanned
 
 
-def scan_part(number: int, notes: list[Note], build: ShardBuild) -> None:
-    """Write what the keep list and the notes table need of one part."""
-    rows, texts, compares = [], [], build.settings.duplicates.near != "off"
-    for note in notes:
-        advance(1)
+def scan_part(number: int, part: Part, build: ShardBuild) -> None:
+    """Write what the keep list, the notes table and stage pack need of one part."""
+    settings, rows, texts = build.settings, [], []
+    for note in notes_of(part, settings.reading, settings.split):
         text = build.clean(note.text)
         rows.append(_scan_note(note, text, build))
-        if compares:
-            texts.append(text)
-    if compares:
-        build.shingles.write(number, texts)
+        texts.append(text)
     columns = {name: np.array([row[name] for row in rows], dtype) for name, dtype in _COLUMNS.items()}
+    if settings.duplicates.near != "off":
+        build.shingles.write(number, texts)
+    tokenise(number, texts, build)
     _write(build.scan_file(number), columns)
 
 
@@ -190,7 +168,7 @@ def _write(path: Path, columns: dict[str, npt.NDArray[Any]]) -> None:
     temporary.replace(path)
 
 
-def _resolve_admissions(scanned: ScannedNotes, parts: NoteParts, build: ShardBuild) -> None:
+def _resolve_admissions(scanned: ScannedNotes, inputs: list[Input], build: ShardBuild) -> None:
     """Give notes that name only an admission the patient, and so the split, of the admission's other notes. A second
     call changes nothing more.
 
@@ -221,8 +199,13 @@ def _resolve_admissions(scanned: ScannedNotes, parts: NoteParts, build: ShardBui
             elif rule.by == "patient":
                 columns["outcomes"][i] = Outcome.DROPPED_NO_PATIENT
                 lost += 1
-                first_lost = first_lost or parts.place_of(columns["sources"][i], int(columns["rows"][i]))
+                first_lost = first_lost or _place(inputs[columns["sources"][i]], int(columns["rows"][i]))
         if len(admission_only):
             _write(build.scan_file(number), columns)
     if lost and build.settings.reading.on_bad_row == "fail":
         raise unknown_patient(first_lost, lost)
+
+
+def _place(entry: Input, row: int) -> str:
+    """Where a note stands, for a message."""
+    return f"{entry.path}{', all files' if entry.is_folder else ''}, row {row:,}"

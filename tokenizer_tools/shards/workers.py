@@ -41,7 +41,7 @@ def run_jobs(jobs: Iterator[Job], workers: int | None, progress: Progress) -> No
 
     Raises:
         UserError: a worker process was killed.
-        BaseException: whatever a job raises.
+        BaseException: whatever a job raises; the earliest job that fails, if several do.
     """
     workers = workers or int(os.environ.get("SLURM_CPUS_PER_TASK") or len(os.sched_getaffinity(0)))
     first = list(itertools.islice(jobs, 2))
@@ -57,14 +57,15 @@ def run_jobs(jobs: Iterator[Job], workers: int | None, progress: Progress) -> No
 def _run_in_pool(jobs: Iterable[Job], workers: int) -> None:
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (os.getpid(), _notes_done))
     try:
-        waiting: set[Future[None]] = set()
+        waiting: list[Future[None]] = []  # in the jobs' order
         for job in jobs:
             with _interrupts_blocked():  # workers start here and inherit the mask: Ctrl-C is for this process alone
-                waiting.add(pool.submit(job))
+                waiting.append(pool.submit(job))
             if len(waiting) >= 2 * workers:
-                finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    future.result()
+                wait(waiting, return_when=FIRST_COMPLETED)
+                if any(future.done() and future.exception() for future in waiting):
+                    break
+                waiting = [future for future in waiting if not future.done() or future.exception()]
         for future in waiting:
             future.result()
     except BrokenProcessPool:

@@ -1,0 +1,154 @@
+"""Notes in parts, of files that are divided before they are parsed, compared with `read_notes`."""
+
+import csv
+import gzip
+import json
+import pickle
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tokenizer_tools.corpus import blocks
+from tokenizer_tools.corpus.blocks import BlockReader, IndivisibleError, csv_ends
+from tokenizer_tools.corpus.columns import Columns
+from tokenizer_tools.corpus.input_files import find_inputs
+from tokenizer_tools.corpus.note_parts import FileBlock, notes_of, parts_of
+from tokenizer_tools.corpus.read_notes import InputOptions, read_notes
+from tokenizer_tools.corpus.rows import BadRowError
+from tokenizer_tools.corpus.split_patients import SplitRule
+from tokenizer_tools.errors import UserError
+
+RULE = SplitRule(by="note")
+SKIP = InputOptions(on_bad_row="skip")
+SOUP = st.text(st.sampled_from('ab,;"\n\r\té {}[]\ufeff\u00a0\x00\x1c'), max_size=60)
+common = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def outcome(notes):
+    """The notes until one can't be read, and the message then."""
+    found = []
+    try:
+        found.extend(notes)  # keeps what stands before an error
+    except UserError as error:
+        return found, str(error)
+    return found, None
+
+
+def in_parts(paths, size, options=SKIP):
+    parts = parts_of(find_inputs(paths), size, options, RULE)
+    for part in parts:
+        notes = list(notes_of(pickle.loads(pickle.dumps(part)), options, RULE))
+        yield notes
+
+
+def check(path, size, options=SKIP):
+    expected, fault = outcome(read_notes([path], options, RULE))
+    try:
+        parts = list(in_parts([path], size, options))
+    except UserError as error:
+        assert str(error) == fault
+        return
+    assert fault is None and [note for part in parts for note in part] == expected
+    assert all(len(part) == size for part in parts[:-1])
+
+
+@common
+@given(st.lists(st.tuples(SOUP, SOUP), max_size=12), st.sampled_from(["\n", "\r\n", "\r"]), st.integers(1, 5),
+       st.sampled_from(",;\t|"), st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]), st.integers(20, 60))  # fmt: skip
+def test_csv_as_programs_write_it(tmp_path, monkeypatch, rows, end, size, separator, quoting, chunk):
+    monkeypatch.setattr(blocks, "_CHUNK", chunk)
+    path = tmp_path / "n.csv"
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, delimiter=separator, lineterminator=end, quoting=quoting)
+        writer.writerow(("text", "category"))
+        writer.writerows(rows)
+    check(path, size)
+
+
+@common
+@given(SOUP, st.integers(1, 5), st.integers(60, 90))
+def test_csv_of_any_form(tmp_path, monkeypatch, text, size, chunk):
+    monkeypatch.setattr(blocks, "_CHUNK", chunk)
+    path = tmp_path / "n.csv"
+    path.write_bytes(b"text\n" + text.encode())
+    check(path, size)
+    path.write_bytes(text.encode())
+    check(path, size)
+
+
+LINES = st.one_of(
+    SOUP.map(lambda text: json.dumps({"text": text})), st.sampled_from(["", " ", "\u00a0", "\ufeff", "[]"])
+)
+
+
+@common
+@given(
+    st.lists(LINES, max_size=12), st.sampled_from(["\n", "\r\n"]), st.booleans(), st.integers(1, 5), st.integers(20, 60)
+)
+def test_jsonl_of_any_form(tmp_path, monkeypatch, lines, end, ended, size, chunk):
+    monkeypatch.setattr(blocks, "_CHUNK", chunk)
+    path = tmp_path / "n.jsonl"
+    path.write_bytes((end.join(lines) + end * ended).encode())
+    check(path, size)
+
+
+def test_parts_reach_over_files_and_inputs(tmp_path):
+    """A compressed file, one that can't be divided, one of another format, and one without rows."""
+    folder = tmp_path / "csv"
+    folder.mkdir()
+    (folder / "a.csv.gz").write_bytes(gzip.compress(b'text,category\n"one\n1",x\ntwo,x\n'))
+    (folder / "b.csv").write_text('text\n5\'11" tall\n"x ""y"", z"\nfour\n')
+    (folder / "c.csv").write_text("text\n")
+    (tmp_path / "d.jsonl").write_text('{"text": "five"}\n\n{"text": "six"}')
+    paths = [folder, tmp_path / "d.jsonl"]
+    parts = list(in_parts(paths, 3))
+    assert [[note.text for note in part] for part in parts] == [
+        ["one\n1", "two", "5'11\" tall"],
+        ['x "y", z', "four", "five"],
+        ["six"],
+    ]
+    assert [note for part in parts for note in part] == list(read_notes(find_inputs(paths), SKIP, RULE))
+
+
+def test_only_a_file_with_stray_quotes_is_parsed_in_one_go(tmp_path):
+    for name, text in (("good", 'text\n"a ""b""\n"\nc\n'), ("stray", 'text\na\n6"\nc\n')):
+        path = tmp_path / f"{name}.csv"
+        path.write_text(text)
+        (part,) = parts_of(find_inputs([path]), 10, SKIP, RULE)
+        assert [isinstance(piece, FileBlock) for piece in part] == ([True] if name == "good" else [False] * 3)
+
+
+@pytest.mark.parametrize("text", [b'a"b\n', b'"a" b\n', b'a,b "c"\n', b"a\rb\n", b'"a\n'])
+def test_what_cannot_be_divided_is_said(text):
+    with pytest.raises(IndivisibleError):
+        csv_ends(text, True, ord(","))
+
+
+def test_a_record_without_an_end_is_not_read_into_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(blocks, "_CHUNK", 64)
+    monkeypatch.setattr(blocks, "_LONGEST_RECORD", 1000)
+    path = tmp_path / "n.csv"
+    path.write_text('text\n"' + "word\n" * 10_000)
+    with path.open("rb") as stream, pytest.raises(IndivisibleError):
+        BlockReader.of_csv(stream, Columns()).take(10)
+    with pytest.raises(UserError, match=r"n.csv, after row 0: not a CSV file"):
+        list(in_parts([path], 10))
+
+
+def test_messages_name_rows_of_the_file(tmp_path):
+    path = tmp_path / "n.csv"
+    path.write_bytes(b"text\n" + b"good\n\n" * 5 + b"bad \xff\ngood\n")
+    parts = list(parts_of(find_inputs([path]), 2, InputOptions(), RULE))
+    with pytest.raises(UserError, match=r"n.csv, row 6: not valid UTF-8") as caught:
+        list(notes_of(parts[2], InputOptions(), RULE))
+    assert isinstance(again := pickle.loads(pickle.dumps(caught.value)), BadRowError) and str(again) == str(
+        caught.value
+    )
+
+
+def test_a_header_is_checked_before_its_rows(tmp_path):
+    (tmp_path / "a.csv").write_text("text\none\n")
+    (tmp_path / "b.csv").write_text("body\n")
+    with pytest.raises(UserError, match=r"b.csv: no text column"):
+        list(parts_of(find_inputs([tmp_path]), 5, SKIP, RULE))
