@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tokenizer_tools.corpus import cleaning_rules, placeholders
 from tokenizer_tools.corpus.clean_notes import PROFILES, RULES, CleaningRules, clean
 from tokenizer_tools.corpus.placeholders import placeholder_spans
 from tokenizer_tools.errors import UserError
@@ -185,3 +186,16 @@ def test_a_missing_ftfy_is_told(monkeypatch):
     with pytest.raises(UserError, match=r"ftfy is missing.*pip install 'clinical-pretrain\[cleaning\]'"):
         CleaningRules(mojibake=True)
     CleaningRules("paper")
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.text(st.sampled_from("a1_=-*~#[] \t\r\n\v\f\u00a0\x00\x0e\x1f\x7f\ufeff\u2003é"), max_size=40))
+def test_fast_forms_of_rules_are_their_definitions(text):
+    """As one regular expression says each rule, which takes several times as long."""
+    control = re.sub("[\x00-\x08\x0e-\x1f\x7f\ufeff\ufffe\uffff]+", " ", text)
+    assert cleaning_rules.replace_control_characters(text) == control
+    squeezed = re.sub(r"(?<! ) +$", "", re.sub("[ \t\v\f\u00a0]+", " ", text), flags=re.MULTILINE)
+    assert cleaning_rules.squeeze_whitespace(text) == re.sub("\n{3,}", "\n\n", squeezed).strip()
+    line = r"^[ \t]*(?:_{4,}|={4,}|-{4,}|\*{4,}|~{4,}|#{4,})[ \t]*$"
+    assert cleaning_rules.empty_separator_lines(text) == re.sub(line, "", text, flags=re.MULTILINE)
+    assert placeholders.blank_form_fields(text) == re.sub("(?<!_)___(?!_)", " ", text)

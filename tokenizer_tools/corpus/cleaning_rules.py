@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 # Signs of clinical text after ASCII. After another character they may be half of a mojibake: ó becomes Ã³.
 _SIGN_IN_PLACE = re.compile(r"(?<![^\x00-\x7f])[≥≤≠≈±°²³¹¼½¾×÷µμ‰Ω]|(?<=[ \d])Å")
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f\ufeff\ufffe\uffff]+")
+_CONTROL_BYTES = bytes((*range(9), *range(0x0E, 0x20), 0x7F))
 _SEPARATOR_LINE = re.compile(r"^[ \t]*(?:_{4,}|={4,}|-{4,}|\*{4,}|~{4,}|#{4,})[ \t]*$", re.MULTILINE)
-_SPACES = re.compile(r"[ \t\v\f\u00a0]+")
-_SPACE_AT_LINE_END = re.compile(r"(?<! ) +$", re.MULTILINE)  # a run is entered only at its start: linear time
-_EMPTY_LINES = re.compile(r"\n{3,}")
+_SEPARATORS = tuple(4 * character for character in "_=-*~#")
+_OTHER_SPACES = "\t\v\f\u00a0"
+_SPACES = re.compile(r"  +")
+_EMPTY_LINES = re.compile(r"\n\n\n+")
 _LINE_BREAK = re.compile(r"(?<!\s)[^\S\n]*\n\s*")
 _SQUARE_BRACKETS = re.compile(r"\[(?:[^\[\]\n]|\n(?![ \t]*\n))*+\]")
 _LIST_NUMBER = re.compile(r"^[ \t]*+[0-9]{1,2}\.[ \t]+(?=[^\W\d_])", re.MULTILINE)
@@ -99,6 +101,8 @@ def replace_control_characters(text: str) -> str:
     >>> replace_control_characters("WBC 5\x00\x0110 K")
     'WBC 5 10 K'
     """
+    if text.isascii() and len(text.encode().translate(None, _CONTROL_BYTES)) == len(text):
+        return text  # as nearly all are, found ten times as fast
     return _CONTROL.sub(" ", text)
 
 
@@ -169,7 +173,7 @@ def empty_separator_lines(text: str) -> str:
     >>> empty_separator_lines("Labs\n=====\nK 4.2\n--- no edema")
     'Labs\n\nK 4.2\n--- no edema'
     """
-    return _SEPARATOR_LINE.sub("", text)
+    return _SEPARATOR_LINE.sub("", text) if any(marks in text for marks in _SEPARATORS) else text
 
 
 def squeeze_whitespace(text: str) -> str:
@@ -178,8 +182,9 @@ def squeeze_whitespace(text: str) -> str:
     >>> squeeze_whitespace("  WBC   5 \n\n\n\n10 mg ")
     'WBC 5\n\n10 mg'
     """
-    text = _SPACES.sub(" ", text)
-    text = _SPACE_AT_LINE_END.sub("", text)
+    for character in _OTHER_SPACES:
+        text = text.replace(character, " ")
+    text = _SPACES.sub(" ", text).replace(" \n", "\n")
     return _EMPTY_LINES.sub("\n\n", text).strip()
 
 

@@ -7,7 +7,7 @@ import re
 # MIMIC-III writes [**Known lastname 123**], sometimes over a line break, but not over an empty line; MIMIC-IV writes
 # exactly three underscores.
 _BRACKETS = re.compile(r"\[\*\*|\*\*\]|\n[ \t\r]*\n")
-_UNDERSCORES = re.compile(r"(?<!_)___(?!_)")
+_UNDERSCORES = re.compile(r"___(?<!____)(?!_)")  # begins with what is looked for, which is found faster
 
 
 def replace_placeholders(text: str, placeholder: str | None) -> str:
@@ -36,7 +36,7 @@ def placeholder_spans(text: str) -> list[tuple[int, int]]:
     """
     spans: list[tuple[int, int]] = []
     opened: list[int] = []
-    for match in _BRACKETS.finditer(text):
+    for match in _BRACKETS.finditer(text) if "[**" in text else ():
         if match[0] == "[**":
             opened.append(match.start())
         elif match[0] != "**]":
