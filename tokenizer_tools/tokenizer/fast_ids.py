@@ -1,4 +1,5 @@
-"""Token ids by tiktoken where its ids are the tokenizer's own: the same ids in less than half the time.
+"""Token ids by tiktoken or by a memory of words (word_ids.py), where they are the tokenizer's own: the same ids in less
+than half the time.
 
 tiktoken is a byte-level BPE alone, of another implementation. So it is used only where a `tokenizer.json` has exactly
 this form, and only for texts for which both are known to agree:
@@ -6,13 +7,15 @@ this form, and only for texts for which both are known to agree:
 - a text that spells out a special token other than the placeholder is left to `tokenizers`, and so is one with a run of
   thousands of characters without white space, in which tiktoken takes quadratic time;
 - a character outside ASCII is tried with both when it first occurs, as two libraries may have two versions of Unicode;
-- of all others a sample is compared. If it differs, `tokenizers` is used.
+- of all others a sample is compared, as it is with the memory of words. If it differs, `tokenizers` is used.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import compress
+from operator import not_
 from typing import Any
 
 import numpy as np
@@ -21,6 +24,7 @@ from tokenizers import Tokenizer
 
 from tokenizer_tools.progress import say
 from tokenizer_tools.tokenizer.load import encode
+from tokenizer_tools.tokenizer.word_ids import WordEncoding
 
 Ids = npt.NDArray[np.int32]
 
@@ -43,13 +47,15 @@ class IdEncoder:
         placeholder: the special token that texts may contain; None if there is none.
 
     Attributes:
-        is_fast: whether tiktoken is used.
+        is_fast: whether one of the two is used.
     """
 
     def __init__(self, backend: Tokenizer, placeholder: str | None) -> None:
         self._backend, self._placeholder = backend, placeholder
         state = json.loads(backend.to_str())
-        self._fast = _FastEncoding.of(state, placeholder)
+        self._fast: _FastEncoding | WordEncoding | None = _FastEncoding.of(state, placeholder)
+        if self._fast is None:
+            self._fast = WordEncoding.of(state, backend, [placeholder] if placeholder else [])
         self._special = [entry["content"] for entry in state["added_tokens"] if entry["content"] != placeholder]
         self._agrees: dict[str, bool] = {}
 
@@ -63,19 +69,22 @@ class IdEncoder:
         if fast is not None:
             sample = list(texts[::_SAMPLE])
             if not all(map(np.array_equal, self._slow(sample), self._mixed(sample, fast))):
-                say("tiktoken gives other token ids than the tokenizer for some text; it isn't used any more")
+                say(f"{fast.name} gives other token ids than the tokenizer for some text; it isn't used any more")
                 fast = self._fast = None
         return self._slow(texts) if fast is None else self._mixed(texts, fast)
 
-    def _mixed(self, texts: Sequence[str], fast: _FastEncoding) -> list[Ids]:
-        is_fast = [self._is_safe(text, fast) for text in texts]
-        slow = iter(self._slow([text for text, safe in zip(texts, is_fast, strict=True) if not safe]))
-        return [fast(text) if safe else next(slow) for text, safe in zip(texts, is_fast, strict=True)]
+    def _mixed(self, texts: Sequence[str], fast: _FastEncoding | WordEncoding) -> list[Ids]:
+        is_safe = [self._is_safe(text, fast) for text in texts]
+        both = fast.encode(list(compress(texts, is_safe))), self._slow([*compress(texts, map(not_, is_safe))])
+        quick, slow = map(iter, both)
+        return [next(quick if safe else slow) for safe in is_safe]
 
     def _slow(self, texts: Sequence[str]) -> list[Ids]:
         return [np.array(ids, dtype=np.int32) for ids in encode(self._backend, list(texts))]
 
-    def _is_safe(self, text: str, fast: _FastEncoding) -> bool:
+    def _is_safe(self, text: str, fast: _FastEncoding | WordEncoding) -> bool:
+        if isinstance(fast, WordEncoding):
+            return fast.is_safe(text)
         if any(token in text for token in self._special):
             return False
         lengths = [len(word) for word in text.split()]
@@ -95,6 +104,8 @@ class IdEncoder:
 class _FastEncoding:
     """A tokenizer's byte-level BPE in tiktoken's form."""
 
+    name = "tiktoken"
+
     def __init__(self, encoding: Any, ids: Ids, placeholder: str | None) -> None:
         self._encoding, self._ids = encoding, ids
         self._allowed = {placeholder} if placeholder else set()
@@ -102,6 +113,10 @@ class _FastEncoding:
     def __call__(self, text: str) -> Ids:
         ranks = self._encoding.encode_to_numpy(text, allowed_special=self._allowed, disallowed_special=())
         return self._ids[ranks]
+
+    def encode(self, texts: Sequence[str]) -> list[Ids]:
+        """The ids of each text, (tokens,)."""
+        return list(map(self, texts))
 
     @classmethod
     def of(cls, state: dict[str, Any], placeholder: str | None) -> _FastEncoding | None:

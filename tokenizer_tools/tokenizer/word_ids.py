@@ -1,0 +1,103 @@
+"""Token ids by a memory of words, for vocabularies in which each word is encoded by itself, as BigBird's.
+
+A Unigram model (Kudo, 2018) searches each word's best pieces anew. Notes repeat their words, so most of them are found
+in a dictionary, and only new ones go to `tokenizers`. That is exact where the tokenizer divides text at spaces alone
+and its normalizer changes nothing but runs of spaces; texts with such runs, and those that spell out another added
+token than a placeholder, are left to `tokenizers` whole.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from tokenizer_tools.tokenizer.load import encode
+
+_MOST_CHARACTERS = 1_500_000
+"""Characters of all words that are remembered: 200,000 words, 60 MB with their ids. Then the memory is emptied."""
+_SPACE = "▁"
+_DIVIDES_AT_SPACES = {"type": "Metaspace", "replacement": _SPACE, "prepend_scheme": "always", "split": True}
+_ON_SPACES_ALONE: tuple[dict[str, Any], ...] = (
+    {"type": "Strip", "strip_left": False, "strip_right": False},
+    {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": _SPACE},
+)
+
+
+class WordEncoding:
+    """A Unigram tokenizer with a memory of words.
+
+    Args:
+        backend: the tokenizer.
+        placeholders: the special tokens that texts may contain, and their ids.
+        others: all other added tokens.
+    """
+
+    name = "the memory of words"
+
+    def __init__(self, backend: Tokenizer, placeholders: dict[str, int], others: Sequence[str]) -> None:
+        self._backend, self._placeholders, self._others = backend, placeholders, others
+        self._other_starts = {token[0] for token in others}
+        alternatives = "|".join(map(re.escape, sorted(placeholders, key=len, reverse=True)))
+        self._divide = re.compile(f"({alternatives})") if placeholders else None
+        self._forget()
+
+    def _forget(self) -> None:
+        self._ids = {token: [number] for token, number in self._placeholders.items()}
+        self._characters = 0
+
+    @classmethod
+    def of(cls, state: dict[str, Any], backend: Tokenizer, placeholders: Sequence[str]) -> WordEncoding | None:
+        """Of a tokenizer.json; None if its words aren't encoded by themselves."""
+        normalizer = state["normalizer"] or {"type": "Sequence", "normalizers": []}
+        steps = normalizer["normalizers"] if normalizer["type"] == "Sequence" else [normalizer]
+        added = {entry["content"]: entry for entry in state["added_tokens"]}
+        found = [added[token] for token in placeholders if token in added]
+        takes_surroundings = any(entry[key] for entry in found for key in ("single_word", "lstrip", "rstrip"))
+        if (
+            state["model"]["type"] != "Unigram"
+            or state["pre_tokenizer"] != _DIVIDES_AT_SPACES
+            or any(step not in _ON_SPACES_ALONE for step in steps)
+            or len(found) < len(placeholders)
+            or takes_surroundings
+        ):
+            return None
+        ids = {entry["content"]: entry["id"] for entry in found}
+        return cls(backend, ids, [token for token in added if token and token not in ids])
+
+    def is_safe(self, text: str) -> bool:
+        """Whether a text's words can be encoded by themselves."""
+        if "  " in text or _SPACE in text or text.endswith(" "):
+            return False
+        if any(f" {token}" in text for token in self._placeholders):
+            return False
+        rest = self._divide.sub("", text) if self._divide else text
+        return not any(start in rest for start in self._other_starts) or not any(
+            token in text for token in self._others
+        )
+
+    def encode(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
+        """The ids of each safe text, (tokens,)."""
+        if self._characters > _MOST_CHARACTERS:
+            self._forget()
+        divided = [self._words(text) for text in texts]
+        new = list(dict.fromkeys(word for words in divided for word in words if word not in self._ids))
+        self._ids.update(zip(new, encode(self._backend, new), strict=True))
+        self._characters += sum(map(len, new))
+        lookup = self._ids.__getitem__
+        return [np.fromiter(chain.from_iterable(map(lookup, words)), np.int32) for words in divided]
+
+    def _words(self, text: str) -> list[str]:
+        """A safe text's words and placeholders, in order."""
+        if self._divide is None:
+            return text.removeprefix(" ").split(" ") if text else []
+        words = []
+        for piece in self._divide.split(text):
+            if piece:
+                words += piece.removeprefix(" ").split(" ")
+        return words
