@@ -195,7 +195,8 @@ def all_or_none() -> Iterator[list[str]]:
 
 
 def submit_shards(arguments: Sequence[str], out: Path, slurm: SlurmConfig, dry_run: bool = False) -> dict[str, Any]:
-    """Build shards by three jobs: one reads and hashes all notes, an array packs a share of them each, one finishes.
+    """Build shards by three jobs: one prepares the folder, an array reads and tokenises the notes, a share for each
+    task, and one packs them and finishes.
 
     Args:
         arguments: of `build-shards`.
@@ -212,11 +213,11 @@ def submit_shards(arguments: Sequence[str], out: Path, slurm: SlurmConfig, dry_r
     def parameters(stage: str, **more: Any) -> dict[str, Any]:
         return job_parameters(slurm, logs, f"shards-{stage}", **more)
 
-    scans = [Command((*build, "--stage", "scan"))]
-    shares = [Command((*build, "--stage", "pack", "--share", f"{n}/{slurm.tasks}")) for n in range(slurm.tasks)]
+    prepares = [Command((*build, "--stage", "prepare"))]
+    shares = [Command((*build, "--stage", "scan", "--share", f"{n}/{slurm.tasks}")) for n in range(slurm.tasks)]
     finishes = [Command(build)]
     if dry_run:
-        stages = {"scan": (None, scans), "pack": ("SCAN", shares), "finish": ("PACK", finishes)}
+        stages = {"prepare": (None, prepares), "scan": ("PREPARE", shares), "finish": ("SCAN", finishes)}
         return {
             stage: {
                 "script": script(logs, parameters(stage, after=after), slurm, len(commands)),
@@ -225,14 +226,14 @@ def submit_shards(arguments: Sequence[str], out: Path, slurm: SlurmConfig, dry_r
             for stage, (after, commands) in stages.items()
         }
     earlier = read_json(logs / "jobs.json") or {}
-    refuse_queued([earlier[name] for name in ("scan", "pack", "finish") if name in earlier], str(out))
+    refuse_queued([earlier[name] for name in ("prepare", "scan", "finish") if name in earlier], str(out))
     with all_or_none() as submitted:
-        scan = submit_job(logs, parameters("scan"), slurm, scans)[0]
+        prepare = submit_job(logs, parameters("prepare"), slurm, prepares)[0]
+        submitted.append(prepare)
+        scan = submit_job(logs, parameters("scan", after=prepare), slurm, shares)[0].split("_")[0]
         submitted.append(scan)
-        pack = submit_job(logs, parameters("pack", after=scan), slurm, shares)[0].split("_")[0]
-        submitted.append(pack)
-        finish = submit_job(logs, parameters("finish", after=pack), slurm, finishes)[0]
-    jobs = {"scan": scan, "pack": pack, "finish": finish, "logs": str(logs)}
+        finish = submit_job(logs, parameters("finish", after=scan), slurm, finishes)[0]
+    jobs = {"prepare": prepare, "scan": scan, "finish": finish, "logs": str(logs)}
     write_json(logs / "jobs.json", jobs)
     return jobs
 

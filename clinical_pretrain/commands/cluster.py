@@ -51,7 +51,7 @@ def submit(argv: Sequence[str]) -> dict[str, Any]:
 
 
 def submit_shards(argv: Sequence[str]) -> dict[str, Any]:
-    """Build shards on SLURM: a job reads, an array packs, a job finishes; with the arguments of build-shards."""
+    """Build shards on SLURM: a job prepares, an array tokenises, a job finishes; with the arguments of build-shards."""
     parser = slurm_parser("submit-shards", submit_shards.__doc__)
     own, slurm_arguments, arguments = divide(argv, parser)
     args = parse(parser, own)
@@ -67,13 +67,13 @@ def submit_shards(argv: Sequence[str]) -> dict[str, Any]:
     result = launch.submit_shards(arguments, Path(building.out), slurm, args.dry_run)
     if args.dry_run:
         for number, (stage, job) in enumerate(result.items(), start=1):
-            which = "its first task" if stage == "pack" else "it"
+            which = "its first task" if stage == "scan" else "it"
             print(f"# job {number} of 3, {stage}:\n{job['script']}\n# {which} runs: {job['command']}\n")
     else:
         print(
-            f"jobs {result['scan']} (reads), {result['pack']} (array of {slurm.tasks}, packs), {result['finish']} "
-            f"(finishes) build {building.out}; logs: {result['logs']}\n"
-            f"next: squeue --jobs {result['scan']},{result['pack']},{result['finish']}"
+            f"jobs {result['prepare']} (prepares), {result['scan']} (array of {slurm.tasks}, tokenises), "
+            f"{result['finish']} (finishes) build {building.out}; logs: {result['logs']}\n"
+            f"next: squeue --jobs {result['prepare']},{result['scan']},{result['finish']}"
         )
     return report(args, result)
 

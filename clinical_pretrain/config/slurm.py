@@ -27,7 +27,7 @@ class SlurmConfig:
     cpus_per_task: Annotated[int, Range(1, 1000)] = 4
     """CPU cores per rank."""
     tasks: Annotated[int, Range(1, 100_000)] = 32
-    """submit-shards: number of jobs that share the packing."""
+    """submit-shards: number of jobs that share the reading and tokenising."""
     time: str = "24:00:00"
     """Time limit in SLURM's notation. A training saves before it and is requeued."""
     warning_seconds: Annotated[int, Range(0, 1_000_000)] = 300

@@ -264,7 +264,7 @@ def test_shards_are_built_by_an_array_and_one_task_is_retried_alone(cluster, cor
     cluster.ok(*call)
     jobs = json.loads(report.read_text())
     again = cluster.run(*call)
-    assert again.returncode == 2 and f"{jobs['pack']}, {jobs['finish']} is queued or running" in again.stderr, (
+    assert again.returncode == 2 and f"{jobs['scan']}, {jobs['finish']} is queued or running" in again.stderr, (
         again.stderr
     )
 
@@ -274,7 +274,7 @@ def test_shards_are_built_by_an_array_and_one_task_is_retried_alone(cluster, cor
 
     os.kill(wait_for(of_share_one, "the array's second task")[0], signal.SIGKILL)
     assert cluster.wait(jobs["finish"], "COMPLETED", "FAILED", "CANCELLED") == "COMPLETED"
-    assert [cluster.facts(f"{jobs['pack']}_{task}")["Restarts"] for task in range(3)] == ["0", "1", "0"]
+    assert [cluster.facts(f"{jobs['scan']}_{task}")["Restarts"] for task in range(3)] == ["0", "1", "0"]
     hashes = [
         {path.relative_to(folder): file_sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
         for folder in (cluster.folder / "alone", cluster.folder / "by array")

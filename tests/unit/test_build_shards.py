@@ -140,13 +140,18 @@ def test_the_number_of_workers_changes_nothing(built, corpus, tmp_path):
 def test_machines_that_share_the_work_change_nothing(built, corpus, tmp_path):
     """In any order, one share twice; the last build does what is missing."""
     out = tmp_path / "shards"
-    with pytest.raises(UserError, match="nothing to pack yet; first run the same command with --stage scan"):
-        build(corpus, out, workers=1, stage="pack", share="0/3")
-    assert build(corpus, out, workers=1, stage="scan") is None
-    assert not list(out.rglob("*.arrow"))
+    with pytest.raises(
+        UserError, match="not prepared for these settings; first run the same command with --stage prep"
+    ):
+        build(corpus, out, workers=1, stage="scan", share="0/3")
+    assert not out.exists() and build(corpus, out, workers=1, stage="prepare") is None
+    with pytest.raises(UserError, match="not prepared for these settings"):
+        build(corpus, out, sequence_length=128, workers=1, stage="scan", share="0/3")
     for number in (2, 0, 2):
-        assert build(corpus, out, workers=1, stage="pack", share=f"{number}/3") is None
-    assert sorted(path.name for path in (out / "train").iterdir())[:2] == ["part-00000.arrow", "part-00002.arrow"]
+        assert build(corpus, out, workers=1, stage="scan", share=f"{number}/3") is None
+    assert not list(out.rglob("*.arrow"))
+    scanned = sorted(path.name for path in (out / "work" / "notes").iterdir())
+    assert scanned[:3] == ["part-00000.npz", "part-00002.npz", "part-00003.npz"]
     assert build(corpus, out, workers=1) == built[1]
     assert content(out) == content(built[0])
 
@@ -207,7 +212,7 @@ def test_a_finished_folder_is_left_alone(built, corpus, shards):
 )
 def test_files_of_another_format_are_refused_in_one_line(text, message, corpus, tmp_path):
     out = tmp_path / "shards"
-    build(corpus, out, workers=1, stage="scan")
+    build(corpus, out, workers=1, stage="prepare")
     (out / "work" / "plan.json").write_text(text)
     with pytest.raises(UserError, match=rf"plan.json: {message}.*; delete {out}, or choose another --out$"):
         build(corpus, out)

@@ -33,7 +33,10 @@ CONFIG = str(REPOSITORY / "configs" / "clinical_longformer.yaml")
             "build-shards --notes x --out y --tokenizer z --cleaning.whitespace so",
             "--cleaning.whitespace is so, must be",
         ),
-        ("build-shards --notes x --out y --tokenizer z --stage x", "--stage is x, must be one of all, scan, pack (see"),
+        (
+            "build-shards --notes x --out y --tokenizer z --stage x",
+            "--stage is x, must be one of all, prepare, scan (see",
+        ),
         ("build-shards --notes x --out y --tokenizer z --files x", "--files is x, must be one of csv, jsonl, parquet"),
         (
             "build-shards --notes x --out y --tokenizer z --sequence-length 7 --notes-per-part 0",

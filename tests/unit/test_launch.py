@@ -173,8 +173,8 @@ def test_the_three_scripts_of_a_shard_build_can_be_seen(corpus, tmp_path, capsys
     words = ["submit-shards", "--notes", str(corpus / "notes.csv"), "--tokenizer", str(corpus / "tokenizer")]
     assert main([*words, "--out", str(tmp_path / "s"), "--slurm.tasks", "3", "--dry-run"]) == 0
     said = capsys.readouterr().out
-    for line in ("# job 1 of 3, scan:", "# it runs: python -m clinical_pretrain build-shards", "--array=0-2",
-                 "--dependency=afterok:SCAN", "--stage pack --share 0/3", "--dependency=afterok:PACK"):  # fmt: skip
+    for line in ("# job 1 of 3, prepare:", "# it runs: python -m clinical_pretrain build-shards", "--array=0-2",
+                 "--dependency=afterok:PREPARE", "--stage scan --share 0/3", "--dependency=afterok:SCAN"):  # fmt: skip
         assert line in said, said
     assert not list(tmp_path.iterdir())
 

@@ -142,6 +142,20 @@ def build(corpus, world, out, rules, **options):
     return build_shards([world[0]], str(corpus / "tokenizer"), out, settings, BuildOptions(**options))
 
 
+def build_keep_list(*arguments, **options):
+    """The same, stopped before stage pack."""
+
+    class Stopped(Exception):
+        pass
+
+    def stop(*_):
+        raise Stopped
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr("tokenizer_tools.shards.build.pack", stop)
+        build(*arguments, **options)
+
+
 def content(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
@@ -152,7 +166,7 @@ def built(corpus, world, tmp_path_factory):
     made = {}
     for what in ("drop", "keep"):
         out = tmp_path_factory.mktemp("built") / what
-        build(corpus, world, out, replace(DROP, near=what), workers=1, stage="scan")
+        build_keep_list(corpus, world, out, replace(DROP, near=what), workers=1)
         outcomes = np.load(out / "work" / "outcome.npy")
         build(corpus, world, out, replace(DROP, near=what), workers=1)
         made[what] = out, outcomes
@@ -215,7 +229,7 @@ def test_the_manifest_the_report_and_verify_agree(what, built, world):
 def test_the_number_of_workers_and_of_jobs_changes_nothing(workers, built, corpus, world, tmp_path, monkeypatch):
     monkeypatch.setattr(over_corpus, "NOTES_PER_JOB", 40)
     monkeypatch.setattr(over_corpus, "NOTES_IN_MEMORY", 100 * workers)
-    build(corpus, world, tmp_path / "s", DROP, workers=workers, stage="scan")
+    build_keep_list(corpus, world, tmp_path / "s", DROP, workers=workers)
     assert len(list((tmp_path / "s" / "work" / "near").glob("job-*.npy"))) > 5
     assert (np.load(tmp_path / "s" / "work" / "outcome.npy") == built["drop"][1]).all()
 

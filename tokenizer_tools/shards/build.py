@@ -39,7 +39,7 @@ from tokenizer_tools.manifest import (
     fingerprint,
 )
 from tokenizer_tools.progress import say
-from tokenizer_tools.shards.folder import ShardBuild, disk_errors, lock, prepare_folder
+from tokenizer_tools.shards.folder import ShardBuild, disk_errors, is_prepared, lock, prepare_folder
 from tokenizer_tools.shards.keep_list import KeepList, count_people, count_times, make_keep_list
 from tokenizer_tools.shards.near_duplicates import count_crowded
 from tokenizer_tools.shards.pack import PackedPart, pack
@@ -72,7 +72,7 @@ def build_shards(
         options: how the build runs.
 
     Returns:
-        The manifest; None after the stages scan and pack.
+        The manifest; None after the stages prepare and scan.
 
     Raises:
         UserError: bad input, a folder that holds something else, or a full disk.
@@ -90,20 +90,20 @@ def build_shards(
     build = ShardBuild(out, settings, info, whitespace, key)
     plan = _plan(build, inputs)
     with disk_errors(out):
+        if options.stage == "scan" and not is_prepared(build, plan):
+            raise UserError(f"{out}: not prepared for these settings; first run the same command with --stage prepare")
         finished = prepare_folder(build, plan)
         if finished is not None:
             return finished
-        if options.stage == "pack" and not (build.work / "outcome.npy").exists():
-            raise UserError(f"{out}: nothing to pack yet; first run the same command with --stage scan")
-        with lock(build.work, shared=options.stage == "pack"):
+        with lock(build.work, shared=options.stage == "scan"):
             _save_tokenizer(loaded, build)
-            scanned = scan(inputs, build, options.workers)
+            if options.stage == "prepare":
+                return None
+            scanned = scan(inputs, build, options)
+            if scanned is None:
+                return None
             keep = make_keep_list(scanned, build, options.workers)
-            if options.stage == "scan":
-                return None
-            packed = pack(keep, build, options)
-            if options.stage == "pack":
-                return None
+            packed = pack(keep, build, options.workers)
             return _finish(packed, keep, build, plan)
 
 

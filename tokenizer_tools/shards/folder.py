@@ -94,6 +94,13 @@ class ShardBuild:
         return clean(text, self.settings.cleaning, self.tokenizer.placeholder, self.unknown_whitespace)
 
 
+def is_prepared(build: ShardBuild, plan: dict[str, Any]) -> bool:
+    """Whether `prepare_folder` would change nothing, so that several machines may start at once."""
+    if (build.out / MANIFEST_NAME).exists():
+        return True
+    return build.tokenizer_folder.exists() and (build.work / "plan.json").exists() and _read_plan(build) == plan
+
+
 def prepare_folder(build: ShardBuild, plan: dict[str, Any]) -> Manifest | None:
     """Create the folder, or resume an earlier build with the same plan.
 
@@ -112,7 +119,7 @@ def prepare_folder(build: ShardBuild, plan: dict[str, Any]) -> Manifest | None:
         shutil.rmtree(work, ignore_errors=True)
         return manifest
     if (work / "plan.json").exists():
-        earlier = read_json(work / "plan.json", FORMAT_VERSION, f"delete {out}, or choose another --out")
+        earlier = _read_plan(build)
         if (work / "packed").exists():
             _refuse_other_settings(out, earlier, plan, "an unfinished build")
             return None
@@ -126,6 +133,10 @@ def prepare_folder(build: ShardBuild, plan: dict[str, Any]) -> Manifest | None:
     work.mkdir(exist_ok=True, mode=0o700)
     write_json(work / "plan.json", plan)
     return None
+
+
+def _read_plan(build: ShardBuild) -> dict[str, Any]:
+    return read_json(build.work / "plan.json", FORMAT_VERSION, f"delete {build.out}, or choose another --out")
 
 
 def _refuse_other_settings(out: Path, earlier: dict[str, Any], plan: dict[str, Any], what: str) -> None:
@@ -146,7 +157,7 @@ def _refuse_unknown_files(out: Path, work: Path) -> None:
 
 @contextlib.contextmanager
 def lock(work: Path, shared: bool) -> Iterator[None]:
-    """Let one build write here, or several that pack their shares (`shared`).
+    """Let one build write here, or several that scan their shares (`shared`).
 
     Raises:
         UserError: another build holds the lock.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import accumulate
@@ -18,7 +17,6 @@ from tokenizer_tools.progress import Progress
 from tokenizer_tools.shards.folder import ShardBuild
 from tokenizer_tools.shards.keep_list import KeepList
 from tokenizer_tools.shards.sequences import pack_sequences
-from tokenizer_tools.shards.settings import BuildOptions
 from tokenizer_tools.shards.token_ids import delete_ids, load_ids
 from tokenizer_tools.shards.workers import advance, run_jobs
 from tokenizer_tools.shards.write import write_sequences
@@ -41,22 +39,18 @@ class PackedPart:
         return cls(**raw | {"files": {split: ShardFile(**entry) for split, entry in raw["files"].items()}})
 
 
-def pack(keep: KeepList, build: ShardBuild, options: BuildOptions) -> list[PackedPart]:
-    """Pack the parts of a share that aren't packed yet. Returns all parts of the share."""
+def pack(keep: KeepList, build: ShardBuild, workers: int | None) -> list[PackedPart]:
+    """Pack the parts that aren't packed yet. Returns all parts."""
     (build.work / "packed").mkdir(exist_ok=True, mode=0o700)
     scanned = keep.scanned
-    share = options.parts_of_share(scanned.parts)
-    missing = [number for number in share if not build.packed_file(number).exists()]
+    missing = [number for number in range(scanned.parts) if not build.packed_file(number).exists()]
     kept_before = [0, *accumulate(int(keep.kept(number).sum()) for number in range(scanned.parts))]
     jobs = (partial(pack_part, number, keep.kept(number), kept_before[number], build) for number in missing)
 
-    def notes_of(numbers: Iterable[int]) -> int:
-        return sum(scanned.starts[number + 1] - scanned.starts[number] for number in numbers)
-
-    with Progress("packing", total=notes_of(share)) as progress:
-        progress.advance(notes_of(share) - notes_of(missing))
-        run_jobs(jobs, options.workers, progress)
-    return [PackedPart.load(build.packed_file(number)) for number in share]
+    with Progress("packing", total=scanned.starts[-1]) as progress:
+        progress.advance(scanned.starts[-1] - sum(len(keep.kept(number)) for number in missing))
+        run_jobs(jobs, workers, progress)
+    return [PackedPart.load(build.packed_file(number)) for number in range(scanned.parts)]
 
 
 def pack_part(number: int, kept: npt.NDArray[np.bool_], first_note: int, build: ShardBuild) -> None:

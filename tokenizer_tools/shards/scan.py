@@ -27,6 +27,7 @@ from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import write_json
 from tokenizer_tools.progress import Progress
 from tokenizer_tools.shards.folder import ShardBuild
+from tokenizer_tools.shards.settings import BuildOptions
 from tokenizer_tools.shards.token_ids import tokenise
 from tokenizer_tools.shards.workers import Job, run_jobs
 
@@ -91,8 +92,8 @@ class ScannedNotes:
             return [np.asarray(arrays[name]) for name in names or _COLUMNS]
 
 
-def scan(inputs: list[Input], build: ShardBuild, workers: int | None) -> ScannedNotes:
-    """Scan the parts of the inputs that no earlier build has scanned.
+def scan(inputs: list[Input], build: ShardBuild, options: BuildOptions) -> ScannedNotes | None:
+    """Scan the parts of the inputs that no earlier build has scanned. None if they are only a share of all.
 
     Raises:
         UserError: there are no notes, or the patient of one isn't known although the split needs it.
@@ -106,12 +107,14 @@ def scan(inputs: list[Input], build: ShardBuild, workers: int | None) -> Scanned
     def jobs() -> Iterator[Job]:
         nonlocal count
         for part in parts_of(inputs, settings.notes_per_part, settings.reading, settings.split):
-            if not build.scan_file(count).exists():
+            if options.is_of_share(count) and not build.scan_file(count).exists():
                 yield partial(scan_part, count, part, build)
             count += 1
 
     with Progress("reading and tokenising") as progress:
-        run_jobs(jobs(), workers, progress)
+        run_jobs(jobs(), options.workers, progress)
+    if options.stage == "scan":
+        return None
     if count == 0:
         raise UserError("no notes found in the input; check --notes")
     scanned = ScannedNotes(build, count)

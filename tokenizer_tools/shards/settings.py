@@ -60,11 +60,11 @@ class BuildOptions:
 
     workers: Annotated[int, Range(1, 10_000)] | None = None
     """Processes. Default: one per core."""
-    stage: Literal["all", "scan", "pack"] = "all"
-    """For machines that share the work: first scan on one of them, then pack on each with its own share, then all on
-    one, which does what is missing and finishes."""
+    stage: Literal["all", "prepare", "scan"] = "all"
+    """For machines that share the work: first prepare on one of them, then scan on each with its own share, then all
+    on one, which does what is missing and finishes."""
     share: str = "0/1"
-    """K/N: stage pack packs only the K-th of N shares, counted from 0."""
+    """K/N: stage scan reads and tokenises only the K-th of N shares, counted from 0."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -72,7 +72,7 @@ class BuildOptions:
         if not found or int(found[1]) >= int(found[2]):
             raise UserError(f"--share {self.share}: must be K/N with K from 0 to N - 1")
 
-    def parts_of_share(self, parts: int) -> range:
-        """Numbers of the parts that this share packs, of so many in all."""
-        first, step = map(int, self.share.split("/"))
-        return range(first, parts, step)
+    def is_of_share(self, number: int) -> bool:
+        """Whether this machine scans a part."""
+        share, shares = map(int, self.share.split("/"))
+        return self.stage != "scan" or number % shares == share

@@ -96,7 +96,7 @@ class WordEncoding:
         """A safe text's words and placeholders, in order."""
         if self._divide is None:
             return text.removeprefix(" ").split(" ") if text else []
-        words = []
+        words: list[str] = []
         for piece in self._divide.split(text):
             if piece:
                 words += piece.removeprefix(" ").split(" ")
