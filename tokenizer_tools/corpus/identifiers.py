@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,12 @@ def identifier_of(value: Any) -> str:
     """
     if isinstance(value, float | np.floating) and abs(value) >= 2 ** (np.finfo(type(value)).nmant + 1):
         raise LostDigitsError
-    text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text_of(value))).strip().casefold()
+    return _normalized(text_of(value))
+
+
+@lru_cache(maxsize=10_000)  # a patient's notes often stand together
+def _normalized(text: str) -> str:
+    text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text)).strip().casefold()
     if text in MISSING_IDENTIFIERS:
         return ""
     if number := _SCIENTIFIC.fullmatch(text):

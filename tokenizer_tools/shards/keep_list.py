@@ -80,10 +80,17 @@ def _kept_by_hash(
             values = scanned.columns(number, hashed, *others)
             chosen = outcomes[scanned.notes_of(number)] == Outcome.KEPT
             if buckets > 1:
-                chosen &= np.array([int(digest[:8], 16) % buckets == bucket for digest in values[0]])
+                chosen &= _bucket_of(values[0], buckets) == bucket
             indices.append(np.flatnonzero(chosen) + scanned.starts[number])
             columns.append(np.stack([column[chosen].astype(HASH_DTYPE) for column in values], axis=1))
         yield np.concatenate(indices), np.concatenate(columns)
+
+
+def _bucket_of(hashes: npt.NDArray[np.bytes_], buckets: int) -> npt.NDArray[np.uint64]:
+    """(notes,): a number below `buckets` that equal hashes share."""
+    first_digits = np.ascontiguousarray(hashes).view(np.uint64)[:: HASH_DTYPE.itemsize // 8]
+    mixed = (first_digits * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)  # text has few different low bits
+    return mixed % np.uint64(buckets)
 
 
 @dataclass(frozen=True)

@@ -87,10 +87,11 @@ class IdEncoder:
             return fast.is_safe(text)
         if any(token in text for token in self._special):
             return False
-        lengths = [len(word) for word in text.split()]
-        white_space = len(text) - sum(lengths)
-        if max(lengths, default=0) > _LONGEST_RUN or white_space - len(lengths) > _LONGEST_RUN:
-            return False
+        if len(text) > _LONGEST_RUN:
+            lengths = list(map(len, text.split()))
+            white_space = len(text) - sum(lengths)
+            if max(lengths, default=0) > _LONGEST_RUN or white_space - len(lengths) > _LONGEST_RUN:
+                return False
         return text.isascii() or all(self._is_same(character, fast) for character in set(text) if character > "\x7f")
 
     def _is_same(self, character: str, fast: _FastEncoding) -> bool:
