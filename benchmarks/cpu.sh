@@ -2,6 +2,7 @@
 # Every stored figure that needs no GPU: about three and a half hours on two cores, and 18 GB of memory.
 #   benchmarks/cpu.sh [longformer|bigbird ...]
 # MTSAMPLES: a folder with notes/mtsamples_all.jsonl.gz and tokenizers/{longformer,bigbird}; RESULTS: where figures go.
+# DATATROVE: the Python of an environment with datatrove, which is compared if there is one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
@@ -33,6 +34,8 @@ for model in "$@"; do
     bench "mtsamples_$model" mtsamples.py --family "$model" --notes "$data/notes/mtsamples_all.jsonl.gz" \
         --tokenizer "$data/tokenizers/$model"
     bench "unknown_tokens_$model" unknown_tokens.py --tokenizer "$model"
+    bench "shards_$model" shards.py --model "$model" --tokenizers "$data/tokenizers" \
+        ${DATATROVE:+--datatrove "$DATATROVE"}
     bench "run_mlm_baseline_$model" run_mlm_baseline.py --steps 1 --repeats 5 --config benchmarks/mtsamples.yaml \
         --model.family "$model" --data.shards "runs/mtsamples/shards_$model" --model.size.hidden_size 768 \
         --model.size.num_attention_heads 12 --model.size.intermediate_size 3072 --model.size.attention_window 512
