@@ -7,7 +7,8 @@ frequencies follow Zipf's law, as repeated phrases alone would flatter what reme
 its start included. The raw tokenizer is `encode_batch_fast` on the cleaned texts in memory, and nothing else: the
 ceiling of what leaves the encoding to `tokenizers`. run_mlm.py's preprocessing and datatrove's are measured without
 their imports. datatrove takes part where --datatrove names the Python of an environment with it (pip install
-"datatrove[io,processing]"). Memory is the resident memory of a process and all its workers, summed every 0.1 s.
+"datatrove[io,processing]"); the processor time of its workers isn't known here. Memory is the resident memory of a
+process and all its workers, summed every 0.1 s.
 """
 
 from __future__ import annotations
@@ -188,7 +189,7 @@ def summary(found: dict[str, list[dict[str, float]]], corpus: Corpus) -> dict[st
         result[f"mb_per_second_{name}"] = round(corpus.megabytes / medians["seconds"], 2)
     for peer, label in (("raw", "ceiling"), ("run_mlm", "run_mlm"), ("datatrove", "datatrove")):
         for ours in ("ours", "ours_near", "ours_gz"):
-            for key, prefix in (("seconds", ""), ("cpu_seconds", "cpu_")):
+            for key, prefix in (("seconds", ""), ("cpu_seconds", "cpu_"))[: 1 if peer == "datatrove" else 2]:
                 pairs = zip(found.get(peer, []), found.get(ours, []), strict=False)
                 if ratios := [theirs[key] / own[key] for theirs, own in pairs]:
                     result[f"{prefix}of_{label}{ours.removeprefix('ours')}"] = round(statistics.median(ratios), 3)

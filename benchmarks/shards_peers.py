@@ -65,12 +65,12 @@ def run_mlm(notes: Path, tokenizer: Path, workers: int, out: Path) -> float:
 def datatrove(notes: Path, tokenizer: Path, workers: int, out: Path) -> float:
     """datatrove's reader and tokeniser. It shares work by files, so `notes` is a folder with a file for each worker."""
     from datatrove.executor import LocalPipelineExecutor
-    from datatrove.pipeline.readers import CsvReader
+    from datatrove.pipeline.readers import CSVReader
     from datatrove.pipeline.tokens import DocumentTokenizer
 
     started = time.perf_counter()
     steps = [
-        CsvReader(str(notes), text_key="TEXT", id_key="ROW_ID"),
+        CSVReader(str(notes), text_key="TEXT", id_key="ROW_ID"),
         DocumentTokenizer(str(out / "tokens"), str(tokenizer / "tokenizer.json"), shuffle_documents=False),
     ]
     LocalPipelineExecutor(steps, tasks=workers, workers=workers, logging_dir=str(out / "logs")).run()
