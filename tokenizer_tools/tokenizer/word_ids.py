@@ -48,7 +48,7 @@ class WordEncoding:
         self._forget()
 
     def _forget(self) -> None:
-        self._ids = {token: [number] for token, number in self._placeholders.items()}
+        self._ids = {token: _packed([number]) for token, number in self._placeholders.items()}
         self._characters = 0
 
     @classmethod
@@ -86,11 +86,11 @@ class WordEncoding:
         if self._characters > _MOST_CHARACTERS:
             self._forget()
         divided = [self._words(text) for text in texts]
-        new = list(dict.fromkeys(word for words in divided for word in words if word not in self._ids))
-        self._ids.update(zip(new, encode(self._backend, new), strict=True))
+        new = list(set(chain.from_iterable(divided)) - self._ids.keys())
+        self._ids.update(zip(new, map(_packed, encode(self._backend, new)), strict=True))
         self._characters += sum(map(len, new))
         lookup = self._ids.__getitem__
-        return [np.fromiter(chain.from_iterable(map(lookup, words)), np.int32) for words in divided]
+        return [np.frombuffer(b"".join(map(lookup, words)), np.int32) for words in divided]
 
     def _words(self, text: str) -> list[str]:
         """A safe text's words and placeholders, in order."""
@@ -101,3 +101,8 @@ class WordEncoding:
             if piece:
                 words += piece.removeprefix(" ").split(" ")
         return words
+
+
+def _packed(ids: list[int]) -> bytes:
+    """Ids as bytes, which are joined faster than lists."""
+    return np.array(ids, np.int32).tobytes()
