@@ -20,6 +20,8 @@ SPLITS = ("train", "validation", "test")
 MANIFEST_NAME = "manifest.json"
 NOTES_TABLE_NAME = "notes.arrow"
 TOKENIZER_FOLDER = "tokenizer"
+REPORT_NAMES = ("report.html", "report.svg", "report.json")
+"""Files that describe the shards. Nothing depends on them."""
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,19 @@ def verify(argv: Sequence[str]) -> dict[str, Any]:
     return result
 
 
+def describe_shards(argv: Sequence[str]) -> dict[str, Any]:
+    """Describe finished shards without any text: a page, a picture and JSON, as build-shards writes them."""
+    from tokenizer_tools.manifest import REPORT_NAMES
+    from tokenizer_tools.shards.describe.describe import describe_shards as describe
+
+    parser = make_parser("describe-shards", describe_shards.__doc__)
+    parser.add_argument("shards", help="shard folder made by build-shards, also by an earlier version")
+    args = parse(parser, argv)
+    described = describe(Path(args.shards))
+    print("\n".join(str(Path(args.shards) / name) for name in REPORT_NAMES))
+    return report(args, described.to_json())
+
+
 def clean(argv: Sequence[str]) -> dict[str, Any]:
     """Show what each cleaning rule does to notes, before and after, and count what it changes."""
     from tokenizer_tools.corpus.clean_report import CleanSettings, describe_counts, describe_examples, report_cleaning

@@ -3,7 +3,7 @@
 1. Scan: read the notes once, in parts of a fixed number in input order; keep hashes, splits, categories and times.
 2. Keep list: decide over all parts which notes stay, and where they stand in the notes table.
 3. Pack: read the notes again; tokenise each part and write its shard files.
-4. Finish: write `notes.arrow`, then `manifest.json`, and delete the work folder.
+4. Finish: write `notes.arrow`, then `manifest.json`, delete the work folder, and write the report.
 
 A finished file is never written again, so a second start does only what is missing. Parts are independent, so the bytes
 depend neither on the number of workers nor on how often the build was stopped.
@@ -38,6 +38,7 @@ from tokenizer_tools.manifest import (
     fingerprint,
 )
 from tokenizer_tools.progress import say
+from tokenizer_tools.shards.describe.describe import add_missing_report
 from tokenizer_tools.shards.folder import ShardBuild, disk_errors, lock, prepare_folder
 from tokenizer_tools.shards.keep_list import KeepList, count_people, count_times, make_keep_list
 from tokenizer_tools.shards.near_duplicates import count_crowded
@@ -91,6 +92,7 @@ def build_shards(
     with disk_errors(out):
         finished = prepare_folder(build, plan)
         if finished is not None:
+            add_missing_report(out)
             return finished
         if options.stage == "pack" and not (build.work / "outcome.npy").exists():
             raise UserError(f"{out}: nothing to pack yet; first run the same command with --stage scan")
@@ -184,6 +186,7 @@ def _finish(packed: list[PackedPart], keep: KeepList, build: ShardBuild, plan: d
     )
     manifest.save(build.out)
     shutil.rmtree(build.work)
+    add_missing_report(build.out)
     return manifest
 
 

@@ -29,7 +29,8 @@ def percent(share: float | None) -> str:
     """A share in percent, with a digit more where it is small; a dash if there is none."""
     if share is None:
         return "–"
-    return f"{100 * share:.1f} %" if share == 0 or share >= 0.01 else f"{100 * share:.2g} %"
+    digits = ".0f" if share in (0, 1) else ".1f" if share >= 0.01 else ".2g"
+    return f"{100 * share:{digits}} %"
 
 
 def decimal(value: float | None, digits: int) -> str:

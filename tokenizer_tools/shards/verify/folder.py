@@ -15,6 +15,7 @@ from tokenizer_tools.files import file_sha256
 from tokenizer_tools.manifest import (
     MANIFEST_NAME,
     NOTES_TABLE_NAME,
+    REPORT_NAMES,
     TOKENIZER_FOLDER,
     Manifest,
     ShardFile,
@@ -36,7 +37,7 @@ _ROLES = {
 
 def check_files(folder: Path, manifest: Manifest) -> tuple[Check, set[str]]:
     """Compare the files with those that a build writes. Returns also the files that are there, of those."""
-    check, expected = Check("files"), {MANIFEST_NAME, NOTES_TABLE_NAME, *_TOKENIZER_FILES}
+    check, expected = Check("files"), {MANIFEST_NAME, NOTES_TABLE_NAME, *REPORT_NAMES, *_TOKENIZER_FILES}
     for split, info in manifest.splits.items():
         before = -1
         for entry in info.files:
@@ -61,7 +62,7 @@ def check_files(folder: Path, manifest: Manifest) -> tuple[Check, set[str]]:
                 check.fault("left over by a build", "work/", "run the same build-shards command again: it deletes this")
             else:
                 check.fault("not a file of these shards", name, "move it elsewhere, or delete it")
-    for name in sorted(expected - there):
+    for name in sorted(expected - there - set(REPORT_NAMES)):
         check.fault("missing", name, COPY)
     check.found = f"{len(there):,} files, {_size(size)}"
     return check, there
