@@ -15,7 +15,7 @@ from tokenizer_tools.shards.describe.hide import SMALLEST, Shown, show, show_par
 
 FORMAT_VERSION = 1
 MAX_GROUPS = 30
-"""Largest number of categories, and of inputs, that are shown."""
+"""Largest number of categories, and of sources, that are shown."""
 _LONGEST_NAME = 60
 _PERCENTILES = (5, 25, 50, 75, 95)
 _SETTINGS = {
@@ -27,7 +27,7 @@ _SETTINGS = {
 
 @dataclass(frozen=True)
 class Row:
-    """The notes of a split, a category or an input, or all."""
+    """The notes of a split, a category or a source, or all."""
 
     name: str
     merged: int

@@ -26,7 +26,7 @@ Integers = npt.NDArray[np.int64]
 
 @dataclass
 class Group:
-    """The notes of a split, a category or an input, or of several rare ones together."""
+    """The notes of a split, a category or a source, or of several rare ones together."""
 
     name: str
     patients: int = 0
@@ -96,8 +96,8 @@ def count_shards(folder: Path, manifest: Manifest, min_patients: int, max_groups
     Args:
         folder: of finished shards.
         manifest: theirs.
-        min_patients: categories and inputs with fewer patients are counted together.
-        max_groups: largest number of categories, and of inputs; the smaller ones are counted together, too.
+        min_patients: categories and sources with fewer patients are counted together.
+        max_groups: largest number of categories, and of sources; the smaller ones are counted together, too.
 
     Raises:
         UserError: a file is missing or damaged.
@@ -122,9 +122,18 @@ def count_shards(folder: Path, manifest: Manifest, min_patients: int, max_groups
     return counts
 
 
-def source_names(manifest: Manifest) -> list[str]:
-    """The names of the inputs, by their numbers in the notes table."""
-    return [str(entry["name"]) for entry in manifest.settings["inputs"]]
+def source_names(manifest: Manifest) -> tuple[list[str], npt.NDArray[np.int32]]:
+    """The names of the sources, and the source of each input, (inputs,): by its number in the notes table.
+
+    A manifest without sources has one for each input.
+    """
+    inputs = manifest.settings["inputs"]
+    if described := getattr(manifest, "sources", None):
+        of_input = np.zeros(len(inputs), np.int32)
+        for number, source in enumerate(described):
+            of_input[source.inputs] = number
+        return [str(source.name) for source in described], of_input
+    return [str(entry["name"]) for entry in inputs], np.arange(len(inputs), dtype=np.int32)
 
 
 def _notes_of(path: Path, finder: WordFinder | None, counts: ShardCounts) -> Iterator[tuple[Integers, Integers]]:
@@ -148,9 +157,9 @@ def _notes_of(path: Path, finder: WordFinder | None, counts: ShardCounts) -> Ite
 
 
 def _read_notes(
-    folder: Path, sources: list[str], limits: tuple[int, int]
+    folder: Path, sources: tuple[list[str], npt.NDArray[np.int32]], limits: tuple[int, int]
 ) -> tuple[npt.NDArray[np.int32], Grouping, Grouping]:
-    """Each note's patient as a number, (notes,); categories; inputs.
+    """Each note's patient as a number, (notes,); categories; sources.
 
     Raises:
         UserError: the notes table is missing or damaged.
@@ -163,10 +172,11 @@ def _read_notes(
     encoded = column.combine_chunks().dictionary_encode()
     names, of_note = encoded.dictionary.to_pylist(), encoded.indices.to_numpy().astype(np.int32)
     patients = np.unique(table.groups[:, 0], return_inverse=True)[1].astype(np.int32)  # 64 bits of the hash do
+    source_of_note = sources[1][table.sources]
     return (
         patients,
         _group(names, of_note, patients, limits),
-        _group(sources, table.sources.astype(np.int32), patients, limits),
+        _group(sources[0], source_of_note, patients, limits),
     )
 
 

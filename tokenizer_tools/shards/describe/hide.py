@@ -33,5 +33,5 @@ def show_parts(counts: Sequence[int]) -> list[Shown]:
 
 def show_total(parts: Sequence[int]) -> Shown:
     """The total of parts that are shown one by one: the sum of those that aren't hidden, and ">" if one is."""
-    visible = sum(count for count in parts if show(count) != SMALL)
-    return visible if visible == sum(parts) else f">{visible}"
+    visible, total = sum(count for count in parts if show(count) != SMALL), sum(parts)
+    return show(total) if total in (visible, *range(SMALLEST)) else f">{visible}"

@@ -23,7 +23,7 @@ def make_page(report: ShardReport) -> str:
         "Notes kept and removed": _removed(report),
         "Length of notes": _lengths(report),
         "Categories": _categories(report),
-        "Inputs": _table("Notes and tokens by input", "input", report.sources, report),
+        "Sources": _table("Notes and tokens by source", "source", report.sources, report),
         "Unknown tokens": _unknown(report.unknown),
         "Settings": _settings(report),
         "What is hidden": _hidden(report),
@@ -34,7 +34,7 @@ def make_page(report: ShardReport) -> str:
     )
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; style-src \'unsafe-inline\'">\n'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n<meta name="robots" content="noindex">\n'
         f"<title>Shards {report.fingerprint[:12]}: what they hold</title>\n<style>\n{CSS}</style>\n</head>\n<body>\n"
@@ -83,8 +83,10 @@ def _removed(report: ShardReport) -> str:
     apart = [f"{shown(count)} {name.replace('_', ' ')}" for name, count in report.kept_although.items() if count]
     rules = ", ".join(f"<code>{escape(str(rule))}</code>" for rule in report.settings["cleaning_rules"]) or "none"
     return (
-        _figure("removed", "Notes kept, and removed by reason", report)
+        '<div class="pair">'
+        + _figure("removed", "Notes kept, and removed by reason", report)
         + _cells("Notes by what became of them", ("notes", "count"), rows)
+        + "</div>"
         + (f"<p>Of the notes that were kept: {'; '.join(apart)}.</p>" if apart else "")
         + f"<p>Near-duplicates: {_near(report)}. Cleaning rules, in order: {rules}. What these change in the text isn't "
         "recorded; <code>clinical-pretrain clean</code> counts it.</p>"
@@ -96,7 +98,7 @@ def _near(report: ShardReport) -> str:
     if rules.get("near") == "off":
         return "not looked for"
     became = {"drop": "dropped", "keep": "kept, but not across splits"}.get(str(rules.get("near")), "see the settings")
-    return f"{became} ({percent(rules.get('threshold'))} of runs of {rules.get('ngram')} words in common)"
+    return f"{became} ({100 * rules.get('threshold', 0):g} % of runs of {rules.get('ngram')} words in common)"
 
 
 def _lengths(report: ShardReport) -> str:
@@ -105,9 +107,10 @@ def _lengths(report: ShardReport) -> str:
     longer = [(f"Notes longer than {int(limit):,}", shown(count)) for limit, count in lengths.longer_than.items()]
     bins = [(f"{each.first:,} to {each.last:,}", shown(each.notes)) for each in lengths.bins]
     return (
-        _figure("lengths", "Notes by their number of tokens", report)
+        '<div class="pair">'
+        + _figure("lengths", "Notes by their number of tokens", report)
         + _cells("Tokens per note, those that begin and end it included", ("", "value"), percentiles + longer)
-        + "<details><summary>The bins of the plot</summary>"
+        + "</div><details><summary>The bins of the plot</summary>"
         + _cells("Notes by number of tokens", ("tokens", "notes"), bins)
         + "</details>"
     )
@@ -128,7 +131,8 @@ def _categories(report: ShardReport) -> str:
 
 
 def _unknown(unknown: Unknown) -> str:
-    text = f"<p>{shown(unknown.tokens)} tokens ({percent(unknown.share)}) are unknown to the tokenizer."
+    counted = f"{shown(unknown.tokens)} tokens ({percent(unknown.share)}) are" if unknown.tokens else "No token is"
+    text = f"<p>{counted} unknown to the tokenizer."
     spaces = ", ".join(unknown.written_as_spaces[:8]) + (", …" if len(unknown.written_as_spaces) > 8 else "")
     text += f" White space that it doesn't know ({spaces}) was written as spaces." if spaces else ""
     if unknown.rare_characters:
@@ -163,7 +167,7 @@ def _hidden(report: ShardReport) -> str:
     return (
         f"<p>No text of a note and no identifier is on this page. Counts of notes and patients from 1 to {SMALLEST - 1} "
         f"are written {escape(SMALL)}; where a total would give such a count away, another count is written {NOT_SMALL}. "
-        f"Categories and inputs with fewer than {SMALLEST} patients"
+        f"Categories and sources with fewer than {SMALLEST} patients"
         f"{' (or notes)' if report.total.patients is None else ''} are put together and not named. The names of the "
         "others come from the data: look through them before you share this page.</p>"
     )

@@ -15,8 +15,10 @@ from typing import Any
 from tokenizer_tools.shards.describe.content import Row, ShardReport
 from tokenizer_tools.shards.describe.wording import group_name, percent, reason, shown
 
-INK, MUTED, GRID, MAIN, SECOND = "#1f2328", "#5b6570", "#d8dde3", "#0072b2", "#b84e00"
-"""Text, lesser text, lines, and two colours that the colour-blind can tell apart (after Okabe and Ito, 2008)."""
+INK, MUTED, GRID, MAIN, SECOND, PAPER = "#1f2328", "#5b6570", "#d8dde3", "#0072b2", "#b84e00", "#ffffff"
+"""Text, lesser text, lines, two colours that the colour-blind can tell apart (after Okabe and Ito, 2008), background."""
+_VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", MAIN: "main", SECOND: "second", PAPER: "paper"}
+"""The CSS variables that stand for them on the page."""
 _BARS = 12
 """Largest number of categories in a plot; the table has all."""
 _STYLE = {
@@ -52,7 +54,7 @@ def draw_picture(report: ShardReport) -> str:
     with _style("path") as figure_class:
         drawn = [draw for draw, _ in PANELS.values()]
         rows = max(len(_categories(report)), 6)
-        figure = figure_class(figsize=(7.2, 2.9 + 0.17 * rows), facecolor="white")
+        figure = figure_class(figsize=(7.2, 2.9 + 0.17 * rows), facecolor=PAPER)
         grid = figure.subplots(2, 2, gridspec_kw={"height_ratios": [2.2, 0.6 + 0.17 * rows]})
         for letter, axes, draw in zip("abcd", grid.flat, drawn, strict=True):
             draw(axes, report)
@@ -64,7 +66,7 @@ def draw_panel(name: str, report: ShardReport) -> str:
     """One of `PANELS` as an SVG element for a page, whose style gives the colours: `--ink` and the others."""
     draw, height = PANELS[name]
     with _style("none") as figure_class:
-        figure = figure_class(figsize=(5.4, height(report)), facecolor="none")
+        figure = figure_class(figsize=(4.2, height(report)), facecolor="none")
         axes = figure.subplots()
         axes.set_facecolor("none")
         draw(axes, report)
@@ -74,13 +76,9 @@ def draw_panel(name: str, report: ShardReport) -> str:
     svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
     svg = re.sub(r" font-family: [^;]+;", "", svg)
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)  # ids are of the whole page
-    for colour, variable in zip((INK, MUTED, GRID, MAIN, SECOND), VARIABLES, strict=True):
+    for colour, variable in _VARIABLES.items():
         svg = svg.replace(colour, f"var(--{variable})")
     return svg.replace("<svg ", '<svg aria-hidden="true" ', 1)
-
-
-VARIABLES = ("ink", "muted", "grid", "main", "second")
-"""CSS variables of the colours, in their order above."""
 
 
 @contextmanager
@@ -121,13 +119,14 @@ def _draw_lengths(axes: Any, report: ShardReport) -> None:
     bins = [each for each in report.lengths.bins if isinstance(each.notes, int)]
     heights = [each.notes / each.half_octaves for each in bins if isinstance(each.notes, int)]
     widths = [each.last + 1 - each.first for each in bins]
-    axes.bar([each.first for each in bins], heights, widths, align="edge", color=MAIN, edgecolor="white", linewidth=0.4)
+    axes.bar([each.first for each in bins], heights, widths, align="edge", color=MAIN, edgecolor=PAPER, linewidth=0.4)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     median = report.lengths.percentiles.get("50")
     if median:
         axes.axvline(median, color=SECOND, linewidth=1.2)
-        axes.annotate(f" median {median:,}", (median, 1), xycoords=("data", "axes fraction"), va="top", color=SECOND)
+        place = {"xycoords": ("data", "axes fraction"), "xytext": (4, 0), "textcoords": "offset points"}
+        axes.annotate(f"median {median:,}", (median, 1), va="top", color=SECOND, **place)
         axes.margins(y=0.15)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.grid(axis="y")
@@ -183,9 +182,9 @@ def _short(row: Row) -> str:
 
 
 PANELS: dict[str, tuple[Panel, Callable[[ShardReport], float]]] = {
-    "removed": (_draw_removed, lambda report: 0.8 + 0.22 * (1 + sum(n != 0 for n in report.removed.values()))),
-    "lengths": (_draw_lengths, lambda _: 2.6),
-    "tokens": (_draw_tokens, lambda report: 0.8 + 0.22 * len(_categories(report))),
-    "words": (_draw_words, lambda report: 0.8 + 0.22 * len(_categories(report))),
+    "removed": (_draw_removed, lambda report: 0.6 + 0.19 * (1 + sum(n != 0 for n in report.removed.values()))),
+    "lengths": (_draw_lengths, lambda _: 2.3),
+    "tokens": (_draw_tokens, lambda report: 0.6 + 0.19 * len(_categories(report))),
+    "words": (_draw_words, lambda report: 0.6 + 0.19 * len(_categories(report))),
 }
 """What draws a panel, and its height on the page in inches."""

@@ -19,7 +19,7 @@ code { font: 0.9em ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace;
   flex-direction: column-reverse; justify-content: flex-end; }
 .tiles dt { color: var(--muted); font-size: 0.85rem; }
 .tiles dd { margin: 0; font-size: 1.35rem; font-weight: 650; font-variant-numeric: tabular-nums; }
-figure { margin: 0.6rem 0 1rem; max-width: 34rem; }
+figure { margin: 0.6rem 0 1rem; max-width: 29rem; }
 figure svg { display: block; width: 100%; height: auto; }
 figure svg * { stroke-linejoin: round; }
 figure text { font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
@@ -35,7 +35,7 @@ thead th { color: var(--muted); font-weight: 600; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 tbody th { font-weight: 400; white-space: normal; min-width: 7rem; max-width: 20rem; overflow-wrap: anywhere; }
 .total tr:last-child > * { font-weight: 650; border-bottom: 0; }
-.words td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+.words td, .words thead th { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 summary { cursor: pointer; color: var(--muted); padding: 0.3rem 0; }
 @media (max-width: 40rem) {
   body { padding: 0.75rem 0.75rem 2rem; }
