@@ -17,7 +17,7 @@ from clinical_pretrain.commands.options import (
     report,
 )
 from tokenizer_tools.errors import UserError
-from tokenizer_tools.manifest import MANIFEST_NAME
+from tokenizer_tools.manifest import MANIFEST_NAME, REPORT_NAMES
 from tokenizer_tools.ranges import Range
 
 if TYPE_CHECKING:
@@ -62,6 +62,8 @@ def build_shards(argv: Sequence[str]) -> dict[str, Any]:
         print(f"{out}: stage {args.stage}{f' {args.share}' if args.stage == 'pack' else ''} is done")
         return report(args, {"stage": args.stage})
     print("\n".join(describe(manifest, out, already_built)))
+    if (out / REPORT_NAMES[0]).exists():
+        print(f"  {out / REPORT_NAMES[0]} says more, without any text of a note")
     return report(args, summarise(manifest))
 
 
@@ -83,7 +85,6 @@ def verify(argv: Sequence[str]) -> dict[str, Any]:
 
 def describe_shards(argv: Sequence[str]) -> dict[str, Any]:
     """Describe finished shards without any text: a page, a picture and JSON, as build-shards writes them."""
-    from tokenizer_tools.manifest import REPORT_NAMES
     from tokenizer_tools.shards.describe.describe import describe_shards as describe
 
     parser = make_parser("describe-shards", describe_shards.__doc__)

@@ -7,6 +7,7 @@ import re
 import shutil
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -96,7 +97,7 @@ def expected(corpus, described):
         encoding = tokenizer.encode(text)
         lengths.append(len(encoding.ids))
         split = SPLITS[SplitRule(0.2, 0.2).split_of(f"patient {patient}")]
-        for name in ("all", split, category, file):
+        for name in ("all", split, category.strip(), file):
             notes = groups.setdefault(name, SimpleNamespace(notes=0, patients=set(), tokens=0, pieces=[]))
             notes.notes, notes.tokens = notes.notes + 1, notes.tokens + len(encoding.ids)
             notes.patients.add(patient)
@@ -109,9 +110,8 @@ def test_figures_are_those_of_the_notes(described, expected):
     rows = [found["total"], *found["splits"], *found["categories"], *found["sources"]]
     assert len(rows) == len(groups)  # the rare category and file are one row each
     for row in rows:
-        hostile = row["name"].startswith("<script>")
-        name = {"other": RARE}.get(row["name"], HOSTILE.strip() if hostile else row["name"])
-        group = groups.get(name) or groups[HOSTILE]
+        name = HOSTILE if row["name"].startswith("<script>") else row["name"]
+        group = groups[RARE if name == "other" else name]
         assert row["tokens"] == group.tokens
         assert row["notes"] == group.notes and row["tokens_per_note"] == round(group.tokens / group.notes, 1)
         assert row["patients"] in (len(group.patients), SMALL if len(group.patients) < 10 else NOT_SMALL)
@@ -168,6 +168,7 @@ def test_small_counts_are_hidden(described, corpus, tmp_path):
     notes = write_notes(tmp_path / "few.csv", [(i, "Note", f"note {i}") for i in range(8)])
     found = report(build([notes], corpus / "tokenizer", tmp_path / "few", SplitRule(0, 0)))
     assert small_counts(found) == [] and found["total"]["notes"] == found["read"] == SMALL
+    assert not re.search(r"<\d", (tmp_path / "few" / "report.html").read_text())
     assert [each["notes"] for each in found["lengths"]["bins"]] == [SMALL] and not found["lengths"]["percentiles"]
 
 
@@ -194,7 +195,7 @@ def test_bins_have_no_small_count_and_lose_no_note(notes_of_length):
     for length, notes in notes_of_length.items():
         lengths[length] = notes
     bins = _histogram(lengths)
-    assert all(before.last + 1 == after.first for before, after in zip(bins, bins[1:], strict=False))
+    assert all(before.last + 1 == after.first for before, after in pairwise(bins))
     assert bins[0].first <= min(notes_of_length) and bins[-1].last >= max(notes_of_length)
     if sum(notes_of_length.values()) < 10:
         assert [each.notes for each in bins] == [SMALL]

@@ -1,4 +1,4 @@
-"""Count what shards hold, from the notes table and the token ids. These counts are exact: `content.py` hides small ones.
+"""Count what shards hold, from the notes table and the token ids. The counts are exact; `content.py` hides small ones.
 
 Memory: one record batch, and 70 bytes per note.
 """

@@ -1,4 +1,4 @@
-"""Hide small counts, as agreements on the use of patient data ask for: what is hidden can't be computed from the rest."""
+"""Hide small counts, as agreements on the use of patient data ask, so that the other counts don't give them away."""
 
 from __future__ import annotations
 

@@ -44,6 +44,7 @@ def make_page(report: ShardReport) -> str:
 
 def _lead(report: ShardReport) -> str:
     total, rows = report.total, report.rows
+    split_by, tokenizer = escape(str(report.settings["split"]["by"])), escape(report.tokenizer["name"])
     figures = {
         "notes": shown(total.notes),
         **({"patients": shown(total.patients)} if total.patients is not None else {}),
@@ -52,12 +53,13 @@ def _lead(report: ShardReport) -> str:
         **({"tokens per word": decimal(total.tokens_per_word, 2)} if total.tokens_per_word else {}),
         "tokens unknown": percent(report.unknown.share),
     }
-    tiles = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures.items())
+    tiles = "".join(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in figures.items())
+    fingerprint = f"<code>{escape(report.fingerprint[:16])}</code>"
     return (
-        f'<dl class="tiles">{tiles}</dl><p>Of <b>{shown(report.read)}</b> notes read, <b>{shown(total.notes)}</b> were '
-        f"kept, split by {escape(str(report.settings['split'].get('by')))}, tokenised with "
-        f"<b>{escape(report.tokenizer['name'])}</b> and packed into rows. This page is made from the shards with "
-        f"fingerprint <code>{escape(report.fingerprint[:16])}</code> alone; shards carry no date, so neither does it.</p>"
+        f'<dl class="tiles">{tiles}</dl><p>Of <b>{escape(shown(report.read))}</b> notes read, '
+        f"<b>{escape(shown(total.notes))}</b> were kept, split by {split_by}, tokenised with <b>{tokenizer}</b> and "
+        f"packed into rows. This page is made from the shards with fingerprint {fingerprint} alone. Shards carry no "
+        "date, and neither does it.</p>"
     )
 
 
@@ -80,7 +82,9 @@ def _patients_sentence(report: ShardReport) -> str:
 def _removed(report: ShardReport) -> str:
     rows = [(reason(name).capitalize(), shown(count)) for name, count in report.removed.items() if count]
     rows = [("Read", shown(report.read)), *rows, ("Kept", shown(report.total.notes))]
-    apart = [f"{shown(count)} {name.replace('_', ' ')}" for name, count in report.kept_although.items() if count]
+    apart = [
+        f"{escape(shown(count))} {name.replace('_', ' ')}" for name, count in report.kept_although.items() if count
+    ]
     rules = ", ".join(f"<code>{escape(str(rule))}</code>" for rule in report.settings["cleaning_rules"]) or "none"
     return (
         '<div class="pair">'
@@ -88,7 +92,7 @@ def _removed(report: ShardReport) -> str:
         + _cells("Notes by what became of them", ("notes", "count"), rows)
         + "</div>"
         + (f"<p>Of the notes that were kept: {'; '.join(apart)}.</p>" if apart else "")
-        + f"<p>Near-duplicates: {_near(report)}. Cleaning rules, in order: {rules}. What these change in the text isn't "
+        + f"<p>Near-duplicates: {_near(report)}. Cleaning rules, in order: {rules}. What they change in texts isn't "
         "recorded; <code>clinical-pretrain clean</code> counts it.</p>"
     )
 
@@ -165,8 +169,9 @@ def _settings(report: ShardReport) -> str:
 
 def _hidden(report: ShardReport) -> str:
     return (
-        f"<p>No text of a note and no identifier is on this page. Counts of notes and patients from 1 to {SMALLEST - 1} "
-        f"are written {escape(SMALL)}; where a total would give such a count away, another count is written {NOT_SMALL}. "
+        f"<p>No text of a note and no identifier is on this page. Counts of notes and patients from 1 to "
+        f"{SMALLEST - 1} are written {escape(SMALL)}; where a total would give such a count away, another count is "
+        f"written {NOT_SMALL}. "
         f"Categories and sources with fewer than {SMALLEST} patients"
         f"{' (or notes)' if report.total.patients is None else ''} are put together and not named. The names of the "
         "others come from the data: look through them before you share this page.</p>"

@@ -16,7 +16,7 @@ from tokenizer_tools.shards.describe.content import Row, ShardReport
 from tokenizer_tools.shards.describe.wording import group_name, percent, reason, shown
 
 INK, MUTED, GRID, MAIN, SECOND, PAPER = "#1f2328", "#5b6570", "#d8dde3", "#0072b2", "#b84e00", "#ffffff"
-"""Text, lesser text, lines, two colours that the colour-blind can tell apart (after Okabe and Ito, 2008), background."""
+"""Text, lesser text, lines, two colours that the colour-blind can tell apart (Okabe and Ito, 2008), background."""
 _VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", MAIN: "main", SECOND: "second", PAPER: "paper"}
 """The CSS variables that stand for them on the page."""
 _BARS = 12
@@ -160,7 +160,7 @@ def _bars(axes: Any, names: Sequence[str], values: Sequence[float], labels: Sequ
     axes.barh(places, values, 0.7, color=colours[: len(names)])
     axes.set_yticks(places, names)
     axes.set_ylim(max(len(names), 2) - 0.4, -0.6)
-    axes.set_xlim(0, 1.28 * max([*values, 0]) or 1)
+    axes.set_xlim(0, 1.35 * max([*values, 0]) or 1)
     axes.tick_params(axis="y", length=0)
     axes.locator_params(axis="x", nbins=4)
     axes.xaxis.set_major_formatter(lambda value, _: _rounded(value))
