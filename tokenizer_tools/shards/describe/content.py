@@ -31,7 +31,7 @@ class Row:
 
     name: str
     merged: int
-    """Number of rare groups that this is made of, and that aren't named; 0 for a group of its own."""
+    """Number of rare or small groups that this is made of, and that aren't named; 0 for a group of its own."""
     notes: Shown
     patients: Shown | None
     """None if no note names a patient."""

@@ -13,8 +13,6 @@ from tokenizer_tools.shards.describe.style import CSS
 from tokenizer_tools.shards.describe.wording import decimal, group_name, percent, reason, shown
 from tokenizer_tools.tokenizer.words import MANY_PIECES
 
-_ORDINALS = {"1": "st", "2": "nd", "3": "rd"}
-
 
 def make_page(report: ShardReport) -> str:
     """The page as HTML. All names are escaped, and its Content-Security-Policy forbids scripts."""
@@ -107,7 +105,7 @@ def _near(report: ShardReport) -> str:
 
 def _lengths(report: ShardReport) -> str:
     lengths = report.lengths
-    percentiles = [(f"{p}{_ORDINALS.get(p[-1], 'th')} percentile", shown(n)) for p, n in lengths.percentiles.items()]
+    percentiles = [(f"{percent} % of notes have at most", shown(n)) for percent, n in lengths.percentiles.items()]
     longer = [(f"Notes longer than {int(limit):,}", shown(count)) for limit, count in lengths.longer_than.items()]
     bins = [(f"{each.first:,} to {each.last:,}", shown(each.notes)) for each in lengths.bins]
     return (

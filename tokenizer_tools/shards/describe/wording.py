@@ -45,4 +45,4 @@ def reason(name: str) -> str:
 
 def group_name(row: Row) -> str:
     """A group's name, or what it is made of."""
-    return f"other ({row.merged:,} rare)" if row.merged else row.name
+    return f"other ({row.merged:,} more)" if row.merged else row.name
