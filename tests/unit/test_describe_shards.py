@@ -35,7 +35,7 @@ from tokenizer_tools.shards.describe.pieces import word_finder
 from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
 from tokenizer_tools.shards.verify.verify import verify_shards
 
-HOSTILE = "<script>alert('1')</script> \"&\" $x^2$ \x01\u202e"
+HOSTILE = "--><script>alert('1')</script> \"&\" $x^2$ \x01\u202e"
 RARE = "Quibblewort, Ignatia"
 SECRETS = ["zyxomancer", "Quibblewort", "Ignatia", "7741852", "MRN990017"]
 
@@ -110,7 +110,7 @@ def test_figures_are_those_of_the_notes(described, expected):
     rows = [found["total"], *found["splits"], *found["categories"], *found["sources"]]
     assert len(rows) == len(groups)  # the rare category and file are one row each
     for row in rows:
-        name = HOSTILE if row["name"].startswith("<script>") else row["name"]
+        name = HOSTILE if row["name"].startswith("-->") else row["name"]
         group = groups[RARE if name == "other" else name]
         assert row["tokens"] == group.tokens
         assert row["notes"] == group.notes and row["tokens_per_note"] == round(group.tokens / group.notes, 1)
@@ -230,7 +230,8 @@ def test_names_are_escaped(described):
     tags.feed(page)
     assert not {"script", "img", "link", "iframe", "object", "a"} & tags.tags.keys()
     assert not [name for name in tags.attributes if name.startswith("on")]
-    assert "<script>alert('1')</script> \"&\" $x^2$" in "".join(tags.text)
+    assert "--><script>alert('1')</script> \"&\" $x^2$" in "".join(tags.text)
+    assert "--&gt;&lt;script&gt;alert" in re.findall(r"<svg.*?</svg>", page, re.DOTALL)[2]  # drawn, too
     assert "\x01" not in page and "\u202e" not in page
     assert not re.search(r"url\((?!#)|(?:src|href)=\"(?!#)", page) and "default-src 'none'" in page
     assert len(re.findall(r'\bid="([^"]+)"', page)) == len(set(re.findall(r'\bid="([^"]+)"', page)))
