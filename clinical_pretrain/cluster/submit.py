@@ -33,8 +33,8 @@ from clinical_pretrain.resources import resource_path
 from clinical_pretrain.run_folder.paths import JOBS_FOLDER, RunFolder
 from clinical_pretrain.training.preflight import preflight
 from tokenizer_tools.errors import UserError
-from tokenizer_tools.yaml_files import read_yaml
 from tokenizer_tools.files import write_json
+from tokenizer_tools.yaml_files import read_yaml
 
 SITE = "slurm/site.yaml"
 SITE_SETUP = "slurm/site_setup.sh"
