@@ -11,7 +11,7 @@ from typing import Any
 
 from clinical_pretrain.commands import completion
 from clinical_pretrain.commands.cluster import submit, submit_shards
-from clinical_pretrain.commands.corpus import build_shards, clean, make_notes, verify
+from clinical_pretrain.commands.corpus import build_shards, clean, make_notes, sources, verify
 from clinical_pretrain.commands.evaluate import evaluate, finetune, submit_evaluate
 from clinical_pretrain.commands.files import show
 from clinical_pretrain.commands.observe import plot, status
@@ -33,6 +33,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], dict[str, Any]]] = {
     "build-shards": build_shards,
     "verify": verify,
     "clean": clean,
+    "sources": sources,
     "run": run,
     "export": export,
     "push": push,

@@ -80,6 +80,20 @@ class UnknownTokens:
 
 
 @dataclass(frozen=True)
+class SourceInfo:
+    """What came of one source: of a record in the file of --sources, or of one path of --notes."""
+
+    name: str
+    inputs: list[int]
+    """Numbers of its inputs, from 0: those in the column `source` of `notes.arrow`, and in `settings["inputs"]`."""
+    notes: int
+    """Kept notes."""
+    tokens: int
+    counts: dict[str, int]
+    """Notes read, kept, and dropped by reason, as in the manifest's own counts."""
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What is in a shard folder. Holds no text of a note and no raw identifier."""
 
@@ -102,6 +116,8 @@ class Manifest:
     versions: dict[str, str]
     fingerprint: str
     """sha256 over the tokenizer and all shard files: identifies the data and their order."""
+    sources: list[SourceInfo] = field(default_factory=list)
+    """What came of each source. Empty in shards of builds before there were any."""
     format_version: int = FORMAT_VERSION
 
     @property
@@ -130,6 +146,7 @@ class Manifest:
         try:
             raw["tokenizer"] = TokenizerInfo(**raw["tokenizer"])
             raw["unknown"] = UnknownTokens(**raw["unknown"])
+            raw["sources"] = [SourceInfo(**entry) for entry in raw.get("sources", [])]
             raw["splits"] = {
                 name: SplitInfo(**{**split, "files": [ShardFile(**entry) for entry in split["files"]]})
                 for name, split in raw["splits"].items()

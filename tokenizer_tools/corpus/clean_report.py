@@ -12,8 +12,9 @@ from typing import Annotated, Any
 
 from tokenizer_tools.corpus.clean_notes import LOSSY, CleaningRules, cleaning_steps
 from tokenizer_tools.corpus.fidelity import Change, compare_texts
+from tokenizer_tools.corpus.input_options import InputOptions
 from tokenizer_tools.corpus.placeholders import replace_placeholders
-from tokenizer_tools.corpus.read_notes import InputOptions, Note
+from tokenizer_tools.corpus.read_notes import Note
 from tokenizer_tools.progress import Progress
 from tokenizer_tools.ranges import Range, check_ranges
 
@@ -108,7 +109,7 @@ class CleanReport:
     rules: list[RuleCounts]
     notes: int = 0
     unusable: int = 0
-    """Rows that can't be used, or are marked as errors."""
+    """Rows that can't be used, are marked as errors, or filtered out."""
     changed: int = 0
     """Notes that any rule changed."""
     characters_before: int = 0
@@ -196,7 +197,9 @@ def describe_examples(report: CleanReport) -> list[str]:
 
 def describe_counts(report: CleanReport) -> list[str]:
     """A table of what each rule did. No text of a note."""
-    unusable = f"; {report.unusable:,} rows can't be used or are marked as errors" if report.unusable else ""
+    unusable = (
+        f"; {report.unusable:,} rows can't be used, are marked as errors or filtered out" if report.unusable else ""
+    )
     lines = [
         f"{report.notes:,} notes, {report.changed:,} of them changed{unusable}; "
         f"{report.characters_before:,} characters before, {report.characters_after:,} after",

@@ -22,7 +22,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tokenizer_tools.corpus.input_files import Input, find_inputs
+from tokenizer_tools.corpus.input_files import Input
+from tokenizer_tools.corpus.input_options import find_sources
 from tokenizer_tools.corpus.read_notes import read_notes
 from tokenizer_tools.corpus.split_patients import key_id, load_patient_key
 from tokenizer_tools.errors import UserError
@@ -38,6 +39,7 @@ from tokenizer_tools.manifest import (
     fingerprint,
 )
 from tokenizer_tools.progress import say
+from tokenizer_tools.shards.count_sources import count_sources
 from tokenizer_tools.shards.folder import ShardBuild, disk_errors, lock, prepare_folder
 from tokenizer_tools.shards.keep_list import KeepList, count_people, count_times, make_keep_list
 from tokenizer_tools.shards.near_duplicates import count_crowded
@@ -64,7 +66,8 @@ def build_shards(
     Run again after a crash, the same call does only what is missing. No note's text is written anywhere.
 
     Args:
-        notes: CSV, JSONL or Parquet files, gzipped or not, or folders of files of one kind (.txt: a note in each).
+        notes: CSV, JSONL or Parquet files, also as .gz or .zst, or folders of files of one kind (.txt, .xml: a note in
+            each). None if `settings.reading.sources` names a file that describes them.
         tokenizer: a folder or a Hub id, usually the base model's own.
         out: the shard folder to create.
         settings: what the shards depend on.
@@ -77,7 +80,7 @@ def build_shards(
         UserError: bad input, a folder that holds something else, or a full disk.
     """
     settings, options = settings or ShardSettings(), options or BuildOptions()
-    inputs = find_inputs(notes, settings.reading.files)
+    inputs = find_sources(notes, settings.reading)
     for entry in inputs:
         next(read_notes([entry], settings.reading, settings.split), None)  # most mistakes show in the first note
     for entry in inputs:
@@ -111,14 +114,17 @@ def _plan(build: ShardBuild, inputs: list[Input]) -> dict[str, Any]:
     """Everything that the shards depend on."""
     return {
         "format_version": FORMAT_VERSION,
-        "inputs": [
-            {"name": os.fsencode(entry.path.name).decode(errors="replace"), "sha256": _input_sha256(entry)}
-            for entry in inputs
-        ],
+        "inputs": [_describe_input(entry) for entry in inputs],
         "tokenizer": {key: value for key, value in asdict(build.tokenizer).items() if key != "name"},
         **build.settings.compared(),
         "patient_key_id": key_id(build.patient_key),
     }
+
+
+def _describe_input(entry: Input) -> dict[str, Any]:
+    described = {"name": os.fsencode(entry.path.name).decode(errors="replace"), "sha256": _input_sha256(entry)}
+    is_described = entry.source is not None and entry.source.name
+    return described | ({"source": entry.source.compared()} if entry.source and is_described else {})
 
 
 def _input_sha256(entry: Input) -> str:
@@ -164,6 +170,7 @@ def _finish(packed: list[PackedPart], keep: KeepList, build: ShardBuild, plan: d
         counts=_counts(keep, build),
         split_rule={"hash": "sha256", **asdict(settings.split)},
         patients_in_several_splits=people.patients_in_several_splits,
+        sources=count_sources(keep, plan["inputs"], [part.tokens_by_input for part in packed]),
         unknown=_unknown(packed, all_files, build.unknown_whitespace),
         cleaning_rules=settings.cleaning.names(),
         notes_per_part=settings.notes_per_part,

@@ -42,6 +42,8 @@ class PackedPart:
     unknown_tokens: int
     unknown_characters: dict[str, int]
     """The characters behind the unknown tokens, and how often each occurs."""
+    tokens_by_input: list[int]
+    """Tokens of each input's notes, by the input's number; inputs after the last one with notes are left out."""
 
     @classmethod
     def load(cls, path: Path) -> PackedPart:
@@ -87,7 +89,7 @@ def pack_part(number: int, texts: list[str], kept: npt.NDArray[np.bool_], first_
     token_ids, unknown_tokens, unknown_characters = _tokenise(texts, build)
     advance(len(kept) - len(texts))
     with np.load(build.scan_file(number)) as scanned:
-        splits = scanned["splits"][kept]
+        splits, inputs = scanned["splits"][kept], scanned["sources"][kept]
     files = {}
     for split, name in enumerate(SPLITS):
         chosen = np.flatnonzero(splits == split)
@@ -102,7 +104,8 @@ def pack_part(number: int, texts: list[str], kept: npt.NDArray[np.bool_], first_
             write_sequences(build.out / path, sequences, build.id_dtype)
             tokens = sum(len(sequence.input_ids) for sequence in sequences)
             files[name] = ShardFile(path, len(sequences), tokens, file_sha256(build.out / path))
-    part = PackedPart(files, unknown_tokens, dict(unknown_characters))  # asdict() breaks a Counter
+    by_input = np.bincount(inputs, weights=[len(ids) for ids in token_ids]).astype(int).tolist()
+    part = PackedPart(files, unknown_tokens, dict(unknown_characters), by_input)  # asdict() breaks a Counter
     write_json(build.packed_file(number), asdict(part))
 
 

@@ -42,6 +42,7 @@ class Outcome(IntEnum):
     DROPPED_NO_PATIENT = 5
     DROPPED_MARKED_ERROR = 6
     DROPPED_NEAR_DUPLICATE = 7
+    DROPPED_FILTERED = 8
 
 
 class Named(IntEnum):

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
 from tokenizer_tools.corpus.clean_notes import CleaningRules
+from tokenizer_tools.corpus.input_options import InputOptions
 from tokenizer_tools.corpus.near_duplicates import DuplicateRules
-from tokenizer_tools.corpus.read_notes import InputOptions
 from tokenizer_tools.corpus.split_patients import SplitRule
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.ranges import MANY, Range, SequenceLength, check_ranges
@@ -47,7 +47,11 @@ class ShardSettings:
     def compared(self) -> dict[str, Any]:
         """The settings that another build in the same folder must share. The placeholder and the patient key are
         compared by what they stand for: a token, and a key's id."""
-        values = asdict(self) | {"cleaning": self.cleaning.names()}
+        reading = asdict(self.reading)
+        del reading["sources"]  # the inputs say how each source is read
+        if self.reading.patient_from is None:
+            del reading["patient_from"]  # as in shards of builds without this setting
+        values = asdict(self) | {"cleaning": self.cleaning.names(), "reading": reading}
         left_out = {"placeholder", "patient_key"}
         if self.duplicates.near == "off":
             left_out.add("duplicates")  # as in shards of builds without this setting

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from tokenizer_tools.corpus.clean_notes import CleaningRules
 from tokenizer_tools.corpus.input_files import Input
-from tokenizer_tools.corpus.read_notes import InputOptions
+from tokenizer_tools.corpus.input_options import InputOptions
 from tokenizer_tools.corpus.split_patients import SplitRule
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.ranges import Range, check_ranges

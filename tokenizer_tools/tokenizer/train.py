@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from tokenizer_tools.corpus.clean_notes import CleaningRules
-from tokenizer_tools.corpus.input_files import Input, find_inputs
-from tokenizer_tools.corpus.read_notes import InputOptions
+from tokenizer_tools.corpus.input_files import Input
+from tokenizer_tools.corpus.input_options import InputOptions, find_sources
 from tokenizer_tools.corpus.split_patients import SplitRule
 from tokenizer_tools.files import new_folder, refuse_used_folder
 from tokenizer_tools.ranges import MANY, Range, SequenceLength, check_ranges
@@ -64,7 +64,7 @@ def train_tokenizer(notes: Sequence[Path], out: Path, settings: TokenizerSetting
         UserError: no text in the input, or `out` isn't empty.
     """
     out, settings = out.resolve(), settings or TokenizerSettings()
-    inputs = find_inputs(notes, settings.reading.files)
+    inputs = find_sources(notes, settings.reading)
     refuse_used_folder(out)
     backend = Tokenizer(models.BPE(unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from tokenizer_tools.corpus.clean_notes import CleaningRules, clean
 from tokenizer_tools.corpus.deduplicate import text_hash
-from tokenizer_tools.corpus.input_files import Input, find_inputs
-from tokenizer_tools.corpus.read_notes import InputOptions, read_notes
+from tokenizer_tools.corpus.input_files import Input
+from tokenizer_tools.corpus.input_options import InputOptions, find_sources
+from tokenizer_tools.corpus.read_notes import read_notes
 from tokenizer_tools.corpus.split_patients import SplitRule, patients_of_admissions, unknown_patient
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import SPLITS
@@ -62,7 +63,7 @@ class TrainingNotes:
                 is_dropped = rule.needs_identity and rule.by == "patient" and not patient
                 if text and is_dropped and self.reading.on_bad_row == "fail":
                     raise unknown_patient(note.place, 0)
-                self.rows_skipped += note.fault not in (None, "marked_error") or bool(text and is_dropped)
+                self.rows_skipped += note.fault not in (None, "marked_error", "filtered") or bool(text and is_dropped)
                 group = rule.group_of(patient, note.admission, digest)
                 if text and not is_dropped and rule.split_of(group) == SPLITS.index("train"):
                     yield TrainingNote(note.text, text, digest, group, note.category)
@@ -92,7 +93,7 @@ def find_notes(notes: Sequence[Path], reading: InputOptions, split: SplitRule) -
     Raises:
         UserError: a file is missing, of unknown kind or broken, or its first row can't be used.
     """
-    inputs = find_inputs(notes, reading.files)
+    inputs = find_sources(notes, reading)
     for entry in inputs:
         next(read_notes([entry], reading, split), None)
     return inputs

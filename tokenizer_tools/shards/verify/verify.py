@@ -96,11 +96,14 @@ def _load_manifest(folder: Path) -> Manifest:
     counts += [manifest.sequence_length, manifest.unknown.tokens, info.vocab_size, info.begin_id, info.end_id]
     counts += [*manifest.counts.values(), manifest.patients_in_several_splits, info.unknown_id]
     texts = [text for entry in entries for text in (entry.path, entry.sha256)] + [info.sha256]
+    counts += [count for source in manifest.sources for count in (source.notes, source.tokens)]
     rule = manifest.split_rule
     sound = (
         tuple(manifest.splits) == SPLITS
         and all(isinstance(count, int) and count >= 0 for count in counts)
         and all(isinstance(text, str) for text in texts)
+        and all(isinstance(source.inputs, list) and isinstance(source.name, str) for source in manifest.sources)
+        and all(isinstance(number, int) for source in manifest.sources for number in source.inputs)
         and rule.get("by") in ("patient", "admission", "note")
         and all(isinstance(rule.get(share), int | float) for share in ("validation", "test"))
         and isinstance(manifest.unknown.share, int | float)
