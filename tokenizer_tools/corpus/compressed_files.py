@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from tokenizer_tools.errors import UserError
 
@@ -16,7 +17,7 @@ COMPRESSIONS = (".gz", ".zst")
 
 
 @contextmanager
-def open_file(path: Path) -> Iterator[io.BufferedReader]:
+def open_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file for reading its bytes, unpacked if its name ends in .gz or .zst.
 
     Arrow unpacks Zstandard: unlike other readers it notices that a file was cut off.
@@ -28,7 +29,7 @@ def open_file(path: Path) -> Iterator[io.BufferedReader]:
     if name.endswith(".gz"):
         try:
             with path.open("rb") as raw, gzip.open(raw) as unpacked:
-                yield unpacked  # type: ignore[misc]  # it has all methods of a BufferedReader
+                yield unpacked  # type: ignore[misc]  # it has all methods
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise UserError(f"{path}: broken or cut-off gzip file ({error}); copy it again") from None
     elif name.endswith(".zst"):

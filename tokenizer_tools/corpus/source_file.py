@@ -32,8 +32,8 @@ _REFUSED = {
     "weight": "sources have no weights: every note that stays is read once. To take less of a source, give it filters; "
     "to leave it out, delete it here",
     "on_bad_row": "it holds for all sources; give --on-bad-row to the command",
-    "split": "it holds for all sources; give --split to the command",
-    "cleaning": "it holds for all sources; give --cleaning to the command",
+    "split": "it holds for all sources; see --split.by and --split.lists.train of the command",
+    "cleaning": "it holds for all sources; see --cleaning.profile of the command",
 }
 """Keys that one could expect, and what to do instead."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -151,11 +151,12 @@ class _Record:
 
     def _paths(self) -> list[Path]:
         value = self.entry.get("path")
-        texts = value if isinstance(value, list) else [value]
-        if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+        given = value if isinstance(value, list) else [value]
+        texts = [text.strip() for text in given if isinstance(text, str)]
+        if not all(texts) or not texts or len(texts) < len(given):
             raise self.error("path must be a file or a folder, or a list of them")
         try:
-            return [self.path.parent / Path(text.strip()).expanduser() for text in texts]
+            return [self.path.parent / Path(text).expanduser() for text in texts]
         except RuntimeError:
             raise self.error("path begins with ~, but the home folder isn't known; write it out") from None
 

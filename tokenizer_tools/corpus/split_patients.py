@@ -11,10 +11,11 @@ import hmac
 import os
 import secrets
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from tokenizer_tools.corpus.split_lists import SplitLists
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import SPLITS
 
@@ -35,6 +36,8 @@ class SplitRule:
     by: Literal["patient", "admission", "note"] = "patient"
     """patient: each note needs a patient, or an admission whose patient another note names. admission: a note without a
     patient is split by its admission. note: each note by itself, so that a patient may be in several splits."""
+    lists: SplitLists = field(default_factory=SplitLists)
+    """The user's own split."""
 
     def __post_init__(self) -> None:
         if not (self.validation >= 0 and self.test >= 0 and self.validation + self.test < 1):
@@ -46,7 +49,7 @@ class SplitRule:
     @property
     def needs_identity(self) -> bool:
         """Whether each note must name a patient or an admission: not if split by note, nor if nothing is held out."""
-        return self.by != "note" and self.validation + self.test > 0
+        return self.by != "note" and (self.validation + self.test > 0 or bool(self.lists.files()))
 
     def group_of(self, patient: str, admission: str, text_digest: str) -> str:
         """The group that a note stays with: all notes of the patient, else of the admission, else of the same text."""

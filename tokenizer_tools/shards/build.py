@@ -39,6 +39,7 @@ from tokenizer_tools.manifest import (
     fingerprint,
 )
 from tokenizer_tools.progress import say
+from tokenizer_tools.shards.apply_lists import apply_lists, describe_lists, listed_counts
 from tokenizer_tools.shards.count_sources import count_sources
 from tokenizer_tools.shards.folder import ShardBuild, disk_errors, lock, prepare_folder
 from tokenizer_tools.shards.keep_list import KeepList, count_people, count_times, make_keep_list
@@ -101,6 +102,7 @@ def build_shards(
             _save_tokenizer(loaded, build)
             parts = NoteParts(inputs, settings)
             scanned = scan(parts, build, options.workers)
+            apply_lists(scanned, parts, build)
             keep = make_keep_list(scanned, build, options.workers)
             if options.stage == "scan":
                 return None
@@ -112,11 +114,14 @@ def build_shards(
 
 def _plan(build: ShardBuild, inputs: list[Input]) -> dict[str, Any]:
     """Everything that the shards depend on."""
+    plan = build.settings.compared()
+    if build.settings.split.lists.files():
+        plan["split"]["lists"] = describe_lists(build)
     return {
         "format_version": FORMAT_VERSION,
         "inputs": [_describe_input(entry) for entry in inputs],
         "tokenizer": {key: value for key, value in asdict(build.tokenizer).items() if key != "name"},
-        **build.settings.compared(),
+        **plan,
         "patient_key_id": key_id(build.patient_key),
     }
 
@@ -168,7 +173,7 @@ def _finish(packed: list[PackedPart], keep: KeepList, build: ShardBuild, plan: d
         tokenizer=build.tokenizer,
         splits=splits,
         counts=_counts(keep, build),
-        split_rule={"hash": "sha256", **asdict(settings.split)},
+        split_rule={"hash": "sha256", **plan["split"]},
         patients_in_several_splits=people.patients_in_several_splits,
         sources=count_sources(keep, plan["inputs"], [part.tokens_by_input for part in packed]),
         unknown=_unknown(packed, all_files, build.unknown_whitespace),
@@ -199,7 +204,7 @@ def _counts(keep: KeepList, build: ShardBuild) -> dict[str, int]:
     counts = {outcome.name.lower(): int((keep.outcomes == outcome).sum()) for outcome in Outcome}
     if build.settings.duplicates.near != "off":
         counts["kept_not_fully_compared"] = count_crowded(build.shingles)
-    return {"read": len(keep.outcomes), **counts, **count_times(keep)}
+    return {"read": len(keep.outcomes), **counts, **count_times(keep), **listed_counts(build)}
 
 
 def _unknown(packed: list[PackedPart], files: list[ShardFile], written_as_spaces: str) -> UnknownTokens:

@@ -29,7 +29,7 @@ def count_sources(
         np.add.at(outcomes, (keep.scanned.column(number, "sources"), found), 1)
     tokens = np.zeros(len(inputs), np.int64)
     for part in tokens_by_input:
-        tokens[: len(part)] += part
+        tokens[: len(part)] += np.array(part, np.int64)
     sources = []
     for name, numbers in _numbers_by_name(inputs).items():
         by_outcome = outcomes[numbers].sum(axis=0)

@@ -43,6 +43,7 @@ class Outcome(IntEnum):
     DROPPED_MARKED_ERROR = 6
     DROPPED_NEAR_DUPLICATE = 7
     DROPPED_FILTERED = 8
+    DROPPED_UNLISTED = 9
 
 
 class Named(IntEnum):
@@ -111,6 +112,11 @@ class ScannedNotes:
         """Columns of a part. Without names: all of them."""
         with np.load(self._build.scan_file(number)) as arrays:
             return [np.asarray(arrays[name]) for name in names or _COLUMNS]
+
+    def replace(self, number: int, **columns: npt.NDArray[Any]) -> None:
+        """Write other values of some columns of a part."""
+        all_columns = dict(zip(_COLUMNS, self.columns(number), strict=True))
+        _write(self._build.scan_file(number), all_columns | columns)
 
 
 def scan(parts: NoteParts, build: ShardBuild, workers: int | None) -> ScannedNotes:

@@ -51,7 +51,9 @@ class ShardSettings:
         del reading["sources"]  # the inputs say how each source is read
         if self.reading.patient_from is None:
             del reading["patient_from"]  # as in shards of builds without this setting
-        values = asdict(self) | {"cleaning": self.cleaning.names(), "reading": reading}
+        split = asdict(self.split)
+        del split["lists"]  # as in shards of builds without this setting; else the plan says what is in the files
+        values = asdict(self) | {"cleaning": self.cleaning.names(), "reading": reading, "split": split}
         left_out = {"placeholder", "patient_key"}
         if self.duplicates.near == "off":
             left_out.add("duplicates")  # as in shards of builds without this setting

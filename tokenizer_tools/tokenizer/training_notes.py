@@ -12,6 +12,7 @@ from tokenizer_tools.corpus.deduplicate import text_hash
 from tokenizer_tools.corpus.input_files import Input
 from tokenizer_tools.corpus.input_options import InputOptions, find_sources
 from tokenizer_tools.corpus.read_notes import read_notes
+from tokenizer_tools.corpus.split_lists import ListedSplits
 from tokenizer_tools.corpus.split_patients import SplitRule, patients_of_admissions, unknown_patient
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import SPLITS
@@ -54,6 +55,7 @@ class TrainingNotes:
     def __iter__(self) -> Iterator[TrainingNote]:
         rule, self.rows_skipped = self.split, 0
         known = patients_of_admissions(self._pairs) if rule.needs_identity else {}
+        listed = self._listed(known)
         with Progress("reading notes") as progress:
             for note in read_notes(self.inputs, self.reading, rule):
                 progress.advance(1)
@@ -65,7 +67,10 @@ class TrainingNotes:
                     raise unknown_patient(note.place, 0)
                 self.rows_skipped += note.fault not in (None, "marked_error", "filtered") or bool(text and is_dropped)
                 group = rule.group_of(patient, note.admission, digest)
-                if text and not is_dropped and rule.split_of(group) == SPLITS.index("train"):
+                split: int | None = rule.split_of(group)
+                if split is not None and listed is not None:
+                    split = listed.split_of(patient, note.admission, split)
+                if text and not is_dropped and split == SPLITS.index("train"):
                     yield TrainingNote(note.text, text, digest, group, note.category)
 
     def batches(self) -> Iterator[list[TrainingNote]]:
@@ -81,6 +86,17 @@ class TrainingNotes:
             if key not in seen:
                 seen.add(key)
                 yield note
+
+    def _listed(self, known: dict[str, str]) -> ListedSplits[str] | None:
+        """The user's own split, if there is one. `known` says whose an admission is."""
+        lists = self.split.lists
+        if not lists.files():
+            return None
+        listed = ListedSplits(lists, lists.read(), self.split.by)
+        for note in read_notes(self.inputs, self.reading, self.split):
+            listed.see(note.patient or known.get(note.admission, ""), note.admission, note.place)
+        listed.check()
+        return listed
 
     def _pairs(self) -> Iterator[tuple[str, str]]:
         for note in read_notes(self.inputs, self.reading, self.split):

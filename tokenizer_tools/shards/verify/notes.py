@@ -174,7 +174,7 @@ def _people(table: NotesTable, notes: FoundNotes) -> _People:
 def check_patients(table: NotesTable, notes: FoundNotes, manifest: Manifest) -> Check:
     """Count whose the notes of each split are, and who is in several splits."""
     people, check, rule = _people(table, notes), Check("patients"), manifest.split_rule
-    all_named = manifest.split_by != "note" and rule["validation"] + rule["test"] > 0
+    all_named = manifest.split_by != "note" and (rule["validation"] + rule["test"] > 0 or "lists" in rule)
     several, said = len(people.in_several), manifest.patients_in_several_splits
     check.found = f"{people.distinct:,} {'patients' if all_named else 'patients, or notes that name none'}"
     check.found += f", {several:,} in several splits" if several else ", none in two splits"
