@@ -143,7 +143,7 @@ class ListedSplits(Generic[Id]):
         for split, path in self._lists.files().items():
             if not any(self._listed[identifier] == SPLITS.index(split) for identifier in self._seen):
                 raise UserError(
-                    f"{path}: no note has a {self._lists.of} of this list (--split.lists.{split}); check the list, or "
+                    f"{path}: no note has one of these {self._lists.of}s (--split.lists.{split}); check the list, or "
                     "say with --split.lists.of whether it holds patients or admissions"
                 )
         return {"listed_ids": len(self._listed), "listed_ids_without_notes": len(self._listed) - len(self._seen)}

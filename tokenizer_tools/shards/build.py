@@ -166,7 +166,9 @@ def _finish(packed: list[PackedPart], keep: KeepList, build: ShardBuild, plan: d
             files=files,
         )
     if not splits["train"].sequences:
-        raise UserError("no note is in the training split; lower --split.validation and --split.test")
+        raise UserError(
+            "no note is in the training split; lower --split.validation and --split.test, or check --split.lists"
+        )
     settings, all_files = build.settings, [entry for split in splits.values() for entry in split.files]
     manifest = Manifest(
         sequence_length=settings.sequence_length,

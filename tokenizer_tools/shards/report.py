@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from tokenizer_tools.manifest import Manifest
+from tokenizer_tools.manifest import SPLITS, Manifest
 from tokenizer_tools.tokenizer.unknown_characters import describe_unknown
 
 
@@ -32,6 +32,8 @@ def describe(manifest: Manifest, out: Path, already_built: bool) -> list[str]:
         lines.append(
             "  each note has its own patient: if that can't be right, name another column with --columns.patient"
         )
+    if "lists" in manifest.split_rule:
+        lines.append(f"  {_describe_lists(manifest)}")
     if not manifest.splits["validation"].sequences:
         lines.append("  no notes are held out for validation: a run on these shards will have no validation loss")
     lines += _describe_sources(manifest)
@@ -49,6 +51,16 @@ def _describe_dropped(counts: dict[str, int]) -> str:
         if name.startswith("dropped_") and count
     ]
     return f" (dropped: {', '.join(dropped)})" if dropped else ""
+
+
+def _describe_lists(manifest: Manifest) -> str:
+    """Say who is on the user's own lists, and what became of the others."""
+    lists, counts = manifest.split_rule["lists"], manifest.counts
+    splits = ", ".join(split for split in SPLITS if split in lists)
+    line = f"split by lists of {counts['listed_ids']:,} {lists['of']}s ({splits})"
+    if without := counts["listed_ids_without_notes"]:
+        line += f", of which {without:,} have no note"
+    return f"{line}; notes of others are {'dropped' if 'train' in lists else 'divided by the shares'}"
 
 
 def _describe_sources(manifest: Manifest) -> list[str]:
