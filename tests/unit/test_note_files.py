@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from pathlib import PurePosixPath
 
 import pyarrow as pa
@@ -113,6 +114,12 @@ def test_a_note_without_text(tmp_path):
         ("{patient}/*.txt", "7.txt", None),
         ("{patient}.txt", "7.txt/8.txt", {"patient": "8"}),
         ("{patient}.txt", "7xtxt", None),
+        ("a{patient}a", "aa", None),
+        ("a{patient}a", "aaa", {"patient": "a"}),
+        ("*-{patient}-*", "--7--", None),
+        ("*_{patient}.txt", "_7.txt", {"patient": "7"}),
+        ("{patient}/*/a", "7/b/a", {"patient": "7"}),
+        ("{patient}.a/*", "7.a/", None),
     ],
 )
 def test_patterns(pattern, path, expected):
@@ -135,6 +142,42 @@ def test_patterns(pattern, path, expected):
 def test_wrong_patterns(pattern, message):
     with pytest.raises(UserError, match=message.replace("{", r"\{")):
         InputOptions(patient_from=pattern)
+
+
+def all_ways(names, between, text):
+    """What the named wildcards can stand for, by trying everything."""
+    if not names:
+        return {()} if text == between[0] else set()
+    if not text.startswith(between[0]):
+        return set()
+    rest, is_named = text[len(between[0]) :], names[0] != "*"
+    return {
+        (*([rest[:cut]] if is_named else []), *more)
+        for cut in range(is_named, len(rest) + 1)
+        for more in all_ways(names[1:], between[1:], rest[cut:])
+    }
+
+
+PATTERNS = ["{patient}-*", "a{patient}-*b", "*-{patient}", "{patient}-{admission}a", "*-{admission}--{patient}-*"]
+
+
+@given(st.text("ab-", min_size=1, max_size=9), st.sampled_from(PATTERNS))
+def test_patterns_find_all_ways(text, pattern):
+    wildcard = r"\{patient\}|\{admission\}|\*"
+    names = re.findall(wildcard, pattern)
+    ways = all_ways(names, re.split(wildcard, pattern), text)
+    if len(ways) > 1:
+        with pytest.raises(ValueError):
+            PathPattern(pattern).find(PurePosixPath(text))
+    else:
+        found = PathPattern(pattern).find(PurePosixPath(text))
+        assert found == next((dict(zip([n[1:-1] for n in names if n != "*"], way, strict=True)) for way in ways), None)
+
+
+def test_a_pattern_takes_linear_time():
+    for text in ("-" * 100_000, "a-" * 50_000, "b"):
+        for pattern in ("*-*-*-*-{patient}x", "{patient}-*-*-*-*x"):
+            assert PathPattern(pattern).find(PurePosixPath(text)) is None
 
 
 @given(st.from_regex(r"[a-z0-9.]{1,8}", fullmatch=True), st.from_regex(r"[a-z0-9.-]{0,8}", fullmatch=True))

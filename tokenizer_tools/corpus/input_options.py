@@ -48,8 +48,8 @@ class InputOptions:
         }
         if len(given := [name for name, value in patients.items() if value]) > 1:
             raise UserError(f"{' and '.join(given)}: both say who the patient is; give one of them")
-        self.source  # noqa: B018  # refuses a wrong pattern
-        if self.sources is not None and self.source != Source():
+        described = self.source  # refuses a wrong pattern
+        if self.sources is not None and described != Source():
             raise UserError(
                 "--columns, --patient-folder, --patient-from and --date-order: with --sources each source says this in "
                 f"{self.sources}"

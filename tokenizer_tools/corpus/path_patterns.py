@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import PurePath
 
 from tokenizer_tools.errors import UserError
@@ -55,23 +54,47 @@ class PathPattern:
         Raises:
             ValueError: it matches in more than one way.
         """
-        shortest, longest = self._expressions
-        end = "/".join(path.parts[-(WORDS.get(self.text, self.text).count("/") + 1) :])
-        found, other = shortest.fullmatch(end), longest.fullmatch(end)
-        if found is None or other is None:
+        patterns = WORDS.get(self.text, self.text).split("/")
+        parts = path.parts[-len(patterns) :]
+        found: dict[str, str] = {}
+        if len(parts) < len(patterns):
             return None
-        if found.groupdict() != other.groupdict():
-            raise ValueError
-        return found.groupdict()
+        for pattern, part in zip(patterns, parts, strict=True):
+            names, between = _WILDCARD.findall(pattern), _WILDCARD.split(pattern)
+            spans = _match(names, between, part)
+            if spans is None:
+                return None
+            # From the other end each begins and ends as late as it can.
+            latest = _match(names[::-1], [text[::-1] for text in between[::-1]], part[::-1]) or []
+            for name, (start, end), reversed_span in zip(names, spans, latest[::-1], strict=True):
+                if name == "*":
+                    continue
+                if (len(part) - end, len(part) - start) != reversed_span:
+                    raise ValueError
+                found[name[1:-1]] = part[start:end]
+        return found
 
-    @cached_property
-    def _expressions(self) -> tuple[re.Pattern[str], re.Pattern[str]]:
-        """The pattern as regular expressions: one that takes few characters first, one that takes many."""
-        pattern = WORDS.get(self.text, self.text)
-        texts, names = _WILDCARD.split(pattern), _WILDCARD.findall(pattern)
-        made = []
-        for lazy in ("?", ""):
-            parts = [f"[^/]*{lazy}" if name == "*" else f"(?P<{name[1:-1]}>[^/]+{lazy})" for name in names]
-            ends = [*parts, ""]
-            made.append(re.compile("".join(re.escape(text) + end for text, end in zip(texts, ends, strict=True)), re.S))
-        return made[0], made[1]
+
+def _match(names: list[str], between: list[str], text: str) -> list[tuple[int, int]] | None:
+    """Where each wildcard begins and ends if all do so as early as they can; None without a match. Takes linear time.
+
+    Args:
+        names: the wildcards.
+        between: the texts before, between and after them.
+        text: what is matched as a whole.
+    """
+    if not names:
+        return [] if text == between[0] else None
+    end = len(text) - len(between[-1])
+    if not (text.startswith(between[0]) and text.endswith(between[-1])):
+        return None
+    spans: list[tuple[int, int]] = []
+    position = len(between[0])
+    for name, after in zip(names, between[1:], strict=True):
+        is_last, least = len(spans) == len(names) - 1, position + (name != "*")
+        found = end if is_last else text.find(after, least, end)
+        if found < least:
+            return None
+        spans.append((position, found))
+        position = found + len(after)
+    return spans
