@@ -116,7 +116,6 @@ def test_a_note_without_text(tmp_path):
         ("{patient}.txt", "7xtxt", None),
         ("a{patient}a", "aa", None),
         ("a{patient}a", "aaa", {"patient": "a"}),
-        ("*-{patient}-*", "--7--", None),
         ("*_{patient}.txt", "_7.txt", {"patient": "7"}),
         ("{patient}/*/a", "7/b/a", {"patient": "7"}),
         ("{patient}.a/*", "7.a/", None),
@@ -217,6 +216,7 @@ def test_tables_named_by_their_patient(tmp_path):
 def test_paths_that_name_nobody_for_sure(tmp_path):
     write(tmp_path / "a" / "7-1-2.xml", xml("x"))
     assert "can be read in two ways by --patient-from {patient}-*.xml" in refusal(tmp_path / "a", **NAMED)
+    assert "can be read in two ways" in refusal(tmp_path / "a", patient_from="*-{patient}-*")
     write(tmp_path / "b" / "unknown-1.xml", xml("x"))
     assert "its path names nobody (--patient-from)" in refusal(tmp_path / "b", **NAMED)
     write(tmp_path / "c" / "1.2E+11-1.xml", xml("x"))
@@ -263,7 +263,7 @@ def test_compressed_tables(packing, kind, tmp_path):
 
 @pytest.mark.parametrize("packing", PACK)
 def test_broken_compressed_tables(packing, tmp_path):
-    rows = b"".join(b"%d,some text that is not so short\n" % number for number in range(20_000))
+    rows = b"".join(b"%d,some text that is not so short\n" % number for number in range(2000))
     packed = PACK[packing](b"subject_id,text\n" + rows)
     for content in (packed[: len(packed) // 2], packed[:-1], packed[:6], b"not compressed at all"):
         path = write(tmp_path / f"n.csv.{packing}", content)
