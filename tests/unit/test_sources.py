@@ -4,12 +4,15 @@ import csv
 import gzip
 import io
 import json
+import re
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import REPOSITORY
 
 from clinical_pretrain.cli import main
+from tokenizer_tools.corpus.columns import Columns
 from tokenizer_tools.corpus.input_options import InputOptions, find_sources
 from tokenizer_tools.corpus.presets import PRESETS
 from tokenizer_tools.corpus.read_notes import read_notes
@@ -205,6 +208,29 @@ def test_options_that_a_source_says_itself(options, message, tmp_path, capsys):
 def test_neither_notes_nor_sources(capsys):
     assert main(["clean"]) == 2
     assert "no notes given; name a file or a folder with --notes, or describe sources" in capsys.readouterr().err
+
+
+def test_the_example_in_the_docs_is_right(tmp_path):
+    page = (REPOSITORY / "docs" / "how-to" / "sources.md").read_text()
+    (tmp_path / "s.yaml").write_text(page.split("```yaml\n")[1].split("```")[0])
+    records = read_source_file(tmp_path / "s.yaml")
+    assert [record.source.name for record in records] == ["discharge", "chest-xray", "hospital"]
+    table = page.split("| filter | rows that stay |")[1].split("\n\n")[0]
+    for example in re.findall("`([^`]*: [^`]*)`", table):
+        (tmp_path / "s.yaml").write_text(f"sources:\n  - name: a\n    path: n.csv\n    filters:\n      {example}\n")
+        assert len(read_source_file(tmp_path / "s.yaml")[0].source.filters) == 1
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_named_columns_in_another_case_and_several_times(ending, tmp_path):
+    row = {"TEXT": "a", "Mrn": "1", "CHARTTIME": "soon", "CHARTDATE": "2101-03-04"}
+    write_table(tmp_path / f"n.{ending}", [row, row | {"CHARTTIME": "2101-03-05 06:07:08"}])
+    columns = Columns(text="text", patient="MRN", time="charttime, chartdate")
+    notes = list(read_notes([tmp_path / f"n.{ending}"], InputOptions(columns), BY_PATIENT))
+    assert [(note.patient, note.time) for note in notes] == [("1", "2101-03-04"), ("1", "2101-03-05 06:07:08")]
+    assert notes[0].has_unreadable_time
+    with pytest.raises(UserError, match=r"no column ' day' \(--columns.time\)"):
+        list(read_notes([tmp_path / f"n.{ending}"], InputOptions(Columns(time="charttime, day"))))
 
 
 # Ready ones ----------------------------------------------------------------------------------------------------------
