@@ -17,7 +17,8 @@ from mtsamples import CORPORA, DATA
 
 from tokenizer_tools.corpus.clean_notes import CleaningRules, clean
 from tokenizer_tools.corpus.columns import Columns
-from tokenizer_tools.corpus.read_notes import InputOptions, read_notes
+from tokenizer_tools.corpus.input_options import InputOptions
+from tokenizer_tools.corpus.read_notes import read_notes
 from tokenizer_tools.corpus.synthetic_notes import make_notes
 from tokenizer_tools.files import write_json
 from tokenizer_tools.tokenizer.load import encode, load_tokenizer

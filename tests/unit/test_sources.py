@@ -127,6 +127,8 @@ def test_a_filtered_row_need_not_be_usable_otherwise(tmp_path):
     assert kept(describe(tmp_path, "sources: [{name: n, path: n.csv, filters: {kind: a}}]")) == [
         ("ok", "1", "uncategorised")
     ]
+    write_table(tmp_path / "n.jsonl", [{"subject_id": "1", "text": ["a"], "kind": "b"}])
+    assert kept(describe(tmp_path, "sources: [{name: n, path: n.jsonl, filters: {kind: a}}]")) == []
     write_table(tmp_path / "n.jsonl", [{"subject_id": "1", "text": "a", "kind": ["a"]}])
     options = describe(tmp_path, "sources: [{name: n, path: n.jsonl, filters: {kind: a}}]")
     assert "row 1: 'kind' holds a list or an object" in refusal(options)

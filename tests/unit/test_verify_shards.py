@@ -167,7 +167,8 @@ def sign(folder):
                 entry["sha256"] = file_sha256(folder / entry["path"])
                 entry |= {"sequences": len(ids), "tokens": sum(map(len, ids))}
             split |= {name: sum(entry[name] for entry in split["files"]) for name in ("sequences", "tokens")}
-        content["sources"][0]["tokens"] = sum(split["tokens"] for split in splits)
+        said = sum(source["tokens"] for source in content["sources"])
+        content["sources"][0]["tokens"] += sum(split["tokens"] for split in splits) - said
 
     edit_manifest(folder, change)
     manifest = Manifest.load(folder)
@@ -371,7 +372,7 @@ DAMAGES = {
         manifest(lambda content: content["splits"]["train"]["files"][1].update(sequences=1)),
     ),
     "tokens of a source": ("counts", manifest(lambda content: content["sources"][0].update(tokens=1))),
-    "notes of a source": ("counts", manifest(lambda content: content["sources"][0].update(notes=1))),
+    "notes of a source": ("notes table", manifest(lambda content: content["sources"][0].update(notes=1))),
     "notes kept": ("counts, manifest", manifest(lambda content: content["counts"].update(kept=1))),
     "a short sequence": ("sequences", lambda folder: cut_sequence(folder, 3)),
     "two segments for one": ("sequences", sequences(split_segment)),

@@ -102,13 +102,13 @@ class _Reader:
         if isinstance(row, BadRowError):
             raise row
         names, filtered = self._columns(row)
+        if not self._is_admitted(row, filtered):
+            return self._without_text(number, row.place, "filtered")
         cells = {role: [row.values.get(name) for name in wanted] for role, wanted in names.items()}
         for role, values in cells.items():
             if any(isinstance(value, list | dict) for value in values):
                 kind = "text" if role == "text" else "a single value"
                 raise _holds_several(row, names[role][0], kind)
-        if not self._is_admitted(row, filtered):
-            return self._without_text(number, row.place, "filtered")
         first = {
             role: next((text for value in values if (text := text_of(value))), "") for role, values in cells.items()
         }
@@ -238,14 +238,11 @@ class _Reader:
             return BadRowError(row.place, "no_patient", f"no patient in {named}; fill it in")
         by_note = "split by --split.by note (a patient's notes may then be trained on and held out at once)"
         if self.input.kind in ONE_NOTE:
-            levels = ", ".join(
-                f"level {n}: {count:,}" for n, count in enumerate(self.input.folders_by_level(), start=1)
-            )
-            remedy = f"if folders are patients, name their level with --patient-folder ({levels} folders); " * bool(
-                levels
-            )
-            remedy += "if files are named by patients, say how with --patient-from, such as '{patient}-*.txt'; or "
-            return UserError(f"{self.input.path}: no patients are known; {remedy}{by_note}")
+            counts = enumerate(self.input.folders_by_level(), start=1)
+            levels = ", ".join(f"level {level}: {count:,}" for level, count in counts)
+            folders = f"if folders are patients, name their level with --patient-folder ({levels} folders); "
+            files = "if files are named by patients, say how with --patient-from, such as '{patient}-*.txt'; or "
+            return UserError(f"{self.input.path}: no patients are known; {folders if levels else ''}{files}{by_note}")
         message = f"no patient column; {describe_columns(row.columns)}; {likely_columns(row.columns)}; or {by_note}"
         if self.input.kind == "jsonl":
             return BadRowError(row.place, "no_patient", message)

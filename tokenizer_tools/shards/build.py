@@ -127,9 +127,13 @@ def _plan(build: ShardBuild, inputs: list[Input]) -> dict[str, Any]:
 
 
 def _describe_input(entry: Input) -> dict[str, Any]:
-    described = {"name": os.fsencode(entry.path.name).decode(errors="replace"), "sha256": _input_sha256(entry)}
-    is_described = entry.source is not None and entry.source.name
-    return described | ({"source": entry.source.compared()} if entry.source and is_described else {})
+    described: dict[str, Any] = {
+        "name": os.fsencode(entry.path.name).decode(errors="replace"),
+        "sha256": _input_sha256(entry),
+    }
+    if entry.source and entry.source.name:
+        described["source"] = entry.source.compared()
+    return described
 
 
 def _input_sha256(entry: Input) -> str:
