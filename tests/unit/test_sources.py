@@ -92,7 +92,7 @@ def test_filters(ending, tmp_path):
         {"subject_id": "1", "text": "a", "status": "1", "site": "North"},
         {"subject_id": "2", "text": "b", "status": "1.0", "site": " south "},
         {"subject_id": "3", "text": "c", "status": "0", "site": "NORTH"},
-        {"subject_id": "4", "text": "d", "status": "", "site": "NULL"},
+        {"subject_id": "4", "text": "u", "status": "", "site": "NULL"},
         {"subject_id": "", "text": "e", "status": "7", "site": "East"},
     ]
     if ending != "csv":
@@ -100,14 +100,14 @@ def test_filters(ending, tmp_path):
     write_table(tmp_path / f"n.{ending}", rows)
     for filters, expected in {
         "{status: 1}": "ab",
-        "{status: not 1, site: {not: East}}": "cd",
-        "{status: not 7}": "abcd",
+        "{status: not 1, site: {not: East}}": "cu",
+        "{status: not 7}": "abcu",
         "{site: [north, South]}": "abc",
-        "{site: {not: [north, east]}}": "bd",
+        "{site: {not: [north, east]}}": "bu",
         "{site: {is: north}, status: 0}": "c",
-        "{site: null}": "d",
-        "{STATUS: [1, null]}": "abd",
-        "{site: [north, null], status: not 1}": "cd",
+        "{site: null}": "u",
+        "{STATUS: [1, null]}": "abu",
+        "{site: [north, null], status: not 1}": "cu",
     }.items():
         options = describe(tmp_path, f"sources: [{{name: n, path: n.{ending}, filters: {filters}}}]")
         assert "".join(text for text, _, _ in kept(options)) == expected, filters
@@ -161,7 +161,7 @@ RECORD = "sources: [{name: a, path: n.csv"
         ("sources: [{name: a b, path: n.csv}]", "source 1 (a b): name must be"),
         ("sources: [{name: a}]", "source 1 (a): path must be a file or a folder"),
         ("sources: [{name: a, path: []}]", "path must be a file or a folder"),
-        (RECORD + ", colums: {text: t}}]", "source 1 (a): unknown key 'colums' (did you mean columns?)"),
+        (RECORD + ", column: {text: t}}]", "source 1 (a): unknown key 'column' (did you mean columns?)"),
         (RECORD + ", columns: {txt: t}}]", "source 1 (a), columns: unknown key 'txt' (did you mean text?)"),
         (RECORD + ", columns: {text: [a, b]}}]", "columns.text must be the name of a column"),
         (RECORD + ", columns: {text: }}]", "columns.text must be the name of a column"),

@@ -16,7 +16,7 @@ from tokenizer_tools.corpus.split_patients import SplitRule
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import SPLITS
 from tokenizer_tools.shard_reading import record_batches
-from tokenizer_tools.shards import apply_lists
+from tokenizer_tools.shards import apply_lists, report
 from tokenizer_tools.shards.build import build_shards
 from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
 from tokenizer_tools.shards.verify.verify import verify_shards
@@ -154,6 +154,15 @@ def test_a_patient_with_admissions_on_two_lists(corpus, tmp_path):
     assert manifest.patients_in_several_splits == 2 and manifest.counts["dropped_unlisted"] == 4
     assert [manifest.splits[name].notes for name in SPLITS] == [2, 0, 2]
     assert not faults(tmp_path / "s")
+
+
+def test_an_admission_of_two_patients_on_two_lists_is_said(corpus, tmp_path):
+    notes = write_notes(tmp_path / "n.csv", [("1", "11"), ("2", "11"), ("2", "12"), ("3", "11"), ("4", "41")])
+    given = lists(tmp_path, train="1\n3", test="2")
+    manifest = build(corpus, notes, tmp_path / "s", SplitRule(lists=given))
+    assert manifest.counts["listed_elsewhere_by_admission"] == 2
+    line = next(line for line in report.describe(manifest, tmp_path / "s", False) if "split by lists" in line)
+    assert "2 notes have an admission that a held-out patient of another list has, too" in line
 
 
 def test_admissions_without_patients(corpus, tmp_path):

@@ -81,8 +81,7 @@ sources:
         "i2b2 and n2c2: an XML file per note, named after its patient",
         """\
 # i2b2/n2c2 2014 (de-identification, heart disease): 220-01.xml is the first record of patient 220. The text is that in
-# <TEXT>; tags and annotations aren't read. The folders hold the same notes where they are of the same release: name one
-# of each.
+# <TEXT>; annotations aren't read. Both tracks of 2014 are on the same records: name the folders of one.
 sources:
   - name: i2b2
     path: [training-PHI-Gold-Set1, training-PHI-Gold-Set2, testing-PHI-Gold-fixed]

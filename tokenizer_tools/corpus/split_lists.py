@@ -104,6 +104,9 @@ class ListedSplits(Generic[Id]):
         self._of_patient = listed if lists.of == "patient" else {}
         self._seen: set[Id] = set()
         self._divided: list[Any] = []
+        self._held_out: dict[Id, int] = {}
+        self.shared = 0
+        """Notes so far of an admission that a patient on the list of another, held-out split has, too."""
 
     def see(self, patient: Id | None, admission: Id | None, place: Any) -> None:
         """Learn whose a note is.
@@ -117,10 +120,12 @@ class ListedSplits(Generic[Id]):
         if not identifier or identifier not in self._listed:
             return
         self._seen.add(identifier)
-        if self._lists.of == "admission" and patient and self._by != "note":
-            split = self._listed[identifier]
-            if self._of_patient.setdefault(patient, split) != split:
-                self._divided.append(place)
+        split = self._listed[identifier]
+        if self._lists.of == "patient":
+            if admission and split != SPLITS.index("train"):
+                self._held_out[admission] = split
+        elif patient and self._by != "note" and self._of_patient.setdefault(patient, split) != split:
+            self._divided.append(place)
 
     def check(self, describe: Callable[[Any], str] = str) -> dict[str, int]:
         """Compare the lists with the notes that were seen.
@@ -156,6 +161,12 @@ class ListedSplits(Generic[Id]):
             admission: likewise.
             drawn: the split by the shares alone.
         """
+        split = self._split_of(patient, admission, drawn)
+        if split is not None and admission and self._held_out.get(admission, split) != split:
+            self.shared += 1
+        return split
+
+    def _split_of(self, patient: Id | None, admission: Id | None, drawn: int) -> int | None:
         found: Any = self._of_patient.get(patient) if patient else None
         if self._lists.of == "admission" and admission and (not patient or self._by == "note"):
             found = self._listed.get(admission)

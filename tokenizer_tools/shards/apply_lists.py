@@ -43,7 +43,7 @@ def apply_lists(scanned: ScannedNotes, parts: NoteParts, build: ShardBuild) -> N
             elif outcomes[i] == Outcome.KEPT:
                 outcomes[i] = Outcome.DROPPED_UNLISTED
         scanned.replace(number, splits=splits, outcomes=outcomes)
-    write_json(_done(build), counts)
+    write_json(_done(build), counts | {"listed_elsewhere_by_admission": listed.shared})
 
 
 def listed_counts(build: ShardBuild) -> dict[str, int]:

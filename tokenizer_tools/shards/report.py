@@ -60,6 +60,8 @@ def _describe_lists(manifest: Manifest) -> str:
     line = f"split by lists of {counts['listed_ids']:,} {lists['of']}s ({splits})"
     if without := counts["listed_ids_without_notes"]:
         line += f", of which {without:,} have no note"
+    if shared := counts["listed_elsewhere_by_admission"]:
+        line += f"; {shared:,} notes have an admission that a held-out patient of another list has, too"
     return f"{line}; notes of others are {'dropped' if 'train' in lists else 'divided by the shares'}"
 
 
