@@ -80,6 +80,17 @@ class UnknownTokens:
 
 
 @dataclass(frozen=True)
+class Withdrawal:
+    """What `withdraw` left out. Figures alone: nothing says whose the notes were."""
+
+    patients: int
+    notes: int
+    tokens: int
+    fingerprint: str
+    """Of the shards that these were made from."""
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What is in a shard folder. Holds no text of a note and no raw identifier."""
 
@@ -102,6 +113,9 @@ class Manifest:
     versions: dict[str, str]
     fingerprint: str
     """sha256 over the tokenizer and all shard files: identifies the data and their order."""
+    withdrawn: list[Withdrawal] = field(default_factory=list)
+    """Withdrawals of patients, in order. After one, unknown tokens and kept notes with something about their time are
+    upper bounds where the shards can't tell how many there were."""
     format_version: int = FORMAT_VERSION
 
     @property
@@ -111,7 +125,10 @@ class Manifest:
 
     def save(self, folder: Path) -> None:
         """Write `manifest.json`. It is the last file to be written, so a folder that has it is complete."""
-        write_json(folder / MANIFEST_NAME, asdict(self))
+        facts = asdict(self)
+        if not self.withdrawn:
+            del facts["withdrawn"]  # as in shards of builds without this field
+        write_json(folder / MANIFEST_NAME, facts)
 
     @classmethod
     def load(cls, folder: Path | str) -> Manifest:
@@ -134,6 +151,7 @@ class Manifest:
                 name: SplitInfo(**{**split, "files": [ShardFile(**entry) for entry in split["files"]]})
                 for name, split in raw["splits"].items()
             }
+            raw["withdrawn"] = [Withdrawal(**entry) for entry in raw.get("withdrawn", [])]
             return cls(**raw)
         except (TypeError, KeyError, AttributeError) as error:
             raise UserError(

@@ -23,7 +23,7 @@ from clinical_pretrain.data.shards import Split, note_patients
 from clinical_pretrain.tasks.records import Document
 from clinical_pretrain.tasks.splits import patient_of
 from tokenizer_tools.corpus.clean_notes import CleaningRules, clean
-from tokenizer_tools.corpus.split_patients import default_key_path, key_id, load_patient_key, patient_hash
+from tokenizer_tools.corpus.split_patients import load_key_of, patient_hash
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import TOKENIZER_FOLDER, Manifest
 from tokenizer_tools.tokenizer.load import encode, forbidden_ids, note_ids
@@ -128,14 +128,9 @@ def _key(
         return None, "the data set names none"
     if not manifest.splits[SEEN_SPLIT].patients:
         return None, "the shards name none"
-    given, path = path is not None, path or default_key_path()
-    if not path.exists():  # load_patient_key would make one
-        if given:
-            raise UserError(f"{path}: no such file; name the key that the shards were built with as --patient-key")
-        return None, "there is no patient key; name the one that the shards were built with as --patient-key"
-    key = load_patient_key(path)
-    if key_id(key) == manifest.patient_key_id:
-        return key, None
-    if given:
-        raise UserError(f"{path}: not the key that the patients in {shards} were hashed with; name that --patient-key")
-    return None, "the shards were built with another patient key; name it as --patient-key"
+    try:
+        return load_key_of(shards, manifest.patient_key_id, path), None
+    except UserError as error:
+        if path is not None:
+            raise
+        return None, str(error)

@@ -153,7 +153,7 @@ def lock(work: Path, shared: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def disk_errors(out: Path) -> Iterator[None]:
+def disk_errors(out: Path, what_is_kept: str = ": finished parts are kept") -> Iterator[None]:
     """Turn a full disk, and a file that can't be written, into a UserError."""
     try:
         yield
@@ -161,7 +161,7 @@ def disk_errors(out: Path) -> Iterator[None]:
         if error.errno in _FULL_DISK:
             raise UserError(
                 f"{out}: the disk is full ({os.strerror(error.errno)}); free some space and run the same command "
-                "again: finished parts are kept"
+                f"again{what_is_kept}"
             ) from None
         if error.filename is None:
             raise
