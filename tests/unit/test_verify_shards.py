@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from conftest import SHARED
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from tiny_tokenizer import word_level
+from tokenizers import Tokenizer
 
 from clinical_pretrain.cli import main
 from tokenizer_tools.corpus.split_patients import SplitRule
@@ -71,18 +71,6 @@ def test_intact_shards_pass(intact):
     assert f"{tokens:,} tokens in sequences of 64" in "\n".join(found.lines())
 
 
-def word_level(_, folder):
-    """A tokenizer that knows a hundred words."""
-    vocabulary = {word: i for i, word in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>", *map(str, range(100))])}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    roles = {"bos": "<s>", "eos": "</s>", "pad": "<pad>", "unk": "<unk>", "mask": "<mask>"}
-    PreTrainedTokenizerFast(
-        tokenizer_object=backend, **{f"{role}_token": token for role, token in roles.items()}
-    ).save_pretrained(folder)
-    return folder
-
-
 def large(tokenizer, folder):
     """The tokenizer with more entries than 16 bits can count."""
     shutil.copytree(tokenizer, folder)
@@ -115,7 +103,8 @@ def test_other_intact_shards_pass(kind, corpus, tmp_path):
     header, rows, options = KINDS[kind]
     tokenizer, notes = corpus / "tokenizer", csv(tmp_path / "n.csv", header, rows)
     if kind in ("large vocabulary", "unknown characters"):
-        tokenizer = (large if kind == "large vocabulary" else word_level)(tokenizer, tmp_path / "tokenizer")
+        folder = tmp_path / "tokenizer"
+        tokenizer = large(tokenizer, folder) if kind == "large vocabulary" else word_level(folder)
     folder = build([notes], tokenizer, tmp_path / "shards", **options)
     found = verify_shards(folder)
     assert not found.failed, "\n".join(found.lines())

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tokenizer_tools.corpus.identifiers import LostDigitsError, identifier_of
-from tokenizer_tools.corpus.split_patients import patient_hash
+from tokenizer_tools.corpus.split_patients import load_key_of, patient_hash
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import copy_files, file_sha256, new_folder
 from tokenizer_tools.manifest import (
@@ -99,12 +99,7 @@ def read_patients(given: Sequence[str], file: Path | None = None) -> list[NamedP
     return list(found.values())
 
 
-def check_withdrawable(manifest: Manifest, shards: Path) -> None:
-    """Check that patients can be found in shards.
-
-    Raises:
-        UserError: their notes name none.
-    """
+def _check_names_patients(manifest: Manifest, shards: Path) -> None:
     if not any(split.patients for split in manifest.splits.values()):
         raise UserError(
             f"{shards}: the notes of these shards name no patient (split by {manifest.split_by}), so nobody's can be "
@@ -113,7 +108,9 @@ def check_withdrawable(manifest: Manifest, shards: Path) -> None:
         )
 
 
-def withdraw(shards: Path, patients: Sequence[NamedPatient], out: Path, key: bytes) -> WithdrawnShards:
+def withdraw(
+    shards: Path, patients: Sequence[NamedPatient], out: Path, patient_key: Path | None = None
+) -> WithdrawnShards:
     """Make shards without the notes of some patients. The earlier shards are only read.
 
     Memory: one part, as in a build, and a few bytes for each withdrawn note.
@@ -122,15 +119,18 @@ def withdraw(shards: Path, patients: Sequence[NamedPatient], out: Path, key: byt
         shards: finished shards.
         patients: from `read_patients`.
         out: the folder to create; it is there whole, or not at all.
-        key: that the patients of the shards were hashed with.
+        patient_key: the file of the key that the patients of the shards were hashed with. Default: the one that
+            build-shards makes.
 
     Raises:
-        UserError: a patient has no note in the shards, nothing would be left to train on, or the shards are damaged.
+        UserError: a patient has no note in the shards, nothing would be left to train on, the shards are damaged, or
+            the key isn't theirs.
     """
     before = Manifest.load(shards)
-    check_withdrawable(before, shards)
+    _check_names_patients(before, shards)
+    key = load_key_of(shards, before.patient_key_id, patient_key)
     if out.resolve().is_relative_to(shards.resolve()):
-        raise UserError(f"{out}: in the folder of the shards themselves, which stays as it is; choose another --out")
+        raise UserError(f"{out}: the folder of the shards themselves, or in it, which is only read; choose another --out")
     with disk_errors(out, ""), new_folder(out) as temporary:
         notes = _find_notes(before, shards, patients, key)
         temporary.mkdir(parents=True, mode=0o700)
