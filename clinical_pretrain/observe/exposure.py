@@ -151,7 +151,7 @@ def _of_run(folder: RunFolder, traced: TracedNotes) -> Exposure:
             period.start["config"]["seed"],
             period.start["config"]["batch"]["train_batch_size"],
         )
-        for period in lineage(starts, steps)
+        for period in (lineage(starts, steps) if starts else [])
     ]
     held_out = traced.sequences["validation"][:, 0]
     measured = [

@@ -211,7 +211,11 @@ def cut_notes(shards):
         (None, ["--patients-file", "missing.txt"], "missing.txt: No such file"),
         (None, ["--patient", *PATIENTS], "no other note is in the training split"),
         (None, ["--patient", TRAINED[0], "--out", "shards"], "shards: the folder of the shards themselves"),
-        (None, ["--patient", TRAINED[0], "--out", "shards/new"], "shards/new: the folder of the shards themselves, or in it"),
+        (
+            None,
+            ["--patient", TRAINED[0], "--out", "shards/new"],
+            "shards/new: the folder of the shards themselves, or in it",
+        ),
         (None, ["--patient", TRAINED[0], "--runs", "nowhere"], "nowhere: no run and no exported model"),
         (None, ["--patient", TRAINED[0], "--patient-key", "nowhere"], "nowhere: no such file; name the key"),
         (damage, ["--patient", TRAINED[0]], "not the bytes that the manifest tells of; copy it again"),

@@ -130,7 +130,9 @@ def withdraw(
     _check_names_patients(before, shards)
     key = load_key_of(shards, before.patient_key_id, patient_key)
     if out.resolve().is_relative_to(shards.resolve()):
-        raise UserError(f"{out}: the folder of the shards themselves, or in it, which is only read; choose another --out")
+        raise UserError(
+            f"{out}: the folder of the shards themselves, or in it, which is only read; choose another --out"
+        )
     with disk_errors(out, ""), new_folder(out) as temporary:
         notes = _find_notes(before, shards, patients, key)
         temporary.mkdir(parents=True, mode=0o700)
