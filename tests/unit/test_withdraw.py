@@ -132,6 +132,13 @@ def test_parts_keep_their_borders(rows, tokenizer, tmp_path):
     assert not verify_shards(tmp_path / "second").failed
 
 
+def test_building_again_does_not_bring_the_notes_back(shards, tokenizer, tmp_path):
+    without(shards, tmp_path / "new", TRAINED[0])
+    earlier, settings = content(tmp_path / "new"), ShardSettings(sequence_length=16, split=RULE)
+    manifest = build_shards([shards.with_suffix(".csv")], str(tokenizer), tmp_path / "new", settings)
+    assert manifest.counts["dropped_withdrawn"] == 3 and content(tmp_path / "new") == earlier
+
+
 def test_unknown_tokens_and_times_become_upper_bounds(rows, tokenizer, tmp_path):
     for number, row in enumerate(rows := [list(row) for row in rows]):
         row[4] += " Zoë [**Name**] 5" if number % 3 else ""
