@@ -81,7 +81,7 @@ def exposures(paths: Sequence[Path], traced: TracedNotes) -> list[Exposure]:
         except UserError:
             continue  # its own line says why
     return [
-        *(_guarded(folder.path, partial(_of_run, folder, traced)) for folder in runs),
+        *(_guarded(folder.path, partial(_of_run, folder, by_id, traced)) for folder in runs),
         *(_guarded(model, partial(_of_model, model, by_id, traced)) for model in models),
     ]
 
@@ -140,7 +140,7 @@ def _guarded(path: Path, judge: Callable[[], Exposure]) -> Exposure:
         return Exposure(str(path), UNKNOWN, 0, reason=str(error))
 
 
-def _of_run(folder: RunFolder, traced: TracedNotes) -> Exposure:
+def _of_run(folder: RunFolder, runs: Mapping[str, RunFolder], traced: TracedNotes) -> Exposure:
     starts = folder.starts()
     steps = _steps_reached(folder, starts)
     spans = [
@@ -153,22 +153,13 @@ def _of_run(folder: RunFolder, traced: TracedNotes) -> Exposure:
         )
         for period in (lineage(starts, steps) if starts else [])
     ]
-    held_out = traced.sequences["validation"][:, 0]
-    measured = [
-        validation_sequences(
-            traced.manifest.splits["validation"].sequences, start["config"]["validation"]["max_sequences"]
-        )
-        for start in starts
-        if start["data"]["fingerprint"] == traced.fingerprint
-    ]
-    is_validated = any(np.isin(held_out, numbers).any() for numbers in measured)
-    found = _judge(folder.path, spans, read_skipped_samples(folder), is_validated, traced)
+    found = _judge(folder.path, spans, read_skipped_samples(folder), _is_validated(starts, traced), traced)
     if steps in folder.saved_steps():
         said, computed = read_state(folder, steps).samples_consumed, sum(span.samples for span in spans)
         if said != computed:
             reason = f"its checkpoint has consumed {said:,} samples, its starts {computed:,}"
-            found = replace(found, seen=UNKNOWN, reason=reason)
-    return _with_base(found, _base_of_run(folder, traced))
+            found = Exposure(str(folder), UNKNOWN, steps, reason=reason)
+    return _with_base(found, _base_of_run(folder, runs, traced))
 
 
 def _of_model(model: Path, runs: Mapping[str, RunFolder], traced: TracedNotes) -> Exposure:
@@ -186,15 +177,22 @@ def _of_model(model: Path, runs: Mapping[str, RunFolder], traced: TracedNotes) -
         if data["first_step"] <= recipe["last_step"] and recipe["first_step"] <= data["last_step"]
     ]
     run = runs.get(facts["run_id"])
-    skipped = read_skipped_samples(run) if run else None
-    found = _judge(model, spans, skipped, bool(len(traced.sequences["validation"])), traced)
     if run:
-        return _with_base(found, _base_of_run(run, traced))
-    base = None
+        found = _judge(model, spans, read_skipped_samples(run), _is_validated(run.starts(), traced), traced)
+        return _with_base(found, _base_of_run(run, runs, traced))
+    found, base = _judge(model, spans, None, bool(len(traced.sequences["validation"])), traced), None
     if facts["initialisation"] == "pretrained" and facts["base_model"] is None:
         reason = "it began with a local model, which only its run names; give the run, too"
         base = Exposure(str(model), UNKNOWN, 0, reason=reason)
     return _with_base(found, base)
+
+
+def _is_validated(starts: Sequence[dict[str, Any]], traced: TracedNotes) -> bool:
+    """Whether a validation on these shards takes sequences with the notes."""
+    held_out, sequences = traced.sequences["validation"][:, 0], traced.manifest.splits["validation"].sequences
+    settings = [start["config"]["validation"] for start in starts if start["data"]["fingerprint"] == traced.fingerprint]
+    measured = (validation_sequences(sequences, each["max_sequences"]) for each in settings)
+    return any(bool(np.isin(held_out, numbers).any()) for numbers in measured)
 
 
 def _steps_reached(folder: RunFolder, starts: Sequence[dict[str, Any]]) -> int:
@@ -279,16 +277,17 @@ def _orders(
             sample, position = sample + len(order), position + len(order)
 
 
-def _base_of_run(folder: RunFolder, traced: TracedNotes) -> Exposure | None:
+def _base_of_run(folder: RunFolder, runs: Mapping[str, RunFolder], traced: TracedNotes) -> Exposure | None:
     """What the model that a run began with has seen; None where that is a model of the Hub, or no model."""
     run = folder.read_run()
     if not run["starts"] or run["base_model"] is not None or run["starts"][0]["config"]["model"]["init"] == "random":
         return None
     base = Path(run["starts"][0]["config"]["model"]["name_or_path"])
     if (base / FACTS_NAME).exists():
-        return _of_model(base, {}, traced)
+        # Without this run: its own export may lie there by now, and would lead here again.
+        return _of_model(base, {run_id: other for run_id, other in runs.items() if other != folder}, traced)
     if not base.is_dir():
-        return Exposure(str(base), UNKNOWN, 0, reason=f"it began with the model in {base}, which isn't there any more")
+        return Exposure(str(base), UNKNOWN, 0, reason=f"it began with the model in {base}, which isn't there")
     return None
 
 

@@ -185,12 +185,21 @@ def test_a_run_may_have_begun_with_a_model_that_has_seen_them(tmp_path):
     for name, seen, reason in (
         ("own", TRAINED, f"it began with {base}, trained on them"),
         ("downloaded", NOT_SEEN, ""),
-        ("deleted", UNKNOWN, f"it began with the model in {base.parent}/deleted, which isn't there any more"),
+        ("deleted", UNKNOWN, f"it began with the model in {base.parent}/deleted, which isn't there"),
     ):
         model = {"init": "pretrained", "name_or_path": f"{base.parent}/{name}"}
         folder = write_run(tmp_path / "runs" / name, [start(fingerprint=CLEAN, model=model)], 9)
         found = one([folder.path], notes)
         assert (found.seen, found.reason) == (seen, reason)
+
+
+def test_an_export_over_the_base_model_of_its_own_run_ends(tmp_path):
+    recipe = [steps_of(1, 9, seed=1, train_batch_size=4)]
+    base = write_model(tmp_path / "model", [steps_of(1, 9, fingerprint=CLEAN)], recipe, base_model=None)
+    run = write_run(
+        tmp_path / "run", [start(0, CLEAN, model={"init": "pretrained", "name_or_path": str(base)})], 9
+    ).path
+    assert [each.seen for each in exposures([run, base], traced())] == [UNKNOWN, UNKNOWN]
 
 
 def test_each_path_must_lead_to_a_run_or_model(tmp_path):
