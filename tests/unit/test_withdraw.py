@@ -130,6 +130,11 @@ def test_parts_keep_their_borders(rows, tokenizer, tmp_path):
     assert [entry.patients for entry in second.manifest.withdrawn] == [2, 1]
     assert second.manifest.counts["dropped_withdrawn"] == 9
     assert not verify_shards(tmp_path / "second").failed
+    manifest = json.loads((tmp_path / "second" / "manifest.json").read_text())
+    manifest["withdrawn"].pop()
+    (tmp_path / "second" / "manifest.json").write_text(json.dumps(manifest))
+    (failed,) = verify_shards(tmp_path / "second").failed
+    assert failed.faults[0].what == "notes withdrawn, together: 6, but the manifest says 9"
 
 
 def test_building_again_does_not_bring_the_notes_back(shards, tokenizer, tmp_path):

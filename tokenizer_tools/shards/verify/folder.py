@@ -133,6 +133,8 @@ def check_manifest(manifest: Manifest) -> Check:
     counts = manifest.counts
     accounted = sum(count for name, count in counts.items() if name == "kept" or name.startswith("dropped_"))
     check.compare("notes kept and dropped, together", MANIFEST_NAME, accounted, counts.get("read"))
+    withdrawn = sum(entry.notes for entry in manifest.withdrawn)
+    check.compare("notes withdrawn, together", MANIFEST_NAME, withdrawn, counts.get("dropped_withdrawn", 0))
     return check
 
 
