@@ -206,6 +206,10 @@ def damage(shards):
     file.write_bytes(file.read_bytes()[:-9] + b"123456789")
 
 
+def lose(shards):
+    next((shards / "test").iterdir()).unlink()
+
+
 def cut_notes(shards):
     manifest = json.loads((shards / "manifest.json").read_text())
     manifest["counts"]["kept"] += 1
@@ -230,7 +234,8 @@ def cut_notes(shards):
         ),
         (None, ["--patient", TRAINED[0], "--runs", "nowhere"], "nowhere: no run and no exported model"),
         (None, ["--patient", TRAINED[0], "--patient-key", "nowhere"], "nowhere: no such file; name the key"),
-        (damage, ["--patient", TRAINED[0]], "not the bytes that the manifest tells of; copy it again"),
+        (damage, ["--patient", TRAINED[0]], "missing, or not the bytes that the manifest tells of; copy it"),
+        (lose, ["--patient", TRAINED[0]], "part-00000.arrow: missing, or not the bytes"),
         (cut_notes, ["--patient", TRAINED[0]], "notes.arrow: not the number of notes in the manifest"),
     ],
 )

@@ -220,9 +220,10 @@ class _Packing:
         info, files, found = self.before.splits[name], [], [np.zeros((0, 2), np.int64)]
         first, left = 0, 0
         for entry in info.files:
-            if file_sha256(self.shards / entry.path) != entry.sha256:
-                raise UserError(f"{self.shards / entry.path}: not the bytes that the manifest tells of; {_COPY}")
-            batches = [columns_of_lists(batch) for batch in record_batches(self.shards / entry.path)]
+            path = self.shards / entry.path
+            if not path.is_file() or file_sha256(path) != entry.sha256:
+                raise UserError(f"{path}: missing, or not the bytes that the manifest tells of; {_COPY}")
+            batches = [columns_of_lists(batch) for batch in record_batches(path)]
             for batch in batches:
                 found.append(self._sequences_with(batch, first))
                 first += len(batch["input_ids"][0]) - 1
