@@ -106,7 +106,7 @@ KINDS = {
     "large vocabulary": ("SUBJECT_ID,TEXT", SOME_NAMED[1:5], {"split": SplitRule(0, 0)}),
     "unknown characters": ("SUBJECT_ID,TEXT", UNKNOWN_SIGNS, {}),
     "a part of duplicates": ("SUBJECT_ID,TEXT", [f"{i},note {i}" for i in range(100)] * 2, {}),
-    "no placeholder": ("SUBJECT_ID,TEXT", [f"{i},note {i} of [**Name**]" for i in range(50)], {"placeholder": "none"}),
+    "no placeholder": ("SUBJECT_ID,TEXT", [f"{i},note {i} of [**Name**]" for i in range(50)], {"placeholder": "drop"}),
 }
 
 

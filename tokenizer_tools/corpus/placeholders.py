@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from tokenizer_tools.corpus.deduplicate import text_hash
 from tokenizer_tools.corpus.placeholder_kinds import Kind, Label, label_of
 from tokenizer_tools.corpus.surrogates import surrogate_of
+from tokenizer_tools.errors import UserError
 
+Way = Literal["token", "typed", "surrogates", "keep"]
 TYPED_TOKENS: dict[Kind, str] = {
     "name": "[NAME]",
     "date": "[DATE]",
@@ -26,8 +29,30 @@ TYPED_TOKENS: dict[Kind, str] = {
 # exactly three underscores.
 _BRACKETS = re.compile(r"\[\*\*|\*\*\]|\n[ \t\r]*\n")
 _UNDERSCORES = re.compile(r"(?<!_)___(?!_)")
+_TOKEN = re.compile(r"\[[A-Za-z][A-Za-z0-9_-]*\]|<[A-Za-z][A-Za-z0-9_-]*>")
 _OPENING = '([{"“|'
 _MAY_FOLLOW = re.compile(r"(?:['’]s)?[.,;:!?]{0,3}(?=\s|\Z|[\[\](){}\"“”|])")
+
+
+def check_token(option: str, token: str) -> None:
+    """Refuse a placeholder token that could be taken for a word.
+
+    Raises:
+        UserError: naming the option.
+    """
+    if not _TOKEN.fullmatch(token):
+        raise UserError(f"{option}: {token!r} must be letters and digits in brackets, as [NAME] or <name>")
+
+
+def token_of(choice: str, unknown_token: str) -> str | None:
+    """The token that `--placeholder` asks for: of each placeholder, or of those whose kind isn't known. None: none.
+
+    Args:
+        choice: unk, drop, keep, typed, surrogates, or a token.
+        unknown_token: of the tokenizer.
+    """
+    named = {"drop": None, "keep": None, "typed": TYPED_TOKENS["other"]}
+    return unknown_token if choice in ("unk", "surrogates") else named.get(choice, choice)
 
 
 @dataclass(frozen=True)
@@ -36,7 +61,7 @@ class Replacement:
 
     token: str | None
     """Of each placeholder, or of those whose kind isn't known; None: a space."""
-    how: Literal["token", "typed", "surrogates", "keep"] = "token"
+    how: Way = "token"
     """By the token; by a token for each kind; by realistic surrogates; or not at all."""
     seed: int = 0
     """Another seed gives other surrogates."""
@@ -47,13 +72,11 @@ class Replacement:
 
         Args:
             choice: unk, drop, keep, typed, surrogates, or a token.
-            token: what the choice stands for: the token, the unknown token under `unk` and `surrogates`, [DEID] under
-                `typed`; None under `drop` and `keep`.
+            token: from `token_of`.
             seed: of surrogates.
         """
-        if choice == "typed" or choice == "surrogates" or choice == "keep":
-            return cls(token, choice, seed)
-        return cls(token)
+        ways: dict[str, Way] = {"typed": "typed", "surrogates": "surrogates", "keep": "keep"}
+        return cls(token, ways.get(choice, "token"), seed)
 
     @property
     def without_tokens(self) -> Replacement:
@@ -109,6 +132,30 @@ def replace_placeholders(
             pieces += [text[end:start].rstrip(" \t"), " " if new is None else new]
         end = stop
     return text if replacement.how == "keep" else "".join([*pieces, text[end:]])
+
+
+def sorted_counts(counts: Counter[str]) -> dict[str, int]:
+    """Counts of `replace_placeholders` in a fixed order, without those that are 0."""
+    order = (*TYPED_TOKENS, "underscores", "without_surrogate", "notes_without_patient")
+    return {name: counts[name] for name in order if counts[name]}
+
+
+def describe_placeholders(counts: Mapping[str, int]) -> list[str]:
+    """Say in lines how many placeholders there are of each kind, and which have no surrogate.
+
+    Args:
+        counts: from `sorted_counts`.
+    """
+    names = {"other": "of other kinds", "underscores": "___"}
+    found = [f"{count:,} {names.get(name, name)}" for name, count in counts.items() if not name.count("without")]
+    lines = [f"placeholders: {', '.join(found)}"] if found else []
+    if count := counts.get("without_surrogate"):
+        lines.append(f"{count:,} placeholders have no surrogate, as their kind or date isn't known: unk replaces them")
+    if count := counts.get("notes_without_patient"):
+        lines.append(
+            f"{count:,} notes with surrogates name no patient: these are consistent within the admission or note alone"
+        )
+    return lines
 
 
 def _parted(text: str, start: int, stop: int, surrogate: str) -> str:

@@ -94,7 +94,12 @@ def _load_manifest(folder: Path) -> Manifest:
     counts += [count for entry in entries for count in (entry.sequences, entry.tokens)]
     info = manifest.tokenizer
     counts += [manifest.sequence_length, manifest.unknown.tokens, info.vocab_size, info.begin_id, info.end_id]
-    counts += [*manifest.counts.values(), manifest.patients_in_several_splits, info.unknown_id]
+    counts += [
+        *manifest.counts.values(),
+        *manifest.placeholders.values(),
+        manifest.patients_in_several_splits,
+        info.unknown_id,
+    ]
     texts = [text for entry in entries for text in (entry.path, entry.sha256)] + [info.sha256]
     rule = manifest.split_rule
     sound = (
@@ -120,5 +125,7 @@ def _forbidden(manifest: Manifest, backend: Tokenizer | None) -> npt.NDArray[np.
     if backend is not None:
         special |= set(np.flatnonzero(forbidden_ids(backend, info)).tolist())
     forbidden = np.zeros(info.vocab_size, dtype=bool)
-    forbidden[[token for token in special - {info.unknown_id, info.placeholder_id} if token < len(forbidden)]] = True
+    forbidden[
+        [token for token in special - {info.unknown_id, *info.placeholder_ids.values()} if token < len(forbidden)]
+    ] = True
     return forbidden
