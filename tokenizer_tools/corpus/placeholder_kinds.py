@@ -27,6 +27,7 @@ _WORDS: tuple[tuple[Kind, frozenset[str]], ...] = (
 )  # fmt: skip
 """The first that has one of the label's words decides: a Hospital Ward Name is a place, an E-mail address a contact."""
 _IN_PARENTHESES = re.compile(r"\([^()]*\)")
+_MARKS = re.compile(r"(\[\*\*|\*\*\])")
 _LETTERS = re.compile(r"[^\W\d_]+")
 _DATES = tuple(
     re.compile(pattern)
@@ -48,7 +49,7 @@ class Label:
 
     kind: Kind
     content: str
-    """As it is written, in one line, without the brackets of placeholders within."""
+    """All that is written, in one line, without brackets of placeholders."""
     words: frozenset[str] = frozenset()
     """In lower case, without numbers and what is in parentheses."""
     date: re.Match[str] | None = None
@@ -59,21 +60,37 @@ def label_of(placeholder: str) -> Label:
     """Tell what a placeholder stands for.
 
     A date in digits has the year or the month first; its month must be one of 12, its day one of 31. What is longer
-    than 80 characters or five words, or has no known word, is of the kind `other`, and so is `___`.
+    than 80 characters or five words, or has no known word, is of the kind `other`, and so is `___`. Placeholders within
+    say nothing of the kind of the one around them, unless that has no words of its own.
 
     >>> [label_of(f"[**{text}**]").kind for text in ("Known lastname 5", "Hospital1 18", "7-16", "Age over 90 ", "X")]
     ['name', 'place', 'date', 'age', 'other']
     """
-    content = " ".join(placeholder.replace("[**", " ").replace("**]", " ").split())
-    if len(content) > _LONGEST:
+    content, own = _contents(placeholder)
+    if len(own) > _LONGEST:
         return Label("other", content)
     for pattern in _DATES:
-        match = pattern.fullmatch(content)
+        match = pattern.fullmatch(own)
         if match and all(int(match[name]) in _RANGES.get(name, (int(match[name]),)) for name in pattern.groupindex):
             return Label("date", content, date=match)
-    words = _LETTERS.findall(_IN_PARENTHESES.sub(" ", content.lower()))
+    words = _LETTERS.findall(_IN_PARENTHESES.sub(" ", own.lower()))
     if len(words) <= _MOST_WORDS:
         for kind, known in _WORDS:
             if not known.isdisjoint(words):
                 return Label(kind, content, frozenset(words))
     return Label("other", content)
+
+
+def _contents(placeholder: str) -> tuple[str, str]:
+    """What a placeholder contains, with and without the placeholders within, in one line each."""
+    pieces: list[str] = []
+    own: list[str] = []
+    depth = 0
+    for piece in _MARKS.split(placeholder):
+        if piece in ("[**", "**]"):
+            depth += 1 if piece == "[**" else -1
+        else:
+            pieces.append(piece)
+            own += [piece] if depth == 1 else []
+    content = " ".join(" ".join(pieces).split())
+    return content, " ".join(" ".join(own).split()) or content

@@ -113,7 +113,7 @@ def _shift(label: Label, days: int) -> str | None:
     new = {name: f"{getattr(date, name):0{2 if has_zeros else 1}d}" for name in found}
     if "year" in found:
         new["year"] = f"{date.year:04d}"[-len(found["year"]) :]
-    text = label.content
+    text = match.string
     for name in sorted(found, key=match.start, reverse=True):
         text = text[: match.start(name)] + new[name] + text[match.end(name) :]
     return text
