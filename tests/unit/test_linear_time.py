@@ -20,8 +20,8 @@ SIZES = (20_000, 100_000)
 SECONDS = 5
 """Of processor time. A linear pattern takes milliseconds, a quadratic one minutes."""
 PIECES = [" ", "\t", "\u00a0", "\n", "\n ", "\r", "\x00", "_", "___ ", "-", "=", "*", "[**", "**]", "[** ", "[**a**] ",
-          "[**[**a**]", "[**(", "[**Name ", "0", "1", "0.", "1.", "1e+", "1/", "1:", "01:", " 1", "a", "a ", "A-", "a.", "a, ", "a@",
-          "dr ", "dr. a", "'s", "id",
+          "[**[**a**]", "[**(", "[**Name ", "0", "1", "0.", "1.", "1e+", "1/", "1:", "01:", " 1", "a", "a ", "A-", "a.", "a, ",
+          "a@", "dr ", "dr. a", "'s", "id",
           "patient_"]  # fmt: skip
 FUNCTIONS = {"compile", "fullmatch", "match", "search", "sub", "findall", "finditer", "split", "subn"}
 
