@@ -20,8 +20,8 @@ SIZES = (20_000, 100_000)
 SECONDS = 5
 """Of processor time. A linear pattern takes milliseconds, a quadratic one minutes."""
 PIECES = [" ", "\t", "\u00a0", "\n", "\n ", "\r", "\x00", "_", "___ ", "-", "=", "*", "[**", "**]", "[** ", "[**a**] ",
-          "[**[**a**]", "[**(", "[**Name ", "0", "1", "0.", "1.", "1e+", "1/", "1:", "01:", " 1", "a", "a ", "A-", "a.", "a, ",
-          "a@", "dr ", "dr. a", "'s", "id",
+          "[**[**a**]", "[**(", "[**Name ", "0", "1", "0.", "1.", "1e+", "1/", "1:", "01:", " 1", "a", "a ", "A-", "a.",
+          "a, ", "a@", "dr ", "dr. a", "'s", "id",
           "patient_"]  # fmt: skip
 FUNCTIONS = {"compile", "fullmatch", "match", "search", "sub", "findall", "finditer", "split", "subn"}
 
@@ -32,7 +32,7 @@ def patterns() -> dict[str, re.Pattern]:
     for path in sorted((REPOSITORY / "tokenizer_tools").rglob("*.py")):
         name = ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
         module = importlib.import_module(name.removesuffix(".__init__"))
-        values = [value for value in vars(module).values() if isinstance(value, re.Pattern | list | dict)]
+        values = [value for value in vars(module).values() if isinstance(value, re.Pattern | list | tuple | dict)]
         for value in values:
             items = (
                 [value] if isinstance(value, re.Pattern) else list(value.values() if isinstance(value, dict) else value)
