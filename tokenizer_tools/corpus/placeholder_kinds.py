@@ -69,7 +69,7 @@ def label_of(placeholder: str) -> Label:
     content, own = _contents(placeholder)
     if len(own) > _LONGEST:
         return Label("other", content)
-    for pattern in _DATES:
+    for pattern in _DATES if own[:1].isdecimal() else ():
         match = pattern.fullmatch(own)
         if match and all(int(match[name]) in _RANGES.get(name, (int(match[name]),)) for name in pattern.groupindex):
             return Label("date", content, date=match)
@@ -83,6 +83,9 @@ def label_of(placeholder: str) -> Label:
 
 def _contents(placeholder: str) -> tuple[str, str]:
     """What a placeholder contains, with and without the placeholders within, in one line each."""
+    if placeholder.count("[**") < 2:
+        content = " ".join(placeholder.removeprefix("[**").removesuffix("**]").split())
+        return content, content
     pieces: list[str] = []
     own: list[str] = []
     depth = 0
