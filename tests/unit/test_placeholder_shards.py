@@ -5,7 +5,9 @@ import datetime
 import json
 import random
 import shlex
+import shutil
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -84,6 +86,10 @@ def test_placeholders_are_counted_by_kind(typed, tmp_path):
     assert any(line.startswith("  placeholders: ") for line in describe(manifest, root, False))
     assert summarise(manifest)["placeholders_name"] == manifest.placeholders["name"]
     assert not verify_shards(root / "shards").failed
+    shutil.copytree(root / "shards", tmp_path / "s")
+    replace(manifest, placeholders=manifest.placeholders | {"underscores": 1}).save(tmp_path / "s")
+    (check,) = verify_shards(tmp_path / "s").failed
+    assert check.name == "counts" and check.faults[0].what.startswith("tokens [DEID]")
 
 
 @pytest.mark.parametrize("whole_words", [False, True])

@@ -24,6 +24,7 @@ from tokenizer_tools.shards.verify.notes import (
     check_notes_table,
     check_patients,
     check_unknown,
+    compare_placeholders,
     read_notes_table,
 )
 from tokenizer_tools.shards.verify.sequences import SequenceChecks
@@ -74,6 +75,7 @@ def _check_notes(reading: SequenceChecks, there: set[str]) -> list[Check]:
         names = ("notes table", "patients", "duplicates", "unknown tokens")
         return [Check(name, not_checked=reason) for name in names]
     reading.counts.compare("notes kept", NOTES_TABLE_NAME, len(table.sources), manifest.counts.get("kept"))
+    compare_placeholders(reading.counts, reading.placeholder_tokens, manifest)
     notes_table, agree = check_notes_table(table, notes, manifest)
     patients = Check("patients", not_checked="the notes table doesn't fit the shard files")
     if agree:
