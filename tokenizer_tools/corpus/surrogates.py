@@ -20,8 +20,8 @@ _MEN = ("Alaric", "Barnaby", "Caspar", "Dorian", "Edmund", "Fergus", "Gideon", "
         "Leopold", "Magnus", "Nestor", "Osric", "Percival", "Quentin", "Roderick", "Silas", "Tobias", "Ulric",
         "Valentin", "Wendell", "Yorick")  # fmt: skip
 _STEMS = ("Alder", "Ash", "Bex", "Birch", "Black", "Brook", "Cald", "Crom", "Dun", "Elder", "Fair", "Fern", "Gar",
-          "Hart", "Holm", "Lang", "Lind", "Mar", "Nether", "Oak", "Pem", "Quill", "Raven", "Red", "Rush", "Sel",
-          "Stan", "Thorn", "Under", "Wake", "Wend", "Whit")  # fmt: skip
+          "Hawk", "Holm", "Lang", "Lind", "Mar", "Nether", "Oak", "Pem", "Quill", "Raven", "Red", "Rush", "Sel",
+          "Stan", "Thorn", "Under", "Wake", "Wend", "Wind")  # fmt: skip
 _ENDINGS = ("bourne", "bury", "by", "combe", "dale", "ford", "gate", "ham", "hurst", "leigh", "low", "mere", "stead",
             "thorpe", "ton", "well", "wick", "worth")  # fmt: skip
 _HOSPITALS = ("General Hospital", "Memorial Hospital", "Medical Center", "Community Hospital")
