@@ -281,7 +281,11 @@ def test_a_full_disk_leaves_the_folder_restartable(built, corpus, tmp_path):
         ("subject_id,text\n", [], "no notes found"),
         ('text\n""\n"  "\n', [], "no note with text"),
         (b"subject_id,text\n1,ok\n2,caf\xe9\n", [], "row 2: not valid UTF-8"),
-        ("subject_id,text\n1,hello\n", ["--placeholder", "[DEID]"], "--placeholder [DEID]: not a token"),
+        (
+            "subject_id,text\n1,hello\n",
+            ["--placeholder", "[DEID]"],
+            "--placeholder [DEID]: the tokenizer has no special token",
+        ),
         ("subject_id,text\n1,hello\n", ["--split.validation", "1"], "leave something to train on"),
         ("subject_id,text\n1,hello\n", ["--columns.txt", "x"], "did you mean --columns.text?"),
         ("subject_id,text\n1,hello\n", ["--tokenizer", "nobody/nothing"], "hf download nobody/nothing"),

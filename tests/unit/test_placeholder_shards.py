@@ -54,7 +54,7 @@ def typed(corpus, tmp_path_factory):
         build(corpus / "notes.csv", corpus / "tokenizer", root / "shards", placeholder="typed")
     assert not (root / "shards").exists()
     message = str(refused.value)
-    assert message.startswith("--placeholder typed: not a special token of this tokenizer: [NAME],[DATE],")
+    assert message.startswith("--placeholder typed: the tokenizer has no special token [NAME],[DATE],")
     words = shlex.split(message.split("'", 1)[1].rsplit("'", 1)[0])
     words = words[words.index("extend-vocabulary") :]
     cut = words.index("--model")
@@ -133,7 +133,7 @@ def test_typed_tokens_are_encoded_fast(typed):
 def test_a_token_that_is_none_is_refused(corpus, tmp_path):
     for choice in ("none", "[NAME]", "the"):
         with pytest.raises(
-            UserError, match=r"not a special token of this tokenizer.*say unk, drop, keep or surrogates"
+            UserError, match=r"the tokenizer has no special token .*; say unk, drop, keep or surrogates"
         ):
             build(corpus / "notes.csv", corpus / "tokenizer", tmp_path / "s", placeholder=choice)
     with pytest.raises(UserError, match=r"--placeholder: 'the' must be letters and digits in brackets"):

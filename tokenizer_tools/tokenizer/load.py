@@ -133,7 +133,7 @@ def describe_tokenizer(tokenizer: PreTrainedTokenizerFast, name: str, placeholde
     if missing := [each for each in needed if each not in special]:
         tokens = ",".join(missing)
         raise UserError(
-            f"--placeholder {placeholder}: not a special token of this tokenizer: {tokens}; say unk, drop, keep or "
+            f"--placeholder {placeholder}: the tokenizer has no special token {tokens}; say unk, drop, keep or "
             f"surrogates, or add it with '{typed_command()} extend-vocabulary --size 0 --tokens {shlex.quote(tokens)} "
             f"--tokenizer {shlex.quote(name)} --model MODEL --out DIR', and use that tokenizer and model"
         )
