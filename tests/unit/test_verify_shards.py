@@ -394,8 +394,12 @@ DAMAGES = {
     "a time order with a gap": ("notes table", table(lambda columns: assign(columns, ("time_order", 3), 99))),
     "a patient in two splits": ("patients", move_patient),
     "patients of a split": ("patients", manifest(lambda content: content["splits"]["test"].update(patients=1))),
-    "the same tokens twice": ("duplicates", lambda folder: copy_tokens(folder, SECOND)),
-    "the same tokens in two splits": ("duplicates", lambda folder: copy_tokens(folder, "test/part-00000.arrow")),
+    # The note that is gone had placeholders.
+    "the same tokens twice": ("duplicates, counts", lambda folder: copy_tokens(folder, SECOND)),
+    "the same tokens in two splits": (
+        "duplicates, counts",
+        lambda folder: copy_tokens(folder, "test/part-00000.arrow"),
+    ),
     "more unknown tokens": (
         "unknown tokens",
         manifest(lambda content: content["unknown"].update(tokens=10**7, share=99.0)),
