@@ -131,13 +131,15 @@ def test_typed_tokens_are_encoded_fast(typed):
 
 
 def test_a_token_that_is_none_is_refused(corpus, tmp_path):
-    for choice in ("none", "[NAME]", "the"):
+    for choice in ("none", "[NAME]", "the", "<mask>", "</s>"):
         with pytest.raises(
-            UserError, match=r"the tokenizer has no special token .*; say unk, drop, keep or surrogates"
+            UserError, match=r"the tokenizer has no special token .* without another role; say unk, drop, keep or"
         ):
             build(corpus / "notes.csv", corpus / "tokenizer", tmp_path / "s", placeholder=choice)
     with pytest.raises(UserError, match=r"--placeholder: 'the' must be letters and digits in brackets"):
         TokenizerSettings(placeholder="the")
+    with pytest.raises(UserError, match="--placeholder <mask>: has another role in this tokenizer"):
+        TokenizerSettings(placeholder="<mask>")
     assert not (tmp_path / "s").exists()
 
 

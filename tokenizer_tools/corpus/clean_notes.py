@@ -27,7 +27,7 @@ from tokenizer_tools.corpus.cleaning_rules import (
     squeeze_whitespace,
     unify_line_endings,
 )
-from tokenizer_tools.corpus.placeholders import Replacement, blank_form_fields, replace_placeholders
+from tokenizer_tools.corpus.placeholders import WAYS, Replacement, blank_form_fields, replace_placeholders
 from tokenizer_tools.errors import UserError
 
 Profile = Literal["minimal", "default", "paper", "mimic3", "mimic4"]
@@ -134,7 +134,7 @@ def check_placeholder_choice(choice: str, rules: CleaningRules) -> None:
     Raises:
         UserError: with the rule to switch on or off.
     """
-    if choice not in ("typed", "surrogates", "keep"):
+    if choice not in WAYS:
         return
     if "placeholders" not in rules.names() and choice != "keep":
         raise UserError(f"--placeholder {choice}: the rule for it is off; add --cleaning.placeholders true")

@@ -14,6 +14,8 @@ from tokenizer_tools.corpus.surrogates import surrogate_of
 from tokenizer_tools.errors import UserError
 
 Way = Literal["token", "typed", "surrogates", "keep"]
+WAYS: dict[str, Way] = {"typed": "typed", "surrogates": "surrogates", "keep": "keep"}
+"""The choices that are no single token; drop is none at all."""
 TYPED_TOKENS: dict[Kind, str] = {
     "name": "[NAME]",
     "date": "[DATE]",
@@ -75,8 +77,7 @@ class Replacement:
             token: from `token_of`.
             seed: of surrogates.
         """
-        ways: dict[str, Way] = {"typed": "typed", "surrogates": "surrogates", "keep": "keep"}
-        return cls(token, ways.get(choice, "token"), seed)
+        return cls(token, WAYS.get(choice, "token"), seed)
 
     @property
     def without_tokens(self) -> Replacement:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from tokenizer_tools.corpus.clean_notes import CleaningRules, check_placeholder_choice
 from tokenizer_tools.corpus.near_duplicates import DuplicateRules
+from tokenizer_tools.corpus.placeholders import WAYS
 from tokenizer_tools.corpus.read_notes import InputOptions
 from tokenizer_tools.corpus.split_patients import SplitRule
 from tokenizer_tools.errors import UserError
@@ -53,7 +54,7 @@ class ShardSettings:
         are compared by what they stand for: a key's id, a token."""
         values = asdict(self) | {"cleaning": self.cleaning.names()}
         left_out = {"patient_key"}
-        if self.placeholder not in ("keep", "typed", "surrogates"):
+        if self.placeholder not in WAYS:
             left_out.add("placeholder")
         if self.placeholder != "surrogates":
             left_out.add("surrogate_seed")

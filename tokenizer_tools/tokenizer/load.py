@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from tokenizer_tools.command_line import typed as typed_command
+from tokenizer_tools.command_line import typed as program
 from tokenizer_tools.corpus.placeholders import TYPED_TOKENS, token_of
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import write_json
@@ -127,15 +127,12 @@ def describe_tokenizer(tokenizer: PreTrainedTokenizerFast, name: str, placeholde
     backend: Tokenizer = tokenizer.backend_tokenizer
     token = token_of(placeholder, tokenizer.unk_token)
     typed = list(TYPED_TOKENS.values()) if placeholder == "typed" else []
-    needed = typed or ([] if token is None else [token])
-    special = {each.content: number for number, each in backend.get_added_tokens_decoder().items() if each.special}
-    special[tokenizer.unk_token] = tokenizer.unk_token_id
-    if missing := [each for each in needed if each not in special]:
-        tokens = ",".join(missing)
+    needed, ids = typed or ([] if token is None else [token]), _placeholder_ids(tokenizer)
+    if missing := ",".join(each for each in needed if each not in ids):
         raise UserError(
-            f"--placeholder {placeholder}: the tokenizer has no special token {tokens}; say unk, drop, keep or "
-            f"surrogates, or add it with '{typed_command()} extend-vocabulary --size 0 --tokens {shlex.quote(tokens)} "
-            f"--tokenizer {shlex.quote(name)} --model MODEL --out DIR', and use that tokenizer and model"
+            f"--placeholder {placeholder}: the tokenizer has no special token {missing} without another role; say unk, "
+            f"drop, keep or surrogates, or add it with '{program()} extend-vocabulary --size 0 --tokens "
+            f"{shlex.quote(missing)} --tokenizer {shlex.quote(name)} --model MODEL --out DIR', and use what this makes"
         )
     begin = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
     end = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
@@ -153,9 +150,18 @@ def describe_tokenizer(tokenizer: PreTrainedTokenizerFast, name: str, placeholde
         unknown_token=tokenizer.unk_token,
         unknown_id=tokenizer.unk_token_id,
         placeholder=token,
-        placeholder_id=None if token is None else special[token],
-        typed_placeholders={each: special[each] for each in typed},
+        placeholder_id=None if token is None else ids[token],
+        typed_placeholders={each: ids[each] for each in typed},
     )
+
+
+def _placeholder_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+    """The special tokens that may stand for placeholders: the unknown token, and all without a role. No placeholder may
+    become a mask, or end a note."""
+    tokens = tokenizer.backend_tokenizer.get_added_tokens_decoder()
+    roles = {str(token) for token in tokenizer.special_tokens_map.values() if not isinstance(token, list)}
+    ids = {token.content: number for number, token in tokens.items() if token.special and token.content not in roles}
+    return ids | {tokenizer.unk_token: tokenizer.unk_token_id}
 
 
 def special_ids(backend: Tokenizer) -> npt.NDArray[np.bool_]:

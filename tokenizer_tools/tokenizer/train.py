@@ -15,6 +15,7 @@ from tokenizer_tools.corpus.input_files import Input, find_inputs
 from tokenizer_tools.corpus.placeholders import TYPED_TOKENS, Replacement, check_token, token_of
 from tokenizer_tools.corpus.read_notes import InputOptions
 from tokenizer_tools.corpus.split_patients import SplitRule
+from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import new_folder, refuse_used_folder
 from tokenizer_tools.ranges import MANY, Range, SequenceLength, check_ranges
 from tokenizer_tools.tokenizer.load import save_tokenizer
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 _SMALLEST_VOCABULARY = 300
 """256 bytes, five special tokens, seven for placeholders, and some merges."""
-_UNKNOWN = "<unk>"
+_UNKNOWN, _MASK = "<unk>", "<mask>"
+_FIRST_TOKENS = ["<s>", "<pad>", "</s>", _UNKNOWN]
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class TokenizerSettings:
         check_placeholder_choice(self.placeholder, self.cleaning)
         for token in self.placeholder_tokens:
             check_token("--placeholder", token)
+            if token in (*_FIRST_TOKENS, _MASK):
+                raise UserError(f"--placeholder {token}: has another role in this tokenizer; choose another name")
 
     @property
     def placeholder_tokens(self) -> list[str]:
@@ -98,7 +102,7 @@ def train_tokenizer(notes: Sequence[Path], out: Path, settings: TokenizerSetting
         vocab_size=settings.vocab_size - len(settings.placeholder_tokens) - 1,  # <mask> comes last, as in RoBERTa
         min_frequency=settings.min_frequency,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        special_tokens=["<s>", "<pad>", "</s>", _UNKNOWN],
+        special_tokens=_FIRST_TOKENS,
         show_progress=False,
     )
     texts = _TrainingTexts(inputs, settings)
@@ -106,7 +110,7 @@ def train_tokenizer(notes: Sequence[Path], out: Path, settings: TokenizerSetting
     if not texts.notes:
         raise no_training_notes()
     backend.add_special_tokens([AddedToken(token, special=True) for token in settings.placeholder_tokens])
-    backend.add_special_tokens([AddedToken("<mask>", lstrip=True, special=True)])
+    backend.add_special_tokens([AddedToken(_MASK, lstrip=True, special=True)])
     backend.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )
@@ -147,6 +151,6 @@ def _with_roles(backend: Tokenizer, placeholder_tokens: list[str]) -> PreTrained
         sep_token="</s>",
         pad_token="<pad>",
         unk_token=_UNKNOWN,
-        mask_token=AddedToken("<mask>", lstrip=True, special=True),
+        mask_token=AddedToken(_MASK, lstrip=True, special=True),
         extra_special_tokens=placeholder_tokens,
     )
