@@ -239,3 +239,14 @@ def test_a_new_tokenizer_knows_the_tokens(corpus, tmp_path, choice, tokens):
     notes = write(tmp_path / "n.csv", ROWS)
     manifest = build(notes, tmp_path / "t", tmp_path / "s", placeholder=choice, split=SplitRule(0, 0))
     assert set(manifest.tokenizer.placeholder_ids) == {*tokens, *(["<unk>"] if choice == "surrogates" else [])}
+
+
+def test_shards_of_version_0_1_are_still_whole_and_not_built_again(corpus, tmp_path):
+    manifest = build(corpus / "notes.csv", corpus / "tokenizer", tmp_path / "s")
+    path = tmp_path / "s" / "manifest.json"
+    raw = json.loads(path.read_text())
+    del raw["placeholders"], raw["tokenizer"]["typed_placeholders"]
+    path.write_text(json.dumps(raw))
+    earlier = replace(manifest, placeholders={})
+    assert build(corpus / "notes.csv", corpus / "tokenizer", tmp_path / "s") == Manifest.load(tmp_path / "s") == earlier
+    assert not verify_shards(tmp_path / "s").failed
