@@ -94,7 +94,7 @@ KINDS = {
     "large vocabulary": ("SUBJECT_ID,TEXT", SOME_NAMED[1:5], {"split": SplitRule(0, 0)}),
     "unknown characters": ("SUBJECT_ID,TEXT", UNKNOWN_SIGNS, {}),
     "a part of duplicates": ("SUBJECT_ID,TEXT", [f"{i},note {i}" for i in range(100)] * 2, {}),
-    "no placeholder": ("SUBJECT_ID,TEXT", [f"{i},note {i} of [**Name**]" for i in range(50)], {"placeholder": "none"}),
+    "no placeholder": ("SUBJECT_ID,TEXT", [f"{i},note {i} of [**Name**]" for i in range(50)], {"placeholder": "drop"}),
 }
 
 
@@ -383,8 +383,12 @@ DAMAGES = {
     "a time order with a gap": ("notes table", table(lambda columns: assign(columns, ("time_order", 3), 99))),
     "a patient in two splits": ("patients", move_patient),
     "patients of a split": ("patients", manifest(lambda content: content["splits"]["test"].update(patients=1))),
-    "the same tokens twice": ("duplicates", lambda folder: copy_tokens(folder, SECOND)),
-    "the same tokens in two splits": ("duplicates", lambda folder: copy_tokens(folder, "test/part-00000.arrow")),
+    # The note that is gone had placeholders.
+    "the same tokens twice": ("duplicates, counts", lambda folder: copy_tokens(folder, SECOND)),
+    "the same tokens in two splits": (
+        "duplicates, counts",
+        lambda folder: copy_tokens(folder, "test/part-00000.arrow"),
+    ),
     "more unknown tokens": (
         "unknown tokens",
         manifest(lambda content: content["unknown"].update(tokens=10**7, share=99.0)),

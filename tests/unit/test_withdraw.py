@@ -155,6 +155,14 @@ def test_unknown_tokens_and_times_become_upper_bounds(rows, tokenizer, tmp_path)
     assert not verify_shards(tmp_path / "new").failed
 
 
+def test_placeholders_become_an_upper_bound(rows, tokenizer, tmp_path):
+    rows = [[*row[:4], row[4] + " [**Name**] 7" * (4 if row[0] == TRAINED[2] else 1)] for row in rows]
+    shards = build(rows, tokenizer, tmp_path / "shards")
+    found = without(shards, tmp_path / "new", TRAINED[2])
+    assert found.manifest.placeholders == found.before.placeholders == {"name": len(rows) + 9}
+    assert not verify_shards(shards).failed and not verify_shards(tmp_path / "new").failed
+
+
 def test_a_patient_is_found_in_any_spelling_and_in_all_splits(rows, tokenizer, tmp_path):
     """Split by note, a patient may be in several."""
     shards = build(rows, tokenizer, tmp_path / "shards", split=SplitRule(0.3, 0.3, by="note"))

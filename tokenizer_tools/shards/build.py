@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenizer_tools.corpus.input_files import Input, find_inputs
+from tokenizer_tools.corpus.placeholders import sorted_counts
 from tokenizer_tools.corpus.read_notes import read_notes
 from tokenizer_tools.corpus.split_patients import key_id, load_patient_key
 from tokenizer_tools.errors import UserError
@@ -115,7 +116,7 @@ def _plan(build: ShardBuild, inputs: list[Input]) -> dict[str, Any]:
             {"name": os.fsencode(entry.path.name).decode(errors="replace"), "sha256": _input_sha256(entry)}
             for entry in inputs
         ],
-        "tokenizer": {key: value for key, value in asdict(build.tokenizer).items() if key != "name"},
+        "tokenizer": build.tokenizer.identity(),
         **build.settings.compared(),
         "patient_key_id": key_id(build.patient_key),
     }
@@ -181,6 +182,7 @@ def _finish(packed: list[PackedPart], keep: KeepList, build: ShardBuild, plan: d
             )
         },
         fingerprint=fingerprint(build.tokenizer.sha256, settings.sequence_length, all_files),
+        placeholders=sorted_counts(sum((Counter(part.placeholders) for part in packed), Counter[str]())),
     )
     manifest.save(build.out)
     shutil.rmtree(build.work)

@@ -24,6 +24,7 @@ from tokenizer_tools.shards.verify.notes import (
     check_notes_table,
     check_patients,
     check_unknown,
+    compare_placeholders,
     read_notes_table,
 )
 from tokenizer_tools.shards.verify.sequences import SequenceChecks
@@ -74,6 +75,7 @@ def _check_notes(reading: SequenceChecks, there: set[str]) -> list[Check]:
         names = ("notes table", "patients", "duplicates", "unknown tokens")
         return [Check(name, not_checked=reason) for name in names]
     reading.counts.compare("notes kept", NOTES_TABLE_NAME, len(table.sources), manifest.counts.get("kept"))
+    compare_placeholders(reading.counts, reading.placeholder_tokens, manifest)
     notes_table, agree = check_notes_table(table, notes, manifest)
     patients = Check("patients", not_checked="the notes table doesn't fit the shard files")
     if agree:
@@ -95,7 +97,12 @@ def _load_manifest(folder: Path) -> Manifest:
     counts += [count for entry in manifest.withdrawn for count in (entry.patients, entry.notes, entry.tokens)]
     info = manifest.tokenizer
     counts += [manifest.sequence_length, manifest.unknown.tokens, info.vocab_size, info.begin_id, info.end_id]
-    counts += [*manifest.counts.values(), manifest.patients_in_several_splits, info.unknown_id]
+    counts += [
+        *manifest.counts.values(),
+        *manifest.placeholders.values(),
+        manifest.patients_in_several_splits,
+        info.unknown_id,
+    ]
     texts = [text for entry in entries for text in (entry.path, entry.sha256)] + [info.sha256]
     rule = manifest.split_rule
     sound = (
@@ -121,5 +128,7 @@ def _forbidden(manifest: Manifest, backend: Tokenizer | None) -> npt.NDArray[np.
     if backend is not None:
         special |= set(np.flatnonzero(forbidden_ids(backend, info)).tolist())
     forbidden = np.zeros(info.vocab_size, dtype=bool)
-    forbidden[[token for token in special - {info.unknown_id, info.placeholder_id} if token < len(forbidden)]] = True
+    forbidden[
+        [token for token in special - {info.unknown_id, *info.placeholder_ids.values()} if token < len(forbidden)]
+    ] = True
     return forbidden
