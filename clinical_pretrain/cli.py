@@ -21,6 +21,7 @@ from clinical_pretrain.commands.table import table
 from clinical_pretrain.commands.tasks import tasks
 from clinical_pretrain.commands.tokenizer import extend_vocabulary, inspect_tokenizer, train_tokenizer
 from clinical_pretrain.commands.trials import chaos, demo
+from clinical_pretrain.commands.withdraw import withdraw
 from clinical_pretrain.config.command_line import version
 from clinical_pretrain.config.other_names import refuse_unknown
 from clinical_pretrain.config.reading import expand_home
@@ -32,6 +33,7 @@ from tokenizer_tools.errors import UserError
 COMMANDS: dict[str, Callable[[Sequence[str]], dict[str, Any]]] = {
     "build-shards": build_shards,
     "verify": verify,
+    "withdraw": withdraw,
     "clean": clean,
     "sources": sources,
     "run": run,

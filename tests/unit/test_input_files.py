@@ -260,7 +260,8 @@ def test_all_commands_that_read_notes_have_all_their_options(capsys):
         for option in re.findall(r"--[a-z][\w.-]*\w", path.read_text())
         if not path.name.startswith("synthetic")
     } - {"--placeholder", "--patient-key", "--columns", "--split.lists"}  # of build-shards; and prefixes of f-strings
-    recommended -= {"--cleaning.mojibake", "--cleaning.profile"}  # named to those alone who gave it or another of them
+    # Named to those alone who gave it, another of them, or --placeholder.
+    recommended -= {"--cleaning.mojibake", "--cleaning.profile", "--cleaning.placeholders", "--cleaning.brackets"}
     assert {"--split.by", "--columns.patient", "--on-bad-row", "--patient-folder"} <= recommended
     for command in ("build-shards", "train-tokenizer", "demo"):
         with pytest.raises(SystemExit):

@@ -46,6 +46,13 @@ class Note:
     has_unreadable_time: bool = False
     """Whether a time column holds something that can't be read as a time."""
 
+    @property
+    def person(self) -> str:
+        """Whose note it is, as far as its row says: the patient, else the admission, else nobody (empty)."""
+        if self.patient:
+            return f"patient {self.patient}"
+        return f"admission {self.admission}" if self.admission else ""
+
 
 def read_notes(
     inputs: Sequence[Input | Path], options: InputOptions | None = None, rule: SplitRule | None = None

@@ -137,6 +137,30 @@ def load_patient_key(path: Path | None) -> bytes:
     return key
 
 
+def load_key_of(shards: Path, patient_key_id: str, path: Path | None = None) -> bytes:
+    """Load the key that the patients of shards were hashed with; none is made.
+
+    Args:
+        shards: their folder, for messages.
+        patient_key_id: theirs.
+        path: the key's file. Default: the one that `load_patient_key` makes.
+
+    Raises:
+        UserError: the file is missing, can't be read, or holds another key.
+    """
+    file = path or default_key_path()
+    if not file.exists():
+        if path is None:
+            raise UserError("there is no patient key; name the one that the shards were built with as --patient-key")
+        raise UserError(f"{path}: no such file; name the key that the shards were built with as --patient-key")
+    key = load_patient_key(file)
+    if key_id(key) != patient_key_id:
+        if path is None:
+            raise UserError("the shards were built with another patient key; name it as --patient-key")
+        raise UserError(f"{path}: not the key that the patients in {shards} were hashed with; name that --patient-key")
+    return key
+
+
 def key_id(key: bytes) -> str:
     """A name for a key that doesn't reveal it."""
     return hashlib.sha256(b"clinical-pretrain patient key" + key).hexdigest()[:16]

@@ -18,12 +18,12 @@ import platform
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tokenizer_tools.corpus.input_files import Input
 from tokenizer_tools.corpus.input_options import find_sources
+from tokenizer_tools.corpus.placeholders import sorted_counts
 from tokenizer_tools.corpus.read_notes import read_notes
 from tokenizer_tools.corpus.split_patients import key_id, load_patient_key
 from tokenizer_tools.errors import UserError
@@ -120,7 +120,7 @@ def _plan(build: ShardBuild, inputs: list[Input]) -> dict[str, Any]:
     return {
         "format_version": FORMAT_VERSION,
         "inputs": [_describe_input(entry) for entry in inputs],
-        "tokenizer": {key: value for key, value in asdict(build.tokenizer).items() if key != "name"},
+        "tokenizer": build.tokenizer.identity(),
         **plan,
         "patient_key_id": key_id(build.patient_key),
     }
@@ -199,6 +199,7 @@ def _finish(packed: list[PackedPart], keep: KeepList, build: ShardBuild, plan: d
             )
         },
         fingerprint=fingerprint(build.tokenizer.sha256, settings.sequence_length, all_files),
+        placeholders=sorted_counts(sum((Counter(part.placeholders) for part in packed), Counter[str]())),
     )
     manifest.save(build.out)
     shutil.rmtree(build.work)

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from tokenizer_tools.corpus.placeholders import describe_placeholders
 from tokenizer_tools.manifest import SPLITS, Manifest
 from tokenizer_tools.tokenizer.unknown_characters import describe_unknown
 
@@ -39,6 +40,7 @@ def describe(manifest: Manifest, out: Path, already_built: bool) -> list[str]:
     lines += _describe_sources(manifest)
     lines.append(f"  {_describe_near(manifest)}")
     lines += _describe_times(counts)
+    lines += [f"  {line}" for line in describe_placeholders(manifest.placeholders)]
     lines.append(f"  {describe_unknown(manifest.unknown)}")
     return lines
 
@@ -113,6 +115,7 @@ def summarise(manifest: Manifest) -> dict[str, Any]:
         "unknown_share": manifest.unknown.share,
     }
     flat |= {f"notes_{name}": count for name, count in manifest.counts.items()}
+    flat |= {f"placeholders_{name}": count for name, count in manifest.placeholders.items()}
     for name, split in manifest.splits.items():
         counts = asdict(replace(split, files=[]))
         flat |= {f"{name}_{key}": value for key, value in counts.items() if key != "files"}

@@ -153,7 +153,7 @@ def scan_part(number: int, notes: list[Note], build: ShardBuild) -> None:
     rows, texts, compares = [], [], build.settings.duplicates.near != "off"
     for note in notes:
         advance(1)
-        text = build.clean(note.text)
+        text = build.clean(note.text, note.person)
         rows.append(_scan_note(note, text, build))
         if compares:
             texts.append(text)

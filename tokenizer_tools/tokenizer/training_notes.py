@@ -11,6 +11,7 @@ from tokenizer_tools.corpus.clean_notes import CleaningRules, clean
 from tokenizer_tools.corpus.deduplicate import text_hash
 from tokenizer_tools.corpus.input_files import Input
 from tokenizer_tools.corpus.input_options import InputOptions, find_sources
+from tokenizer_tools.corpus.placeholders import Replacement
 from tokenizer_tools.corpus.read_notes import read_notes
 from tokenizer_tools.corpus.split_lists import ListedSplits
 from tokenizer_tools.corpus.split_patients import SplitRule, patients_of_admissions, unknown_patient
@@ -45,7 +46,7 @@ class TrainingNotes:
     reading: InputOptions
     split: SplitRule
     cleaning: CleaningRules
-    placeholder: str
+    replacement: Replacement
     """What replaces a de-identification placeholder."""
     unknown_whitespace: str = ""
     """White space that the tokenizer doesn't know, each replaced by a space."""
@@ -60,7 +61,7 @@ class TrainingNotes:
             for note in read_notes(self.inputs, self.reading, rule):
                 progress.advance(1)
                 patient = note.patient or known.get(note.admission, "")
-                text = clean(note.text, self.cleaning, self.placeholder, self.unknown_whitespace)
+                text = clean(note.text, self.cleaning, self.replacement, self.unknown_whitespace, note.person)
                 digest = text_hash(text)
                 is_dropped = rule.needs_identity and rule.by == "patient" and not patient
                 if text and is_dropped and self.reading.on_bad_row == "fail":

@@ -24,6 +24,7 @@ from tokenizer_tools.shards.verify.notes import (
     check_notes_table,
     check_patients,
     check_unknown,
+    compare_placeholders,
     read_notes_table,
 )
 from tokenizer_tools.shards.verify.sequences import SequenceChecks
@@ -74,6 +75,7 @@ def _check_notes(reading: SequenceChecks, there: set[str]) -> list[Check]:
         names = ("notes table", "patients", "duplicates", "unknown tokens")
         return [Check(name, not_checked=reason) for name in names]
     reading.counts.compare("notes kept", NOTES_TABLE_NAME, len(table.sources), manifest.counts.get("kept"))
+    compare_placeholders(reading.counts, reading.placeholder_tokens, manifest)
     if manifest.sources:
         said = sum(source.tokens for source in manifest.sources)
         reading.counts.compare("tokens of all sources", MANIFEST_NAME, reading.tokens, said)
@@ -95,9 +97,15 @@ def _load_manifest(folder: Path) -> Manifest:
     entries = [entry for split in manifest.splits.values() for entry in split.files]
     counts = [getattr(split, name) for split in manifest.splits.values() for name in _SPLIT_COUNTS]
     counts += [count for entry in entries for count in (entry.sequences, entry.tokens)]
+    counts += [count for entry in manifest.withdrawn for count in (entry.patients, entry.notes, entry.tokens)]
     info = manifest.tokenizer
     counts += [manifest.sequence_length, manifest.unknown.tokens, info.vocab_size, info.begin_id, info.end_id]
-    counts += [*manifest.counts.values(), manifest.patients_in_several_splits, info.unknown_id]
+    counts += [
+        *manifest.counts.values(),
+        *manifest.placeholders.values(),
+        manifest.patients_in_several_splits,
+        info.unknown_id,
+    ]
     texts = [text for entry in entries for text in (entry.path, entry.sha256)] + [info.sha256]
     counts += [count for source in manifest.sources for count in (source.notes, source.tokens)]
     rule = manifest.split_rule
@@ -126,5 +134,7 @@ def _forbidden(manifest: Manifest, backend: Tokenizer | None) -> npt.NDArray[np.
     if backend is not None:
         special |= set(np.flatnonzero(forbidden_ids(backend, info)).tolist())
     forbidden = np.zeros(info.vocab_size, dtype=bool)
-    forbidden[[token for token in special - {info.unknown_id, info.placeholder_id} if token < len(forbidden)]] = True
+    forbidden[
+        [token for token in special - {info.unknown_id, *info.placeholder_ids.values()} if token < len(forbidden)]
+    ] = True
     return forbidden
