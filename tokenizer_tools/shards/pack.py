@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cache, partial
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,10 @@ class PackedPart:
     unknown_tokens: int
     unknown_characters: dict[str, int]
     """The characters behind the unknown tokens, and how often each occurs."""
+    placeholders: dict[str, int]
+    """By kind."""
+    tokens_by_input: list[int]
+    """Tokens of each input's notes, by the input's number; inputs after the last one with notes are left out."""
 
     @classmethod
     def load(cls, path: Path) -> PackedPart:
@@ -62,7 +66,7 @@ def pack(parts: NoteParts, keep: KeepList, build: ShardBuild, options: BuildOpti
         for number, notes in parts if missing else ():
             if number in missing:
                 kept = keep.kept(number)
-                texts = [note.text for note, stays in zip(notes, kept, strict=True) if stays]
+                texts = [(note.text, note.person) for note, stays in zip(notes, kept, strict=True) if stays]
                 yield partial(pack_part, number, texts, kept, kept_before[number], build)
 
     def notes_of(numbers: Iterable[int]) -> int:
@@ -74,20 +78,24 @@ def pack(parts: NoteParts, keep: KeepList, build: ShardBuild, options: BuildOpti
     return [PackedPart.load(build.packed_file(number)) for number in share]
 
 
-def pack_part(number: int, texts: list[str], kept: npt.NDArray[np.bool_], first_note: int, build: ShardBuild) -> None:
+def pack_part(
+    number: int, texts: list[tuple[str, str]], kept: npt.NDArray[np.bool_], first_note: int, build: ShardBuild
+) -> None:
     """Write one part's shard files, one per split, and then its `PackedPart`.
 
     Args:
         number: of the part.
-        texts: of the kept notes, not cleaned.
+        texts: of the kept notes, not cleaned, and whose they are, from `Note.person`.
         kept: (notes of the part,), which notes stay.
         first_note: the notes table's row of the part's first kept note.
         build: the build.
     """
-    token_ids, unknown_tokens, unknown_characters = _tokenise(texts, build)
+    placeholders = Counter[str]()
+    cleaned = (build.clean(text, person, placeholders) for text, person in texts)
+    token_ids, unknown_tokens, unknown_characters = _tokenise(cleaned, build)
     advance(len(kept) - len(texts))
     with np.load(build.scan_file(number)) as scanned:
-        splits = scanned["splits"][kept]
+        splits, inputs = scanned["splits"][kept], scanned["sources"][kept]
     files = {}
     for split, name in enumerate(SPLITS):
         chosen = np.flatnonzero(splits == split)
@@ -102,19 +110,20 @@ def pack_part(number: int, texts: list[str], kept: npt.NDArray[np.bool_], first_
             write_sequences(build.out / path, sequences, build.id_dtype)
             tokens = sum(len(sequence.input_ids) for sequence in sequences)
             files[name] = ShardFile(path, len(sequences), tokens, file_sha256(build.out / path))
-    part = PackedPart(files, unknown_tokens, dict(unknown_characters))  # asdict() breaks a Counter
+    by_input = np.bincount(inputs, weights=[len(ids) for ids in token_ids]).astype(int).tolist()
+    counts = dict(unknown_characters), dict(placeholders)  # asdict() breaks a Counter
+    part = PackedPart(files, unknown_tokens, *counts, by_input)
     write_json(build.packed_file(number), asdict(part))
 
 
-def _tokenise(texts: list[str], build: ShardBuild) -> tuple[list[npt.NDArray[Any]], int, Counter[str]]:
+def _tokenise(texts: Iterator[str], build: ShardBuild) -> tuple[list[npt.NDArray[Any]], int, Counter[str]]:
     """Token ids of each text, begin and end tokens included; the number of unknown tokens, and the characters behind
     them."""
     info, (backend, encode) = build.tokenizer, _encoder(build)
     forbidden = forbidden_ids(backend, info)
     token_ids: list[npt.NDArray[Any]] = []
     unknown_tokens, unknown_characters = 0, Counter[str]()
-    for start in range(0, len(texts), _BATCH):
-        batch = [build.clean(text) for text in texts[start : start + _BATCH]]
+    while batch := list(islice(texts, _BATCH)):
         encoded = encode(batch)
         count, characters = count_unknown(backend, batch, encoded, info.unknown_token, info.unknown_id)
         unknown_tokens, unknown_characters = unknown_tokens + count, unknown_characters + characters
@@ -125,10 +134,10 @@ def _tokenise(texts: list[str], build: ShardBuild) -> tuple[list[npt.NDArray[Any
 
 def _encoder(build: ShardBuild) -> tuple[Tokenizer, IdEncoder]:
     """The tokenizer, loaded once per process, and what encodes by it."""
-    return _loaded(build.tokenizer_folder / "tokenizer.json", build.tokenizer.placeholder)
+    return _loaded(build.tokenizer_folder / "tokenizer.json", tuple(build.tokenizer.placeholder_ids))
 
 
 @cache
-def _loaded(path: Path, placeholder: str | None) -> tuple[Tokenizer, IdEncoder]:
+def _loaded(path: Path, placeholders: tuple[str, ...]) -> tuple[Tokenizer, IdEncoder]:
     backend = Tokenizer.from_file(str(path))
-    return backend, IdEncoder(backend, placeholder)
+    return backend, IdEncoder(backend, placeholders)

@@ -42,6 +42,8 @@ class Outcome(IntEnum):
     DROPPED_NO_PATIENT = 5
     DROPPED_MARKED_ERROR = 6
     DROPPED_NEAR_DUPLICATE = 7
+    DROPPED_FILTERED = 8
+    DROPPED_UNLISTED = 9
 
 
 class Named(IntEnum):
@@ -111,6 +113,11 @@ class ScannedNotes:
         with np.load(self._build.scan_file(number)) as arrays:
             return [np.asarray(arrays[name]) for name in names or _COLUMNS]
 
+    def replace(self, number: int, **columns: npt.NDArray[Any]) -> None:
+        """Write other values of some columns of a part."""
+        all_columns = dict(zip(_COLUMNS, self.columns(number), strict=True))
+        _write(self._build.scan_file(number), all_columns | columns)
+
 
 def scan(parts: NoteParts, build: ShardBuild, workers: int | None) -> ScannedNotes:
     """Scan the parts that no earlier build has scanned.
@@ -146,7 +153,7 @@ def scan_part(number: int, notes: list[Note], build: ShardBuild) -> None:
     rows, texts, compares = [], [], build.settings.duplicates.near != "off"
     for note in notes:
         advance(1)
-        text = build.clean(note.text)
+        text = build.clean(note.text, note.person)
         rows.append(_scan_note(note, text, build))
         if compares:
             texts.append(text)

@@ -125,14 +125,14 @@ def count_shards(folder: Path, manifest: Manifest, min_patients: int, max_groups
 def source_names(manifest: Manifest) -> tuple[list[str], npt.NDArray[np.int32]]:
     """The names of the sources, and the source of each input, (inputs,): by its number in the notes table.
 
-    A manifest without sources has one for each input.
+    In a manifest of an earlier version each input is a source.
     """
     inputs = manifest.settings["inputs"]
-    if described := getattr(manifest, "sources", None):
+    if manifest.sources:
         of_input = np.zeros(len(inputs), np.int32)
-        for number, source in enumerate(described):
+        for number, source in enumerate(manifest.sources):
             of_input[source.inputs] = number
-        return [str(source.name) for source in described], of_input
+        return [source.name for source in manifest.sources], of_input
     return [str(entry["name"]) for entry in inputs], np.arange(len(inputs), dtype=np.int32)
 
 
