@@ -67,7 +67,7 @@ CONFIG = str(REPOSITORY / "configs" / "clinical_longformer.yaml")
         ("evaluate --suite x --data-root y --models a=z --seeds 0", "--seeds is 0, must be at least 1"),
         ("evaluate --suite bc5cdr --data-root y --models a=z --epochs 0", "--epochs must be at least 1"),
         ("submit-evaluate --suite x --data-root y --models a=z --epoch 1", "unknown --epoch (did you mean --epochs?)"),
-        ("foo", "unknown foo (choose from build-shards, verify, describe-shards, clean,"),
+        ("foo", "unknown foo (choose from build-shards, verify, describe-shards, withdraw,"),
         ("show configs/demo.yaml", "configs/demo.yaml: no such file comes with the package; there are c"),
         ("run", "--config is missing; give a YAML file with the run's settings, such as configs/clinical_bigbird.yaml"),
         ("run --config demo_cpu.yaml --num_gpus", "--num_gpus: its value is missing"),
