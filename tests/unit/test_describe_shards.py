@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_verify_shards import word_level
+from tiny_tokenizer import word_level
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from clinical_pretrain.cli import main
 from clinical_pretrain.data.shards import Split
 from clinical_pretrain.release.push import ALLOWED_FILES
 from tokenizer_tools.corpus.clean_notes import CleaningRules, clean
+from tokenizer_tools.corpus.placeholders import Replacement
 from tokenizer_tools.corpus.split_patients import SplitRule
 from tokenizer_tools.manifest import REPORT_NAMES, SPLITS, Manifest
 from tokenizer_tools.shard_reading import WholeNotes
@@ -90,7 +91,7 @@ def expected(corpus, described):
     rows += [(str(p), c, t, "MRN990017.csv" if c == RARE else "more.csv") for p, c, t in described[1]]
     groups, seen, lengths = {}, set(), []
     for patient, category, text, file in rows:
-        text = clean(text, CleaningRules(), "<unk>")
+        text = clean(text, CleaningRules(), Replacement("<unk>"))
         if not text or text in seen:
             continue
         seen.add(text)
@@ -309,7 +310,7 @@ def test_damaged_shards_are_refused_in_one_line(file, shards, capsys):
 
 def test_another_tokenizer_and_notes_without_patients(tmp_path):
     """Words can't be told apart in its ids; unknown characters are named if they are frequent."""
-    tokenizer = word_level(None, tmp_path / "tokenizer")
+    tokenizer = word_level(tmp_path / "tokenizer")
     notes = tmp_path / "n.csv"
     notes.write_text("TEXT\n" + "".join(f"{i} {'≥' if i > 3 else '≤'} 5\n" for i in range(40)))
     folder = build([notes], tokenizer, tmp_path / "shards", SplitRule(by="note"))
@@ -344,7 +345,7 @@ def test_words_of_unigram_ids_are_those_of_the_text(tmp_path):
 
 def test_a_source_can_have_several_inputs():
     inputs = [{"name": "a.csv"}, {"name": "b.csv"}, {"name": "c.csv"}]
-    names, of_input = source_names(SimpleNamespace(settings={"inputs": inputs}))
+    names, of_input = source_names(SimpleNamespace(settings={"inputs": inputs}, sources=[]))
     assert names == ["a.csv", "b.csv", "c.csv"] and of_input.tolist() == [0, 1, 2]
     described = [SimpleNamespace(name="ward", inputs=[0, 2]), SimpleNamespace(name="lab", inputs=[1])]
     names, of_input = source_names(SimpleNamespace(settings={"inputs": inputs}, sources=described))
