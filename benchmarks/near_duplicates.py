@@ -26,6 +26,7 @@ from common import facts, peak_memory
 
 from tokenizer_tools.corpus.clean_notes import CleaningRules, clean
 from tokenizer_tools.corpus.near_duplicates import DuplicateRules
+from tokenizer_tools.corpus.placeholders import Replacement
 from tokenizer_tools.corpus.synthetic_notes import COLUMNS, notes_of
 from tokenizer_tools.files import write_json
 from tokenizer_tools.shards.near_duplicates import count_crowded, near_duplicates
@@ -56,7 +57,7 @@ def corpus(notes: int, pairs: int, rules: DuplicateRules) -> tuple[list[str], li
     """Different texts, and which of them are planted pairs."""
     rng, texts, place = random.Random(0), dict[str, None](), COLUMNS.index("TEXT")
     for row in notes_of(notes, seed=0):
-        text = clean(row[place], CleaningRules(), "<unk>")
+        text = clean(row[place], CleaningRules(), Replacement("<unk>"))
         if text:
             texts[text] = None
         if len(texts) == notes - pairs:

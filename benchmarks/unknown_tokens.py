@@ -17,7 +17,9 @@ from mtsamples import CORPORA, DATA
 
 from tokenizer_tools.corpus.clean_notes import CleaningRules, clean
 from tokenizer_tools.corpus.columns import Columns
-from tokenizer_tools.corpus.read_notes import InputOptions, read_notes
+from tokenizer_tools.corpus.input_options import InputOptions
+from tokenizer_tools.corpus.placeholders import Replacement
+from tokenizer_tools.corpus.read_notes import read_notes
 from tokenizer_tools.corpus.synthetic_notes import make_notes
 from tokenizer_tools.files import write_json
 from tokenizer_tools.tokenizer.load import encode, load_tokenizer
@@ -29,7 +31,7 @@ def shares(texts: list[str], tokenizer: Any) -> dict[str, Any]:
     backend, unknown, token = tokenizer.backend_tokenizer, tokenizer.unk_token_id, tokenizer.unk_token
     found: dict[str, Any] = {}
     for name, whitespace in (("as_written", ""), ("in_shards", unknown_whitespace(backend, unknown))):
-        cleaned = [clean(text, CleaningRules(), token, whitespace) for text in texts]
+        cleaned = [clean(text, CleaningRules(), Replacement(token), whitespace) for text in texts]
         ids = encode(backend, cleaned)
         count, characters = count_unknown(backend, cleaned, ids, token, unknown)
         found[name] = round(count / sum(len(each) + 2 for each in ids), 5)  # a begin and an end for each note

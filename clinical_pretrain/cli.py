@@ -11,7 +11,7 @@ from typing import Any
 
 from clinical_pretrain.commands import completion
 from clinical_pretrain.commands.cluster import submit, submit_shards
-from clinical_pretrain.commands.corpus import build_shards, clean, make_notes, verify
+from clinical_pretrain.commands.corpus import build_shards, clean, describe_shards, make_notes, sources, verify
 from clinical_pretrain.commands.evaluate import evaluate, finetune, submit_evaluate
 from clinical_pretrain.commands.files import show
 from clinical_pretrain.commands.observe import plot, status
@@ -21,6 +21,7 @@ from clinical_pretrain.commands.table import table
 from clinical_pretrain.commands.tasks import tasks
 from clinical_pretrain.commands.tokenizer import extend_vocabulary, inspect_tokenizer, train_tokenizer
 from clinical_pretrain.commands.trials import chaos, demo
+from clinical_pretrain.commands.withdraw import withdraw
 from clinical_pretrain.config.command_line import version
 from clinical_pretrain.config.other_names import refuse_unknown
 from clinical_pretrain.config.reading import expand_home
@@ -32,7 +33,10 @@ from tokenizer_tools.errors import UserError
 COMMANDS: dict[str, Callable[[Sequence[str]], dict[str, Any]]] = {
     "build-shards": build_shards,
     "verify": verify,
+    "describe-shards": describe_shards,
+    "withdraw": withdraw,
     "clean": clean,
+    "sources": sources,
     "run": run,
     "export": export,
     "push": push,

@@ -20,6 +20,8 @@ SPLITS = ("train", "validation", "test")
 MANIFEST_NAME = "manifest.json"
 NOTES_TABLE_NAME = "notes.arrow"
 TOKENIZER_FOLDER = "tokenizer"
+REPORT_NAMES = ("report.html", "report.svg", "report.json")
+"""Files that describe the shards. Nothing depends on them."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,25 @@ class TokenizerInfo:
     unknown_id: int
     """Also replaces a special token that a note spells out."""
     placeholder: str | None
+    """Stands for a de-identification placeholder, or for one of unknown kind."""
     placeholder_id: int | None
+    typed_placeholders: dict[str, int] = field(default_factory=dict)
+    """Ids of the tokens that stand for placeholders of each kind, `placeholder` among them; empty if there is only
+    that."""
+
+    @property
+    def placeholder_ids(self) -> dict[str, int]:
+        """Ids of all tokens that may stand for a placeholder. Training never predicts them."""
+        one = {} if self.placeholder is None or self.placeholder_id is None else {self.placeholder: self.placeholder_id}
+        return one | self.typed_placeholders
+
+    def identity(self) -> dict[str, Any]:
+        """What two builds must share: all but the name. Without what earlier versions had no field for."""
+        values = asdict(self)
+        del values["name"]
+        if not self.typed_placeholders:
+            del values["typed_placeholders"]
+        return values
 
 
 @dataclass(frozen=True)
@@ -77,6 +97,31 @@ class UnknownTokens:
     """The most frequent characters behind them, and how often each occurs."""
     written_as_spaces: str
     """White space that the tokenizer doesn't know, and that became spaces."""
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    """What came of one source: of a record in the file of --sources, or of one path of --notes."""
+
+    name: str
+    inputs: list[int]
+    """Numbers of its inputs, from 0: those in the column `source` of `notes.arrow`, and in `settings["inputs"]`."""
+    notes: int
+    """Kept notes."""
+    tokens: int
+    counts: dict[str, int]
+    """Notes read, kept, and dropped by reason, as in the manifest's own counts."""
+
+
+@dataclass(frozen=True)
+class Withdrawal:
+    """What `withdraw` left out. Figures alone: nothing says whose the notes were."""
+
+    patients: int
+    notes: int
+    tokens: int
+    fingerprint: str
+    """Of the shards that these were made from."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +147,15 @@ class Manifest:
     versions: dict[str, str]
     fingerprint: str
     """sha256 over the tokenizer and all shard files: identifies the data and their order."""
+    sources: list[SourceInfo] = field(default_factory=list)
+    """What came of each source. Empty in shards of builds before there were any."""
+    placeholders: dict[str, int] = field(default_factory=dict)
+    """De-identification placeholders in the kept notes that the rule `placeholders` has found, by kind; `underscores`
+    are `___`. With surrogates also those `without_surrogate`, and `notes_without_patient`. Empty in shards of version
+    0.1."""
+    withdrawn: list[Withdrawal] = field(default_factory=list)
+    """Withdrawals of patients, in order. After one, `unknown`, `placeholders` and kept notes with something about their
+    time are upper bounds where the shards can't tell how many there were."""
     format_version: int = FORMAT_VERSION
 
     @property
@@ -111,7 +165,10 @@ class Manifest:
 
     def save(self, folder: Path) -> None:
         """Write `manifest.json`. It is the last file to be written, so a folder that has it is complete."""
-        write_json(folder / MANIFEST_NAME, asdict(self))
+        facts = asdict(self)
+        if not self.withdrawn:
+            del facts["withdrawn"]  # as in shards of builds without this field
+        write_json(folder / MANIFEST_NAME, facts)
 
     @classmethod
     def load(cls, folder: Path | str) -> Manifest:
@@ -130,10 +187,12 @@ class Manifest:
         try:
             raw["tokenizer"] = TokenizerInfo(**raw["tokenizer"])
             raw["unknown"] = UnknownTokens(**raw["unknown"])
+            raw["sources"] = [SourceInfo(**entry) for entry in raw.get("sources", [])]
             raw["splits"] = {
                 name: SplitInfo(**{**split, "files": [ShardFile(**entry) for entry in split["files"]]})
                 for name, split in raw["splits"].items()
             }
+            raw["withdrawn"] = [Withdrawal(**entry) for entry in raw.get("withdrawn", [])]
             return cls(**raw)
         except (TypeError, KeyError, AttributeError) as error:
             raise UserError(

@@ -26,7 +26,7 @@ from clinical_pretrain.cluster.jobs import jobs_of, read_json, refuse_queued
 from clinical_pretrain.config.command_line import load_config, split_options
 from clinical_pretrain.config.fields import keys_of
 from clinical_pretrain.config.other_names import refuse_unknown
-from clinical_pretrain.config.reading import build, flatten, read_yaml
+from clinical_pretrain.config.reading import build, flatten
 from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.config.slurm import SlurmConfig
 from clinical_pretrain.resources import resource_path
@@ -34,6 +34,7 @@ from clinical_pretrain.run_folder.paths import JOBS_FOLDER, RunFolder
 from clinical_pretrain.training.preflight import preflight
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import write_json
+from tokenizer_tools.yaml_files import read_yaml
 
 SITE = "slurm/site.yaml"
 SITE_SETUP = "slurm/site_setup.sh"

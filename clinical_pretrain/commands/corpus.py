@@ -1,4 +1,4 @@
-"""Commands on notes: shards and their verification, what cleaning does, synthetic notes."""
+"""Commands on notes: shards and their verification, what cleaning does, descriptions of sources, synthetic notes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from clinical_pretrain.commands.options import (
     parse,
     report,
 )
+from clinical_pretrain.config.other_names import refuse_unknown
 from tokenizer_tools.errors import UserError
-from tokenizer_tools.manifest import MANIFEST_NAME
+from tokenizer_tools.manifest import MANIFEST_NAME, REPORT_NAMES
 from tokenizer_tools.ranges import Range
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ def build_shards(argv: Sequence[str]) -> dict[str, Any]:
         print(f"{out}: stage {args.stage}{f' {args.share}' if args.stage == 'pack' else ''} is done")
         return report(args, {"stage": args.stage})
     print("\n".join(describe(manifest, out, already_built)))
+    if (out / REPORT_NAMES[0]).exists():
+        print(f"  {out / REPORT_NAMES[0]} says more, without any text of a note")
     return report(args, summarise(manifest))
 
 
@@ -81,10 +84,22 @@ def verify(argv: Sequence[str]) -> dict[str, Any]:
     return result
 
 
+def describe_shards(argv: Sequence[str]) -> dict[str, Any]:
+    """Describe finished shards without any text: a page, a picture and JSON, as build-shards writes them."""
+    from tokenizer_tools.shards.describe.describe import describe_shards as describe
+
+    parser = make_parser("describe-shards", describe_shards.__doc__)
+    parser.add_argument("shards", help="shard folder made by build-shards, also by an earlier version")
+    args = parse(parser, argv)
+    described = describe(Path(args.shards))
+    print("\n".join(str(Path(args.shards) / name) for name in REPORT_NAMES))
+    return report(args, described.to_json())
+
+
 def clean(argv: Sequence[str]) -> dict[str, Any]:
     """Show what each cleaning rule does to notes, before and after, and count what it changes."""
     from tokenizer_tools.corpus.clean_report import CleanSettings, describe_counts, describe_examples, report_cleaning
-    from tokenizer_tools.corpus.input_files import find_inputs
+    from tokenizer_tools.corpus.input_options import find_sources
     from tokenizer_tools.corpus.read_notes import read_notes
 
     parser = make_parser("clean", clean.__doc__)
@@ -100,7 +115,7 @@ def clean(argv: Sequence[str]) -> dict[str, Any]:
             "--show prints text of notes, and the output is no terminal, so it could land in a log: leave out --show, "
             "or add --allow-output"
         )
-    inputs = find_inputs(notes_paths(args), settings.reading.files)
+    inputs = find_sources(notes_paths(args), settings.reading)
     found = report_cleaning(read_notes(inputs, settings.reading), settings)
     print("\n".join([*describe_examples(found), *describe_counts(found)]))
     result = report(args, found.to_json())
@@ -125,3 +140,18 @@ def make_notes(argv: Sequence[str]) -> dict[str, Any]:
     counts = make(Path(args.out), patients=args.patients, seed=args.seed)
     print(f"{args.out}: " + ", ".join(f"{value:,} {name}" for name, value in counts.items()))
     return report(args, dict(counts))
+
+
+def sources(argv: Sequence[str]) -> dict[str, Any]:
+    """List ready descriptions of sources for --sources, or print one, to edit."""
+    from tokenizer_tools.corpus.presets import PRESETS
+
+    parser = make_parser("sources", sources.__doc__)
+    parser.add_argument("name", nargs="?", help="such as mimic3; without it all are listed")
+    args = parse(parser, argv)
+    if args.name is None:
+        print("\n".join(f"{name:<16} {preset.title}" for name, preset in PRESETS.items()))
+        return report(args, {"sources": {name: preset.title for name, preset in PRESETS.items()}})
+    refuse_unknown([args.name], list(PRESETS))
+    print(PRESETS[args.name].text, end="")
+    return report(args, {"name": args.name, "text": PRESETS[args.name].text})

@@ -17,6 +17,7 @@ from typing import Any
 from clinical_pretrain.exit_codes import USER_ERROR
 from clinical_pretrain.run_folder.paths import RunFolder
 from tokenizer_tools.command_line import typed
+from tokenizer_tools.corpus.input_options import find_sources
 from tokenizer_tools.corpus.read_notes import read_notes
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import write_json
@@ -47,8 +48,9 @@ def run_demo(out: Path, options: dict[str, Any], input_arguments: Sequence[str])
         UserError: a step failed; its own message has been printed. Or `out` holds a demo of other notes.
     """
     started, notes = time.monotonic(), options["notes"]
-    if notes:
-        next(read_notes(notes, options["reading"], options["split"]), None)  # find mistakes before anything is written
+    has_notes = bool(notes or options["reading"].sources)
+    for entry in find_sources(notes, options["reading"]) if has_notes else ():
+        next(read_notes([entry], options["reading"], options["split"]), None)  # find mistakes before writing anything
     made_of = {"notes": [str(path.resolve()) for path in notes], "arguments": list(input_arguments)}
     if (out / MADE_OF).exists():
         if json.loads((out / MADE_OF).read_text()) != made_of:
@@ -57,7 +59,7 @@ def run_demo(out: Path, options: dict[str, Any], input_arguments: Sequence[str])
         raise UserError(f"{out}: not empty, and holds no demo; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / MADE_OF, made_of)
-    if not notes:
+    if not has_notes:
         input_arguments = ["--notes", str(out / "NOTEEVENTS.csv.gz"), *input_arguments]
         if not (out / "NOTEEVENTS.csv.gz").exists():
             _step("synthetic notes", "make-notes", "--out", out / "NOTEEVENTS.csv.gz")

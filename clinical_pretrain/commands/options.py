@@ -65,22 +65,22 @@ def make_parser(command: str, description: str | None) -> CommandParser:
     return parser
 
 
-def add_notes_options(parser: CommandParser, required: bool = True) -> None:
+def add_notes_options(parser: CommandParser) -> None:
     """Add the options of all commands that read notes, but --split."""
-    from tokenizer_tools.corpus.read_notes import InputOptions
+    from tokenizer_tools.corpus.input_options import InputOptions
 
     parser.add_argument(
         "--notes",
         nargs="+",
-        required=required,
-        help="CSV, JSONL or Parquet files, gzipped or not, or folders of files of one kind (.txt: a note in each)",
+        help="CSV, JSONL or Parquet files, also as .gz or .zst, or folders of files of one kind (.txt, .xml: a note in "
+        "each); --sources describes inputs that differ from each other",
     )
     parser.add_settings(InputOptions)
 
 
 def notes_settings(parser: CommandParser, settings: type[T], args: jsonargparse.Namespace) -> T:
     """Settings among parsed options, of a class that says in `reading` how notes are read."""
-    from tokenizer_tools.corpus.read_notes import InputOptions
+    from tokenizer_tools.corpus.input_options import InputOptions
 
     return parser.settings(settings, args, reading=parser.settings(InputOptions, args))
 

@@ -63,7 +63,7 @@ def extend_vocabulary(argv: Sequence[str]) -> dict[str, Any]:
     from tokenizer_tools.tokenizer.training_notes import find_notes
 
     parser = make_parser("extend-vocabulary", extend_vocabulary.__doc__)
-    add_notes_options(parser, required=False)
+    add_notes_options(parser)
     parser.add_argument("--tokenizer", required=True, help="tokenizer folder or Hub id, usually the base model's")
     parser.add_argument("--model", help="model folder or Hub id to extend, too: it is saved next to the tokenizer")
     parser.add_argument("--out", required=True, help="folder to create")
@@ -71,8 +71,8 @@ def extend_vocabulary(argv: Sequence[str]) -> dict[str, Any]:
     args = parse(parser, argv)
     settings = notes_settings(parser, ExtensionSettings, args)
     out, notes = Path(args.out).resolve(), notes_paths(args)
-    if settings.size and not notes:
-        raise UserError("missing: --notes, from which words are learned (--size 0 adds none)")
+    if settings.size and not (notes or settings.reading.sources):
+        raise UserError("missing: --notes or --sources, from which words are learned (--size 0 adds none)")
     refuse_used_folder(out)
     if args.model:
         refuse_missing_folder(args.model)

@@ -15,18 +15,19 @@ from tokenizer_tools.ranges import Range
 def demo(argv: Sequence[str]) -> dict[str, Any]:
     """Run the whole pipeline on this machine's CPU: notes, shards, training, export."""
     from clinical_pretrain.commands.demo import run_demo
-    from tokenizer_tools.corpus.read_notes import InputOptions
+    from tokenizer_tools.corpus.input_options import InputOptions
     from tokenizer_tools.corpus.split_patients import SplitRule
 
     parser = make_parser("demo", demo.__doc__)
     parser.add_argument("--out", help="folder for all output (default: demo, or demo-NAME of your notes)")
     input_arguments = divide(argv, parser)[2]
-    add_notes_options(parser, required=False)
+    add_notes_options(parser)
     parser.add_class_arguments(SplitRule, "split")
     args = parse(parser, argv)
-    notes = notes_paths(args)
-    options = {"notes": notes, "reading": parser.settings(InputOptions, args), "split": parser.instantiate(args).split}
-    out = args.out or (f"demo-{notes[0].name.split('.')[0]}" if notes else "demo")
+    notes, reading = notes_paths(args), parser.settings(InputOptions, args)
+    options = {"notes": notes, "reading": reading, "split": parser.instantiate(args).split}
+    named = notes or ([Path(reading.sources)] if reading.sources else [])
+    out = args.out or (f"demo-{named[0].name.split('.')[0]}" if named else "demo")
     return report(args, run_demo(Path(out), options, input_arguments))
 
 

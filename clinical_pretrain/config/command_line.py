@@ -12,10 +12,11 @@ import yaml
 
 from clinical_pretrain.config.fields import keys_of
 from clinical_pretrain.config.other_names import refuse_unknown
-from clinical_pretrain.config.reading import TextLoader, build, expand_home, flatten, read_yaml
+from clinical_pretrain.config.reading import build, expand_home, flatten
 from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.resources import config_names, find_config
 from tokenizer_tools.errors import UserError
+from tokenizer_tools.yaml_files import TextLoader, read_yaml
 
 if TYPE_CHECKING:
     import jsonargparse

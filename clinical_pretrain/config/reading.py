@@ -1,48 +1,17 @@
-"""Read settings from text: YAML files and values of options."""
+"""Make settings of texts: of values in YAML files and of options."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
-
-import yaml
 
 from clinical_pretrain.config.fields import PathText, unwrap
 from tokenizer_tools.errors import UserError
 
 T = TypeVar("T")
 _ON_OFF = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-_NULL, _MERGE = "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"
-
-
-class RepeatedKeyError(yaml.MarkedYAMLError):
-    """A YAML mapping has a key twice."""
-
-
-class TextLoader(yaml.SafeLoader):
-    """Loads every value but null as text, and refuses duplicate keys. A value is converted later, to its field's type:
-    YAML 1.1 would read `on` as true, 1e-5 as text and 24:00:00 as a number."""
-
-    yaml_implicit_resolvers = {}  # noqa: RUF012  # as in yaml's own classes
-
-    def compose_mapping_node(self, anchor: Any) -> Any:
-        """As in yaml's own class, but refuse a duplicate key."""
-        node = super().compose_mapping_node(anchor)
-        lines: dict[str, int] = {}
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
-                if key.value in lines:
-                    problem = f"duplicate key, first in line {lines[key.value]}; delete one of them"
-                    raise RepeatedKeyError(problem=problem, problem_mark=key.start_mark)
-                lines[key.value] = key.start_mark.line + 1
-        return node
-
-
-TextLoader.add_implicit_resolver(_NULL, re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
-TextLoader.add_implicit_resolver(_MERGE, re.compile(r"^(?:<<)$"), ["<"])
 
 
 def flatten(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
@@ -119,26 +88,3 @@ def expand_home(argument: str) -> str:
         return f"{option}{equals}{Path(path).expanduser()}"
     except RuntimeError:  # no such user, or a user without a home folder
         return argument
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file with keys and values. All values are text, null, or sections of such values.
-
-    Raises:
-        UserError: the file can't be read, is not YAML, or has a duplicate key.
-    """
-    try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), TextLoader)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except RepeatedKeyError as error:
-        assert error.problem_mark is not None
-        raise UserError(f"{path}, line {error.problem_mark.line + 1}: {error.problem}") from None
-    except (yaml.YAMLError, RecursionError, ValueError, KeyError, AttributeError) as error:  # of tags such as !!int abc
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "not text, nested too deeply, or a value doesn't match its tag"
-        raise UserError(f"{path}{where}: not YAML ({problem})") from None
-    if not isinstance(raw, dict):
-        raise UserError(f"{path}: a config file must hold keys and values, such as 'max_steps: 1000'")
-    return raw

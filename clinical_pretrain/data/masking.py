@@ -59,9 +59,8 @@ class Vocabulary:
             kind[token_id] = _kind(text[0]) if text else _OTHER
         for token_id, added in backend.get_added_tokens_decoder().items():
             maskable[token_id] = not added.special
-        for never in (info.begin_id, info.end_id, info.pad_id, info.mask_id, info.unknown_id, info.placeholder_id):
-            if never is not None:
-                maskable[never] = False
+        maskable[[info.begin_id, info.end_id, info.pad_id, info.mask_id, info.unknown_id]] = False
+        maskable[list(info.placeholder_ids.values())] = False
         return cls(maskable, begins, kind, is_blank, info.mask_id, info.pad_id)
 
 

@@ -35,9 +35,21 @@ class Sampler:
         """The sample of this number."""
         epoch, position = divmod(number, self.sequences)
         if epoch != self._epoch:
-            self._order = generator(self.seed, _ORDER, epoch).permutation(self.sequences)
+            self._order = epoch_order(self.sequences, self.seed, epoch)
             self._epoch = epoch
         return Sample(epoch, int(self._order[position]))
+
+
+def epoch_order(sequences: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    """(sequences,): which sequence of the training split stands at each position of an epoch."""
+    return generator(seed, _ORDER, epoch).permutation(sequences)
+
+
+def validation_sequences(sequences: int, max_sequences: int) -> npt.NDArray[np.int64]:
+    """(n,): which of the held-out sequences a validation takes, at most `max_sequences` (0: all). They are spread over
+    the whole split: the first may all be of the first few patients."""
+    count = min(sequences, max_sequences or sequences)
+    return np.arange(count) * sequences // max(1, count)
 
 
 def micro_batch_of(rank: int, world_size: int, micro_step: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,15 @@ def runs_in(paths: list[Path]) -> list[Path]:
     Raises:
         UserError: there is none.
     """
-    candidates = {folder for path in paths for folder in (path, *path.glob("*"), *path.glob("*/*"))}
-    found = [path for path in candidates if RunFolder(path).exists or RunFolder(path).job_file.exists()]
+    found = [path for path in folders_in(paths) if RunFolder(path).exists or RunFolder(path).job_file.exists()]
     if not found:
         raise UserError(f"{', '.join(map(str, paths))}: no run here; give the --run_dir of a training run")
-    return sorted(found)
+    return found
+
+
+def folders_in(paths: Sequence[Path]) -> list[Path]:
+    """These paths and what lies up to two levels below them, in order."""
+    return sorted({folder for path in paths for folder in (path, *path.glob("*"), *path.glob("*/*"))})
 
 
 def no_run(path: Path) -> UserError:

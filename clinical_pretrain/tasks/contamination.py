@@ -23,7 +23,8 @@ from clinical_pretrain.data.shards import Split, note_patients
 from clinical_pretrain.tasks.records import Document
 from clinical_pretrain.tasks.splits import patient_of
 from tokenizer_tools.corpus.clean_notes import CleaningRules, clean
-from tokenizer_tools.corpus.split_patients import default_key_path, key_id, load_patient_key, patient_hash
+from tokenizer_tools.corpus.placeholders import Replacement
+from tokenizer_tools.corpus.split_patients import load_key_of, patient_hash
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import TOKENIZER_FOLDER, Manifest
 from tokenizer_tools.tokenizer.load import encode, forbidden_ids, note_ids
@@ -83,8 +84,7 @@ def count_contamination(documents: Sequence[Document], shards: Path, patient_key
         UserError: the shards can't be read, or the patient key isn't theirs.
     """
     manifest = Manifest.load(shards)
-    texts = [text for document in documents for text in (document.text, document.second_text) if text]
-    wanted = _as_packed(texts, shards, manifest)
+    wanted = _as_packed(documents, shards, manifest)
     lengths = {len(ids) // _DTYPE.itemsize for ids in wanted}
     notes, seen = [], set()
     for note, ids in Split(shards, manifest, SEEN_SPLIT).notes():
@@ -106,7 +106,7 @@ _DTYPE = np.dtype(np.int32)
 """In which token ids are compared; shards have 16 or 32 bits."""
 
 
-def _as_packed(texts: Sequence[str], shards: Path, manifest: Manifest) -> set[bytes]:
+def _as_packed(documents: Sequence[Document], shards: Path, manifest: Manifest) -> set[bytes]:
     """The token ids of texts as build-shards would have packed them; none of texts that it would have dropped."""
     path, info = shards / TOKENIZER_FOLDER / "tokenizer.json", manifest.tokenizer
     try:
@@ -114,7 +114,12 @@ def _as_packed(texts: Sequence[str], shards: Path, manifest: Manifest) -> set[by
     except Exception:  # tokenizers has no class of its own for errors
         raise UserError(f"{path}: missing or damaged; build or copy the shards again") from None
     rules, spaces = CleaningRules.named(manifest.cleaning_rules), manifest.unknown.written_as_spaces
-    cleaned = [clean(text, rules, info.placeholder, spaces) for text in texts]
+    choice, seed = manifest.settings.get("placeholder", ""), manifest.settings.get("surrogate_seed", 0)
+    replacement, cleaned = Replacement.chosen(choice, info.placeholder, seed), []
+    for document in documents:
+        patient = patient_of(document)
+        for text in filter(None, (document.text, document.second_text)):
+            cleaned.append(clean(text, rules, replacement, spaces, f"patient {patient}" if patient else ""))
     forbidden = forbidden_ids(backend, info)
     encoded = encode(backend, [text for text in dict.fromkeys(cleaned) if text.strip()])
     return {note_ids(tokens, info, forbidden, _DTYPE).tobytes() for tokens in encoded}
@@ -128,14 +133,9 @@ def _key(
         return None, "the data set names none"
     if not manifest.splits[SEEN_SPLIT].patients:
         return None, "the shards name none"
-    given, path = path is not None, path or default_key_path()
-    if not path.exists():  # load_patient_key would make one
-        if given:
-            raise UserError(f"{path}: no such file; name the key that the shards were built with as --patient-key")
-        return None, "there is no patient key; name the one that the shards were built with as --patient-key"
-    key = load_patient_key(path)
-    if key_id(key) == manifest.patient_key_id:
-        return key, None
-    if given:
-        raise UserError(f"{path}: not the key that the patients in {shards} were hashed with; name that --patient-key")
-    return None, "the shards were built with another patient key; name it as --patient-key"
+    try:
+        return load_key_of(shards, manifest.patient_key_id, path), None
+    except UserError as error:
+        if path is not None:
+            raise
+        return None, str(error)

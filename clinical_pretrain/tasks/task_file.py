@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from clinical_pretrain.config.fields import PathText, Pattern, keys_of, range_faults, type_faults
 from clinical_pretrain.config.other_names import refuse_unknown
-from clinical_pretrain.config.reading import build, flatten, read_yaml
+from clinical_pretrain.config.reading import build, flatten
 from clinical_pretrain.tasks.readers.brat import read_brat
 from clinical_pretrain.tasks.readers.iob import read_iob
 from clinical_pretrain.tasks.readers.squad import read_squad
@@ -30,6 +30,7 @@ from clinical_pretrain.tasks.splits import SplitShares
 from clinical_pretrain.tasks.task import Task
 from clinical_pretrain.tasks.task_list import TASKS
 from tokenizer_tools.errors import UserError
+from tokenizer_tools.yaml_files import read_yaml
 
 Reader = Literal["brat", "iob", "squad", "table"]
 KINDS: dict[Reader, tuple[Kind, ...]] = {

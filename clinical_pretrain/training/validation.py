@@ -13,7 +13,7 @@ import torch
 from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.console import console
 from clinical_pretrain.data.collator import Collator
-from clinical_pretrain.data.sampler import VALIDATION_MASKS, generator
+from clinical_pretrain.data.sampler import VALIDATION_MASKS, generator, validation_sequences
 from clinical_pretrain.data.shards import PackedSequence, Split, note_categories
 from clinical_pretrain.distributed import Ranks
 from clinical_pretrain.engine.schedule import stage_of
@@ -35,9 +35,7 @@ class Validation:
 
     def __init__(self, config: RunConfig, folder: Path, split: Split, collator: Collator, ranks: Ranks) -> None:
         self.config, self.split, self.collator, self.ranks = config, split, collator, ranks
-        count = min(len(self.split), config.validation.max_sequences or len(self.split))
-        # Spread over the whole split: the first sequences may all be of the first few patients.
-        self.numbers = np.arange(count) * len(self.split) // max(1, count)
+        self.numbers = validation_sequences(len(self.split), config.validation.max_sequences)
         self.note_category, self.categories = note_categories(folder)
         self._encoder_inputs = {"training_blocks": True} if config.validation.random_blocks == "training" else {}
 

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from clinical_pretrain.data.shards import Split, note_categories
 from tokenizer_tools.corpus.clean_notes import CleaningRules, clean
 from tokenizer_tools.corpus.columns import Columns
+from tokenizer_tools.corpus.placeholders import Replacement
 from tokenizer_tools.corpus.read_notes import InputOptions
 from tokenizer_tools.corpus.split_patients import SplitRule
 from tokenizer_tools.errors import UserError
@@ -53,7 +54,7 @@ def kept(notes):
     """The notes that should be kept, in order: (cleaned text, patient, category)."""
     first = {}
     for row in notes:
-        text = clean(row["TEXT"], CleaningRules(), "<unk>")
+        text = clean(row["TEXT"], CleaningRules(), Replacement("<unk>"))
         if text:
             first.setdefault(text, (text, row["SUBJECT_ID"], row["CATEGORY"].strip()))
     return list(first.values())
@@ -243,7 +244,7 @@ def test_special_tokens_that_a_note_spells_out_mean_nothing(corpus, tmp_path):
 def test_placeholders_can_be_dropped(corpus, tmp_path):
     (tmp_path / "n.jsonl").write_text('{"text": "seen by [**Name**] today"}\n')
     build_shards([tmp_path / "n.jsonl"], str(corpus / "tokenizer"), tmp_path / "s",
-                 ShardSettings(sequence_length=64, placeholder="none", split=SplitRule(0, 0)))  # fmt: skip
+                 ShardSettings(sequence_length=64, placeholder="drop", split=SplitRule(0, 0)))  # fmt: skip
     ids = Split(tmp_path / "s", Manifest.load(tmp_path / "s"), "train")[0].input_ids
     assert Tokenizer.from_file(str(tmp_path / "s/tokenizer/tokenizer.json")).decode(ids.tolist()) == "seen by today"
 
@@ -285,7 +286,11 @@ def test_a_full_disk_leaves_the_folder_restartable(built, corpus, tmp_path):
         ("subject_id,text\n", [], "no notes found"),
         ('text\n""\n"  "\n', [], "no note with text"),
         (b"subject_id,text\n1,ok\n2,caf\xe9\n", [], "row 2: not valid UTF-8"),
-        ("subject_id,text\n1,hello\n", ["--placeholder", "[DEID]"], "--placeholder [DEID]: not a token"),
+        (
+            "subject_id,text\n1,hello\n",
+            ["--placeholder", "[DEID]"],
+            "--placeholder [DEID]: the tokenizer has no special token",
+        ),
         ("subject_id,text\n1,hello\n", ["--split.validation", "1"], "leave something to train on"),
         ("subject_id,text\n1,hello\n", ["--columns.txt", "x"], "did you mean --columns.text?"),
         ("subject_id,text\n1,hello\n", ["--tokenizer", "nobody/nothing"], "hf download nobody/nothing"),

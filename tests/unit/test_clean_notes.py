@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 
 from tokenizer_tools.corpus import cleaning_rules, placeholders
 from tokenizer_tools.corpus.clean_notes import PROFILES, RULES, CleaningRules, clean
-from tokenizer_tools.corpus.placeholders import placeholder_spans
+from tokenizer_tools.corpus.placeholders import Replacement, placeholder_spans
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.shards.settings import ShardSettings
 
 
 def cleaned(text: str, placeholder: str | None = "<unk>", **rules: bool | str) -> str:
-    return clean(text, CleaningRules(**rules), placeholder)
+    return clean(text, CleaningRules(**rules), Replacement(placeholder))
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_no_rule_joins_or_changes_a_number(pieces, unseen, placeholder, rules):
     """Whatever is removed or written anew lies between numbers, never within one, and never joins two: by any of the
     rules, alone and together."""
     text = "".join(number + "".join(between) for number, between in pieces)
-    assert numbers(clean(text, rules, placeholder, unseen)) == numbers(text)
+    assert numbers(clean(text, rules, Replacement(placeholder), unseen)) == numbers(text)
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,10 @@ CONFIG = str(REPOSITORY / "configs" / "clinical_longformer.yaml")
         ),
         ("clean --notes x --show -1", "--show is -1, must be at least 0"),
         ("clean --notes x --show 2", "--show prints text of notes, and the output is no terminal, so it could land in"),
-        ("extend-vocabulary --tokenizer x --out y", "missing: --notes, from which words are learned (--size 0 adds"),
+        (
+            "extend-vocabulary --tokenizer x --out y",
+            "missing: --notes or --sources, from which words are learned (--size 0 adds",
+        ),
         ("extend-vocabulary --tokenizer x --out y --tokens NAME", "--tokens: 'NAME' must be letters and digits in br"),
         ("push x", "missing: --repo-id"),
         ("push x --repo-id a/b --private maybe", "--private is maybe, must be true or false"),
@@ -67,7 +70,7 @@ CONFIG = str(REPOSITORY / "configs" / "clinical_longformer.yaml")
         ("evaluate --suite x --data-root y --models a=z --seeds 0", "--seeds is 0, must be at least 1"),
         ("evaluate --suite bc5cdr --data-root y --models a=z --epochs 0", "--epochs must be at least 1"),
         ("submit-evaluate --suite x --data-root y --models a=z --epoch 1", "unknown --epoch (did you mean --epochs?)"),
-        ("foo", "unknown foo (choose from build-shards, verify, clean, run,"),
+        ("foo", "unknown foo (choose from build-shards, verify, describe-shards, withdraw,"),
         ("show configs/demo.yaml", "configs/demo.yaml: no such file comes with the package; there are c"),
         ("run", "--config is missing; give a YAML file with the run's settings, such as configs/clinical_bigbird.yaml"),
         ("run --config demo_cpu.yaml --num_gpus", "--num_gpus: its value is missing"),
@@ -238,7 +241,7 @@ def test_help_shows_meanings_rather_than_python(command, capsys, monkeypatch):
     text = capsys.readouterr().out
     assert not re.search(r"default: null|Optional|type: | CONFIG|default: \)|Default.*\(default", text)
     choices = {
-        "build-shards": "the kind to read. (one of csv, jsonl, parquet, txt)",
+        "build-shards": "the kind to read. (one of csv, jsonl, parquet, txt, xml)",
         "run": "transformers needs 4 or more. (default: 128)",
         "submit": "(default: 24:00:00)",
     }

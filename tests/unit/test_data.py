@@ -200,7 +200,7 @@ def test_capacity_is_rarely_reached(vocabulary, whole_words):
 def test_whole_words_of_real_notes_vary_no_more_than_capacity_allows_for(family):
     """The number of masked tokens has the variance p (1 - p) times the sum of the squared lengths of the words."""
     tokenizer = load_tokenizer(str(SHARED / "tokenizers" / family))
-    info = describe_tokenizer(tokenizer, family, None)
+    info = describe_tokenizer(tokenizer, family, "drop")
     words = Vocabulary.load(SHARED / "tokenizers" / family / "tokenizer.json", info)
     with gzip.open(SHARED / "notes" / "mtsamples_unique.jsonl.gz", "rt", encoding="utf-8") as file:
         texts = [json.loads(line)["text"] for _, line in zip(range(200), file, strict=False)]
@@ -215,7 +215,7 @@ def test_whole_words_of_real_notes_vary_no_more_than_capacity_allows_for(family)
 def test_a_bare_blank_begins_the_word_that_follows(family):
     """In neither vocabulary has every word a first token with a blank: "▁ endo scopy", "Ġ ery thema"."""
     tokenizer = load_tokenizer(str(SHARED / "tokenizers" / family))
-    info = describe_tokenizer(tokenizer, family, None)
+    info = describe_tokenizer(tokenizer, family, "drop")
     words = Vocabulary.load(SHARED / "tokenizers" / family / "tokenizer.json", info)
     with gzip.open(SHARED / "notes" / "mtsamples_unique.jsonl.gz", "rt", encoding="utf-8") as file:
         texts = [json.loads(line)["text"] for line in file]

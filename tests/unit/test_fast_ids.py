@@ -36,7 +36,7 @@ def changed(backend, **model):
 
 
 def assert_same(backend, texts, encoder=None):
-    encoder = encoder or IdEncoder(backend, "<unk>")
+    encoder = encoder or IdEncoder(backend, ("<unk>",))
     for text, found, wanted in zip(texts, encoder(texts), encode(backend, texts), strict=True):
         assert found.tolist() == wanted, repr(text[:80])
     return encoder
@@ -54,7 +54,7 @@ def test_all_short_texts_of_ascii_and_all_characters_have_them(backend):
     """ASCII isn't tried when it occurs, so all of it is tried here: signs by themselves, letters and digits by kind."""
     kinds = "".join(map(chr, range(32))) + string.punctuation + " aBsdtx1\x7f"
     texts = ["".join(triple) for triple in itertools.product(kinds, repeat=3)]
-    encoder = IdEncoder(backend, None)
+    encoder = IdEncoder(backend, ())
     parts = [texts[start : start + 50_000] for start in range(0, len(texts), 50_000)]
     found = [ids for part in parts for ids in encoder._mixed(part, encoder._fast)]
     assert len(texts) > 200_000 and all(map(np.array_equal, found, encode(backend, texts)))
@@ -88,7 +88,7 @@ def test_real_notes_have_them_with_the_real_vocabularies():
     ids=lambda other: "-".join(map(str, other)),
 )
 def test_another_form_is_left_to_tokenizers(other, backend):
-    encoder = IdEncoder(changed(backend, **other), "<unk>")
+    encoder = IdEncoder(changed(backend, **other), ("<unk>",))
     assert not encoder.is_fast
     if "dropout" not in other and "end_of_word_suffix" not in other:
         assert_same(changed(backend, **other), ["Aspirin 0.125 mg q.d.", " a\n b"], encoder)
@@ -99,12 +99,12 @@ def test_a_placeholder_that_takes_its_surroundings_is_left_to_tokenizers(backend
     (mask,) = (entry for entry in state["added_tokens"] if entry["content"] == "<mask>")
     mask["lstrip"] = True
     greedy = Tokenizer.from_str(json.dumps(state))
-    assert not IdEncoder(greedy, "<mask>").is_fast and not IdEncoder(backend, "no token").is_fast
+    assert not IdEncoder(greedy, ("<mask>",)).is_fast and not IdEncoder(backend, ("no token",)).is_fast
     assert assert_same(greedy, ["a <mask> b", "a  <mask>b <unk>"]).is_fast
 
 
 def test_other_ids_are_noticed_and_said(backend, capsys):
-    encoder = IdEncoder(backend, "<unk>")
+    encoder = IdEncoder(backend, ("<unk>",))
     encoder._fast._ids = encoder._fast._ids[::-1].copy()
     assert not assert_same(backend, ["some words"] * 3, encoder).is_fast
     assert "tiktoken gives other token ids" in capsys.readouterr().err

@@ -266,7 +266,8 @@ def test_folders_of_texts(corpus, tmp_path, capsys):
     call = command(corpus, root, tmp_path / "s")
     assert main(call) == 2
     error = capsys.readouterr().err
-    assert "--patient-folder (level 1: 3, level 2: 30 folders); or split by --split.by note" in error
+    assert "--patient-folder (level 1: 3, level 2: 30 folders); if files are named by patients" in error
+    assert "--patient-from, such as '{patient}-*.txt'; or split by --split.by note" in error
     for name in ("._s0.txt", "scan.pdf"):
         (root / "p0" / name).write_bytes(b"\x00")
     assert main([*call, "--patient-folder", "2", "--files", "txt"]) == 0

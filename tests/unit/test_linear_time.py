@@ -11,6 +11,7 @@ from conftest import REPOSITORY
 
 from tokenizer_tools.corpus.columns import describe_columns, likely_columns
 from tokenizer_tools.corpus.identifiers import LostDigitsError, identifier_of, text_of
+from tokenizer_tools.corpus.placeholders import Replacement, replace_placeholders
 from tokenizer_tools.corpus.times import parse_time
 from tokenizer_tools.files import unique_keys
 
@@ -19,8 +20,8 @@ SIZES = (20_000, 100_000)
 SECONDS = 5
 """Of processor time. A linear pattern takes milliseconds, a quadratic one minutes."""
 PIECES = [" ", "\t", "\u00a0", "\n", "\n ", "\r", "\x00", "_", "___ ", "-", "=", "*", "[**", "**]", "[** ", "[**a**] ",
-          "[**[**a**]", "0", "1", "0.", "1.", "1e+", "1/", "1:", "01:", " 1", "a", "a ", "A-", "a.", "a, ", "a@",
-          "dr ", "dr. a", "'s", "id",
+          "[**[**a**]", "[**(", "[**Name ", "0", "1", "0.", "1.", "1e+", "1/", "1:", "01:", " 1", "a", "a ", "A-", "a.",
+          "a, ", "a@", "dr ", "dr. a", "'s", "id",
           "patient_"]  # fmt: skip
 FUNCTIONS = {"compile", "fullmatch", "match", "search", "sub", "findall", "finditer", "split", "subn"}
 
@@ -31,7 +32,7 @@ def patterns() -> dict[str, re.Pattern]:
     for path in sorted((REPOSITORY / "tokenizer_tools").rglob("*.py")):
         name = ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
         module = importlib.import_module(name.removesuffix(".__init__"))
-        values = [value for value in vars(module).values() if isinstance(value, re.Pattern | list | dict)]
+        values = [value for value in vars(module).values() if isinstance(value, re.Pattern | list | tuple | dict)]
         for value in values:
             items = (
                 [value] if isinstance(value, re.Pattern) else list(value.values() if isinstance(value, dict) else value)
@@ -66,7 +67,8 @@ def test_patterns_are_found():
     names = {name.split(":")[0] for name in PATTERNS}
     assert (
         len(PATTERNS) > 20
-        and {"cleaning_rules", "fidelity", "placeholders", "columns", "identifiers", "times", "settings"} <= names
+        and {"cleaning_rules", "fidelity", "placeholders", "placeholder_kinds", "columns", "identifiers", "times"}
+        <= names
     )
 
 
@@ -88,8 +90,9 @@ def identifier_or_refusal(text):
 @pytest.mark.parametrize(
     "function",
     [identifier_or_refusal, text_of, parse_time, lambda text: describe_columns([text]),
-     lambda text: likely_columns((text,))],
-    ids=["identifier", "text", "time", "columns", "likely columns"],
+     lambda text: likely_columns((text,)),
+     lambda text: replace_placeholders(f"{text}**]", Replacement(None, "surrogates"))],
+    ids=["identifier", "text", "time", "columns", "likely columns", "placeholders"],
 )  # fmt: skip
 @pytest.mark.timeout(600)
 def test_every_reader_of_a_cell_is_linear(function):

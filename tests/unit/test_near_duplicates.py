@@ -22,6 +22,7 @@ from clinical_pretrain.cli import main
 from tokenizer_tools.corpus import near_duplicates as near
 from tokenizer_tools.corpus.clean_notes import CleaningRules, clean
 from tokenizer_tools.corpus.near_duplicates import DuplicateRules, find_near_duplicates, jaccard, minhash
+from tokenizer_tools.corpus.placeholders import Replacement
 from tokenizer_tools.corpus.read_notes import InputOptions, read_notes
 from tokenizer_tools.corpus.split_patients import SplitRule
 from tokenizer_tools.errors import UserError
@@ -176,7 +177,7 @@ def built(corpus, world, tmp_path_factory):
 @pytest.fixture(scope="module")
 def pairs(world):
     """Pairs of near-duplicates among the first occurrences of all texts, by note number; texts that aren't empty."""
-    texts = [clean(note.text, CleaningRules(), "<unk>") for note in world[1]]
+    texts = [clean(note.text, CleaningRules(), Replacement("<unk>")) for note in world[1]]
     first = {}
     for number, text in enumerate(texts):
         first.setdefault(text, number)

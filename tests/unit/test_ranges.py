@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from clinical_pretrain.config.fields import settings_of
 from clinical_pretrain.config.model import ModelConfig, ModelSize
 from clinical_pretrain.config.optim import OptimConfig
-from clinical_pretrain.config.reading import TextLoader, build, flatten
+from clinical_pretrain.config.reading import build, flatten
 from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.config.slurm import SlurmConfig
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.ranges import Range
+from tokenizer_tools.yaml_files import TextLoader
 
 
 def make(cls, values, prefix=""):

@@ -10,6 +10,7 @@ from clinical_pretrain.data.shards import Split
 from clinical_pretrain.tasks.contamination import Contamination, count_contamination, describe
 from clinical_pretrain.tasks.records import Document
 from tokenizer_tools.corpus.clean_notes import CleaningRules, clean
+from tokenizer_tools.corpus.placeholders import Replacement
 from tokenizer_tools.corpus.split_patients import SplitRule, default_key_path
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import SPLITS, Manifest
@@ -26,7 +27,7 @@ def by_split(corpus):
     seen = set()
     with (corpus / "notes.csv").open(newline="") as stream:
         for number, row in enumerate(csv.DictReader(stream)):
-            text = clean(row["TEXT"], CleaningRules(), "<unk>")
+            text = clean(row["TEXT"], CleaningRules(), Replacement("<unk>"))
             if text and text not in seen:
                 seen.add(text)
                 split = SPLITS[RULE.split_of(f"patient {row['SUBJECT_ID']}")]
@@ -133,7 +134,7 @@ def test_a_key_that_is_named_is_used(shards, by_split, monkeypatch, tmp_path):
     assert found.patients_seen == found.patients
 
 
-@pytest.mark.parametrize("placeholder", ["unk", "none"])
+@pytest.mark.parametrize("placeholder", ["unk", "drop"])
 def test_texts_are_cleaned_as_those_of_the_shards(corpus, tmp_path, placeholder):
     """With the rules that these shards switch off or on, their placeholder, and special tokens spelt out by a note."""
     texts = ["Seen by [**Name**] today.\n----\nBP  120/80", "before <mask> and </s> after ___ end", "a\tb\r\nc"]

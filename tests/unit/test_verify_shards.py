@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from conftest import SHARED
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from tiny_tokenizer import word_level
+from tokenizers import Tokenizer
 
 from clinical_pretrain.cli import main
 from tokenizer_tools.corpus.split_patients import SplitRule
@@ -71,18 +71,6 @@ def test_intact_shards_pass(intact):
     assert f"{tokens:,} tokens in sequences of 64" in "\n".join(found.lines())
 
 
-def word_level(_, folder):
-    """A tokenizer that knows a hundred words."""
-    vocabulary = {word: i for i, word in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>", *map(str, range(100))])}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    roles = {"bos": "<s>", "eos": "</s>", "pad": "<pad>", "unk": "<unk>", "mask": "<mask>"}
-    PreTrainedTokenizerFast(
-        tokenizer_object=backend, **{f"{role}_token": token for role, token in roles.items()}
-    ).save_pretrained(folder)
-    return folder
-
-
 def large(tokenizer, folder):
     """The tokenizer with more entries than 16 bits can count."""
     shutil.copytree(tokenizer, folder)
@@ -106,7 +94,7 @@ KINDS = {
     "large vocabulary": ("SUBJECT_ID,TEXT", SOME_NAMED[1:5], {"split": SplitRule(0, 0)}),
     "unknown characters": ("SUBJECT_ID,TEXT", UNKNOWN_SIGNS, {}),
     "a part of duplicates": ("SUBJECT_ID,TEXT", [f"{i},note {i}" for i in range(100)] * 2, {}),
-    "no placeholder": ("SUBJECT_ID,TEXT", [f"{i},note {i} of [**Name**]" for i in range(50)], {"placeholder": "none"}),
+    "no placeholder": ("SUBJECT_ID,TEXT", [f"{i},note {i} of [**Name**]" for i in range(50)], {"placeholder": "drop"}),
 }
 
 
@@ -115,7 +103,8 @@ def test_other_intact_shards_pass(kind, corpus, tmp_path):
     header, rows, options = KINDS[kind]
     tokenizer, notes = corpus / "tokenizer", csv(tmp_path / "n.csv", header, rows)
     if kind in ("large vocabulary", "unknown characters"):
-        tokenizer = (large if kind == "large vocabulary" else word_level)(tokenizer, tmp_path / "tokenizer")
+        folder = tmp_path / "tokenizer"
+        tokenizer = large(tokenizer, folder) if kind == "large vocabulary" else word_level(folder)
     folder = build([notes], tokenizer, tmp_path / "shards", **options)
     found = verify_shards(folder)
     assert not found.failed, "\n".join(found.lines())
@@ -160,12 +149,15 @@ def sign(folder):
     """Let the manifest's sequences, tokens, sha256 and fingerprint follow the shard files."""
 
     def change(content):
-        for split in content["splits"].values():
+        splits = content["splits"].values()
+        for split in splits:
             for entry in split["files"]:
                 ids = table_of(folder / entry["path"])["input_ids"]
                 entry["sha256"] = file_sha256(folder / entry["path"])
                 entry |= {"sequences": len(ids), "tokens": sum(map(len, ids))}
             split |= {name: sum(entry[name] for entry in split["files"]) for name in ("sequences", "tokens")}
+        said = sum(source["tokens"] for source in content["sources"])
+        content["sources"][0]["tokens"] += sum(split["tokens"] for split in splits) - said
 
     edit_manifest(folder, change)
     manifest = Manifest.load(folder)
@@ -368,6 +360,8 @@ DAMAGES = {
         "counts",
         manifest(lambda content: content["splits"]["train"]["files"][1].update(sequences=1)),
     ),
+    "tokens of a source": ("counts", manifest(lambda content: content["sources"][0].update(tokens=1))),
+    "notes of a source": ("notes table", manifest(lambda content: content["sources"][0].update(notes=1))),
     "notes kept": ("counts, manifest", manifest(lambda content: content["counts"].update(kept=1))),
     "a short sequence": ("sequences", lambda folder: cut_sequence(folder, 3)),
     "two segments for one": ("sequences", sequences(split_segment)),
@@ -394,8 +388,12 @@ DAMAGES = {
     "a time order with a gap": ("notes table", table(lambda columns: assign(columns, ("time_order", 3), 99))),
     "a patient in two splits": ("patients", move_patient),
     "patients of a split": ("patients", manifest(lambda content: content["splits"]["test"].update(patients=1))),
-    "the same tokens twice": ("duplicates", lambda folder: copy_tokens(folder, SECOND)),
-    "the same tokens in two splits": ("duplicates", lambda folder: copy_tokens(folder, "test/part-00000.arrow")),
+    # The note that is gone had placeholders.
+    "the same tokens twice": ("duplicates, counts", lambda folder: copy_tokens(folder, SECOND)),
+    "the same tokens in two splits": (
+        "duplicates, counts",
+        lambda folder: copy_tokens(folder, "test/part-00000.arrow"),
+    ),
     "more unknown tokens": (
         "unknown tokens",
         manifest(lambda content: content["unknown"].update(tokens=10**7, share=99.0)),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -39,9 +40,7 @@ class BlockReader:
         counts_lines: whether `Block.before` counts lines, and not records.
     """
 
-    def __init__(
-        self, stream: io.BufferedReader, find_ends: Callable[[bytes, bool], _Ends], counts_lines: bool
-    ) -> None:
+    def __init__(self, stream: BinaryIO, find_ends: Callable[[bytes, bool], _Ends], counts_lines: bool) -> None:
         self._stream, self._find_ends, self._counts_lines = stream, find_ends, counts_lines
         self.header = b""
         self._before = 0
@@ -50,7 +49,7 @@ class BlockReader:
         self._is_last = False
 
     @classmethod
-    def of_csv(cls, stream: io.BufferedReader, columns: Columns) -> BlockReader:
+    def of_csv(cls, stream: BinaryIO, columns: Columns) -> BlockReader:
         """Of a CSV file, behind its header."""
         bom, start = _start_of(stream)
         first_line = io.TextIOWrapper(io.BytesIO(start), "utf-8", "surrogateescape", newline="").readline()
@@ -61,7 +60,7 @@ class BlockReader:
         return reader
 
     @classmethod
-    def of_jsonl(cls, stream: io.BufferedReader) -> BlockReader:
+    def of_jsonl(cls, stream: BinaryIO) -> BlockReader:
         """Of a JSONL file."""
         reader = cls(stream, jsonl_ends, counts_lines=True)
         reader.header, reader._data = _start_of(stream)
@@ -99,7 +98,7 @@ class BlockReader:
         return len(self._ends) > 0
 
 
-def _start_of(stream: io.BufferedReader) -> tuple[bytes, bytes]:
+def _start_of(stream: BinaryIO) -> tuple[bytes, bytes]:
     """The byte-order mark, if there is one, and the first chunk behind it."""
     start = stream.read(_CHUNK)
     bom = _BOM if start.startswith(_BOM) else b""

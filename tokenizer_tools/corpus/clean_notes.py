@@ -7,9 +7,10 @@ rules change no case, which is left to the tokenizer.
 from __future__ import annotations
 
 import importlib.util
+from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cache, partial
 from typing import Literal
 
 from tokenizer_tools.corpus.cleaning_rules import (
@@ -26,7 +27,7 @@ from tokenizer_tools.corpus.cleaning_rules import (
     squeeze_whitespace,
     unify_line_endings,
 )
-from tokenizer_tools.corpus.placeholders import blank_form_fields, replace_placeholders
+from tokenizer_tools.corpus.placeholders import WAYS, Replacement, blank_form_fields, replace_placeholders
 from tokenizer_tools.errors import UserError
 
 Profile = Literal["minimal", "default", "paper", "mimic3", "mimic4"]
@@ -127,38 +128,73 @@ RULES = tuple(entry.name for entry in fields(CleaningRules) if entry.name != "pr
 """The rules, in the order in which they run."""
 
 
-def clean(text: str, rules: CleaningRules, placeholder: str | None, unknown_whitespace: str = "") -> str:
+def check_placeholder_choice(choice: str, rules: CleaningRules) -> None:
+    """Refuse what --placeholder says if the rules leave no placeholders, or don't replace them.
+
+    Raises:
+        UserError: with the rule to switch on or off.
+    """
+    if choice not in WAYS:
+        return
+    if "placeholders" not in rules.names() and choice != "keep":
+        raise UserError(f"--placeholder {choice}: the rule for it is off; add --cleaning.placeholders true")
+    if "brackets" in rules.names():
+        raise UserError(
+            f"--placeholder {choice}: the rule brackets drops placeholders before; add --cleaning.brackets false"
+        )
+
+
+def clean(
+    text: str,
+    rules: CleaningRules,
+    replacement: Replacement,
+    unknown_whitespace: str = "",
+    person: str = "",
+    counts: Counter[str] | None = None,
+) -> str:
     """Apply the rules that are switched on.
 
     Args:
         text: a note.
         rules: which rules.
-        placeholder: the token that replaces a de-identification placeholder; None removes it.
+        replacement: what replaces a de-identification placeholder.
         unknown_whitespace: white space that the tokenizer doesn't know (BigBird: newline, tab), each replaced by a
             space.
+        person: whose note it is, from `Note.person`; surrogates depend on it.
+        counts: is raised by the placeholders that are replaced; see `replace_placeholders`.
     """
-    for _, function in cleaning_steps(rules, placeholder, unknown_whitespace):
+    for _, function in cleaning_steps(rules, replacement, unknown_whitespace, person, counts):
         text = function(text)
     return text
 
 
-@cache
 def cleaning_steps(
-    rules: CleaningRules, placeholder: str | None, unknown_whitespace: str = ""
-) -> tuple[tuple[str, Callable[[str], str]], ...]:
+    rules: CleaningRules,
+    replacement: Replacement,
+    unknown_whitespace: str = "",
+    person: str = "",
+    counts: Counter[str] | None = None,
+) -> list[tuple[str, Callable[[str], str]]]:
     """What `clean` does, in order: the names of rules, and the functions that they are.
 
     White space that the tokenizer doesn't know is the step `unknown_whitespace`, which can't be switched off.
     """
+    replace = partial(replace_placeholders, replacement=replacement, person=person, counts=counts)
+    return [(name, function or replace) for name, function in _steps(rules, unknown_whitespace)]
+
+
+@cache
+def _steps(rules: CleaningRules, unknown_whitespace: str) -> list[tuple[str, Callable[[str], str] | None]]:
+    """The steps; None for the one that depends on more than the text."""
     spaces = dict.fromkeys(map(ord, unknown_whitespace), " ")
-    functions: dict[str, Callable[[str], str]] = {
+    functions: dict[str, Callable[[str], str] | None] = {
         "mojibake": repair_mojibake,
         "line_endings": unify_line_endings,
         "control_characters": replace_control_characters,
         "lower_case": lower_case,
         "brackets": drop_brackets,
         "form_fields": blank_form_fields,
-        "placeholders": lambda text: replace_placeholders(text, placeholder),
+        "placeholders": None,
         "separator_lines": empty_separator_lines,
         "list_numbers": drop_list_numbers,
         "titles": expand_titles,
@@ -169,4 +205,4 @@ def cleaning_steps(
         "join_lines": join_lines,
     }
     wanted = {*rules.names(), *(["unknown_whitespace"] if unknown_whitespace else [])}
-    return tuple((name, function) for name, function in functions.items() if name in wanted)
+    return [(name, function) for name, function in functions.items() if name in wanted]

@@ -10,12 +10,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from tokenizer_tools.corpus.clean_notes import LOSSY, CleaningRules, cleaning_steps
+from tokenizer_tools.corpus.clean_notes import LOSSY, CleaningRules, check_placeholder_choice, cleaning_steps
 from tokenizer_tools.corpus.fidelity import Change, compare_texts
-from tokenizer_tools.corpus.placeholders import replace_placeholders
-from tokenizer_tools.corpus.read_notes import InputOptions, Note
+from tokenizer_tools.corpus.input_options import InputOptions
+from tokenizer_tools.corpus.placeholders import (
+    Replacement,
+    describe_placeholders,
+    replace_placeholders,
+    sorted_counts,
+    token_of,
+)
+from tokenizer_tools.corpus.read_notes import Note
 from tokenizer_tools.progress import Progress
-from tokenizer_tools.ranges import Range, check_ranges
+from tokenizer_tools.ranges import MANY, Range, check_ranges
 
 _CONTEXT = 30
 """Characters shown on both sides of a change."""
@@ -32,12 +39,21 @@ class CleanSettings:
     cleaning: CleaningRules = field(default_factory=CleaningRules)
     """Which cleaning rules run."""
     placeholder: str = "unk"
-    """What [**...**] and ___ become: unk (shown as <unk>), none (they are dropped), or a token."""
+    """What [**...**] and ___ become, as in build-shards: unk (shown as <unk>), drop, keep, typed, surrogates, or a
+    token."""
+    surrogate_seed: Annotated[int, Range(0, MANY)] = 0
+    """Another seed gives other surrogates."""
     show: Annotated[int, Range(0, 10_000)] = 0
     """Number of notes per rule to show: the first that it changed, before and after. Only on a terminal."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        check_placeholder_choice(self.placeholder, self.cleaning)
+
+    @property
+    def replacement(self) -> Replacement:
+        """What replaces placeholders."""
+        return Replacement.chosen(self.placeholder, token_of(self.placeholder, "<unk>"), self.surrogate_seed)
 
 
 @dataclass(frozen=True)
@@ -108,11 +124,13 @@ class CleanReport:
     rules: list[RuleCounts]
     notes: int = 0
     unusable: int = 0
-    """Rows that can't be used, or are marked as errors."""
+    """Rows that can't be used, are marked as errors, or filtered out."""
     changed: int = 0
     """Notes that any rule changed."""
     characters_before: int = 0
     characters_after: int = 0
+    placeholders: Counter[str] = field(default_factory=Counter)
+    """By kind; see `replace_placeholders`."""
 
     def to_json(self) -> dict[str, Any]:
         """The counts, without examples."""
@@ -122,6 +140,7 @@ class CleanReport:
             "notes_changed": self.changed,
             "characters_before": self.characters_before,
             "characters_after": self.characters_after,
+            "placeholders": sorted_counts(self.placeholders),
             "rules": {rule.name: rule.to_json() for rule in self.rules},
         }
 
@@ -133,8 +152,7 @@ def report_cleaning(notes: Iterable[Note], settings: CleanSettings) -> CleanRepo
         notes: from `read_notes`.
         settings: which rules, and how many examples to keep of each.
     """
-    placeholder = {"unk": "<unk>", "none": None}.get(settings.placeholder, settings.placeholder)
-    report = CleanReport([RuleCounts(name) for name, _ in cleaning_steps(settings.cleaning, placeholder)])
+    report = CleanReport([RuleCounts(name) for name in settings.cleaning.names()])
     with Progress("cleaning notes") as progress:
         for note in notes:
             progress.advance(1)
@@ -142,18 +160,20 @@ def report_cleaning(notes: Iterable[Note], settings: CleanSettings) -> CleanRepo
             if note.fault:
                 report.unusable += 1
             else:
-                _clean_note(note, report, settings, placeholder)
+                _clean_note(note, report, settings)
     return report
 
 
-def _clean_note(note: Note, report: CleanReport, settings: CleanSettings, placeholder: str | None) -> None:
-    text = note.text
-    for counts, (name, function) in zip(report.rules, cleaning_steps(settings.cleaning, placeholder), strict=True):
+def _clean_note(note: Note, report: CleanReport, settings: CleanSettings) -> None:
+    text, replacement = note.text, settings.replacement
+    steps = cleaning_steps(settings.cleaning, replacement, "", note.person, report.placeholders)
+    for counts, (name, function) in zip(report.rules, steps, strict=True):
         after = function(text)
         if after == text:
             continue
         # A token that touches a number is no change of it.
-        compared = replace_placeholders(text, None) if name == "placeholders" else after
+        is_token = name == "placeholders"
+        compared = replace_placeholders(text, replacement.without_tokens, note.person) if is_token else after
         counts.add(note, len(after) - len(text), compare_texts(text, compared))
         if len(counts.examples) < settings.show:
             counts.examples.append(_example(note.place, text, after))
@@ -196,7 +216,9 @@ def describe_examples(report: CleanReport) -> list[str]:
 
 def describe_counts(report: CleanReport) -> list[str]:
     """A table of what each rule did. No text of a note."""
-    unusable = f"; {report.unusable:,} rows can't be used or are marked as errors" if report.unusable else ""
+    unusable = (
+        f"; {report.unusable:,} rows can't be used, are marked as errors or filtered out" if report.unusable else ""
+    )
     lines = [
         f"{report.notes:,} notes, {report.changed:,} of them changed{unusable}; "
         f"{report.characters_before:,} characters before, {report.characters_after:,} after",
@@ -205,7 +227,7 @@ def describe_counts(report: CleanReport) -> list[str]:
     for rule in report.rules:
         name = f"{rule.name} (lossy)" if rule.is_lossy else rule.name
         lines.append(f"{name:<22} {rule.notes:>9,} {rule.characters:>+14,}  {_describe_change(rule)}")
-    return lines
+    return lines + describe_placeholders(sorted_counts(report.placeholders))
 
 
 def _describe_change(rule: RuleCounts) -> str:

@@ -43,8 +43,8 @@ class Columns:
     category: str | None = None
     """The kind of note, for validation by category. Known: CATEGORY, note_type."""
     time: str | None = None
-    """The note's date or time, which orders a patient's notes. Known: CHARTTIME, CHARTDATE, note_datetime, note_date;
-    each row takes the first that can be read."""
+    """The note's date or time, which orders a patient's notes. Several stand with commas between them: each row takes
+    the first that can be read. Known: CHARTTIME, CHARTDATE, note_datetime, note_date."""
     error: str | None = None
     """Marks notes entered in error by 1 or true, others by 0, false or nothing: the former are dropped. Known:
     ISERROR."""
@@ -71,10 +71,11 @@ def resolve_columns(wanted: Columns, found: tuple[str, ...], where: str) -> dict
 def _columns_of_role(role: str, wanted: Columns, found: tuple[str, ...], where: str) -> list[str]:
     asked = getattr(wanted, role)
     if asked is not None:
-        matches = [name for name in found if name == asked] or [name for name in found if name.strip() == asked.strip()]
-        if not matches:
-            raise UserError(f"{where}: no column {asked!r} (--columns.{role}); {describe_columns(found)}")
-        matches = matches[:1]  # others are refused below
+        several = role == "time" and asked not in found
+        matches = [
+            find_column(name, found, f"{where}: no column {name!r} (--columns.{role})")
+            for name in (asked.split(",") if several else [asked])
+        ]
     else:
         by_lower_case = {name.strip().lower(): name for name in reversed(found)}
         matches = [by_lower_case[name] for name in KNOWN_COLUMNS[role] if name in by_lower_case]
@@ -85,9 +86,31 @@ def _columns_of_role(role: str, wanted: Columns, found: tuple[str, ...], where: 
                 f"--columns.{role} NAME"
             )
     for name in matches:
-        if sum(name.strip().lower() == other.strip().lower() for other in found) > 1:
-            raise UserError(f"{where}: column {name!r} occurs more than once; rename one of them")
+        refuse_repeated(name, found, where)
     return matches
+
+
+def refuse_repeated(name: str, found: Iterable[str], where: str) -> None:
+    """Refuse a column whose name another one has, too, whatever its case.
+
+    Raises:
+        UserError: there is another one.
+    """
+    if sum(name.strip().lower() == other.strip().lower() for other in found) > 1:
+        raise UserError(f"{where}: column {name!r} occurs more than once; rename one of them")
+
+
+def find_column(asked: str, found: tuple[str, ...], fault: str) -> str:
+    """The column that a user means: spelt like it, but for blanks around it and, if there is no such one, for case.
+
+    Raises:
+        UserError: there is none; the message begins with `fault`.
+    """
+    for spelt in (str, str.strip, lambda name: name.strip().lower()):
+        for name in found:
+            if spelt(name) == spelt(asked):
+                return name
+    raise UserError(f"{fault}; {describe_columns(found)}")
 
 
 def _other_patients(found: Iterable[str], wanted: Columns) -> list[str]:

@@ -53,12 +53,11 @@ def identifier_of(value: Any) -> str:
     """
     if isinstance(value, float | np.floating) and abs(value) >= 2 ** (np.finfo(type(value)).nmant + 1):
         raise LostDigitsError
-    return _normalized(text_of(value))
+    return _normalized(_folded(value))
 
 
 @lru_cache(maxsize=10_000)  # a patient's notes often stand together
 def _normalized(text: str) -> str:
-    text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text)).strip().casefold()
     if text in MISSING_IDENTIFIERS:
         return ""
     if number := _SCIENTIFIC.fullmatch(text):
@@ -66,6 +65,22 @@ def _normalized(text: str) -> str:
         if exponent > len(decimals) and (decimals or exponent >= LARGEST_DIGITS):
             raise LostDigitsError
         text = format(Decimal(text), "f")
+    return _plain_number(text)
+
+
+def spelling_of(value: Any) -> str:
+    """Normalize the spelling of a cell, to compare it: as `identifier_of`, but only what is missing in every column is
+    empty."""
+    return _plain_number(_folded(value))
+
+
+def _folded(value: Any) -> str:
+    """A cell's text in lower case, without surrounding spaces and invisible characters."""
+    return _INVISIBLE.sub("", unicodedata.normalize("NFKC", text_of(value))).strip().casefold()
+
+
+def _plain_number(text: str) -> str:
+    """A number without leading zeros, and without zeros after the decimal point; any other text as it is."""
     if number := _NUMBER.fullmatch(text):
         sign, digits, decimals = number[1], number[2].lstrip("0") or "0", (number[3] or "").rstrip("0")
         digits += f".{decimals}" * bool(decimals)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -10,26 +9,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tokenizer_tools.corpus.compressed_files import COMPRESSIONS, open_file
+from tokenizer_tools.corpus.sources import Source
 from tokenizer_tools.errors import UserError
 
-Kind = Literal["csv", "jsonl", "parquet", "txt"]
+Kind = Literal["csv", "jsonl", "parquet", "txt", "xml"]
 SUFFIXES: dict[Kind, tuple[str, ...]] = {
-    "csv": (".csv", ".csv.gz", ".tsv", ".tsv.gz"),
-    "jsonl": (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz", ".json", ".json.gz"),  # Spark writes JSONL as .json
+    "csv": (".csv", ".tsv"),
+    "jsonl": (".jsonl", ".ndjson", ".json"),  # Spark writes JSONL as .json
     "parquet": (".parquet",),
-    "txt": (".txt", ".txt.gz"),
+    "txt": (".txt",),
+    "xml": (".xml",),
 }
+"""What file names end in; COMPRESSIONS may follow, but for Parquet, which is compressed within."""
+ONE_NOTE: tuple[Kind, ...] = ("txt", "xml")
+"""Kinds of which each file is a note."""
 _NOT_PLAIN = {
     "_temporary": "a Spark job writes here, or was stopped; run it to its end",
     "_delta_log": "a Delta table, whose files also hold deleted rows; export its rows to a plain folder",
     ".hoodie": "a Hudi table, whose files also hold deleted rows; export its rows to a plain folder",
 }
 """Folders by which it is seen that the files beside them aren't the data, or not yet."""
-_TABLES = [suffix for kind, suffixes in SUFFIXES.items() if kind != "txt" for suffix in suffixes]
-
-
-_LARGEST_EMPTY_GZIP = 512
-"""Bytes: a header with a long file name, and no data."""
+_TABLES = [suffix for kind, suffixes in SUFFIXES.items() if kind not in ONE_NOTE for suffix in suffixes]
+_LARGEST_EMPTY = 512
+"""Bytes of a compressed file without data: a header with a long file name."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class Input:
     """In reading order: sorted by path."""
     skipped: dict[str, int]
     """Number of files in the folder that are not read, by kind or reason."""
+    source: Source | None = None
+    """How it is read; None: as the options of --notes say."""
 
     @property
     def is_folder(self) -> bool:
@@ -53,7 +58,8 @@ class Input:
         size = sum(path.stat().st_size for path in self.files)
         files = f": {len(self.files):,} {self.kind} file{'s' * (len(self.files) != 1)}" if self.is_folder else ""
         skipped = f"; not read: {_listed(self.skipped)}" if self.skipped else ""
-        return f"reading {self.path}{files} ({size / 1e6:,.1f} MB){skipped}"
+        name = f"source {self.source.name}: " if self.source and self.source.name else ""
+        return f"reading {name}{self.path}{files} ({size / 1e6:,.1f} MB){skipped}"
 
     def folders_by_level(self) -> list[int]:
         """Number of folders that hold the files, at each level below the input."""
@@ -73,14 +79,18 @@ def find_inputs(paths: Sequence[Path], kind: Kind | None = None) -> list[Input]:
         UserError: an input doesn't exist, can't be read, is of an unknown kind, or a folder holds several kinds.
     """
     if not paths:
-        raise UserError("no notes given; name a file or a folder with --notes")
+        raise UserError(
+            "no notes given; name a file or a folder with --notes, or describe sources with --sources FILE.yaml"
+        )
     return [_find(path, kind) for path in paths]
 
 
 def kind_of(path: Path) -> Kind | None:
     """A file's kind, from its name."""
     name = path.name.lower()
-    return next((kind for kind, suffixes in SUFFIXES.items() if name.endswith(suffixes)), None)
+    unpacked = next((name.removesuffix(ending) for ending in COMPRESSIONS if name.endswith(ending)), name)
+    kind = next((kind for kind, suffixes in SUFFIXES.items() if unpacked.endswith(suffixes)), None)
+    return None if kind == "parquet" and unpacked != name else kind
 
 
 def _find(path: Path, wanted: Kind | None) -> Input:
@@ -89,9 +99,10 @@ def _find(path: Path, wanted: Kind | None) -> Input:
     if path.is_dir():
         return _folder(path, wanted)
     kind = kind_of(path)
-    if kind is None or kind == "txt":
+    if kind is None or kind in ONE_NOTE:
         raise UserError(
-            f"{path}: unknown kind of file; known are {', '.join(_TABLES)}, and folders of .txt with a note in each"
+            f"{path}: unknown kind of file; known are {', '.join(_TABLES)}, the text ones also with "
+            f"{' or '.join(COMPRESSIONS)}, and folders of .txt or .xml with a note in each"
         )
     _check_readable(path)
     return Input(path, kind, [path], {})
@@ -149,12 +160,12 @@ def _check_readable(path: Path) -> None:
 def _is_empty(path: Path) -> bool:
     """Whether a file holds nothing, as Spark writes it for a partition without rows."""
     size = path.stat().st_size
-    if size > _LARGEST_EMPTY_GZIP or not path.name.lower().endswith(".gz"):
+    if size > _LARGEST_EMPTY or not path.name.lower().endswith(COMPRESSIONS):
         return size == 0
     try:
-        with gzip.open(path) as stream:
+        with open_file(path) as stream:
             return not stream.read(1)
-    except (EOFError, OSError):  # broken, which is reported when it is read
+    except (OSError, UserError):  # broken, which is reported when it is read
         return size == 0
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from tokenizer_tools.corpus.blocks import BlockReader, IndivisibleError
 from tokenizer_tools.corpus.compressed_files import open_file
 from tokenizer_tools.corpus.input_files import Input
-from tokenizer_tools.corpus.read_notes import InputOptions, Note, NoteReader
+from tokenizer_tools.corpus.input_options import InputOptions
+from tokenizer_tools.corpus.read_notes import Note, NoteReader
 from tokenizer_tools.corpus.rows import Block
 from tokenizer_tools.corpus.split_patients import SplitRule
 
@@ -82,15 +83,13 @@ class _File:
         self._path, self._reader, self._before, self._taken = path, reader, before, 0
         self._notes: Iterator[Note] | None = None
         self._blocks: BlockReader | None = None
-        kind, options = reader.input.kind, reader.options
+        kind, columns = reader.input.kind, reader.source.columns
         if kind not in ("csv", "jsonl"):
             self._parse()
             return
         stream = stack.enter_context(open_file(path))
         try:
-            self._blocks = (
-                BlockReader.of_csv(stream, options.columns) if kind == "csv" else BlockReader.of_jsonl(stream)
-            )
+            self._blocks = BlockReader.of_csv(stream, columns) if kind == "csv" else BlockReader.of_jsonl(stream)
         except IndivisibleError:
             self._parse()
         else:

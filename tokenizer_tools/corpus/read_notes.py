@@ -6,42 +6,20 @@ The file formats are read by rows.py; which files an input consists of, input_fi
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from tokenizer_tools.corpus.columns import Columns, describe_columns, likely_columns, resolve_columns
+from tokenizer_tools.corpus.columns import describe_columns, likely_columns
 from tokenizer_tools.corpus.identifiers import LostDigitsError, identifier_of, text_of
-from tokenizer_tools.corpus.input_files import Input, Kind, find_inputs
-from tokenizer_tools.corpus.rows import BadRowError, Block, Fault, Row, is_utf16, read_rows
+from tokenizer_tools.corpus.input_files import ONE_NOTE, Input
+from tokenizer_tools.corpus.input_options import InputOptions, find_sources
+from tokenizer_tools.corpus.rows import BadRowError, Block, Fault, Row, Wanted, is_utf16, read_rows
 from tokenizer_tools.corpus.split_patients import SplitRule
-from tokenizer_tools.corpus.times import DateOrder, parse_time
+from tokenizer_tools.corpus.times import parse_time
 from tokenizer_tools.errors import UserError
 
 UNCATEGORISED = "uncategorised"
-
-
-@dataclass(frozen=True)
-class InputOptions:
-    """How notes are read."""
-
-    columns: Columns = field(default_factory=Columns)
-    """Column names."""
-    files: Kind | None = None
-    """In a folder with several kinds of files, the kind to read."""
-    patient_folder: int = 0
-    """In a folder: the level of subfolders that stand for patients (1: directly below it). 0: none."""
-    date_order: DateOrder = "year_first"
-    """What 03/04/2101 means in the time columns: day_first, month_first, or year_first, which doesn't guess: such a
-    time counts as unreadable."""
-    on_bad_row: Literal["fail", "skip"] = "fail"
-    """Whether to stop at a row that can't be used (not UTF-8, too many fields, no patient), or to skip and count it."""
-
-    def __post_init__(self) -> None:
-        if self.patient_folder < 0:
-            raise UserError(f"--patient-folder {self.patient_folder}: must be a level, counted from 1, or 0 for none")
-        if self.patient_folder and self.columns.patient:
-            raise UserError("--patient-folder and --columns.patient: both say who the patient is; give one of them")
 
 
 @dataclass(frozen=True)
@@ -68,6 +46,13 @@ class Note:
     has_unreadable_time: bool = False
     """Whether a time column holds something that can't be read as a time."""
 
+    @property
+    def person(self) -> str:
+        """Whose note it is, as far as its row says: the patient, else the admission, else nobody (empty)."""
+        if self.patient:
+            return f"patient {self.patient}"
+        return f"admission {self.admission}" if self.admission else ""
+
 
 def read_notes(
     inputs: Sequence[Input | Path], options: InputOptions | None = None, rule: SplitRule | None = None
@@ -75,15 +60,15 @@ def read_notes(
     """Yield all notes of the inputs, one at a time, so that memory doesn't grow with the corpus.
 
     Args:
-        inputs: from `find_inputs`, or paths for it.
-        options: column names, and what to do with rows that can't be used.
+        inputs: from `find_sources`, or paths for it.
+        options: how paths are read, and what to do with rows that can't be used.
         rule: the split, whose patient or admission each note must name. Default: none.
 
     Raises:
         UserError: a file is missing, of unknown kind or broken, lacks a column, or a row can't be used.
     """
     options = options or InputOptions()
-    found = [find_inputs([entry], options.files)[0] if isinstance(entry, Path) else entry for entry in inputs]
+    found = [find_sources([entry], options)[0] if isinstance(entry, Path) else entry for entry in inputs]
     for source, entry in enumerate(found):
         reader = NoteReader(entry, source, options, rule)
         number = 0
@@ -103,44 +88,51 @@ class NoteReader:
         rule: likewise.
     """
 
-    def __init__(self, entry: Input, source: int, options: InputOptions, rule: SplitRule | None) -> None:
-        self.input, self.source, self.options, self.rule = entry, source, options, rule
-        self._names: dict[tuple[str, ...], dict[str, list[str]]] = {}
+    def __init__(self, entry: Input, number: int, options: InputOptions, rule: SplitRule | None) -> None:
+        self.input, self.number, self.options, self.rule = entry, number, options, rule
+        self.source = entry.source or options.source
+        self._wanted = Wanted(self.source.columns, tuple(each.column for each in self.source.filters))
+        self._resolved: dict[tuple[str, ...], tuple[dict[str, list[str]], list[str]]] = {}
 
     def notes(self, path: Path, before: int, block: Block | None = None) -> Iterator[Note]:
         """Yield the notes of one file, or of a block of it, before which stand so many notes of the same input."""
-        folder_patient = self._folder_of(path)
-        rows = read_rows(path, self.input.kind, self.options.columns, block)
-        for number, row in enumerate(rows, start=before + 1):
-            try:
-                yield self._note(row, number, folder_patient)
-            except BadRowError as error:
-                if self.options.on_bad_row == "fail":
-                    raise
-                yield Note("", "", "", UNCATEGORISED, "", self.source, number, error.place, error.fault)
+        rows = read_rows(path, self.input.kind, self._wanted, block)
+        try:
+            for number, row in enumerate(rows, start=before + 1):
+                try:
+                    yield self._note(row, number, path)
+                except BadRowError as error:
+                    if self.options.on_bad_row == "fail":
+                        raise
+                    yield self._without_text(number, error.place, error.fault)
+        except UserError as error:
+            if not self.source.name:
+                raise
+            raise UserError(self.source.reworded(str(error))) from None
 
-    def _note(self, row: Row | BadRowError, number: int, folder_patient: str | None) -> Note:
+    def _without_text(self, number: int, place: str, fault: Fault) -> Note:
+        return Note("", "", "", UNCATEGORISED, "", self.number, number, place, fault)
+
+    def _note(self, row: Row | BadRowError, number: int, path: Path) -> Note:
         if isinstance(row, BadRowError):
             raise row
-        names = self._columns(row)
+        names, filtered = self._columns(row)
+        if not self._is_admitted(row, filtered):
+            return self._without_text(number, row.place, "filtered")
         cells = {role: [row.values.get(name) for name in wanted] for role, wanted in names.items()}
         for role, values in cells.items():
             if any(isinstance(value, list | dict) for value in values):
                 kind = "text" if role == "text" else "a single value"
-                raise BadRowError(
-                    row.place, "malformed", f"{names[role][0]!r} holds a list or an object; it must hold {kind}"
-                )
+                raise _holds_several(row, names[role][0], kind)
         first = {
             role: next((text for value in values if (text := text_of(value))), "") for role, values in cells.items()
         }
         self._check_encoding(row, list(first.values()))
         if self._is_marked_error(row, names, cells):
-            return Note("", "", "", UNCATEGORISED, "", self.source, number, row.place, "marked_error")
+            return self._without_text(number, row.place, "marked_error")
         patient, admission = (self._identifier(row, names, cells, role) for role in ("patient", "admission"))
-        if folder_patient is not None:
-            patient = folder_patient
-            if not _is_utf8(patient):
-                raise BadRowError(row.place, "invalid_utf8", "the folder's name is not valid UTF-8; rename it")
+        in_path = self._named_by_path(path, row.place)
+        patient, admission = in_path.get("patient", patient), in_path.get("admission", admission)
         needs_identity = self.rule and self.rule.needs_identity and first["text"].strip()
         if needs_identity and not (patient or admission):
             raise self._no_patient(row)
@@ -149,13 +141,23 @@ class NoteReader:
             text=first["text"],
             patient=patient,
             admission=admission,
-            category=first.get("category", "").strip() or UNCATEGORISED,
+            category=self.source.category or first.get("category", "").strip() or UNCATEGORISED,
             time=time,
-            source=self.source,
+            source=self.number,
             row=number,
             place=row.place,
             has_unreadable_time=has_unreadable_time,
         )
+
+    def _is_admitted(self, row: Row, filtered: list[str]) -> bool:
+        """Whether a row passes the source's filters, whose columns are given."""
+        for each, name in zip(self.source.filters, filtered, strict=True):
+            cell = row.values.get(name)
+            if isinstance(cell, list | dict):
+                raise _holds_several(row, name, "a single value")
+            if not each.admits(cell):
+                return False
+        return True
 
     def _check_encoding(self, row: Row, texts: list[str]) -> None:
         """Refuse text that isn't Unicode: bytes that aren't UTF-8, and lone surrogates, which JSON can spell."""
@@ -184,21 +186,22 @@ class NoteReader:
         """The first time of a row that can be read, empty if none can; and whether one before it can't."""
         has_unreadable = False
         for text in filter(None, map(text_of, values)):
-            time = parse_time(text, self.options.date_order)
+            time = parse_time(text, self.source.date_order)
             if time is not None:
                 return time, has_unreadable
             has_unreadable = True
         return "", has_unreadable
 
-    def _columns(self, row: Row) -> dict[str, list[str]]:
-        if row.columns not in self._names:
+    def _columns(self, row: Row) -> tuple[dict[str, list[str]], list[str]]:
+        """The columns of each role, and those of the filters."""
+        if row.columns not in self._resolved:
             try:
-                self._names = {row.columns: resolve_columns(self.options.columns, row.columns, row.where)}
+                self._resolved = {row.columns: self._wanted.resolve(row.columns, row.where)}
             except UserError as error:
                 if self.input.kind != "jsonl":  # where each row has its own keys
                     raise
                 raise BadRowError(row.place, "malformed", str(error).removeprefix(f"{row.where}: ")) from None
-        return self._names[row.columns]
+        return self._resolved[row.columns]
 
     def _identifier(self, row: Row, names: dict[str, list[str]], cells: dict[str, list[Any]], role: str) -> str:
         try:
@@ -210,33 +213,59 @@ class NoteReader:
                 f"{names[role][0]!r} was stored as a number that has lost digits; write the column as text",
             ) from None
 
-    def _folder_of(self, path: Path) -> str | None:
-        """The patient that the file's folder stands for."""
-        level = self.options.patient_folder
-        if not level or not self.input.is_folder:
-            return None
-        parents = path.relative_to(self.input.path).parts[:-1]
-        return identifier_of(parents[level - 1]) if len(parents) >= level else ""
+    def _named_by_path(self, path: Path, place: str) -> dict[str, str]:
+        """The patient, and perhaps the admission, that a file's path names; empty if paths aren't asked."""
+        level, pattern = self.source.patient_folder, self.source.patient_from
+        if not level and not pattern:
+            return {}
+        below = path.relative_to(self.input.path) if self.input.is_folder else Path(path.name)
+        found: dict[str, str] = {}
+        if level and self.input.is_folder:
+            found = {"patient": below.parts[level - 1] if len(below.parts) > level else ""}
+        elif pattern:
+            try:
+                matched = pattern.find(below)
+            except ValueError:
+                raise BadRowError(
+                    place,
+                    "no_patient",
+                    f"can be read in two ways by --patient-from {pattern.text}; write a longer pattern",
+                ) from None
+            if matched is None:
+                raise BadRowError(place, "no_patient", f"its path doesn't match --patient-from {pattern.text}")
+            found = matched
+        if not all(map(_is_utf8, found.values())):
+            raise BadRowError(place, "invalid_utf8", "the folder's name is not valid UTF-8; rename it")
+        try:
+            return {name: identifier_of(text) for name, text in found.items()}
+        except LostDigitsError:
+            raise BadRowError(place, "no_patient", "an identifier in its path has lost digits; rename it") from None
 
     def _no_patient(self, row: Row) -> UserError:
         """The error for a row that names no patient, with the possible remedies."""
-        names, level = self._columns(row), self.options.patient_folder
+        (names, _), level = self._columns(row), self.source.patient_folder
         if level and self.input.is_folder:
             return BadRowError(row.place, "no_patient", f"lies above the folders of level {level} (--patient-folder)")
+        if self.source.patient_from:
+            return BadRowError(row.place, "no_patient", "its path names nobody (--patient-from); rename it")
         if "patient" in names or "admission" in names:
             named = " and ".join(names[role][0] for role in ("patient", "admission") if role in names)
             return BadRowError(row.place, "no_patient", f"no patient in {named}; fill it in")
         by_note = "split by --split.by note (a patient's notes may then be trained on and held out at once)"
-        if self.input.kind == "txt":
-            levels = ", ".join(
-                f"level {n}: {count:,}" for n, count in enumerate(self.input.folders_by_level(), start=1)
-            )
-            level_remedy = f"if folders are patients, name their level with --patient-folder ({levels} folders); or "
-            return UserError(f"{self.input.path}: no patients are known; {level_remedy * bool(levels)}{by_note}")
+        if self.input.kind in ONE_NOTE:
+            counts = enumerate(self.input.folders_by_level(), start=1)
+            levels = ", ".join(f"level {level}: {count:,}" for level, count in counts)
+            folders = f"if folders are patients, name their level with --patient-folder ({levels} folders); "
+            files = "if files are named by patients, say how with --patient-from, such as '{patient}-*.txt'; or "
+            return UserError(f"{self.input.path}: no patients are known; {folders if levels else ''}{files}{by_note}")
         message = f"no patient column; {describe_columns(row.columns)}; {likely_columns(row.columns)}; or {by_note}"
         if self.input.kind == "jsonl":
             return BadRowError(row.place, "no_patient", message)
         return UserError(f"{row.where}: {message}")
+
+
+def _holds_several(row: Row, name: str, kind: str) -> BadRowError:
+    return BadRowError(row.place, "malformed", f"{name!r} holds a list or an object; it must hold {kind}")
 
 
 def _is_utf8(text: str) -> bool:

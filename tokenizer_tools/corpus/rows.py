@@ -1,4 +1,4 @@
-"""The file formats: read the rows of a CSV, JSONL, Parquet or text file, each with its place for messages.
+"""The file formats: read the rows of a CSV, JSONL, Parquet, text or XML file, each with its place for messages.
 
 Another format is a reader here, and its file endings in input_files.py.
 """
@@ -13,16 +13,17 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
-from tokenizer_tools.corpus.columns import KNOWN_COLUMNS, Columns, resolve_columns
+from tokenizer_tools.corpus.columns import KNOWN_COLUMNS, Columns, find_column, refuse_repeated, resolve_columns
 from tokenizer_tools.corpus.compressed_files import open_file
 from tokenizer_tools.corpus.input_files import Kind
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import unique_keys
+from tokenizer_tools.xml_files import parse_xml
 
 LONGEST_FIELD = 1 << 28
-Fault = Literal["invalid_utf8", "malformed", "no_patient", "marked_error"]
+Fault = Literal["invalid_utf8", "malformed", "no_patient", "marked_error", "filtered"]
 
 
 class BadRowError(UserError):
@@ -48,6 +49,27 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """Which columns are read."""
+
+    columns: Columns
+    """Those that the user has named by their role."""
+    filters: tuple[str, ...] = ()
+    """Those by whose values rows stay."""
+
+    def resolve(self, found: tuple[str, ...], where: str) -> tuple[dict[str, list[str]], list[str]]:
+        """The columns of each role, and those of the filters.
+
+        Raises:
+            UserError: see `resolve_columns`; or there is no column for a filter.
+        """
+        filters = [find_column(name, found, f"{where}: no column {name!r} (filters)") for name in self.filters]
+        for name in filters:
+            refuse_repeated(name, found, where)
+        return resolve_columns(self.columns, found, where), filters
+
+
+@dataclass(frozen=True)
 class Block:
     """Whole records of a CSV or JSONL file, as they stand in it: a part of a file that can be read alone."""
 
@@ -63,29 +85,46 @@ class Block:
         return self.records
 
 
-def read_rows(path: Path, kind: Kind, columns: Columns, block: Block | None = None) -> Iterator[Row | BadRowError]:
+def read_rows(path: Path, kind: Kind, wanted: Wanted, block: Block | None = None) -> Iterator[Row | BadRowError]:
     """Yield the rows of a file, or of a block of it, and errors for rows that can't be used but can be skipped.
 
     Raises:
         UserError: the file is damaged, lacks a column, or its rows can't be told apart.
     """
     if kind == "parquet":
-        yield from _parquet(path, columns)
+        yield from _parquet(path, wanted)
         return
     with _open(path, block) as stream:
         before = block.before if block else 0
         if kind == "txt":
             yield Row(str(path), str(path), {"text": stream.read()}, ("text",))
+        elif kind == "xml":
+            yield _xml(path, stream.read())
         elif kind == "csv":
-            yield from _csv(path, _decoded(path, stream, newline=""), columns, before)
+            yield from _csv(path, _decoded(path, stream, newline=""), wanted, before)
         else:
             yield from _jsonl(path, _decoded(path, stream, newline="\n"), before)
 
 
-def _open(path: Path, block: Block | None) -> AbstractContextManager[io.BufferedReader]:
+def _open(path: Path, block: Block | None) -> AbstractContextManager[BinaryIO]:
     if block is None:
         return open_file(path)
-    return io.BufferedReader(io.BytesIO(block.header + block.content))
+    return io.BytesIO(block.header + block.content)
+
+
+def _xml(path: Path, content: bytes) -> Row | BadRowError:
+    """The text of a note of i2b2 and n2c2: the one <TEXT>, which holds no other elements."""
+    try:
+        root, _ = parse_xml(content, path)
+    except UserError as error:
+        line, _, message = str(error).removeprefix(str(path)).partition(": ")
+        return BadRowError(f"{path}{line}", "malformed", message)
+    texts = [element for element in root.iter() if element.tag in ("TEXT", "text")]
+    if len(texts) != 1:
+        return BadRowError(str(path), "malformed", f"holds {len(texts)} <TEXT>, not one; make a file of each note")
+    if len(texts[0]):
+        return BadRowError(str(path), "malformed", "has elements within <TEXT>; write its text alone, as CDATA")
+    return Row(str(path), str(path), {"text": texts[0].text}, ("text",))
 
 
 def _decoded(path: Path, stream: Any, newline: str) -> io.TextIOWrapper:
@@ -102,10 +141,10 @@ def is_utf16(start: bytes) -> bool:
     )
 
 
-def _csv(path: Path, text: io.TextIOWrapper, wanted: Columns, before: int) -> Iterator[Row | BadRowError]:
+def _csv(path: Path, text: io.TextIOWrapper, wanted: Wanted, before: int) -> Iterator[Row | BadRowError]:
     csv.field_size_limit(LONGEST_FIELD)
     header = text.readline()
-    separator = separator_of(header, wanted)
+    separator = separator_of(header, wanted.columns)
     lines = itertools.chain([header], text)
     reader = csv.reader(lines, delimiter=separator, strict=True)  # otherwise an unclosed quote takes in the rest
     columns: tuple[str, ...] = ()
@@ -123,7 +162,7 @@ def _csv(path: Path, text: io.TextIOWrapper, wanted: Columns, before: int) -> It
             break
         if not columns:
             columns = tuple(values)
-            resolve_columns(wanted, columns, str(path))
+            wanted.resolve(columns, str(path))
         elif len(values) < len(columns):
             # A line break without quotes. As above, lines of this note could pass for rows.
             raise UserError(
@@ -154,7 +193,7 @@ def separator_of(header: str, wanted: Columns) -> str:
     known = set(KNOWN_COLUMNS["text"])
     for separator in ",\t;|":
         names = next(csv.reader([header], delimiter=separator), [])
-        if wanted.text.strip() in (name.strip() for name in names) if wanted.text else known & set(map(_bare, names)):
+        if _bare(wanted.text) in map(_bare, names) if wanted.text else known & set(map(_bare, names)):
             return separator
     return ","
 
@@ -181,7 +220,7 @@ def _jsonl(path: Path, lines: io.TextIOWrapper, before: int) -> Iterator[Row | B
             yield BadRowError(place, "malformed", "not a JSON object with each key once; every line must hold one")
 
 
-def _parquet(path: Path, wanted: Columns) -> Iterator[Row]:
+def _parquet(path: Path, wanted: Wanted) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -189,9 +228,8 @@ def _parquet(path: Path, wanted: Columns) -> Iterator[Row]:
     try:
         table = pq.ParquetFile(path)
         columns = tuple(table.schema_arrow.names)
-        needed = list(
-            dict.fromkeys(name for names in resolve_columns(wanted, columns, str(path)).values() for name in names)
-        )
+        roles, filters = wanted.resolve(columns, str(path))
+        needed = list(dict.fromkeys([*itertools.chain(*roles.values()), *filters]))
         encoded = [name for name in needed if pa.types.is_dictionary(table.schema_arrow.field(name).type)]
         number = 0
         for batch in table.iter_batches(batch_size=1024, columns=needed):

@@ -11,10 +11,11 @@ import hmac
 import os
 import secrets
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from tokenizer_tools.corpus.split_lists import SplitLists
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import SPLITS
 
@@ -35,6 +36,8 @@ class SplitRule:
     by: Literal["patient", "admission", "note"] = "patient"
     """patient: each note needs a patient, or an admission whose patient another note names. admission: a note without a
     patient is split by its admission. note: each note by itself, so that a patient may be in several splits."""
+    lists: SplitLists = field(default_factory=SplitLists)
+    """The user's own split."""
 
     def __post_init__(self) -> None:
         if not (self.validation >= 0 and self.test >= 0 and self.validation + self.test < 1):
@@ -46,7 +49,7 @@ class SplitRule:
     @property
     def needs_identity(self) -> bool:
         """Whether each note must name a patient or an admission: not if split by note, nor if nothing is held out."""
-        return self.by != "note" and self.validation + self.test > 0
+        return self.by != "note" and (self.validation + self.test > 0 or bool(self.lists.files()))
 
     def group_of(self, patient: str, admission: str, text_digest: str) -> str:
         """The group that a note stays with: all notes of the patient, else of the admission, else of the same text."""
@@ -131,6 +134,30 @@ def load_patient_key(path: Path | None) -> bytes:
         raise UserError(f"{path}: patient key: {reason}; name another file with --patient-key") from None
     if len(key) < 16:
         raise UserError(f"{path}: patient key: shorter than 16 bytes; name another file with --patient-key")
+    return key
+
+
+def load_key_of(shards: Path, patient_key_id: str, path: Path | None = None) -> bytes:
+    """Load the key that the patients of shards were hashed with; none is made.
+
+    Args:
+        shards: their folder, for messages.
+        patient_key_id: theirs.
+        path: the key's file. Default: the one that `load_patient_key` makes.
+
+    Raises:
+        UserError: the file is missing, can't be read, or holds another key.
+    """
+    file = path or default_key_path()
+    if not file.exists():
+        if path is None:
+            raise UserError("there is no patient key; name the one that the shards were built with as --patient-key")
+        raise UserError(f"{path}: no such file; name the key that the shards were built with as --patient-key")
+    key = load_patient_key(file)
+    if key_id(key) != patient_key_id:
+        if path is None:
+            raise UserError("the shards were built with another patient key; name it as --patient-key")
+        raise UserError(f"{path}: not the key that the patients in {shards} were hashed with; name that --patient-key")
     return key
 
 

@@ -4,7 +4,7 @@
    categories and times.
 2. Keep list: decide over all parts which notes stay, and where they stand in the notes table.
 3. Pack: write each part's shard files from the token ids of the notes that stay.
-4. Finish: write `notes.arrow`, then `manifest.json`, and delete the work folder.
+4. Finish: write `notes.arrow`, then `manifest.json`, delete the work folder, and write the report.
 
 A finished file is never written again, so a second start does only what is missing. Parts are independent, so the bytes
 depend neither on the number of workers nor on how often the build was stopped.
@@ -19,11 +19,12 @@ import platform
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tokenizer_tools.corpus.input_files import Input, find_inputs
+from tokenizer_tools.corpus.input_files import Input
+from tokenizer_tools.corpus.input_options import find_sources
+from tokenizer_tools.corpus.placeholders import sorted_counts
 from tokenizer_tools.corpus.read_notes import read_notes
 from tokenizer_tools.corpus.split_patients import key_id, load_patient_key
 from tokenizer_tools.errors import UserError
@@ -39,6 +40,9 @@ from tokenizer_tools.manifest import (
     fingerprint,
 )
 from tokenizer_tools.progress import say
+from tokenizer_tools.shards.apply_lists import apply_lists, describe_lists, listed_counts
+from tokenizer_tools.shards.count_sources import count_sources
+from tokenizer_tools.shards.describe.describe import add_missing_report
 from tokenizer_tools.shards.folder import ShardBuild, disk_errors, is_prepared, lock, prepare_folder
 from tokenizer_tools.shards.keep_list import KeepList, count_people, count_times, make_keep_list
 from tokenizer_tools.shards.near_duplicates import count_crowded
@@ -65,7 +69,8 @@ def build_shards(
     Run again after a crash, the same call does only what is missing. No note's text is written anywhere.
 
     Args:
-        notes: CSV, JSONL or Parquet files, gzipped or not, or folders of files of one kind (.txt: a note in each).
+        notes: CSV, JSONL or Parquet files, also as .gz or .zst, or folders of files of one kind (.txt, .xml: a note in
+            each). None if `settings.reading.sources` names a file that describes them.
         tokenizer: a folder or a Hub id, usually the base model's own.
         out: the shard folder to create.
         settings: what the shards depend on.
@@ -78,7 +83,7 @@ def build_shards(
         UserError: bad input, a folder that holds something else, or a full disk.
     """
     settings, options = settings or ShardSettings(), options or BuildOptions()
-    inputs = find_inputs(notes, settings.reading.files)
+    inputs = find_sources(notes, settings.reading)
     for entry in inputs:
         next(read_notes([entry], settings.reading, settings.split), None)  # most mistakes show in the first note
     for entry in inputs:
@@ -94,6 +99,7 @@ def build_shards(
             raise UserError(f"{out}: not prepared for these settings; first run the same command with --stage prepare")
         finished = prepare_folder(build, plan)
         if finished is not None:
+            add_missing_report(out)
             return finished
         with lock(build.work, shared=options.stage == "scan"):
             _save_tokenizer(loaded, build)
@@ -102,6 +108,7 @@ def build_shards(
             scanned = scan(inputs, build, options)
             if scanned is None:
                 return None
+            apply_lists(scanned, inputs, build)
             keep = make_keep_list(scanned, build, options.workers)
             packed = pack(keep, build, options.workers)
             return _finish(packed, keep, build, plan)
@@ -109,16 +116,26 @@ def build_shards(
 
 def _plan(build: ShardBuild, inputs: list[Input]) -> dict[str, Any]:
     """Everything that the shards depend on."""
+    plan = build.settings.compared()
+    if build.settings.split.lists.files():
+        plan["split"]["lists"] = describe_lists(build)
     return {
         "format_version": FORMAT_VERSION,
-        "inputs": [
-            {"name": os.fsencode(entry.path.name).decode(errors="replace"), "sha256": _input_sha256(entry)}
-            for entry in inputs
-        ],
-        "tokenizer": {key: value for key, value in asdict(build.tokenizer).items() if key != "name"},
-        **build.settings.compared(),
+        "inputs": [_describe_input(entry) for entry in inputs],
+        "tokenizer": build.tokenizer.identity(),
+        **plan,
         "patient_key_id": key_id(build.patient_key),
     }
+
+
+def _describe_input(entry: Input) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "name": os.fsencode(entry.path.name).decode(errors="replace"),
+        "sha256": _input_sha256(entry),
+    }
+    if entry.source and entry.source.name:
+        described["source"] = entry.source.compared()
+    return described
 
 
 def _input_sha256(entry: Input) -> str:
@@ -155,15 +172,18 @@ def _finish(packed: list[PackedPart], keep: KeepList, build: ShardBuild, plan: d
             files=files,
         )
     if not splits["train"].sequences:
-        raise UserError("no note is in the training split; lower --split.validation and --split.test")
+        raise UserError(
+            "no note is in the training split; lower --split.validation and --split.test, or check --split.lists"
+        )
     settings, all_files = build.settings, [entry for split in splits.values() for entry in split.files]
     manifest = Manifest(
         sequence_length=settings.sequence_length,
         tokenizer=build.tokenizer,
         splits=splits,
         counts=_counts(keep, build),
-        split_rule={"hash": "sha256", **asdict(settings.split)},
+        split_rule={"hash": "sha256", **plan["split"]},
         patients_in_several_splits=people.patients_in_several_splits,
+        sources=count_sources(keep, plan["inputs"], [part.tokens_by_input for part in packed]),
         unknown=_unknown(packed, all_files, build.unknown_whitespace),
         cleaning_rules=settings.cleaning.names(),
         notes_per_part=settings.notes_per_part,
@@ -181,9 +201,11 @@ def _finish(packed: list[PackedPart], keep: KeepList, build: ShardBuild, plan: d
             )
         },
         fingerprint=fingerprint(build.tokenizer.sha256, settings.sequence_length, all_files),
+        placeholders=sorted_counts(sum((Counter(part.placeholders) for part in packed), Counter[str]())),
     )
     manifest.save(build.out)
     shutil.rmtree(build.work)
+    add_missing_report(build.out)
     return manifest
 
 
@@ -192,7 +214,7 @@ def _counts(keep: KeepList, build: ShardBuild) -> dict[str, int]:
     counts = {outcome.name.lower(): int((keep.outcomes == outcome).sum()) for outcome in Outcome}
     if build.settings.duplicates.near != "off":
         counts["kept_not_fully_compared"] = count_crowded(build.shingles)
-    return {"read": len(keep.outcomes), **counts, **count_times(keep)}
+    return {"read": len(keep.outcomes), **counts, **count_times(keep), **listed_counts(build)}
 
 
 def _unknown(packed: list[PackedPart], files: list[ShardFile], written_as_spaces: str) -> UnknownTokens:

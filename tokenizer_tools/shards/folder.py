@@ -18,6 +18,7 @@ import errno
 import fcntl
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from tokenizer_tools.corpus.clean_notes import clean
+from tokenizer_tools.corpus.placeholders import Replacement
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import read_json, write_json
 from tokenizer_tools.manifest import FORMAT_VERSION, MANIFEST_NAME, TOKENIZER_FOLDER, Manifest, TokenizerInfo
@@ -89,9 +91,17 @@ class ShardBuild:
         """16-bit token ids where the vocabulary fits."""
         return np.dtype(np.uint16 if self.tokenizer.vocab_size <= 1 << 16 else np.int32)
 
-    def clean(self, text: str) -> str:
-        """A note's text as it is hashed and tokenised."""
-        return clean(text, self.settings.cleaning, self.tokenizer.placeholder, self.unknown_whitespace)
+    def clean(self, text: str, person: str, placeholders: Counter[str] | None = None) -> str:
+        """A note's text as it is hashed and tokenised.
+
+        Args:
+            text: as it was read.
+            person: from `Note.person`.
+            placeholders: is raised by what stands in the text; see `replace_placeholders`.
+        """
+        settings = self.settings
+        replacement = Replacement.chosen(settings.placeholder, self.tokenizer.placeholder, settings.surrogate_seed)
+        return clean(text, settings.cleaning, replacement, self.unknown_whitespace, person, placeholders)
 
 
 def is_prepared(build: ShardBuild, plan: dict[str, Any]) -> bool:
@@ -175,7 +185,7 @@ def lock(work: Path, shared: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def disk_errors(out: Path) -> Iterator[None]:
+def disk_errors(out: Path, what_is_kept: str = ": finished parts are kept") -> Iterator[None]:
     """Turn a full disk, and a file that can't be written, into a UserError."""
     try:
         yield
@@ -183,7 +193,7 @@ def disk_errors(out: Path) -> Iterator[None]:
         if error.errno in _FULL_DISK:
             raise UserError(
                 f"{out}: the disk is full ({os.strerror(error.errno)}); free some space and run the same command "
-                "again: finished parts are kept"
+                f"again{what_is_kept}"
             ) from None
         if error.filename is None:
             raise

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from tokenizer_tools.corpus.placeholders import COUNTED
 from tokenizer_tools.files import file_sha256, write_json
 from tokenizer_tools.manifest import SPLITS, ShardFile
 from tokenizer_tools.progress import Progress
@@ -31,6 +32,10 @@ class PackedPart:
     unknown_tokens: int
     unknown_characters: dict[str, int]
     """The characters behind the unknown tokens, and how often each occurs."""
+    placeholders: dict[str, int]
+    """By kind."""
+    tokens_by_input: list[int]
+    """Tokens of each input's notes, by the input's number; inputs after the last one with notes are left out."""
 
     @classmethod
     def load(cls, path: Path) -> PackedPart:
@@ -64,7 +69,8 @@ def pack_part(number: int, kept: npt.NDArray[np.bool_], first_note: int, build: 
     """
     part_ids, notes = load_ids(number, build), np.flatnonzero(kept)
     with np.load(build.scan_file(number)) as scanned:
-        splits = scanned["splits"][kept]
+        splits, inputs = scanned["splits"][kept], scanned["sources"][kept]
+        placeholders = dict(zip(COUNTED, scanned["placeholders"][kept].sum(axis=0).tolist(), strict=True))
     files = {}
     for split, name in enumerate(SPLITS):
         chosen = np.flatnonzero(splits == split)
@@ -80,7 +86,9 @@ def pack_part(number: int, kept: npt.NDArray[np.bool_], first_note: int, build: 
             tokens = sum(len(sequence.input_ids) for sequence in sequences)
             files[name] = ShardFile(path, len(sequences), tokens, file_sha256(build.out / path))
     unknown_tokens, unknown_characters = part_ids.unknown_of(notes)
-    part = PackedPart(files, unknown_tokens, dict(unknown_characters))  # asdict() breaks a Counter
+    by_input = np.bincount(inputs, weights=part_ids.lengths[notes]).astype(int).tolist()
+    counts = dict(unknown_characters), placeholders  # asdict() breaks a Counter
+    part = PackedPart(files, unknown_tokens, *counts, by_input)
     write_json(build.packed_file(number), asdict(part))
     delete_ids(number, build)
     advance(len(kept))

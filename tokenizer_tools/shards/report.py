@@ -6,21 +6,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from tokenizer_tools.manifest import Manifest
+from tokenizer_tools.corpus.placeholders import describe_placeholders
+from tokenizer_tools.manifest import SPLITS, Manifest
 from tokenizer_tools.tokenizer.unknown_characters import describe_unknown
 
 
 def describe(manifest: Manifest, out: Path, already_built: bool) -> list[str]:
     """Lines to print after a build."""
     counts = manifest.counts
-    dropped = [
-        f"{count:,} {name.removeprefix('dropped_').replace('_', ' ')}"
-        for name, count in counts.items()
-        if name.startswith("dropped_") and count
-    ]
     built = "already built" if already_built else "built"
     lines = [f"{out}: {built}, {counts['kept']:,} of {counts['read']:,} notes kept"]
-    lines[0] += f" (dropped: {', '.join(dropped)})" if dropped else ""
+    lines[0] += _describe_dropped(counts)
     patients = sum(split.patients for split in manifest.splits.values())
     admissions = sum(split.admissions for split in manifest.splits.values())
     for name, split in manifest.splits.items():
@@ -37,12 +33,49 @@ def describe(manifest: Manifest, out: Path, already_built: bool) -> list[str]:
         lines.append(
             "  each note has its own patient: if that can't be right, name another column with --columns.patient"
         )
+    if "lists" in manifest.split_rule:
+        lines.append(f"  {_describe_lists(manifest)}")
     if not manifest.splits["validation"].sequences:
         lines.append("  no notes are held out for validation: a run on these shards will have no validation loss")
+    lines += _describe_sources(manifest)
     lines.append(f"  {_describe_near(manifest)}")
     lines += _describe_times(counts)
+    lines += [f"  {line}" for line in describe_placeholders(manifest.placeholders)]
     lines.append(f"  {describe_unknown(manifest.unknown)}")
     return lines
+
+
+def _describe_dropped(counts: dict[str, int]) -> str:
+    """List what was dropped, in parentheses; empty if nothing was."""
+    dropped = [
+        f"{count:,} {name.removeprefix('dropped_').replace('_', ' ')}"
+        for name, count in counts.items()
+        if name.startswith("dropped_") and count
+    ]
+    return f" (dropped: {', '.join(dropped)})" if dropped else ""
+
+
+def _describe_lists(manifest: Manifest) -> str:
+    """Say who is on the user's own lists, and what became of the others."""
+    lists, counts = manifest.split_rule["lists"], manifest.counts
+    splits = ", ".join(split for split in SPLITS if split in lists)
+    line = f"split by lists of {counts['listed_ids']:,} {lists['of']}s ({splits})"
+    if without := counts["listed_ids_without_notes"]:
+        line += f", of which {without:,} have no note"
+    if shared := counts["listed_elsewhere_by_admission"]:
+        line += f"; {shared:,} notes have an admission that a held-out patient of another list has, too"
+    return f"{line}; notes of others are {'dropped' if 'train' in lists else 'divided by the shares'}"
+
+
+def _describe_sources(manifest: Manifest) -> list[str]:
+    """A line for each source, if there are several or the user has described them."""
+    if len(manifest.sources) < 2 and not any("source" in entry for entry in manifest.settings["inputs"]):
+        return []
+    return [
+        f"  source {source.name}: {source.notes:,} of {source.counts['read']:,} notes kept, {source.tokens:,} tokens"
+        f"{_describe_dropped(source.counts)}"
+        for source in manifest.sources
+    ]
 
 
 def _describe_near(manifest: Manifest) -> str:
@@ -72,7 +105,7 @@ def _describe_times(counts: dict[str, int]) -> list[str]:
 
 
 def summarise(manifest: Manifest) -> dict[str, Any]:
-    """A manifest's figures, flat, for --json."""
+    """A manifest's figures for --json: flat, and a record for each source."""
     flat: dict[str, Any] = {
         "fingerprint": manifest.fingerprint,
         "sequence_length": manifest.sequence_length,
@@ -82,7 +115,9 @@ def summarise(manifest: Manifest) -> dict[str, Any]:
         "unknown_share": manifest.unknown.share,
     }
     flat |= {f"notes_{name}": count for name, count in manifest.counts.items()}
+    flat |= {f"placeholders_{name}": count for name, count in manifest.placeholders.items()}
     for name, split in manifest.splits.items():
         counts = asdict(replace(split, files=[]))
         flat |= {f"{name}_{key}": value for key, value in counts.items() if key != "files"}
+    flat["sources"] = [asdict(source) for source in manifest.sources]
     return flat

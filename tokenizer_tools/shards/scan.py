@@ -7,6 +7,7 @@ Then notes that name only an admission get the patient that other notes of the a
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from enum import IntEnum
 from functools import partial
@@ -20,6 +21,7 @@ import numpy.typing as npt
 from tokenizer_tools.corpus.deduplicate import HASH_DTYPE, text_hash
 from tokenizer_tools.corpus.input_files import Input
 from tokenizer_tools.corpus.note_parts import Part, notes_of, parts_of
+from tokenizer_tools.corpus.placeholders import COUNTED
 from tokenizer_tools.corpus.read_notes import Note
 from tokenizer_tools.corpus.split_patients import patient_hash, patients_of_admissions, unknown_patient
 from tokenizer_tools.corpus.times import sort_key
@@ -43,6 +45,8 @@ class Outcome(IntEnum):
     DROPPED_NO_PATIENT = 5
     DROPPED_MARKED_ERROR = 6
     DROPPED_NEAR_DUPLICATE = 7
+    DROPPED_FILTERED = 8
+    DROPPED_UNLISTED = 9
 
 
 class Named(IntEnum):
@@ -65,6 +69,7 @@ _COLUMNS: dict[str, npt.DTypeLike] = {
     "unreadable_times": np.bool_,
     "sources": np.int16,  # number of the input, from 0
     "rows": np.int64,  # number of the row in it, from 1
+    "placeholders": np.int32,  # (notes, kinds): how many of each kind in COUNTED
 }
 
 
@@ -91,6 +96,11 @@ class ScannedNotes:
         with np.load(self._build.scan_file(number)) as arrays:
             return [np.asarray(arrays[name]) for name in names or _COLUMNS]
 
+    def replace(self, number: int, **columns: npt.NDArray[Any]) -> None:
+        """Write other values of some columns of a part."""
+        all_columns = dict(zip(_COLUMNS, self.columns(number), strict=True))
+        _write(self._build.scan_file(number), all_columns | columns)
+
 
 def scan(inputs: list[Input], build: ShardBuild, options: BuildOptions) -> ScannedNotes | None:
     """Scan the parts of the inputs that no earlier build has scanned. None if they are only a share of all.
@@ -100,7 +110,7 @@ def scan(inputs: list[Input], build: ShardBuild, options: BuildOptions) -> Scann
     """
     done = build.scan_folder / "done.json"
     if done.exists():
-        return ScannedNotes(build, int(json.loads(done.read_text())["parts"]))
+        return None if options.stage == "scan" else ScannedNotes(build, int(json.loads(done.read_text())["parts"]))
     build.scan_folder.mkdir(exist_ok=True, mode=0o700)
     settings, count = build.settings, 0
 
@@ -127,8 +137,9 @@ def scan_part(number: int, part: Part, build: ShardBuild) -> None:
     """Write what the keep list, the notes table and stage pack need of one part."""
     settings, rows, texts = build.settings, [], []
     for note in notes_of(part, settings.reading, settings.split):
-        text = build.clean(note.text)
-        rows.append(_scan_note(note, text, build))
+        placeholders = Counter[str]()
+        text = build.clean(note.text, note.person, placeholders)
+        rows.append(_scan_note(note, text, build) | {"placeholders": [placeholders[kind] for kind in COUNTED]})
         texts.append(text)
     columns = {name: np.array([row[name] for row in rows], dtype) for name, dtype in _COLUMNS.items()}
     if settings.duplicates.near != "off":
@@ -202,13 +213,13 @@ def _resolve_admissions(scanned: ScannedNotes, inputs: list[Input], build: Shard
             elif rule.by == "patient":
                 columns["outcomes"][i] = Outcome.DROPPED_NO_PATIENT
                 lost += 1
-                first_lost = first_lost or _place(inputs[columns["sources"][i]], int(columns["rows"][i]))
+                first_lost = first_lost or place_of(inputs[columns["sources"][i]], int(columns["rows"][i]))
         if len(admission_only):
             _write(build.scan_file(number), columns)
     if lost and build.settings.reading.on_bad_row == "fail":
         raise unknown_patient(first_lost, lost)
 
 
-def _place(entry: Input, row: int) -> str:
+def place_of(entry: Input, row: int) -> str:
     """Where a note stands, for a message."""
     return f"{entry.path}{', all files' if entry.is_folder else ''}, row {row:,}"

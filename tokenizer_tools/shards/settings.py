@@ -10,9 +10,10 @@ import re
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
-from tokenizer_tools.corpus.clean_notes import CleaningRules
+from tokenizer_tools.corpus.clean_notes import CleaningRules, check_placeholder_choice
+from tokenizer_tools.corpus.input_options import InputOptions
 from tokenizer_tools.corpus.near_duplicates import DuplicateRules
-from tokenizer_tools.corpus.read_notes import InputOptions
+from tokenizer_tools.corpus.placeholders import WAYS
 from tokenizer_tools.corpus.split_patients import SplitRule
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.ranges import MANY, Range, SequenceLength, check_ranges
@@ -33,8 +34,11 @@ class ShardSettings:
     sequence_length: SequenceLength = 4096
     """Tokens per sequence."""
     placeholder: str = "unk"
-    """What [**...**] and ___ become: unk (the tokenizer's unknown token), none (they are dropped), or a token of the
-    vocabulary."""
+    """What [**...**] and ___ become: unk (the tokenizer's unknown token); drop; keep; typed (a token for each kind:
+    [NAME], [DATE], [PLACE], [ID], [CONTACT], [AGE], else [DEID]); surrogates (made-up names and places, shifted dates;
+    unk where the kind isn't known); or a special token of the vocabulary."""
+    surrogate_seed: Annotated[int, Range(0, MANY)] = 0
+    """Another seed gives other surrogates."""
     notes_per_part: Annotated[int, Range(1, MANY)] = 10_000
     """Notes per part. A part is the unit of work, and becomes one shard file in each split."""
     patient_key: str | None = None
@@ -43,12 +47,23 @@ class ShardSettings:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        check_placeholder_choice(self.placeholder, self.cleaning)
 
     def compared(self) -> dict[str, Any]:
-        """The settings that another build in the same folder must share. The placeholder and the patient key are
-        compared by what they stand for: a token, and a key's id."""
-        values = asdict(self) | {"cleaning": self.cleaning.names()}
-        left_out = {"placeholder", "patient_key"}
+        """The settings that another build in the same folder must share. The patient key and a placeholder's one token
+        are compared by what they stand for: a key's id, a token."""
+        reading = asdict(self.reading)
+        del reading["sources"]  # the inputs say how each source is read
+        if self.reading.patient_from is None:
+            del reading["patient_from"]  # as in shards of builds without this setting
+        split = asdict(self.split)
+        del split["lists"]  # as in shards of builds without this setting; else the plan says what is in the files
+        values = asdict(self) | {"cleaning": self.cleaning.names(), "reading": reading, "split": split}
+        left_out = {"patient_key"}
+        if self.placeholder not in WAYS:
+            left_out.add("placeholder")
+        if self.placeholder != "surrogates":
+            left_out.add("surrogate_seed")
         if self.duplicates.near == "off":
             left_out.add("duplicates")  # as in shards of builds without this setting
         return {name: value for name, value in values.items() if name not in left_out}

@@ -48,6 +48,11 @@ class PartIds:
         text = self.text_of[note]
         return self.ids[self.starts[text] : self.starts[text + 1]]
 
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """(notes of the part,): the number of each note's tokens."""
+        return np.diff(self.starts)[self.text_of]
+
     def unknown_of(self, notes: npt.NDArray[np.int64]) -> tuple[int, Counter[str]]:
         """The number of unknown tokens of some notes, and the characters behind them."""
         tokens, characters = 0, Counter[str]()
@@ -102,10 +107,10 @@ def _file(build: ShardBuild, number: int, what: str) -> Path:
 
 def _encoder(build: ShardBuild) -> tuple[Tokenizer, IdEncoder]:
     """The tokenizer, loaded once per process, and what encodes by it."""
-    return _loaded(build.tokenizer_folder / "tokenizer.json", build.tokenizer.placeholder)
+    return _loaded(build.tokenizer_folder / "tokenizer.json", tuple(build.tokenizer.placeholder_ids))
 
 
 @cache
-def _loaded(path: Path, placeholder: str | None) -> tuple[Tokenizer, IdEncoder]:
+def _loaded(path: Path, placeholders: tuple[str, ...]) -> tuple[Tokenizer, IdEncoder]:
     backend = Tokenizer.from_file(str(path))
-    return backend, IdEncoder(backend, placeholder)
+    return backend, IdEncoder(backend, placeholders)

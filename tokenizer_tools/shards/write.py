@@ -47,25 +47,13 @@ def write_sequences(path: Path, sequences: Sequence[PackedSequence], id_dtype: n
 
 
 def write_notes_table(folder: Path, keep: KeepList) -> list[int]:
-    """Write `notes.arrow`, one row per kept note in input order.
-
-    Columns: patient (keyed hash), category, source (which input, from 0) and time_order (place among the patient's kept
-    notes).
+    """Write the notes table of a build.
 
     Returns:
         Notes in each split.
     """
     import pyarrow as pa
-    from datasets import Features, Value
 
-    features = Features(
-        {
-            "patient": Value("string"),
-            "category": Value("string"),
-            "source": Value("int16"),
-            "time_order": Value("int32"),
-        }
-    )
     notes = np.zeros(len(SPLITS), np.int64)
 
     def tables() -> Iterator[pa.Table]:
@@ -83,8 +71,27 @@ def write_notes_table(folder: Path, keep: KeepList) -> list[int]:
                 }
             )
 
-    _write_arrow(folder / NOTES_TABLE_NAME, features, tables())
+    write_notes(folder, tables())
     return [int(count) for count in notes]
+
+
+def write_notes(folder: Path, tables: Iterable[Any]) -> None:
+    """Write `notes.arrow`, one row per kept note in input order.
+
+    Columns: patient (keyed hash), category, source (which input, from 0) and time_order (place among the patient's kept
+    notes).
+    """
+    from datasets import Features, Value
+
+    features = Features(
+        {
+            "patient": Value("string"),
+            "category": Value("string"),
+            "source": Value("int16"),
+            "time_order": Value("int32"),
+        }
+    )
+    _write_arrow(folder / NOTES_TABLE_NAME, features, tables)
 
 
 def _write_arrow(path: Path, features: Any, tables: Iterable[Any]) -> None:

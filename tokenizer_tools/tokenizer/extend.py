@@ -177,11 +177,12 @@ def add_entries(
     if kind == "Unigram":
         _add_to_unigram(state, entries, ids, first)
     else:
-        _refuse_unmade_entries(backend)
         # Special tokens are entries, too: ids with gaps would be warned of.
         state["model"]["vocab"] |= {entry["content"]: entry["id"] for entry in state["added_tokens"]}
         state["model"]["vocab"] |= {entry: first + i for i, entry in enumerate(entries)}
-        state["model"]["ignore_merges"] = True
+        if words:  # else the merges alone make all entries, as before
+            _refuse_unmade_entries(backend)
+            state["model"]["ignore_merges"] = True
     extended = Tokenizer.from_str(json.dumps(state))
     pieces = {first + i: each for i, each in enumerate(ids)}
     if encode(extended, [*tokens, *words]) != [[new] for new in pieces]:

@@ -4,7 +4,7 @@ than half the time.
 tiktoken is a byte-level BPE alone, of another implementation. So it is used only where a `tokenizer.json` has exactly
 this form, and only for texts for which both are known to agree:
 
-- a text that spells out a special token other than the placeholder is left to `tokenizers`, and so is one with a run of
+- a text that spells out a special token other than a placeholder's is left to `tokenizers`, and so is one with a run of
   thousands of characters without white space, in which tiktoken takes quadratic time;
 - a character outside ASCII is tried with both when it first occurs, as two libraries may have two versions of Unicode;
 - of all others a sample is compared, as it is with the memory of words. If it differs, `tokenizers` is used.
@@ -44,19 +44,19 @@ class IdEncoder:
 
     Args:
         backend: the tokenizer.
-        placeholder: the special token that texts may contain; None if there is none.
+        placeholders: the special tokens that texts may contain.
 
     Attributes:
         is_fast: whether one of the two is used.
     """
 
-    def __init__(self, backend: Tokenizer, placeholder: str | None) -> None:
-        self._backend, self._placeholder = backend, placeholder
+    def __init__(self, backend: Tokenizer, placeholders: tuple[str, ...]) -> None:
+        self._backend = backend
         state = json.loads(backend.to_str())
-        self._fast: _FastEncoding | WordEncoding | None = _FastEncoding.of(state, placeholder)
+        self._fast: _FastEncoding | WordEncoding | None = _FastEncoding.of(state, placeholders)
         if self._fast is None:
-            self._fast = WordEncoding.of(state, backend, [placeholder] if placeholder else [])
-        self._special = [entry["content"] for entry in state["added_tokens"] if entry["content"] != placeholder]
+            self._fast = WordEncoding.of(state, backend, placeholders)
+        self._special = [entry["content"] for entry in state["added_tokens"] if entry["content"] not in placeholders]
         self._agrees: dict[str, bool] = {}
 
     @property
@@ -107,9 +107,9 @@ class _FastEncoding:
 
     name = "tiktoken"
 
-    def __init__(self, encoding: Any, ids: Ids, placeholder: str | None) -> None:
+    def __init__(self, encoding: Any, ids: Ids, placeholders: tuple[str, ...]) -> None:
         self._encoding, self._ids = encoding, ids
-        self._allowed = {placeholder} if placeholder else set()
+        self._allowed = set(placeholders)
 
     def __call__(self, text: str) -> Ids:
         ranks = self._encoding.encode_to_numpy(text, allowed_special=self._allowed, disallowed_special=())
@@ -120,10 +120,10 @@ class _FastEncoding:
         return list(map(self, texts))
 
     @classmethod
-    def of(cls, state: dict[str, Any], placeholder: str | None) -> _FastEncoding | None:
+    def of(cls, state: dict[str, Any], placeholders: tuple[str, ...]) -> _FastEncoding | None:
         """Of a tokenizer.json; None if it has another form."""
-        added = next((entry for entry in state["added_tokens"] if entry["content"] == placeholder), None)
-        if not _is_byte_level_bpe(state) or (placeholder and (added is None or not _is_bare(added))):
+        added = [entry for entry in state["added_tokens"] if entry["content"] in placeholders]
+        if not _is_byte_level_bpe(state) or len(added) < len(placeholders) or not all(map(_is_bare, added)):
             return None
         vocabulary = state["model"]["vocab"]
         of_byte = _characters_of_bytes()
@@ -139,16 +139,14 @@ class _FastEncoding:
                 return None
             ranks[entry] = len(ranks)
             ids.append(vocabulary[merged])
-        special = {}
-        if placeholder and added:
-            special[placeholder] = len(ranks)
-            ids.append(added["id"])
+        special = {entry["content"]: len(ranks) + number for number, entry in enumerate(added)}
+        ids += [entry["id"] for entry in added]
         import tiktoken
 
         encoding = tiktoken.Encoding(
             "of the tokenizer", pat_str=_PATTERN, mergeable_ranks=ranks, special_tokens=special
         )
-        return cls(encoding, np.array(ids, dtype=np.int32), placeholder)
+        return cls(encoding, np.array(ids, dtype=np.int32), placeholders)
 
 
 def _is_byte_level_bpe(state: dict[str, Any]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from tokenizer_tools.command_line import typed as program
+from tokenizer_tools.corpus.placeholders import TYPED_TOKENS, token_of
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import write_json
 from tokenizer_tools.hub_access import hub_arguments, not_found
@@ -110,24 +113,26 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path, model_max_l
         raise UserError("transformers changes this tokenizer when it loads it: choose another, and report this")
 
 
-def describe_tokenizer(tokenizer: PreTrainedTokenizerFast, name: str, placeholder: str | None) -> TokenizerInfo:
+def describe_tokenizer(tokenizer: PreTrainedTokenizerFast, name: str, placeholder: str) -> TokenizerInfo:
     """Ids and hashes of a loaded tokenizer.
 
     Args:
         tokenizer: from `load_tokenizer`.
         name: the folder or Hub id that the user gave; of a path, only the last part is kept.
-        placeholder: the token that replaces de-identified text; `unk` for the tokenizer's unknown token, `none` to
-            remove it.
+        placeholder: what replaces de-identification placeholders, as `--placeholder` says it.
 
     Raises:
-        UserError: the placeholder isn't one token of the vocabulary.
+        UserError: a token that is to replace placeholders isn't a special token of the vocabulary.
     """
     backend: Tokenizer = tokenizer.backend_tokenizer
-    token = {"unk": tokenizer.unk_token, "none": None}.get(placeholder or "none", placeholder)
-    if token is not None and backend.token_to_id(token) is None:
+    token = token_of(placeholder, tokenizer.unk_token)
+    typed = list(TYPED_TOKENS.values()) if placeholder == "typed" else []
+    needed, ids = typed or ([] if token is None else [token]), _placeholder_ids(tokenizer)
+    if missing := ",".join(each for each in needed if each not in ids):
         raise UserError(
-            f"--placeholder {token}: not a token of this tokenizer's vocabulary; use 'unk' (its own "
-            f"{tokenizer.unk_token}), 'none' (drop placeholders), or add the token to tokenizer and model first"
+            f"--placeholder {placeholder}: the tokenizer has no special token {missing} without another role; say unk, "
+            f"drop, keep or surrogates, or add it with '{program()} extend-vocabulary --size 0 --tokens "
+            f"{shlex.quote(missing)} --tokenizer {shlex.quote(name)} --model MODEL --out DIR', and use what this makes"
         )
     begin = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
     end = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
@@ -145,8 +150,18 @@ def describe_tokenizer(tokenizer: PreTrainedTokenizerFast, name: str, placeholde
         unknown_token=tokenizer.unk_token,
         unknown_id=tokenizer.unk_token_id,
         placeholder=token,
-        placeholder_id=None if token is None else backend.token_to_id(token),
+        placeholder_id=None if token is None else ids[token],
+        typed_placeholders={each: ids[each] for each in typed},
     )
+
+
+def _placeholder_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+    """The special tokens that may stand for placeholders: the unknown token, and all without a role. No placeholder may
+    become a mask, or end a note."""
+    tokens = tokenizer.backend_tokenizer.get_added_tokens_decoder()
+    roles = {str(token) for token in tokenizer.special_tokens_map.values() if not isinstance(token, list)}
+    ids = {token.content: number for number, token in tokens.items() if token.special and token.content not in roles}
+    return ids | {tokenizer.unk_token: tokenizer.unk_token_id}
 
 
 def special_ids(backend: Tokenizer) -> npt.NDArray[np.bool_]:
@@ -158,10 +173,9 @@ def special_ids(backend: Tokenizer) -> npt.NDArray[np.bool_]:
 
 
 def forbidden_ids(backend: Tokenizer, info: TokenizerInfo) -> npt.NDArray[np.bool_]:
-    """(vocabulary,): True for the special tokens that no note may become: all but the placeholder."""
+    """(vocabulary,): True for the special tokens that no note may become: all but those for placeholders."""
     forbidden = special_ids(backend)
-    if info.placeholder_id is not None:
-        forbidden[info.placeholder_id] = False
+    forbidden[list(info.placeholder_ids.values())] = False
     return forbidden
 
 

@@ -9,13 +9,12 @@ from typing import Annotated
 
 from tokenizer_tools.corpus.clean_notes import CleaningRules
 from tokenizer_tools.corpus.input_files import Input
-from tokenizer_tools.corpus.read_notes import InputOptions
+from tokenizer_tools.corpus.input_options import InputOptions
+from tokenizer_tools.corpus.placeholders import TYPED_TOKENS, Replacement, check_token
 from tokenizer_tools.corpus.split_patients import SplitRule
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.ranges import Range, check_ranges
 from tokenizer_tools.tokenizer.training_notes import TrainingNotes
-
-_TOKEN = re.compile(r"\[[A-Za-z][A-Za-z0-9_-]*\]|<[A-Za-z][A-Za-z0-9_-]*>")
 
 
 @dataclass(frozen=True)
@@ -37,9 +36,10 @@ class LearningSettings:
     def __post_init__(self) -> None:
         check_ranges(self)
 
-    def source(self, inputs: Sequence[Input], placeholder: str, unknown_whitespace: str) -> TrainingNotes:
-        """The notes to learn from; see TrainingNotes."""
-        return TrainingNotes(inputs, self.reading, self.split, self.cleaning, placeholder, unknown_whitespace)
+    def source(self, inputs: Sequence[Input], unknown_token: str, unknown_whitespace: str) -> TrainingNotes:
+        """The notes to learn from, with the unknown token in place of placeholders; see TrainingNotes."""
+        replacement = Replacement(unknown_token)
+        return TrainingNotes(inputs, self.reading, self.split, self.cleaning, replacement, unknown_whitespace)
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,13 @@ class ExtensionSettings(LearningSettings):
     """Number of words to add; 0: none, and no notes are needed. Shards keep 16 bits per token up to a vocabulary of
     65,536."""
     tokens: str | None = None
-    """Placeholder tokens to add, such as '[NAME],[DATE]', which --placeholder of build-shards can name then."""
+    """Placeholder tokens to add, such as '[NAME]', which --placeholder of build-shards can name then; typed: those that
+    --placeholder typed needs."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for token in self.token_list:
-            if not _TOKEN.fullmatch(token):
-                raise UserError(f"--tokens: {token!r} must be letters and digits in brackets, as [NAME] or <name>")
+            check_token("--tokens", token)
         if len(set(self.token_list)) < len(self.token_list):
             raise UserError(f"--tokens {self.tokens}: one is named twice")
         if not self.size and not self.tokens:
@@ -83,4 +83,6 @@ class ExtensionSettings(LearningSettings):
     @property
     def token_list(self) -> list[str]:
         """The placeholder tokens."""
+        if self.tokens == "typed":
+            return list(TYPED_TOKENS.values())
         return [token.strip() for token in self.tokens.split(",")] if self.tokens else []

@@ -9,8 +9,11 @@ from pathlib import Path
 
 from tokenizer_tools.corpus.clean_notes import CleaningRules, clean
 from tokenizer_tools.corpus.deduplicate import text_hash
-from tokenizer_tools.corpus.input_files import Input, find_inputs
-from tokenizer_tools.corpus.read_notes import InputOptions, read_notes
+from tokenizer_tools.corpus.input_files import Input
+from tokenizer_tools.corpus.input_options import InputOptions, find_sources
+from tokenizer_tools.corpus.placeholders import Replacement
+from tokenizer_tools.corpus.read_notes import read_notes
+from tokenizer_tools.corpus.split_lists import ListedSplits
 from tokenizer_tools.corpus.split_patients import SplitRule, patients_of_admissions, unknown_patient
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import SPLITS
@@ -43,7 +46,7 @@ class TrainingNotes:
     reading: InputOptions
     split: SplitRule
     cleaning: CleaningRules
-    placeholder: str
+    replacement: Replacement
     """What replaces a de-identification placeholder."""
     unknown_whitespace: str = ""
     """White space that the tokenizer doesn't know, each replaced by a space."""
@@ -53,18 +56,22 @@ class TrainingNotes:
     def __iter__(self) -> Iterator[TrainingNote]:
         rule, self.rows_skipped = self.split, 0
         known = patients_of_admissions(self._pairs) if rule.needs_identity else {}
+        listed = self._listed(known)
         with Progress("reading notes") as progress:
             for note in read_notes(self.inputs, self.reading, rule):
                 progress.advance(1)
                 patient = note.patient or known.get(note.admission, "")
-                text = clean(note.text, self.cleaning, self.placeholder, self.unknown_whitespace)
+                text = clean(note.text, self.cleaning, self.replacement, self.unknown_whitespace, note.person)
                 digest = text_hash(text)
                 is_dropped = rule.needs_identity and rule.by == "patient" and not patient
                 if text and is_dropped and self.reading.on_bad_row == "fail":
                     raise unknown_patient(note.place, 0)
-                self.rows_skipped += note.fault not in (None, "marked_error") or bool(text and is_dropped)
+                self.rows_skipped += note.fault not in (None, "marked_error", "filtered") or bool(text and is_dropped)
                 group = rule.group_of(patient, note.admission, digest)
-                if text and not is_dropped and rule.split_of(group) == SPLITS.index("train"):
+                split: int | None = rule.split_of(group)
+                if split is not None and listed is not None:
+                    split = listed.split_of(patient, note.admission, split)
+                if text and not is_dropped and split == SPLITS.index("train"):
                     yield TrainingNote(note.text, text, digest, group, note.category)
 
     def batches(self) -> Iterator[list[TrainingNote]]:
@@ -81,6 +88,17 @@ class TrainingNotes:
                 seen.add(key)
                 yield note
 
+    def _listed(self, known: dict[str, str]) -> ListedSplits[str] | None:
+        """The user's own split, if there is one. `known` says whose an admission is."""
+        lists = self.split.lists
+        if not lists.files():
+            return None
+        listed = ListedSplits(lists, lists.read(), self.split.by)
+        for note in read_notes(self.inputs, self.reading, self.split):
+            listed.see(note.patient or known.get(note.admission, ""), note.admission, note.place)
+        listed.check()
+        return listed
+
     def _pairs(self) -> Iterator[tuple[str, str]]:
         for note in read_notes(self.inputs, self.reading, self.split):
             yield note.patient, note.admission
@@ -92,7 +110,7 @@ def find_notes(notes: Sequence[Path], reading: InputOptions, split: SplitRule) -
     Raises:
         UserError: a file is missing, of unknown kind or broken, or its first row can't be used.
     """
-    inputs = find_inputs(notes, reading.files)
+    inputs = find_sources(notes, reading)
     for entry in inputs:
         next(read_notes([entry], reading, split), None)
     return inputs

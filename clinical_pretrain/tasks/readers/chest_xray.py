@@ -23,9 +23,9 @@ from xml.etree.ElementTree import Element
 
 from clinical_pretrain.tasks.readers.common import UNDIVIDED, check_ids, read_bytes, read_text
 from clinical_pretrain.tasks.readers.rows import read_csv
-from clinical_pretrain.tasks.readers.xml_files import parse_xml
 from clinical_pretrain.tasks.records import Document, ReadingReport, TaskData
 from tokenizer_tools.errors import UserError
+from tokenizer_tools.xml_files import parse_xml
 
 FINDINGS = (
     "Cardiomegaly",

@@ -11,9 +11,9 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from clinical_pretrain.tasks.readers.common import Entities, entity_task, find_one, read_bytes
-from clinical_pretrain.tasks.readers.xml_files import parse_xml
 from clinical_pretrain.tasks.records import Document, ReadingReport, Span, TaskData
 from tokenizer_tools.errors import UserError
+from tokenizer_tools.xml_files import parse_xml
 
 FILES = {
     "train": "deid_surrogate_train_all_version2.xml",

@@ -14,9 +14,9 @@ from typing import NamedTuple
 from xml.etree.ElementTree import Element
 
 from clinical_pretrain.tasks.readers.common import Entities, entity_task, files_of, find_one, read_bytes
-from clinical_pretrain.tasks.readers.xml_files import parse_xml
 from clinical_pretrain.tasks.records import Document, ReadingReport, Span, TaskData
 from tokenizer_tools.errors import UserError
+from tokenizer_tools.xml_files import parse_xml
 
 EVENT_TYPES = ("CLINICAL_DEPT", "EVIDENTIAL", "OCCURRENCE", "PROBLEM", "TEST", "TREATMENT")
 NOT_AN_ESCAPE = re.compile(rb"<!\[CDATA\[.*?\]\]>|&(?!(?:amp|lt|gt|apos|quot|#\d+|#x[0-9A-Fa-f]+);)", re.DOTALL)

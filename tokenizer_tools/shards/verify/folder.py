@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import stat
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from tokenizer_tools.files import file_sha256
 from tokenizer_tools.manifest import (
     MANIFEST_NAME,
     NOTES_TABLE_NAME,
+    REPORT_NAMES,
     TOKENIZER_FOLDER,
     Manifest,
     ShardFile,
@@ -36,7 +36,7 @@ _ROLES = {
 
 def check_files(folder: Path, manifest: Manifest) -> tuple[Check, set[str]]:
     """Compare the files with those that a build writes. Returns also the files that are there, of those."""
-    check, expected = Check("files"), {MANIFEST_NAME, NOTES_TABLE_NAME, *_TOKENIZER_FILES}
+    check, expected = Check("files"), {MANIFEST_NAME, NOTES_TABLE_NAME, *REPORT_NAMES, *_TOKENIZER_FILES}
     for split, info in manifest.splits.items():
         before = -1
         for entry in info.files:
@@ -61,7 +61,7 @@ def check_files(folder: Path, manifest: Manifest) -> tuple[Check, set[str]]:
                 check.fault("left over by a build", "work/", "run the same build-shards command again: it deletes this")
             else:
                 check.fault("not a file of these shards", name, "move it elsewhere, or delete it")
-    for name in sorted(expected - there):
+    for name in sorted(expected - there - set(REPORT_NAMES)):
         check.fault("missing", name, COPY)
     check.found = f"{len(there):,} files, {_size(size)}"
     return check, there
@@ -118,10 +118,9 @@ def check_fingerprint(manifest: Manifest) -> Check:
 def check_manifest(manifest: Manifest) -> Check:
     """Compare what the manifest says twice."""
     check, plan = Check("manifest", f"format {manifest.format_version}"), manifest.settings
-    tokenizer = {key: value for key, value in asdict(manifest.tokenizer).items() if key != "name"}
     twice: dict[str, tuple[object, object]] = {
         "sequence_length": (manifest.sequence_length, plan.get("sequence_length")),
-        "tokenizer": (tokenizer, plan.get("tokenizer")),
+        "tokenizer": (manifest.tokenizer.identity(), plan.get("tokenizer")),
         "split_rule": (manifest.split_rule, {"hash": "sha256", **plan["split"]}),
         "cleaning_rules": (manifest.cleaning_rules, plan.get("cleaning")),
         "notes_per_part": (manifest.notes_per_part, plan.get("notes_per_part")),
@@ -133,6 +132,8 @@ def check_manifest(manifest: Manifest) -> Check:
     counts = manifest.counts
     accounted = sum(count for name, count in counts.items() if name == "kept" or name.startswith("dropped_"))
     check.compare("notes kept and dropped, together", MANIFEST_NAME, accounted, counts.get("read"))
+    withdrawn = sum(entry.notes for entry in manifest.withdrawn)
+    check.compare("notes withdrawn, together", MANIFEST_NAME, withdrawn, counts.get("dropped_withdrawn", 0))
     return check
 
 
@@ -156,6 +157,8 @@ def check_tokenizer(folder: Path, manifest: Manifest) -> tuple[Check, Tokenizer 
     check.compare("id of unknown_token", MANIFEST_NAME, vocabulary.get(info.unknown_token), info.unknown_id)
     placeholder = None if info.placeholder is None else vocabulary.get(info.placeholder)
     check.compare("id of placeholder", MANIFEST_NAME, placeholder, info.placeholder_id)
+    for token, token_id in info.typed_placeholders.items():
+        check.compare(f"id of {token}", MANIFEST_NAME, vocabulary.get(token), token_id)
     try:
         config: dict[str, Any] = json.loads(config_file.read_text(encoding="utf-8"))
         tokens = {name: next(config[role] for role in roles if role in config) for name, roles in _ROLES.items()}

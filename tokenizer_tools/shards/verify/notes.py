@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from tokenizer_tools.corpus.placeholders import TYPED_TOKENS
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import MANIFEST_NAME, NOTES_TABLE_NAME, SPLITS, Manifest
 from tokenizer_tools.shard_reading import record_batches
@@ -104,6 +106,9 @@ def check_notes_table(table: NotesTable, notes: FoundNotes, manifest: Manifest) 
     foreign = np.flatnonzero((table.sources < 0) | (table.sources >= inputs))
     if len(foreign):
         check.fault(f"not from one of the {inputs:,} inputs", f"note {foreign[0]:,}", count=len(foreign))
+    for source in manifest.sources:
+        found = int(np.isin(table.sources, source.inputs).sum())
+        check.compare(f"notes of the source {source.name}", NOTES_TABLE_NAME, found, source.notes)
     _check_time_order(check, table)
     return check, bool(known.all() and (times == 1).all())
 
@@ -162,7 +167,7 @@ def _people(table: NotesTable, notes: FoundNotes) -> _People:
 def check_patients(table: NotesTable, notes: FoundNotes, manifest: Manifest) -> Check:
     """Count whose the notes of each split are, and who is in several splits."""
     people, check, rule = _people(table, notes), Check("patients"), manifest.split_rule
-    all_named = manifest.split_by != "note" and rule["validation"] + rule["test"] > 0
+    all_named = manifest.split_by != "note" and (rule["validation"] + rule["test"] > 0 or "lists" in rule)
     several, said = len(people.in_several), manifest.patients_in_several_splits
     check.found = f"{people.distinct:,} {'patients' if all_named else 'patients, or notes that name none'}"
     check.found += f", {several:,} in several splits" if several else ", none in two splits"
@@ -223,3 +228,25 @@ def check_unknown(found: int, tokens: int, manifest: Manifest) -> Check:
         check.compare("unknown tokens", MANIFEST_NAME, found, said.tokens)
     check.compare("share of unknown tokens", MANIFEST_NAME, round(said.tokens / max(tokens, 1), 6), said.share)
     return check
+
+
+def compare_placeholders(check: Check, found: Counter[str], manifest: Manifest) -> None:
+    """Compare the tokens that stand for placeholders with what the manifest says of them.
+
+    Args:
+        check: gets the faults.
+        found: tokens in the shard files; there may be more, which notes spelt out.
+        manifest: of the shards.
+    """
+    if manifest.withdrawn:  # the manifest's are those of before
+        return
+    said, typed = manifest.placeholders, manifest.tokenizer.typed_placeholders
+    kinds = {name: count for name, count in said.items() if name in (*TYPED_TOKENS, "underscores")}
+    if typed:
+        expected = {token: kinds.get(kind, 0) for kind, token in TYPED_TOKENS.items()}
+        expected[TYPED_TOKENS["other"]] += kinds.get("underscores", 0)
+    else:
+        is_text = manifest.settings.get("placeholder") == "surrogates"
+        expected = dict.fromkeys(found, said.get("without_surrogate", 0) if is_text else sum(kinds.values()))
+    for token, count in expected.items():
+        check.compare(f"tokens {token}", MANIFEST_NAME, min(found[token], count), count)

@@ -6,6 +6,7 @@ Of each note a hash of its token ids stays, in numpy arrays; `notes.py` compares
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,6 +64,8 @@ class SequenceChecks:
     unread: str = ""
     """The first file that couldn't be read to its end; empty if all could."""
     unknown_tokens: int = 0
+    placeholder_tokens: Counter[str] = field(default_factory=Counter)
+    """By token: how often each stands in the notes."""
     tokens: int = 0
     highest_id: int = 0
 
@@ -108,6 +111,8 @@ class SequenceChecks:
         stops = np.append(notes.starts[1:], len(notes.ids))
         unknown = np.flatnonzero(notes.ids == self.manifest.tokenizer.unknown_id)
         self.unknown_tokens += len(unknown)
+        for token, token_id in self.manifest.tokenizer.placeholder_ids.items():
+            self.placeholder_tokens[token] += int(np.count_nonzero(notes.ids == token_id))
         has_unknown = np.zeros(len(notes.notes), dtype=bool)
         has_unknown[np.searchsorted(notes.starts, unknown, side="right") - 1] = True
         digests = b"".join(hashlib.sha256(ids.data).digest()[:16] for _, ids in notes)

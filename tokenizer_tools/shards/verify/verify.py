@@ -24,6 +24,7 @@ from tokenizer_tools.shards.verify.notes import (
     check_notes_table,
     check_patients,
     check_unknown,
+    compare_placeholders,
     read_notes_table,
 )
 from tokenizer_tools.shards.verify.sequences import SequenceChecks
@@ -74,6 +75,10 @@ def _check_notes(reading: SequenceChecks, there: set[str]) -> list[Check]:
         names = ("notes table", "patients", "duplicates", "unknown tokens")
         return [Check(name, not_checked=reason) for name in names]
     reading.counts.compare("notes kept", NOTES_TABLE_NAME, len(table.sources), manifest.counts.get("kept"))
+    compare_placeholders(reading.counts, reading.placeholder_tokens, manifest)
+    if manifest.sources:
+        said = sum(source.tokens for source in manifest.sources)
+        reading.counts.compare("tokens of all sources", MANIFEST_NAME, reading.tokens, said)
     notes_table, agree = check_notes_table(table, notes, manifest)
     patients = Check("patients", not_checked="the notes table doesn't fit the shard files")
     if agree:
@@ -92,15 +97,24 @@ def _load_manifest(folder: Path) -> Manifest:
     entries = [entry for split in manifest.splits.values() for entry in split.files]
     counts = [getattr(split, name) for split in manifest.splits.values() for name in _SPLIT_COUNTS]
     counts += [count for entry in entries for count in (entry.sequences, entry.tokens)]
+    counts += [count for entry in manifest.withdrawn for count in (entry.patients, entry.notes, entry.tokens)]
     info = manifest.tokenizer
     counts += [manifest.sequence_length, manifest.unknown.tokens, info.vocab_size, info.begin_id, info.end_id]
-    counts += [*manifest.counts.values(), manifest.patients_in_several_splits, info.unknown_id]
+    counts += [
+        *manifest.counts.values(),
+        *manifest.placeholders.values(),
+        manifest.patients_in_several_splits,
+        info.unknown_id,
+    ]
     texts = [text for entry in entries for text in (entry.path, entry.sha256)] + [info.sha256]
+    counts += [count for source in manifest.sources for count in (source.notes, source.tokens)]
     rule = manifest.split_rule
     sound = (
         tuple(manifest.splits) == SPLITS
         and all(isinstance(count, int) and count >= 0 for count in counts)
         and all(isinstance(text, str) for text in texts)
+        and all(isinstance(source.inputs, list) and isinstance(source.name, str) for source in manifest.sources)
+        and all(isinstance(number, int) for source in manifest.sources for number in source.inputs)
         and rule.get("by") in ("patient", "admission", "note")
         and all(isinstance(rule.get(share), int | float) for share in ("validation", "test"))
         and isinstance(manifest.unknown.share, int | float)
@@ -120,5 +134,7 @@ def _forbidden(manifest: Manifest, backend: Tokenizer | None) -> npt.NDArray[np.
     if backend is not None:
         special |= set(np.flatnonzero(forbidden_ids(backend, info)).tolist())
     forbidden = np.zeros(info.vocab_size, dtype=bool)
-    forbidden[[token for token in special - {info.unknown_id, info.placeholder_id} if token < len(forbidden)]] = True
+    forbidden[
+        [token for token in special - {info.unknown_id, *info.placeholder_ids.values()} if token < len(forbidden)]
+    ] = True
     return forbidden

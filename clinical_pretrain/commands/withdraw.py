@@ -1,0 +1,95 @@
+"""The command that withdraws patients: it makes shards without them, and looks for runs that have seen them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clinical_pretrain.commands.options import make_parser, parse, report
+from tokenizer_tools.manifest import Manifest
+
+if TYPE_CHECKING:
+    from clinical_pretrain.observe.exposure import Exposure
+
+
+def withdraw(argv: Sequence[str]) -> dict[str, Any]:
+    """Make shards without a patient's notes, and say which runs and exported models have seen them."""
+    from clinical_pretrain.observe.exposure import TracedNotes, exposures, find_runs_and_models
+    from tokenizer_tools.shards.report import describe, summarise
+    from tokenizer_tools.shards.withdraw import read_patients
+    from tokenizer_tools.shards.withdraw import withdraw as make_shards_without
+
+    parser = make_parser("withdraw", withdraw.__doc__)
+    parser.add_argument("shards", help="shard folder made by build-shards; it is only read")
+    parser.add_argument("--out", required=True, help="shard folder to create")
+    parser.add_argument(
+        "--patient",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="ID",
+        help="identifiers, as in the notes; a shell remembers them, unlike those in --patients-file",
+    )
+    parser.add_argument("--patients-file", help="text file with one identifier per line")
+    parser.add_argument(
+        "--runs",
+        nargs="+",
+        default=[],
+        help="run folders and exported models, or folders of them, to check: have they seen these notes?",
+    )
+    parser.add_argument("--patient-key", help="file with the key of build-shards (default: your own)")
+    args = parse(parser, argv)
+    shards, out, runs = Path(args.shards), Path(args.out), [Path(path) for path in args.runs]
+    patients = read_patients(args.patient, Path(args.patients_file) if args.patients_file else None)
+    if runs:
+        find_runs_and_models(runs)  # a wrong path shows before the shards are made
+    made = make_shards_without(shards, patients, out, Path(args.patient_key) if args.patient_key else None)
+    print("\n".join([*describe(made.manifest, out, already_built=False), *_limits(made.before)]))
+    withdrawal = made.withdrawal
+    print(
+        f"withdrawn: {withdrawal.notes:,} notes, {withdrawal.tokens:,} tokens, of "
+        f"{'1 patient' if withdrawal.patients == 1 else f'{withdrawal.patients:,} patients'}; {shards} still holds "
+        "them: delete it, its copies and its backups"
+    )
+    traced = TracedNotes(made.before, made.manifest.fingerprint, made.sequences)
+    found = exposures(runs, traced) if runs else []
+    print("\n".join(_describe_exposures(found, out, withdrawal.patients)))
+    result = {
+        **summarise(made.manifest),
+        "withdrawn": asdict(withdrawal),
+        "runs": [asdict(each) for each in found] if runs else None,
+    }
+    return report(args, result)
+
+
+def _limits(before: Manifest) -> Iterator[str]:
+    """What a withdrawal from shards can't do, where it could matter."""
+    dropped = before.counts["dropped_duplicate"] + before.counts.get("dropped_near_duplicate", 0)
+    if dropped:
+        yield (
+            f"  {dropped:,} notes had been dropped as duplicates; those that were like a withdrawn note alone can't be "
+            "restored from shards, only by building them again from the notes"
+        )
+    rule = before.split_rule
+    if before.split_by != "patient" or rule["validation"] + rule["test"] == 0:
+        yield "  notes that name no patient, or only an admission, can't be told to be a withdrawn patient's, and stay"
+
+
+def _describe_exposures(found: Sequence[Exposure], out: Path, patients: int) -> Iterator[str]:
+    from clinical_pretrain.observe.exposure import TRAINED, UNKNOWN, table
+
+    if not found:
+        yield "no runs were checked; --runs runs/ says which have seen the withdrawn notes"
+        return
+    yield ""
+    yield from table(found, patients)
+    trained, unknown = (sum(each.seen == seen for each in found) for seen in (TRAINED, UNKNOWN))
+    if trained:
+        yield (
+            f"{trained:,} of {len(found):,} trained on withdrawn notes: their checkpoints from that step on, and what "
+            f"was made from these, can repeat the notes; delete them, and train again on {out}"
+        )
+    if unknown:
+        yield f"{unknown:,} of {len(found):,} may have seen them, for the reason given"
