@@ -45,7 +45,7 @@ def assert_same(backend, texts, encoder):
 @settings(deadline=None, max_examples=300)
 def test_any_text_has_the_tokenizers_own_ids(texts, backend):
     for placeholder in ("<unk>", None):
-        encoder = IdEncoder(backend, placeholder)
+        encoder = IdEncoder(backend, (placeholder,) if placeholder else ())
         assert isinstance(encoder._fast, WordEncoding)
         assert_same(backend, texts, encoder)
         assert_same(backend, texts, encoder)  # remembered
@@ -55,14 +55,14 @@ def test_any_text_has_the_tokenizers_own_ids(texts, backend):
 @given(text=st.lists(st.sampled_from(PIECES) | st.text(max_size=6)).map("".join))
 @settings(deadline=None, max_examples=300)
 def test_safe_texts_have_them_without_a_sample(text, backend):
-    encoding = IdEncoder(backend, "<unk>")._fast
+    encoding = IdEncoder(backend, ("<unk>",))._fast
     if encoding.is_safe(text):
         assert encoding.encode([text])[0].tolist() == encode(backend, [text])[0]
 
 
 def test_the_memory_is_bounded(backend, monkeypatch):
     monkeypatch.setattr(word_ids, "_MOST_CHARACTERS", 1000)
-    encoder = IdEncoder(backend, None)
+    encoder = IdEncoder(backend, ())
     for start in range(0, 5000, 100):
         assert_same(backend, [f"word{number} {number}" for number in range(start, start + 100)], encoder)
         assert len(encoder._fast._ids) <= 400
@@ -80,11 +80,11 @@ def test_the_memory_is_bounded(backend, monkeypatch):
 )
 def test_another_form_is_left_to_tokenizers(other, backend):
     changed = Tokenizer.from_str(json.dumps(json.loads(backend.to_str()) | other))
-    assert not IdEncoder(changed, "<unk>").is_fast and not IdEncoder(backend, "[MASK]").is_fast
+    assert not IdEncoder(changed, ("<unk>",)).is_fast and not IdEncoder(backend, ("[MASK]",)).is_fast
 
 
 def test_other_ids_are_noticed_and_said(backend, capsys):
-    encoder = IdEncoder(backend, "<unk>")
+    encoder = IdEncoder(backend, ("<unk>",))
     encoder._fast._ids["aspirin"] = bytes(12)
     assert_same(backend, ["aspirin"] * 3, encoder)
     assert not encoder.is_fast and "the memory of words gives other token ids" in capsys.readouterr().err

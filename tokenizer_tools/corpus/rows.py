@@ -109,7 +109,7 @@ def read_rows(path: Path, kind: Kind, wanted: Wanted, block: Block | None = None
 def _open(path: Path, block: Block | None) -> AbstractContextManager[BinaryIO]:
     if block is None:
         return open_file(path)
-    return io.BytesIO(block.header + block.content)
+    return io.BufferedReader(io.BytesIO(block.header + block.content))
 
 
 def _xml(path: Path, content: bytes) -> Row | BadRowError:
