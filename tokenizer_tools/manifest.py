@@ -163,6 +163,12 @@ class Manifest:
         """What the split keeps together: patient, admission or note."""
         return str(self.split_rule["by"])
 
+    @property
+    def names_each_patient(self) -> bool:
+        """Whether each note had to name a patient, or an admission whose patient is known."""
+        rule = self.split_rule
+        return self.split_by == "patient" and (rule["validation"] + rule["test"] > 0 or "lists" in rule)
+
     def save(self, folder: Path) -> None:
         """Write `manifest.json`. It is the last file to be written, so a folder that has it is complete."""
         facts = asdict(self)

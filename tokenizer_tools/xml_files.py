@@ -36,9 +36,11 @@ def parse_xml(content: bytes, path: Path) -> tuple[Element, dict[Element, int]]:
     parser.CharacterDataHandler, parser.StartDoctypeDeclHandler = builder.data, refuse
     try:
         parser.Parse(content, True)
+    except UserError:
+        raise
     except expat.ExpatError as error:
         fault = expat.ErrorString(error.code)
         raise UserError(f"{path}, line {error.lineno}: malformed XML ({fault}); copy the data set again") from None
-    except LookupError:
+    except (LookupError, ValueError):  # expat knows none, or none of several bytes but UTF-8 and UTF-16
         raise UserError(f"{path}, line 1: unknown encoding; convert the file to UTF-8") from None
     return builder.close(), lines

@@ -135,8 +135,11 @@ def parse(parser: CommandParser, argv: Sequence[str], **ranges: Range) -> jsonar
 
 def _plain(message: str, names: dict[str, str]) -> str:
     """Rewrite a message of jsonargparse in terms of the command line. `names` maps keys to options."""
-    if (extra := re.fullmatch(r"unrecognized arguments: (.*)", message, re.IGNORECASE)) and "notes" in names:
+    extra = re.fullmatch(r"unrecognized arguments: (.*)", message, re.IGNORECASE)
+    if extra and "notes" in names:
         return f"unexpected argument {extra[1]} (notes are named by --notes)"
+    if extra and "patient" in names:
+        return "an unexpected argument, not repeated here, as it may be a patient's; see --patient"
     if missing := re.fullmatch(r"the following arguments are required: (.*)", message):
         return f"missing: {', '.join(names.get(key, key) for key in missing[1].split(', '))}"
     key = re.search(r'^Parser key "([^"]+)"', message)

@@ -72,8 +72,7 @@ def _limits(before: Manifest) -> Iterator[str]:
             f"  {dropped:,} notes had been dropped as duplicates; those that were like a withdrawn note alone can't be "
             "restored from shards, only by building them again from the notes"
         )
-    rule = before.split_rule
-    if before.split_by != "patient" or rule["validation"] + rule["test"] == 0:
+    if not before.names_each_patient:
         yield "  notes that name no patient, or only an admission, can't be told to be a withdrawn patient's, and stay"
 
 

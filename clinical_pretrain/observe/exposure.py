@@ -29,6 +29,8 @@ from tokenizer_tools.manifest import Manifest
 
 TRAINED, VALIDATED, NOT_SEEN, UNKNOWN = "trained on", "validation only", "not seen", "unknown"
 """What a run or model may have done with the notes."""
+_DAMAGED = (LookupError, TypeError, ValueError)
+"""What a JSON file with other keys or values leads to."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def exposures(paths: Sequence[Path], traced: TracedNotes) -> list[Exposure]:
     for folder in runs:
         try:
             by_id[folder.read_run()["run_id"]] = folder
-        except UserError:
+        except (UserError, *_DAMAGED):
             continue  # its own line says why
     return [
         *(_guarded(folder.path, partial(_of_run, folder, by_id, traced)) for folder in runs),
@@ -138,6 +140,8 @@ def _guarded(path: Path, judge: Callable[[], Exposure]) -> Exposure:
         return judge()
     except UserError as error:  # the others can be told
         return Exposure(str(path), UNKNOWN, 0, reason=str(error))
+    except _DAMAGED as error:
+        return Exposure(str(path), UNKNOWN, 0, reason=f"its files are damaged ({type(error).__name__})")
 
 
 def _of_run(folder: RunFolder, runs: Mapping[str, RunFolder], traced: TracedNotes) -> Exposure:

@@ -141,3 +141,36 @@ def test_commands_say_what_came_of_each_source(world, corpus, tmp_path, capsys):
     assert main(["inspect-tokenizer", *sources, "--tokenizer", str(corpus / "tokenizer")]) == 0
     assert main(["clean", *sources, "--json", str(tmp_path / "c.json")]) == 0
     assert json.loads((tmp_path / "c.json").read_text())["notes_unusable"] >= 10
+
+
+def test_values_of_filters_may_be_identifiers_and_are_not_kept(world, corpus, tmp_path):
+    text = "sources: [{name: a, path: notes.csv, filters: {SUBJECT_ID: {not: [%s]}}}]"
+    describe(world, text % "7741852, 3", "without.yaml")
+    build(world, corpus, tmp_path / "shards", sources="without.yaml")
+    assert "7741852" not in (tmp_path / "shards" / "manifest.json").read_text()
+    describe(world, text % "7741853, 3", "others.yaml")
+    with pytest.raises(UserError, match=r"finished shards with other settings \(inputs\)"):
+        build(world, corpus, tmp_path / "shards", sources="others.yaml")
+
+
+def test_a_column_and_a_path_do_not_both_say_who_the_patient_is(corpus, tmp_path):
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "1.csv").write_text("subject_id,text\n5,a\n6,b\n")
+    reading = InputOptions(patient_from="{patient}.csv")
+    with pytest.raises(UserError, match=r"1\.csv: the column 'subject_id' and the path both say who the patient is"):
+        build_shards(
+            [tmp_path / "files"], str(corpus / "tokenizer"), tmp_path / "shards", ShardSettings(reading=reading)
+        )
+
+
+def test_parts_that_another_version_has_packed_are_refused_in_one_line(world, corpus, tmp_path, monkeypatch):
+    def stop(*_):
+        raise InterruptedError
+
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr("tokenizer_tools.shards.build._finish", stop)
+        build(world, corpus, tmp_path / "shards")
+    part = tmp_path / "shards" / "work" / "packed" / "part-00000.json"
+    part.write_text(json.dumps({"files": {}, "unknown_tokens": 0, "unknown_characters": {}}))
+    with pytest.raises(UserError, match=f"{part}: of another version; delete {tmp_path / 'shards'}, or choose"):
+        build(world, corpus, tmp_path / "shards")

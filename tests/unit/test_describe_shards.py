@@ -2,6 +2,7 @@
 
 import csv
 import html.parser
+import itertools
 import json
 import re
 import shutil
@@ -120,7 +121,9 @@ def test_figures_are_those_of_the_notes(described, expected):
         assert row["broken_share"] == pytest.approx(np.mean([n >= 4 for n in group.pieces]), abs=1e-6)
     assert found["total"]["patients"] == len(groups["all"].patients) and found["total"]["broken_share"] > 0
     assert found["lengths"]["percentiles"]["50"] == np.sort(lengths)[(len(lengths) + 1) // 2 - 1]
-    assert found["lengths"]["longer_than"]["64"] == sum(length > 64 for length in lengths)
+    for limit, notes in found["lengths"]["at_least"].items():
+        assert notes == sum(length >= int(limit) for length in lengths)
+    assert "64" in found["lengths"]["at_least"]
     for each in found["lengths"]["bins"]:
         assert each["notes"] == sum(each["first"] <= length <= each["last"] for length in lengths)
 
@@ -350,3 +353,14 @@ def test_a_source_can_have_several_inputs():
     described = [SimpleNamespace(name="ward", inputs=[0, 2]), SimpleNamespace(name="lab", inputs=[1])]
     names, of_input = source_names(SimpleNamespace(settings={"inputs": inputs}, sources=described))
     assert names == ["ward", "lab"] and of_input.tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize("counts", [(1, 10), (9, 9), (1, 1, 10), (9, 9, 9), (9,), (3, 4)])
+def test_hidden_parts_are_not_given_away_by_their_sum(counts):
+    """Unless all parts are hidden, and none is left to hide beside them."""
+    shown = show_parts([*counts, 500, 600])
+    hidden = [count for count, what in zip([*counts, 500, 600], shown, strict=True) if isinstance(what, str)]
+    ranges = [range(1, 10) if what == SMALL else range(10, 1200) for what in shown if isinstance(what, str)]
+    sums = {sum(hidden)}
+    others = itertools.islice((each for each in itertools.product(*ranges) if sum(each) in sums), 2)
+    assert len(list(others)) == 2

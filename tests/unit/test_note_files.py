@@ -78,6 +78,7 @@ FOREIGN = '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]>\n<a><TEXT>&x;<
         ("<a><TEXT>b</TEXT><TEXT>c</TEXT></a>", "1-1.xml: holds 2 <TEXT>, not one"),
         ("<a><TEXT>seen by <PHI>Dr. X</PHI></TEXT></a>", "1-1.xml: has elements within <TEXT>"),
         ('<?xml version="1.0" encoding="nonsense"?><a><TEXT>b</TEXT></a>', "unknown encoding"),
+        ('<?xml version="1.0" encoding="gb2312"?><a><TEXT>b</TEXT></a>', "unknown encoding"),
         (xml("caf\udce9").encode(errors="surrogateescape"), "malformed XML (not well-formed"),
     ],
 )

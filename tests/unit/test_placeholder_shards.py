@@ -136,10 +136,14 @@ def test_typed_tokens_are_encoded_fast(typed):
 
 
 def test_a_token_that_is_none_is_refused(corpus, tmp_path):
-    for choice in ("none", "[NAME]", "the", "<mask>", "</s>"):
-        with pytest.raises(
-            UserError, match=r"the tokenizer has no special token .* without another role; say unk, drop, keep or"
-        ):
+    for choice, message in {
+        "none": "it is called drop now",
+        "[NAME]": r"the tokenizer has no special token \[NAME\] without another role; say unk, drop, keep or",
+        "<mask>": "the tokenizer has no special token <mask> without another role",
+        "the": "no special token without another role; say unk, drop, keep, typed or surrogates, or a token such as",
+        "</s>": "no special token without another role; say unk",
+    }.items():
+        with pytest.raises(UserError, match=f"--placeholder {choice}".replace("[", "\\[") + f": {message}"):
             build(corpus / "notes.csv", corpus / "tokenizer", tmp_path / "s", placeholder=choice)
     with pytest.raises(UserError, match=r"--placeholder: 'the' must be letters and digits in brackets"):
         TokenizerSettings(placeholder="the")

@@ -152,6 +152,7 @@ def test_unknown_tokens_and_times_become_upper_bounds(rows, tokenizer, tmp_path)
     shards = build(rows, tokenizer, tmp_path / "shards")
     found = without(shards, tmp_path / "new", TRAINED[2])
     assert 0 < found.manifest.unknown.tokens <= found.before.unknown.tokens
+    assert found.before.unknown.characters and not found.manifest.unknown.characters, "whose they were isn't known"
     assert 0 < found.manifest.counts["kept_without_time"] <= found.before.counts["kept_without_time"]
     assert not verify_shards(tmp_path / "new").failed
 

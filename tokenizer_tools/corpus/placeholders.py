@@ -44,8 +44,13 @@ def check_token(option: str, token: str) -> None:
     Raises:
         UserError: naming the option.
     """
-    if not _TOKEN.fullmatch(token):
+    if not is_placeholder_token(token):
         raise UserError(f"{option}: {token!r} must be letters and digits in brackets, as [NAME] or <name>")
+
+
+def is_placeholder_token(token: str) -> bool:
+    """Whether a token has the form of one for placeholders, which no word has."""
+    return _TOKEN.fullmatch(token) is not None
 
 
 def token_of(choice: str, unknown_token: str) -> str | None:

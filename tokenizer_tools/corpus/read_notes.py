@@ -132,6 +132,11 @@ class NoteReader:
             return self._without_text(number, row.place, "marked_error")
         patient, admission = (self._identifier(row, names, cells, role) for role in ("patient", "admission"))
         in_path = self._named_by_path(path, row.place)
+        if both := sorted(in_path.keys() & names.keys()):
+            raise UserError(
+                f"{row.where}: the column {names[both[0]][0]!r} and the path both say who the {both[0]} is; rename the "
+                "column, or leave out --patient-from and --patient-folder"
+            )
         patient, admission = in_path.get("patient", patient), in_path.get("admission", admission)
         needs_identity = self.rule and self.rule.needs_identity and first["text"].strip()
         if needs_identity and not (patient or admission):

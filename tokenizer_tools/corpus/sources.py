@@ -46,9 +46,10 @@ class Source:
     filters: tuple[Filter, ...] = ()
 
     def compared(self) -> dict[str, Any]:
-        """What the shards depend on: everything, with lists for what JSON would turn into them."""
-        values = asdict(self) | {"filters": [asdict(each) | {"values": list(each.values)} for each in self.filters]}
-        return values | {"patient_from": self.patient_from.text if self.patient_from else None}
+        """What the shards depend on, as JSON holds it; without the filters, whose values may be identifiers."""
+        values = asdict(self) | {"patient_from": self.patient_from.text if self.patient_from else None}
+        del values["filters"]
+        return values
 
     def reworded(self, message: str) -> str:
         """A message that recommends options, in terms of the keys of a source."""

@@ -26,7 +26,7 @@ from tokenizer_tools.corpus.input_files import Input
 from tokenizer_tools.corpus.input_options import find_sources
 from tokenizer_tools.corpus.placeholders import sorted_counts
 from tokenizer_tools.corpus.read_notes import read_notes
-from tokenizer_tools.corpus.split_patients import key_id, load_patient_key
+from tokenizer_tools.corpus.split_patients import key_id, load_patient_key, patient_hash
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import file_sha256
 from tokenizer_tools.manifest import (
@@ -121,20 +121,24 @@ def _plan(build: ShardBuild, inputs: list[Input]) -> dict[str, Any]:
         plan["split"]["lists"] = describe_lists(build)
     return {
         "format_version": FORMAT_VERSION,
-        "inputs": [_describe_input(entry) for entry in inputs],
+        "inputs": [_describe_input(entry, build.patient_key) for entry in inputs],
         "tokenizer": build.tokenizer.identity(),
         **plan,
         "patient_key_id": key_id(build.patient_key),
     }
 
 
-def _describe_input(entry: Input) -> dict[str, Any]:
+def _describe_input(entry: Input, key: bytes) -> dict[str, Any]:
     described: dict[str, Any] = {
         "name": os.fsencode(entry.path.name).decode(errors="replace"),
         "sha256": _input_sha256(entry),
     }
     if entry.source and entry.source.name:
-        described["source"] = entry.source.compared()
+        filters = [  # their values may be identifiers
+            {"column": each.column, "keeps": each.keeps, "values": len(each.values),
+             "hash": patient_hash(key, "\n".join(["filter", *each.values]))} for each in entry.source.filters
+        ]  # fmt: skip
+        described["source"] = entry.source.compared() | {"filters": filters}
     return described
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenizer_tools.corpus.placeholders import COUNTED
+from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import file_sha256, write_json
 from tokenizer_tools.manifest import SPLITS, ShardFile
 from tokenizer_tools.progress import Progress
@@ -39,16 +40,26 @@ class PackedPart:
 
     @classmethod
     def load(cls, path: Path) -> PackedPart:
-        """Read what `pack_part` has written."""
+        """Read what `pack_part` has written.
+
+        Raises:
+            UserError: another version has.
+        """
         raw = json.loads(path.read_text())
-        return cls(**raw | {"files": {split: ShardFile(**entry) for split, entry in raw["files"].items()}})
+        try:
+            return cls(**raw | {"files": {split: ShardFile(**entry) for split, entry in raw["files"].items()}})
+        except TypeError:
+            raise UserError(f"{path}: of another version; delete {path.parents[2]}, or choose another --out") from None
 
 
 def pack(keep: KeepList, build: ShardBuild, workers: int | None) -> list[PackedPart]:
     """Pack the parts that aren't packed yet. Returns all parts."""
     (build.work / "packed").mkdir(exist_ok=True, mode=0o700)
     scanned = keep.scanned
-    missing = [number for number in range(scanned.parts) if not build.packed_file(number).exists()]
+    there = [build.packed_file(number).exists() for number in range(scanned.parts)]
+    for number in np.flatnonzero(there).tolist():
+        PackedPart.load(build.packed_file(number))
+    missing = np.flatnonzero(~np.array(there)).tolist()
     kept_before = [0, *accumulate(int(keep.kept(number).sum()) for number in range(scanned.parts))]
     jobs = (partial(pack_part, number, keep.kept(number), kept_before[number], build) for number in missing)
 

@@ -292,7 +292,7 @@ def _manifest(before: Manifest, splits: dict[str, SplitInfo], packing: _Packing)
         unknown=UnknownTokens(
             unknown,
             round(unknown / tokens, 6),
-            before.unknown.characters if unknown else {},
+            {},  # whose they were isn't known: they may be a withdrawn patient's
             before.unknown.written_as_spaces,
         ),
         fingerprint=fingerprint(before.tokenizer.sha256, before.sequence_length, files),

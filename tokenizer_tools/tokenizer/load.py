@@ -13,7 +13,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from tokenizer_tools.command_line import typed as program
-from tokenizer_tools.corpus.placeholders import TYPED_TOKENS, token_of
+from tokenizer_tools.corpus.placeholders import TYPED_TOKENS, is_placeholder_token, token_of
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import write_json
 from tokenizer_tools.hub_access import hub_arguments, not_found
@@ -128,7 +128,14 @@ def describe_tokenizer(tokenizer: PreTrainedTokenizerFast, name: str, placeholde
     token = token_of(placeholder, tokenizer.unk_token)
     typed = list(TYPED_TOKENS.values()) if placeholder == "typed" else []
     needed, ids = typed or ([] if token is None else [token]), _placeholder_ids(tokenizer)
+    if placeholder == "none":
+        raise UserError("--placeholder none: it is called drop now")
     if missing := ",".join(each for each in needed if each not in ids):
+        if not typed and not is_placeholder_token(missing):
+            raise UserError(
+                f"--placeholder {placeholder}: no special token without another role; say unk, drop, keep, typed or "
+                "surrogates, or a token such as '[NAME]'"
+            )
         raise UserError(
             f"--placeholder {placeholder}: the tokenizer has no special token {missing} without another role; say unk, "
             f"drop, keep or surrogates, or add it with '{program()} extend-vocabulary --size 0 --tokens "

@@ -88,7 +88,7 @@ def describe_unknown(unknown: UnknownTokens) -> str:
     named = ", ".join(f"{name_of(c)} {count:,}" for c, count in list(unknown.characters.items())[:8])
     line = "no token is unknown to the tokenizer"
     if unknown.tokens:
-        line = f"{unknown.share:.2%} of the tokens are unknown to the tokenizer ({named})"
+        line = f"{unknown.share:.2%} of the tokens are unknown to the tokenizer{f' ({named})' if named else ''}"
     whitespace = unknown.written_as_spaces
     names = [name for character, name in (("\n", "newline"), ("\t", "tab")) if character in whitespace]
     if whitespace:

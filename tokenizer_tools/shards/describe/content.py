@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tokenizer_tools.manifest import Manifest
+from tokenizer_tools.manifest import SPLITS, Manifest
 from tokenizer_tools.shards.describe.count import Group, Integers, ShardCounts, count_shards
 from tokenizer_tools.shards.describe.hide import SMALLEST, Shown, show, show_parts, show_total
 
@@ -62,8 +62,8 @@ class Lengths:
     bins: list[Bin]
     percentiles: dict[str, int]
     """Only those with at least 10 notes on both sides."""
-    longer_than: dict[str, Shown]
-    """Number of notes longer than 512 tokens, and than a row."""
+    at_least: dict[str, Shown]
+    """Number of notes with at least 512 tokens, and as many as a sequence, by the bins: only where one begins there."""
 
 
 @dataclass(frozen=True)
@@ -165,10 +165,9 @@ def make_report(folder: Path, manifest: Manifest) -> ShardReport:
 
 def _patients(manifest: Manifest) -> tuple[str, bool]:
     """What is counted as a patient, and whether any note names one."""
-    rule, splits = manifest.split_rule, manifest.splits.values()
-    if not any(split.patients or split.admissions for split in splits):
+    if not any(split.patients or split.admissions for split in manifest.splits.values()):
         return "no note names a patient", False
-    if manifest.split_by == "patient" and rule["validation"] + rule["test"] > 0:
+    if manifest.names_each_patient:
         return "patients", True
     return "patients; of notes that name none, admissions; of notes that name neither, each note", True
 
@@ -179,6 +178,8 @@ def _settings(manifest: Manifest) -> dict[str, Any]:
         "sequence_length": manifest.sequence_length,
         "notes_per_part": manifest.notes_per_part,
         "cleaning_rules": list(manifest.cleaning_rules),
+        "placeholders": manifest.settings.get("placeholder") or manifest.tokenizer.placeholder,
+        "split_lists": [split for split in SPLITS if split in manifest.split_rule.get("lists", {})],
         **{name: {key: parts[name][key] for key in keys if key in parts[name]} for name, keys in _SETTINGS.items()},
     }
 
@@ -215,8 +216,10 @@ def _lengths(counts: ShardCounts, row_length: int) -> Lengths:
         for percent in _PERCENTILES
         if min(percent, 100 - percent) / 100 * notes >= SMALLEST
     }
-    longer = {str(limit): show(int(lengths[limit + 1 :].sum())) for limit in sorted({512, row_length})}
-    return Lengths(_histogram(lengths), percentiles, longer)
+    bins = _histogram(lengths)
+    limits = sorted({512, row_length} & {each.first for each in bins})
+    longest = {str(limit): int(lengths[limit:].sum()) for limit in limits}
+    return Lengths(bins, percentiles, {limit: show(count) for limit, count in longest.items()})
 
 
 def _histogram(lengths: Integers) -> list[Bin]:

@@ -28,7 +28,7 @@ def describe_shards(folder: Path) -> ShardReport:
     manifest = Manifest.load(folder)
     try:
         report = make_report(folder, manifest)
-    except (ArithmeticError, LookupError, TypeError, ValueError, pa.ArrowException) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, pa.ArrowException) as error:
         raise UserError(
             f"{folder}: damaged shards ({type(error).__name__}); '{typed()} verify {folder}' says what is wrong"
         ) from None

@@ -10,7 +10,7 @@ from tokenizer_tools.shards.describe.content import Row, ShardReport, Unknown
 from tokenizer_tools.shards.describe.hide import NOT_SMALL, SMALL, SMALLEST
 from tokenizer_tools.shards.describe.picture import draw_panel
 from tokenizer_tools.shards.describe.style import CSS
-from tokenizer_tools.shards.describe.wording import decimal, group_name, percent, reason, shown
+from tokenizer_tools.shards.describe.wording import decimal, group_name, percent, placeholders, reason, shown
 from tokenizer_tools.tokenizer.words import MANY_PIECES
 
 
@@ -106,7 +106,7 @@ def _near(report: ShardReport) -> str:
 def _lengths(report: ShardReport) -> str:
     lengths = report.lengths
     percentiles = [(f"{percent} % of notes have at most", shown(n)) for percent, n in lengths.percentiles.items()]
-    longer = [(f"Notes longer than {int(limit):,}", shown(count)) for limit, count in lengths.longer_than.items()]
+    longer = [(f"Notes of {int(limit):,} or more", shown(count)) for limit, count in lengths.at_least.items()]
     bins = [(f"{each.first:,} to {each.last:,}", shown(each.notes)) for each in lengths.bins]
     return (
         '<div class="pair">'
@@ -155,9 +155,10 @@ def _settings(report: ShardReport) -> str:
         ("Fingerprint of the shards", report.fingerprint),
         ("Tokenizer", f"{tokenizer['name']}, {tokenizer['vocab_size']:,} entries"),
         ("Tokenizer, sha256", str(tokenizer["sha256"])),
-        ("De-identified text becomes", str(tokenizer["placeholder"] or "nothing")),
+        ("De-identified text becomes", placeholders(settings["placeholders"])),
         ("Tokens per row", f"{settings['sequence_length']:,}"),
         ("Split", ", ".join(f"{name} {value}" for name, value in settings["split"].items())),
+        ("Splits with a list of their own", ", ".join(settings["split_lists"]) or "none"),
         ("Near-duplicates", ", ".join(f"{name} {value}" for name, value in settings["duplicates"].items())),
         ("Notes per part", f"{settings['notes_per_part']:,}"),
         ("Versions", ", ".join(f"{name} {version}" for name, version in report.versions.items())),

@@ -97,7 +97,7 @@ def _style(text: str) -> Iterator[Any]:
 def _svg(figure: Any, metadata: dict[str, str]) -> str:
     stream = io.StringIO()
     figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, **metadata})
-    return re.sub(r"[ \t]+\n", "\n", stream.getvalue())
+    return "\n".join(line.rstrip(" \t") for line in stream.getvalue().split("\n"))
 
 
 def _fingerprint(report: ShardReport) -> str:

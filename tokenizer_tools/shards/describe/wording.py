@@ -13,6 +13,9 @@ _REASONS = {
     "malformed": "malformed row",
     "no_patient": "no patient",
     "marked_error": "marked as an error",
+    "filtered": "left out by a source's filters",
+    "unlisted": "on none of the split lists",
+    "withdrawn": "of a patient who withdrew",
 }
 
 
@@ -41,6 +44,12 @@ def decimal(value: float | None, digits: int) -> str:
 def reason(name: str) -> str:
     """Why a note was dropped."""
     return _REASONS.get(name, name.replace("_", " "))
+
+
+def placeholders(choice: str | None) -> str:
+    """What de-identification placeholders become, by `--placeholder` or its token."""
+    words = {"keep": "itself, as text", "typed": "a token for each kind", "surrogates": "surrogates", None: "a space"}
+    return words.get(choice) or str(choice)
 
 
 def group_name(row: Row) -> str:

@@ -94,6 +94,8 @@ def _load_manifest(folder: Path) -> Manifest:
         UserError: they aren't, or it can't be read.
     """
     manifest = Manifest.load(folder)
+    if not all(isinstance(each, dict) for each in (manifest.placeholders, manifest.tokenizer.typed_placeholders)):
+        raise _damaged(folder)
     entries = [entry for split in manifest.splits.values() for entry in split.files]
     counts = [getattr(split, name) for split in manifest.splits.values() for name in _SPLIT_COUNTS]
     counts += [count for entry in entries for count in (entry.sequences, entry.tokens)]
@@ -123,8 +125,12 @@ def _load_manifest(folder: Path) -> Manifest:
         and isinstance(manifest.settings.get("split"), dict)
     )
     if not sound:
-        raise UserError(f"{folder / MANIFEST_NAME}: damaged, with values that build-shards doesn't write; {REBUILD}")
+        raise _damaged(folder)
     return manifest
+
+
+def _damaged(folder: Path) -> UserError:
+    return UserError(f"{folder / MANIFEST_NAME}: damaged, with values that build-shards doesn't write; {REBUILD}")
 
 
 def _forbidden(manifest: Manifest, backend: Tokenizer | None) -> npt.NDArray[np.bool_]:
