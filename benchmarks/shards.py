@@ -35,6 +35,7 @@ from typing import Any
 from common import REPOSITORY, facts
 
 from tokenizer_tools.corpus.clean_notes import CleaningRules, clean
+from tokenizer_tools.corpus.placeholders import Replacement
 from tokenizer_tools.corpus.synthetic_notes import COLUMNS, notes_of
 from tokenizer_tools.files import write_json
 from tokenizer_tools.tokenizer.load import load_tokenizer
@@ -99,7 +100,7 @@ class Corpus:
             for notes, row in enumerate(rows(megabytes), start=1):
                 writers[0].writerow(row)
                 writers[1 + notes % workers].writerow(row)
-                text = clean(row[TEXT], CleaningRules(), loaded.unk_token, spaces)
+                text = clean(row[TEXT], CleaningRules(), Replacement(loaded.unk_token), spaces)
                 characters += len(row[TEXT])
                 if text:
                     texts.write(json.dumps(text) + "\n")

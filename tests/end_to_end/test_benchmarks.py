@@ -56,6 +56,12 @@ def test_attention(bench):
     assert list(backends) == ["hugging_face", "blocked"] and backends["blocked"]["largest_difference"] < 1e-5
 
 
+@pytest.mark.shared
+def test_shards(bench):
+    result = bench("shards.py", "--megabytes", 1, "--repeats", 1, "--subjects", "raw", "ours_near")
+    assert result["of_ceiling_near"] > 0 and result["peak_mb"] > 0 and result["notes"] > 100
+
+
 def test_near_duplicates(bench):
     result = bench("near_duplicates.py", "--notes", 2000, "--pairs", 200)
     assert result["recall"] >= 0.99 and result["precision"] == 1 and result["pairs_above"] > 50 < result["pairs_below"]
