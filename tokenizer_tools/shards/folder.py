@@ -21,6 +21,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,12 @@ class ShardBuild:
         """16-bit token ids where the vocabulary fits."""
         return np.dtype(np.uint16 if self.tokenizer.vocab_size <= 1 << 16 else np.int32)
 
+    @cached_property
+    def _replacement(self) -> Replacement:
+        """What replaces placeholders, the same in all notes."""
+        settings = self.settings
+        return Replacement.chosen(settings.placeholder, self.tokenizer.placeholder, settings.surrogate_seed)
+
     def clean(self, text: str, person: str, placeholders: Counter[str] | None = None) -> str:
         """A note's text as it is hashed and tokenised.
 
@@ -99,9 +106,8 @@ class ShardBuild:
             person: from `Note.person`.
             placeholders: is raised by what stands in the text; see `replace_placeholders`.
         """
-        settings = self.settings
-        replacement = Replacement.chosen(settings.placeholder, self.tokenizer.placeholder, settings.surrogate_seed)
-        return clean(text, settings.cleaning, replacement, self.unknown_whitespace, person, placeholders)
+        rules = self.settings.cleaning
+        return clean(text, rules, self._replacement, self.unknown_whitespace, person, placeholders)
 
 
 def is_prepared(build: ShardBuild, plan: dict[str, Any]) -> bool:

@@ -56,17 +56,17 @@ def pack(keep: KeepList, build: ShardBuild, workers: int | None) -> list[PackedP
     """Pack the parts that aren't packed yet. Returns all parts."""
     (build.work / "packed").mkdir(exist_ok=True, mode=0o700)
     scanned = keep.scanned
-    there = [build.packed_file(number).exists() for number in range(scanned.parts)]
-    for number in np.flatnonzero(there).tolist():
-        PackedPart.load(build.packed_file(number))
-    missing = np.flatnonzero(~np.array(there)).tolist()
+    paths = [build.packed_file(number) for number in range(scanned.parts)]
+    packed = {number: PackedPart.load(path) for number, path in enumerate(paths) if path.exists()}
+    missing = [number for number in range(scanned.parts) if number not in packed]
     kept_before = [0, *accumulate(int(keep.kept(number).sum()) for number in range(scanned.parts))]
     jobs = (partial(pack_part, number, keep.kept(number), kept_before[number], build) for number in missing)
 
     with Progress("packing", total=scanned.starts[-1]) as progress:
         progress.advance(scanned.starts[-1] - sum(len(keep.kept(number)) for number in missing))
         run_jobs(jobs, workers, progress)
-    return [PackedPart.load(build.packed_file(number)) for number in range(scanned.parts)]
+    packed |= {number: PackedPart.load(paths[number]) for number in missing}
+    return [packed[number] for number in range(scanned.parts)]
 
 
 def pack_part(number: int, kept: npt.NDArray[np.bool_], first_note: int, build: ShardBuild) -> None:
