@@ -19,7 +19,7 @@ from clinical_pretrain.tasks.results import find_results
 from tokenizer_tools.files import file_sha256
 
 pytestmark = pytest.mark.slurm
-NEEDED = ("slurmctld", "slurmd", "sbatch", "munged", "ip", "shellcheck")
+NEEDED = ("slurmctld", "slurmd", "sbatch", "munged", "ip")
 SCRIPT = REPOSITORY / "slurm" / "pretrain.sh"
 ONE_NODE = ("--nodes=1", "--gpus-per-node=2", "--cpus-per-gpu=2")
 TWO_NODES = ("--nodes=2", "--gpus-per-node=2", "--cpus-per-gpu=2")
