@@ -31,6 +31,7 @@ from tokenizer_tools.corpus.synthetic_notes import COLUMNS, notes_of
 from tokenizer_tools.files import write_json
 from tokenizer_tools.shards.near_duplicates import count_crowded, near_duplicates
 from tokenizer_tools.shards.shingles import ShingleStore
+from tokenizer_tools.shards.workers import Workers
 
 PER_PART = 10_000
 SHORTEST = 30
@@ -87,7 +88,8 @@ def find(texts: list[str], rules: DuplicateRules) -> tuple[dict[int, int], dict[
             store.write(number, texts[start : start + PER_PART])
         hashed = time.perf_counter()
         candidates, splits = np.ones(len(texts), dtype=bool), np.zeros(len(texts), np.uint8)
-        near = near_duplicates(store, starts, candidates, splits, workers=1)
+        with Workers(1) as workers:
+            near = near_duplicates(store, starts, candidates, splits, workers)
         cost = {
             "seconds": round(time.perf_counter() - started, 2),
             "cpu_seconds": round(time.process_time() - cpu_started, 2),

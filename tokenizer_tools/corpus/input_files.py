@@ -53,13 +53,17 @@ class Input:
         """Whether it is a folder."""
         return self.path.is_dir()
 
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(path.stat().st_size for path in self.files)
+
     def describe(self) -> str:
         """Say in one line what is read, and what isn't."""
-        size = sum(path.stat().st_size for path in self.files)
         files = f": {len(self.files):,} {self.kind} file{'s' * (len(self.files) != 1)}" if self.is_folder else ""
         skipped = f"; not read: {_listed(self.skipped)}" if self.skipped else ""
         name = f"source {self.source.name}: " if self.source and self.source.name else ""
-        return f"reading {name}{self.path}{files} ({size / 1e6:,.1f} MB){skipped}"
+        return f"reading {name}{self.path}{files} ({self.size / 1e6:,.1f} MB){skipped}"
 
     def folders_by_level(self) -> list[int]:
         """Number of folders that hold the files, at each level below the input."""

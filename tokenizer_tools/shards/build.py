@@ -31,6 +31,7 @@ from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import file_sha256
 from tokenizer_tools.manifest import (
     FORMAT_VERSION,
+    MANIFEST_NAME,
     SPLITS,
     TOKENIZER_FOLDER,
     Manifest,
@@ -49,10 +50,13 @@ from tokenizer_tools.shards.near_duplicates import count_crowded
 from tokenizer_tools.shards.pack import PackedPart, pack
 from tokenizer_tools.shards.scan import Outcome, scan
 from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
-from tokenizer_tools.shards.write import write_notes_table
+from tokenizer_tools.shards.workers import Workers
+from tokenizer_tools.shards.write import load_libraries, write_notes_table
 from tokenizer_tools.tokenizer.load import describe_tokenizer, load_tokenizer, save_tokenizer
 from tokenizer_tools.tokenizer.unknown_characters import unknown_tokens, unknown_whitespace
 
+_LARGE = 32_000_000
+"""Bytes of input from which worker processes start before the tokenizer is loaded, which takes seconds."""
 _UNSET_MAX_LENGTH = 1 << 24
 """A model_max_length above this is transformers' way of saying that it isn't set."""
 
@@ -88,6 +92,16 @@ def build_shards(
         next(read_notes([entry], settings.reading, settings.split), None)  # most mistakes show in the first note
     for entry in inputs:
         say(entry.describe())
+    with Workers(options.workers) as workers:
+        is_large = sum(entry.size for entry in inputs) >= _LARGE
+        if is_large and options.stage != "prepare" and not (out / MANIFEST_NAME).exists():
+            workers.start(load_libraries)
+        return _build(inputs, tokenizer, out, settings, options, workers)
+
+
+def _build(
+    inputs: list[Input], tokenizer: str, out: Path, settings: ShardSettings, options: BuildOptions, workers: Workers
+) -> Manifest | None:
     loaded = load_tokenizer(tokenizer)
     key = load_patient_key(Path(settings.patient_key) if settings.patient_key else None)
     info = describe_tokenizer(loaded, tokenizer, settings.placeholder)
@@ -105,12 +119,12 @@ def build_shards(
             _save_tokenizer(loaded, build)
             if options.stage == "prepare":
                 return None
-            scanned = scan(inputs, build, options)
+            scanned = scan(inputs, build, options, workers)
             if scanned is None:
                 return None
             apply_lists(scanned, inputs, build)
-            keep = make_keep_list(scanned, build, options.workers)
-            packed = pack(keep, build, options.workers)
+            keep = make_keep_list(scanned, build, workers)
+            packed = pack(keep, build, workers)
             return _finish(packed, keep, build, plan)
 
 

@@ -16,6 +16,7 @@ from tokenizer_tools.shards.folder import ShardBuild
 from tokenizer_tools.shards.near_duplicates import near_duplicates
 from tokenizer_tools.shards.scan import Named, Outcome, ScannedNotes
 from tokenizer_tools.shards.shingles import save_array
+from tokenizer_tools.shards.workers import Workers
 
 NOTES_IN_MEMORY = 4_000_000
 """Notes whose hashes are compared at once, 60 bytes each."""
@@ -36,7 +37,7 @@ class KeepList:
         return np.asarray(self.outcomes[self.scanned.notes_of(number)]) == Outcome.KEPT
 
 
-def make_keep_list(scanned: ScannedNotes, build: ShardBuild, workers: int | None) -> KeepList:
+def make_keep_list(scanned: ScannedNotes, build: ShardBuild, workers: Workers) -> KeepList:
     """Make the keep list, or open that of an earlier build.
 
     Raises:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from tokenizer_tools.corpus.near_duplicates import band_hashes, find_near_duplicates
 from tokenizer_tools.progress import Progress
 from tokenizer_tools.shards.shingles import Shingles, ShingleStore, save_array
-from tokenizer_tools.shards.workers import Job, advance, run_jobs
+from tokenizer_tools.shards.workers import Job, Workers, advance
 
 NOTES_IN_MEMORY = 4_000_000
 """Notes whose bands are sorted at once, 50 bytes each."""
@@ -29,7 +29,7 @@ def near_duplicates(
     starts: Sequence[int],
     candidates: npt.NDArray[np.bool_],
     splits: npt.NDArray[np.uint8],
-    workers: int | None,
+    workers: Workers,
 ) -> npt.NDArray[np.int64]:
     """Find the notes to drop. Memory: 30 bytes per note.
 
@@ -38,7 +38,7 @@ def near_duplicates(
         starts: (parts + 1,), the number of each part's first note among all notes, and of all notes.
         candidates: (notes read,), which notes may be kept.
         splits: (notes read,), of each note.
-        workers: processes.
+        workers: run the comparisons.
 
     Returns:
         (notes to drop, 2): each one's number among all notes, and that of a near-duplicate that stays.
@@ -51,7 +51,7 @@ def near_duplicates(
                 yield partial(_decide, number, notes, splits[notes], store, starts)
 
     with Progress("comparing notes that may be near-duplicates", total=sum(map(len, groups))) as progress:
-        run_jobs(jobs(), workers, progress)
+        workers.run(jobs(), progress)
     pairs = [np.zeros((0, 2), np.int64)]
     for number, notes in enumerate(groups):
         near_to = np.load(store.verdict_file(number))[0]

@@ -20,7 +20,7 @@ from tokenizer_tools.shards.folder import ShardBuild
 from tokenizer_tools.shards.keep_list import KeepList
 from tokenizer_tools.shards.sequences import pack_sequences
 from tokenizer_tools.shards.token_ids import delete_ids, load_ids
-from tokenizer_tools.shards.workers import advance, run_jobs
+from tokenizer_tools.shards.workers import Workers, advance
 from tokenizer_tools.shards.write import write_sequences
 
 
@@ -52,7 +52,7 @@ class PackedPart:
             raise UserError(f"{path}: of another version; delete {path.parents[2]}, or choose another --out") from None
 
 
-def pack(keep: KeepList, build: ShardBuild, workers: int | None) -> list[PackedPart]:
+def pack(keep: KeepList, build: ShardBuild, workers: Workers) -> list[PackedPart]:
     """Pack the parts that aren't packed yet. Returns all parts."""
     (build.work / "packed").mkdir(exist_ok=True, mode=0o700)
     scanned = keep.scanned
@@ -64,7 +64,7 @@ def pack(keep: KeepList, build: ShardBuild, workers: int | None) -> list[PackedP
 
     with Progress("packing", total=scanned.starts[-1]) as progress:
         progress.advance(scanned.starts[-1] - sum(len(keep.kept(number)) for number in missing))
-        run_jobs(jobs, workers, progress)
+        workers.run(jobs, progress)
     packed |= {number: PackedPart.load(paths[number]) for number in missing}
     return [packed[number] for number in range(scanned.parts)]
 

@@ -31,7 +31,7 @@ from tokenizer_tools.progress import Progress
 from tokenizer_tools.shards.folder import ShardBuild
 from tokenizer_tools.shards.settings import BuildOptions
 from tokenizer_tools.shards.token_ids import tokenise
-from tokenizer_tools.shards.workers import Job, run_jobs
+from tokenizer_tools.shards.workers import Job, Workers
 
 
 class Outcome(IntEnum):
@@ -102,7 +102,7 @@ class ScannedNotes:
         _write(self._build.scan_file(number), all_columns | columns)
 
 
-def scan(inputs: list[Input], build: ShardBuild, options: BuildOptions) -> ScannedNotes | None:
+def scan(inputs: list[Input], build: ShardBuild, options: BuildOptions, workers: Workers) -> ScannedNotes | None:
     """Scan the parts of the inputs that no earlier build has scanned. None if they are only a share of all.
 
     Raises:
@@ -122,7 +122,7 @@ def scan(inputs: list[Input], build: ShardBuild, options: BuildOptions) -> Scann
             count += 1
 
     with Progress("reading and tokenising") as progress:
-        run_jobs(jobs(), options.workers, progress)
+        workers.run(jobs(), progress)
     if options.stage == "scan":
         return None
     if count == 0:

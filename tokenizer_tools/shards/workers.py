@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
+from types import TracebackType
 from typing import Any
 
 from tokenizer_tools.errors import UserError
@@ -31,54 +32,82 @@ def advance(count: int) -> None:
         _notes_done.value += count
 
 
-def run_jobs(jobs: Iterator[Job], workers: int | None, progress: Progress) -> None:
-    """Run all jobs, in this process if there is one job or one worker.
+class Workers:
+    """Worker processes for all jobs of a build. Use as a context manager.
 
     Args:
-        jobs: created as they are needed, at most two per worker ahead.
-        workers: processes; default: one per core of this process, or of its SLURM task.
-        progress: is advanced by the notes that jobs report.
-
-    Raises:
-        UserError: a worker process was killed.
-        BaseException: whatever a job raises; the earliest job that fails, if several do.
+        count: processes; default: one per core of this process, or of its SLURM task.
     """
-    workers = workers or int(os.environ.get("SLURM_CPUS_PER_TASK") or len(os.sched_getaffinity(0)))
-    first = list(itertools.islice(jobs, 2))
-    jobs = itertools.chain(first, jobs)
-    with _shown(progress):
-        if workers == 1 or len(first) < 2:  # with a single job, the tokenizer's own threads use the cores
+
+    def __init__(self, count: int | None = None) -> None:
+        self.count = count or int(os.environ.get("SLURM_CPUS_PER_TASK") or len(os.sched_getaffinity(0)))
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Workers:
+        global _notes_done
+        _notes_done = get_context("spawn").Value("q", 0)
+        return self
+
+    def start(self, load: Job) -> None:
+        """Start the processes, and let each load what its jobs will need while this process does something else."""
+        if self.count > 1:
+            for _ in range(self.count):
+                self._submit(load)
+
+    def run(self, jobs: Iterator[Job], progress: Progress) -> None:
+        """Run all jobs, in this process if there is one job or one worker.
+
+        Args:
+            jobs: created as they are needed, at most two per worker ahead.
+            progress: is advanced by the notes that jobs report.
+
+        Raises:
+            UserError: a worker process was killed.
+            BaseException: whatever a job raises; the earliest job that fails, if several do.
+        """
+        first = list(itertools.islice(jobs, 2))
+        jobs = itertools.chain(first, jobs)
+        with _shown(progress):
+            if self.count == 1 or len(first) < 2:  # with a single job, the tokenizer's own threads use the cores
+                for job in jobs:
+                    job()
+            else:
+                self._run_in_pool(jobs)
+
+    def _run_in_pool(self, jobs: Iterable[Job]) -> None:
+        try:
+            waiting: list[Future[None]] = []  # in the jobs' order
             for job in jobs:
-                job()
-        else:
-            _run_in_pool(jobs, workers)
+                waiting.append(self._submit(job))
+                if len(waiting) >= 2 * self.count:
+                    wait(waiting, return_when=FIRST_COMPLETED)
+                    if any(future.done() and future.exception() for future in waiting):
+                        break
+                    waiting = [future for future in waiting if not future.done() or future.exception()]
+            for future in waiting:
+                future.result()
+        except BrokenProcessPool:
+            raise UserError(
+                "a worker process was killed, perhaps because memory ran out; run the same command again, with "
+                f"--workers {max(1, self.count // 2)}: finished parts are kept"
+            ) from None
 
+    def _submit(self, job: Job) -> Future[None]:
+        if self._pool is None:
+            arguments = os.getpid(), _notes_done
+            self._pool = ProcessPoolExecutor(self.count, get_context("spawn"), _start_worker, arguments)
+        with _interrupts_blocked():  # workers start here and inherit the mask: Ctrl-C is for this process alone
+            return self._pool.submit(job)
 
-def _run_in_pool(jobs: Iterable[Job], workers: int) -> None:
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (os.getpid(), _notes_done))
-    try:
-        waiting: list[Future[None]] = []  # in the jobs' order
-        for job in jobs:
-            with _interrupts_blocked():  # workers start here and inherit the mask: Ctrl-C is for this process alone
-                waiting.append(pool.submit(job))
-            if len(waiting) >= 2 * workers:
-                wait(waiting, return_when=FIRST_COMPLETED)
-                if any(future.done() and future.exception() for future in waiting):
-                    break
-                waiting = [future for future in waiting if not future.done() or future.exception()]
-        for future in waiting:
-            future.result()
-    except BrokenProcessPool:
-        raise UserError(
-            "a worker process was killed, perhaps because memory ran out; run the same command again, with --workers "
-            f"{max(1, workers // 2)}: finished parts are kept"
-        ) from None
-    except KeyboardInterrupt:
-        for process in list(pool._processes.values()):
-            process.kill()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool is None:
+            return
+        if isinstance(error, KeyboardInterrupt):
+            for process in list(self._pool._processes.values()):
+                process.kill()
+        self._pool.shutdown(cancel_futures=True)
 
 
 def _start_worker(parent: int, counter: Any) -> None:
@@ -106,16 +135,14 @@ def _interrupts_blocked() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _shown(progress: Progress) -> Iterator[None]:
-    """Create the counter of notes, and show it several times a second."""
-    global _notes_done
-    counter = _notes_done = get_context("spawn").Value("q", 0)
-    ended = threading.Event()
+    """Show the counter of notes, several times a second."""
+    ended, before = threading.Event(), _notes_done.value
 
     def show() -> None:
-        shown, is_last = 0, False
+        shown, is_last = before, False
         while not is_last:
             is_last = ended.wait(0.2)
-            count = counter.value
+            count = _notes_done.value
             progress.advance(count - shown)
             shown = count
 

@@ -18,6 +18,11 @@ _BATCH = 1000
 """Sequences per Arrow record batch."""
 
 
+def load_libraries() -> None:
+    """Import what this module needs when it writes, ahead of time."""
+    import datasets.arrow_writer  # noqa: F401
+
+
 def write_sequences(path: Path, sequences: Sequence[PackedSequence], id_dtype: np.dtype[Any]) -> None:
     """Write a shard file, one row per sequence.
 

@@ -109,7 +109,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path, model_max_l
     if "add_prefix_space" in pre_tokenizer:  # by which version 4 changes the pre-tokenizer
         config["add_prefix_space"] = pre_tokenizer["add_prefix_space"]
     write_json(folder / "tokenizer_config.json", config)
-    if tokenizer_sha256(load_tokenizer(str(folder)).backend_tokenizer) != tokenizer_sha256(backend):
+    if tokenizer_sha256(_from_pretrained(str(folder)).backend_tokenizer) != tokenizer_sha256(backend):
         raise UserError("transformers changes this tokenizer when it loads it: choose another, and report this")
 
 

@@ -37,15 +37,19 @@ class WordFinder:
         is_part = (flags & _OF_WORD).astype(bool)
         begins = is_part.copy()
         begins[1:] &= ~is_part[:-1] | (flags[1:] & _BEGINS).astype(bool)
-        starts = np.flatnonzero(begins)
-        figures = np.zeros((len(notes.notes), 3), np.int64)
-        if len(starts):
-            pieces = np.add.reduceat(is_part, starts, dtype=np.int64)
-            is_word = np.bitwise_or.reduceat(flags, starts) & _HAS_LETTERS > 0
-            note = np.searchsorted(notes.starts, starts, side="right") - 1
-            for column, values in enumerate((is_word, pieces * is_word, is_word & (pieces >= MANY_PIECES))):
-                figures[:, column] = np.bincount(note, values, len(figures))
-        return figures
+        goes_on = np.append(is_part[1:] & ~begins[1:], False)
+        starts, ends = np.flatnonzero(begins), np.flatnonzero(is_part & ~goes_on)
+        pieces = ends - starts + 1
+        is_word = (pieces > 1) | (flags[starts] & _HAS_LETTERS > 0)  # the space alone goes on with letters, or is none
+        first_words = np.searchsorted(starts, notes.starts)
+        columns = (is_word, pieces * is_word, is_word & (pieces >= MANY_PIECES))
+        return np.column_stack([_sums(column, first_words) for column in columns])
+
+
+def _sums(values: npt.NDArray[Any], starts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """(runs,): the sum of each run of values, which ends where the next one starts; a run may be empty."""
+    totals = np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
+    return np.diff(totals[starts], append=totals[-1])
 
 
 def word_finder(folder: Path, vocab_size: int) -> WordFinder | None:
@@ -69,12 +73,14 @@ def word_finder(folder: Path, vocab_size: int) -> WordFinder | None:
         return None
     flags = np.zeros(vocab_size, np.uint8)
     added: dict[int, Any] = backend.get_added_tokens_decoder()
-    byte_level = decoders.ByteLevel()
+    byte_level, space = decoders.ByteLevel(), "Ġ" if kind == "byte-level BPE" else "▁"
     for entry, number in backend.get_vocab().items():
         if number in added:
             text = "" if added[number].special else added[number].content
         else:
-            text = byte_level.decode([entry]) if kind == "byte-level BPE" else entry.replace("▁", " ")
+            text = entry.replace(space, " ")
+            if kind == "byte-level BPE" and not text.isascii():
+                text = byte_level.decode([entry])
         letters = text.removeprefix(" ")
         begins = text != letters
         if letters.isalpha() or (begins and not letters):
