@@ -33,6 +33,9 @@ class ShardSettings:
     """What becomes of near-duplicates."""
     sequence_length: SequenceLength = 4096
     """Tokens per sequence."""
+    pack: Literal["notes", "timeline"] = "notes"
+    """What a sequence holds. notes: notes in input order, back to back, of whichever patients. timeline: one patient's
+    notes alone, in time order; the patient's last sequence is shorter, and padded in training."""
     placeholder: str = "unk"
     """What [**...**] and ___ become: unk (the tokenizer's unknown token); drop; keep; typed (a token for each kind:
     [NAME], [DATE], [PLACE], [ID], [CONTACT], [AGE], else [DEID]); surrogates (made-up names and places, shifted dates;
@@ -60,6 +63,8 @@ class ShardSettings:
         del split["lists"]  # as in shards of builds without this setting; else the plan says what is in the files
         values = asdict(self) | {"cleaning": self.cleaning.names(), "reading": reading, "split": split}
         left_out = {"patient_key"}
+        if self.pack == "notes":
+            left_out.add("pack")  # as in shards of builds without this setting
         if self.placeholder not in WAYS:
             left_out.add("placeholder")
         if self.placeholder != "surrogates":

@@ -1,0 +1,198 @@
+"""With pack timeline a sequence holds one patient's notes in time order, and nothing is lost."""
+
+import csv
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tiny_tokenizer import word_level
+
+from clinical_pretrain.data.shards import Split
+from tokenizer_tools.corpus.split_patients import SplitRule
+from tokenizer_tools.manifest import SPLITS, Manifest
+from tokenizer_tools.shard_reading import record_batches
+from tokenizer_tools.shards.build import build_shards
+from tokenizer_tools.shards.sequences import pack_sequences
+from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
+from tokenizer_tools.shards.verify.verify import verify_shards
+
+BEGIN, END = 0, 2
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return word_level(tmp_path_factory.mktemp("tokenizer") / "words")
+
+
+def write_csv(path, rows):
+    with path.open("w", newline="") as stream:
+        csv.writer(stream).writerows([["SUBJECT_ID", "HADM_ID", "CHARTDATE", "TEXT"], *rows])
+    return path
+
+
+def build(rows, tokenizer, out, by="patient", workers=1, **values):
+    notes = write_csv(out.with_name("notes.csv"), rows)
+    values = {"sequence_length": 16, "split": SplitRule(0.2, 0.2, by=by), "pack": "timeline"} | values
+    before = os.umask(0o077)  # as the command sets it
+    try:
+        return build_shards([notes], str(tokenizer), out, ShardSettings(**values), BuildOptions(workers=workers))
+    finally:
+        os.umask(before)
+
+
+def content(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def notes_table(folder):
+    return pa.Table.from_batches(record_batches(folder / "notes.arrow")).to_pydict()
+
+
+def sequences_of(folder, name):
+    split = Split(folder, Manifest.load(folder), name)
+    return [split[i] for i in range(len(split))]
+
+
+def text_of(source):
+    return " ".join(str(source.randrange(100)) for _ in range(source.randint(5, 60)))
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Notes of 40 patients in an order that mixes them. None is like another."""
+    source = random.Random(1)
+    found = [[7000 + i % 40, "", f"2150-01-{source.randint(1, 28):02d}", text_of(source)] for i in range(160)]
+    source.shuffle(found)
+    return found
+
+
+@pytest.fixture(scope="module")
+def shards(rows, tokenizer, tmp_path_factory):
+    out = tmp_path_factory.mktemp("timelines") / "shards"
+    build(rows, tokenizer, out, notes_per_part=20)
+    return out
+
+
+LENGTHS = st.lists(st.lists(st.integers(0, 40), min_size=1, max_size=6), max_size=6)
+
+
+@given(LENGTHS, st.integers(1, 30))
+def test_a_sequence_holds_one_patient(lengths, length):
+    """Each patient's sequences are those that the patient's notes alone would give."""
+    notes, patients, expected = [], [], []
+    for patient, of_patient in enumerate(lengths):
+        own = [np.full(n, len(notes) + i) for i, n in enumerate(of_patient)]
+        expected += pack_sequences(own, range(len(notes), len(notes) + len(own)), length, np.int32)
+        notes += own
+        patients += [patient] * len(own)
+    found = pack_sequences(notes, range(len(notes)), length, np.int32, np.array(patients, np.int64))
+    assert [one.input_ids.tolist() for one in found] == [one.input_ids.tolist() for one in expected]
+    assert [one.segment_notes.tolist() for one in found] == [one.segment_notes.tolist() for one in expected]
+    assert [one.segment_starts.tolist() for one in found] == [one.segment_starts.tolist() for one in expected]
+
+
+ROW = st.tuples(st.sampled_from(["", "1", "2", "3", "4"]), st.sampled_from(["", "", "81", "82"]), st.integers(0, 3),
+                st.integers(0, 20))  # fmt: skip
+
+
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(ROW, min_size=1, max_size=14), st.integers(1, 5), st.sampled_from(["note", "nobody held out"]))
+def test_every_token_of_a_patient_in_time_order(tokenizer, tmp_path_factory, drawn, notes_per_part, by):
+    rows = [[patient, admission, f"2150-01-0{day}" if day else "", " ".join([str(i), *["7"] * words, str(i)])]
+            for i, (patient, admission, day, words) in enumerate(drawn)]  # fmt: skip
+    rows[0][3] = "99"  # also where all others are held out, something must be left to train on
+    split = SplitRule(0, 0) if by != "note" else SplitRule(0.01, 0.01, by="note")
+    out = tmp_path_factory.mktemp("drawn") / "shards"
+    manifest = build(rows, tokenizer, out, sequence_length=8, notes_per_part=notes_per_part, split=split)
+    assert manifest.counts["kept"] == len(rows)
+    table, found = notes_table(out), defaultdict(list)
+    for name in SPLITS:
+        seen = []
+        for sequence in sequences_of(out, name):
+            segments = zip(sequence.segment_notes.tolist(), np.split(sequence.input_ids, sequence.segment_starts[1:]),
+                           strict=True)  # fmt: skip
+            for note, ids in segments:
+                found[note] += ids.tolist()
+                seen += [note] if note not in seen else []
+            assert len({table["patient"][note] for note in sequence.segment_notes}) == 1
+        whose = [table["patient"][note] for note in seen]
+        assert len(set(whose)) == sum(a != b for a, b in zip(["", *whose], whose, strict=False)), "a patient is torn"
+        for patient in set(whose):
+            order = [table["time_order"][note] for note in seen if table["patient"][note] == patient]
+            assert order == sorted(order)
+    expected = {i: [BEGIN, *(5 + int(word) for word in row[3].split()), END] for i, row in enumerate(rows)}
+    assert dict(found) == expected
+    assert sum(source.tokens for source in manifest.sources) == sum(map(len, expected.values()))
+    assert not verify_shards(out).failed
+
+
+def test_patients_come_in_the_order_of_their_first_notes(shards, rows):
+    table = notes_table(shards)
+    manifest = Manifest.load(shards)
+    assert manifest.settings["pack"] == "timeline" and len(manifest.splits["train"].files) > 4
+    for name in SPLITS:
+        stories = [table["patient"][sequence.segment_notes[0]] for sequence in sequences_of(shards, name)]
+        stories = list(dict.fromkeys(stories))
+        assert stories == sorted(stories, key=table["patient"].index)
+    sizes = [len({int(n) for i in range(len(one)) for n in one[i].segment_notes}) for one in files_of(shards)]
+    assert max(sizes) < 20 + 4
+
+
+def files_of(folder):
+    """Each number's shard files as one list of sequences."""
+    found = defaultdict(list)
+    for name in SPLITS:
+        split, before = Split(folder, Manifest.load(folder), name), 0
+        for entry in Manifest.load(folder).splits[name].files:
+            found[entry.path.split("-")[1]] += [split[before + i] for i in range(entry.sequences)]
+            before += entry.sequences
+    return list(found.values())
+
+
+def test_sequences_depend_neither_on_parts_nor_on_workers(shards, rows, tokenizer, tmp_path):
+    build(rows, tokenizer, tmp_path / "two", workers=2, notes_per_part=20)
+    assert content(tmp_path / "two") == content(shards)
+    build(rows, tokenizer, tmp_path / "one", notes_per_part=7)
+    for name in SPLITS:
+        one, other = ([(each.input_ids.tolist(), each.segment_notes.tolist()) for each in sequences_of(folder, name)]
+                      for folder in (tmp_path / "one", shards))  # fmt: skip
+        assert one == other
+
+
+def test_the_counts_are_those_of_the_same_notes_packed_in_order(shards, rows, tokenizer, tmp_path):
+    marked = [[*row[:3], f"{row[3]} Zoë [**Name**] {number}"] for number, row in enumerate(rows)]
+    in_order = build(marked, tokenizer, tmp_path / "in_order", pack="notes", notes_per_part=20)
+    by_patient = build(marked, tokenizer, tmp_path / "timeline", notes_per_part=20)
+    for name in ("counts", "placeholders", "unknown", "sources", "patients_in_several_splits"):
+        assert getattr(in_order, name) == getattr(by_patient, name), name
+    for name in SPLITS:
+        assert in_order.splits[name].tokens == by_patient.splits[name].tokens
+        assert in_order.splits[name].patients == by_patient.splits[name].patients
+    assert "pack" not in in_order.settings
+    assert notes_table(tmp_path / "in_order") == notes_table(tmp_path / "timeline")
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_and_started_again(shards, rows, tokenizer, tmp_path):
+    out, notes = tmp_path / "shards", write_csv(tmp_path / "notes.csv", rows)
+    call = [sys.executable, "-m", "clinical_pretrain", "build-shards", "--notes", str(notes), "--tokenizer",
+            str(tokenizer), "--out", str(out), "--sequence-length", "16", "--split.validation", "0.2", "--split.test",
+            "0.2", "--pack", "timeline", "--notes-per-part", "20", "--workers", "1"]  # fmt: skip
+    for wait_for in ("work/packed/part-00001.json", "train/part-00002.arrow", "work/packed/timelines-00004.json"):
+        process = subprocess.Popen(call, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        while not (out / wait_for).exists() and process.poll() is None:
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (out / "manifest.json").exists()
+    assert subprocess.run(call, capture_output=True).returncode == 0
+    assert content(out) == content(shards)
