@@ -1,13 +1,17 @@
 """With pack timeline a sequence holds one patient's notes in time order, and nothing is lost."""
 
 import csv
+import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import defaultdict
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -18,12 +22,16 @@ from tiny_tokenizer import word_level
 
 from clinical_pretrain.data.shards import Split
 from tokenizer_tools.corpus.split_patients import SplitRule
-from tokenizer_tools.manifest import SPLITS, Manifest
+from tokenizer_tools.files import file_sha256
+from tokenizer_tools.manifest import SPLITS, Manifest, fingerprint
 from tokenizer_tools.shard_reading import record_batches
 from tokenizer_tools.shards.build import build_shards
-from tokenizer_tools.shards.sequences import pack_sequences
+from tokenizer_tools.shards.report import describe, summarise
+from tokenizer_tools.shards.sequences import PackedSequence, pack_sequences
 from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
 from tokenizer_tools.shards.verify.verify import verify_shards
+from tokenizer_tools.shards.withdraw import read_patients, withdraw
+from tokenizer_tools.shards.write import write_sequences
 
 BEGIN, END = 0, 2
 
@@ -118,9 +126,7 @@ def test_every_token_of_a_patient_in_time_order(tokenizer, tmp_path_factory, dra
     for name in SPLITS:
         seen = []
         for sequence in sequences_of(out, name):
-            segments = zip(sequence.segment_notes.tolist(), np.split(sequence.input_ids, sequence.segment_starts[1:]),
-                           strict=True)  # fmt: skip
-            for note, ids in segments:
+            for note, ids in segments_of(sequence):
                 found[note] += ids.tolist()
                 seen += [note] if note not in seen else []
             assert len({table["patient"][note] for note in sequence.segment_notes}) == 1
@@ -179,6 +185,132 @@ def test_the_counts_are_those_of_the_same_notes_packed_in_order(shards, rows, to
         assert in_order.splits[name].patients == by_patient.splits[name].patients
     assert "pack" not in in_order.settings
     assert notes_table(tmp_path / "in_order") == notes_table(tmp_path / "timeline")
+
+
+def test_withdrawn_patients_leave_a_build_without_their_text(rows, tokenizer, shards, tmp_path):
+    """Shard files keep their borders, and the same patients stay in each."""
+    gone = [str(rows[0][0]), str(rows[70][0]), str(rows[-1][0])]
+    before = os.umask(0o077)
+    withdrawn = withdraw(shards, read_patients(gone), tmp_path / "new")
+    os.umask(before)
+    build([[*row[:3], "" if str(row[0]) in gone else row[3]] for row in rows], tokenizer, tmp_path / "rebuilt",
+          notes_per_part=20)  # fmt: skip
+    new, rebuilt = content(tmp_path / "new"), content(tmp_path / "rebuilt")
+    files = [name for name in rebuilt if name.startswith(SPLITS)]
+    assert len(files) > 8 and [name for name in new if name.startswith(SPLITS)] == files
+    assert all(new[name] == rebuilt[name] for name in files)
+    assert notes_table(tmp_path / "new") == notes_table(tmp_path / "rebuilt")
+    assert withdrawn.manifest.fingerprint == Manifest.load(tmp_path / "rebuilt").fingerprint
+    found = verify_shards(tmp_path / "new")
+    assert not found.failed and found.checks[-1].name == "timelines"
+    traced = withdrawn.sequences["train"][:, 0].tolist()
+    table = notes_table(shards)
+    removed = set(table["patient"]) - set(notes_table(tmp_path / "new")["patient"])
+    whose = [table["patient"][one.segment_notes[0]] for one in sequences_of(shards, "train")]
+    assert len(removed) == 3 and traced == [i for i, patient in enumerate(whose) if patient in removed]
+
+
+def segments_of(sequence):
+    pieces = np.split(sequence.input_ids, sequence.segment_starts[1:])
+    return list(zip(sequence.segment_notes.tolist(), pieces, strict=True))
+
+
+def change_files(folder, change):
+    """Change the train sequences of all shard files, [[(note, ids), …]] per file, and let the manifest follow."""
+    path = folder / "manifest.json"
+    raw = json.loads(path.read_text())
+    sequences, entries = iter(sequences_of(folder, "train")), raw["splits"]["train"]["files"]
+    files = [[segments_of(next(sequences)) for _ in range(entry["sequences"])] for entry in entries]
+    change(files, notes_table(folder)["patient"])
+    for entry, sequences in zip(entries, files, strict=True):
+        packed = [
+            PackedSequence(
+                np.concatenate([ids for _, ids in segments]),
+                np.cumsum([0, *(len(ids) for _, ids in segments[:-1])]).astype(np.int32),
+                np.array([note for note, _ in segments], np.int64),
+            )
+            for segments in sequences
+        ]
+        write_sequences(folder / entry["path"], packed, np.dtype(np.uint16))
+        entry |= {"sequences": len(sequences), "sha256": file_sha256(folder / entry["path"])}
+    raw["splits"]["train"]["sequences"] = sum(map(len, files))
+    path.write_text(json.dumps(raw))
+    manifest = Manifest.load(folder)
+    all_files = [entry for each in manifest.splits.values() for entry in each.files]
+    raw["fingerprint"] = fingerprint(manifest.tokenizer.sha256, 16, all_files)
+    path.write_text(json.dumps(raw))
+
+
+def join_patients(files, patient_of):
+    """The next patient's first sequence goes on where the last one's ends."""
+    for file in files:
+        for i, (one, other) in enumerate(pairwise(file)):
+            length = sum(len(ids) for _, ids in one)
+            if patient_of[one[0][0]] != patient_of[other[0][0]] and length + len(other[0][1]) <= 16:
+                one.append(other.pop(0))
+                file[i + 1 : i + 2] = [other] if other else []
+                return
+    raise AssertionError
+
+
+def end_early(files, patient_of):
+    """A sequence ends with a note, though there is room for the patient's next one."""
+    for file in files:
+        for i, one in enumerate(file):
+            if len(one) > 1:
+                file[i : i + 1] = [one[:1], one[1:]]
+                return
+
+
+def cut_note(files, patient_of):
+    (note, ids), *others = files[0][0]
+    files[0][:1] = [[(note, ids[:3])], [(note, ids[3:]), *others]]
+
+
+def swap_notes(files, patient_of):
+    """Two notes of one patient change their numbers."""
+    notes = list(dict.fromkeys(note for sequence in files[0] for note, _ in sequence))
+    one, other = next((a, b) for a, b in pairwise(notes) if patient_of[a] == patient_of[b])
+    names = {one: other, other: one}
+    files[0][:] = [[(names.get(note, note), ids) for note, ids in sequence] for sequence in files[0]]
+
+
+def tear_patient(files, patient_of):
+    """A patient's last note stands in the last shard file."""
+    last_of = {patient_of[sequence[0][0]]: sequence for sequence in files[0]}
+    sequence = next(sequence for sequence in last_of.values() if len(sequence) > 1)
+    files[-1].append([sequence.pop()])
+
+
+@pytest.mark.parametrize(
+    ("change", "check", "what"),
+    [
+        (join_patients, "timelines", "in a sequence with the note of another patient"),
+        (end_early, "timelines", "in another sequence than the patient's note before, which isn't full"),
+        (swap_notes, "timelines", "not in time order among the patient's notes"),
+        (tear_patient, "timelines", "apart from the patient's other notes of the split"),
+        (cut_note, "sequences", "begins with the rest of a note, after a sequence that isn't full"),
+    ],
+)
+def test_verify_finds_what_is_out_of_place(shards, tmp_path, change, check, what):
+    folder = Path(shutil.copytree(shards, tmp_path / "shards"))
+    change_files(folder, change)
+    found = next(each for each in verify_shards(folder).checks if each.name == check)
+    assert what in [fault.what for fault in found.faults], "\n".join(verify_shards(folder).lines())
+
+
+def test_the_build_says_how_much_is_padding(shards, tokenizer, tmp_path, capsys):
+    manifest = Manifest.load(shards)
+    padding = 1 - sum(split.tokens for split in manifest.splits.values()) / (
+        16 * sum(split.sequences for split in manifest.splits.values())
+    )
+    line = f"one patient in each sequence, notes in time order: padding is {padding:.1%} of all positions"
+    assert any(line in each for each in describe(manifest, shards, already_built=False))
+    report = json.loads((shards / "report.json").read_text())
+    assert report["rows"]["padding_share"] == summarise(manifest)["padding_share"] == round(padding, 6)
+    assert report["settings"]["pack"] == "timeline"
+    nobody = build([["", "", "", "5 6 7"], ["", "", "", "8 9"]], tokenizer, tmp_path / "nobody", split=SplitRule(0, 0))
+    assert any("no note names a patient, so each stands alone" in each for each in describe(nobody, shards, False))
 
 
 @pytest.mark.slow
