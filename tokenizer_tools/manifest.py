@@ -1,7 +1,8 @@
 """The manifest of a shard folder, through which training knows the notes.
 
 A shard folder holds `manifest.json`, `tokenizer/`, `notes.arrow` (one row per kept note) and the shard files: Arrow
-files, one per split and part of the notes. Reading it needs this module and pyarrow, nothing else.
+files, one per split and part of the notes, or the notes of some patients. Reading it needs this module and pyarrow,
+nothing else.
 """
 
 from __future__ import annotations

@@ -20,8 +20,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_tokenizer import word_level
 
+from clinical_pretrain.config.data import MaskingConfig
+from clinical_pretrain.data.collator import Collator
+from clinical_pretrain.data.masking import Vocabulary
 from clinical_pretrain.data.shards import Split
 from tokenizer_tools.corpus.split_patients import SplitRule
+from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import file_sha256
 from tokenizer_tools.manifest import SPLITS, Manifest, fingerprint
 from tokenizer_tools.shard_reading import record_batches
@@ -112,6 +116,7 @@ ROW = st.tuples(st.sampled_from(["", "1", "2", "3", "4"]), st.sampled_from(["", 
                 st.integers(0, 20))  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(ROW, min_size=1, max_size=14), st.integers(1, 5), st.sampled_from(["note", "nobody held out"]))
 def test_every_token_of_a_patient_in_time_order(tokenizer, tmp_path_factory, drawn, notes_per_part, by):
@@ -164,6 +169,7 @@ def files_of(folder):
     return list(found.values())
 
 
+@pytest.mark.slow
 def test_sequences_depend_neither_on_parts_nor_on_workers(shards, rows, tokenizer, tmp_path):
     build(rows, tokenizer, tmp_path / "two", workers=2, notes_per_part=20)
     assert content(tmp_path / "two") == content(shards)
@@ -174,6 +180,7 @@ def test_sequences_depend_neither_on_parts_nor_on_workers(shards, rows, tokenize
         assert one == other
 
 
+@pytest.mark.slow
 def test_the_counts_are_those_of_the_same_notes_packed_in_order(shards, rows, tokenizer, tmp_path):
     marked = [[*row[:3], f"{row[3]} Zoë [**Name**] {number}"] for number, row in enumerate(rows)]
     in_order = build(marked, tokenizer, tmp_path / "in_order", pack="notes", notes_per_part=20)
@@ -311,6 +318,31 @@ def test_the_build_says_how_much_is_padding(shards, tokenizer, tmp_path, capsys)
     assert report["settings"]["pack"] == "timeline"
     nobody = build([["", "", "", "5 6 7"], ["", "", "", "8 9"]], tokenizer, tmp_path / "nobody", split=SplitRule(0, 0))
     assert any("no note names a patient, so each stands alone" in each for each in describe(nobody, shards, False))
+
+
+@pytest.mark.parametrize("isolate", [False, True])
+def test_training_attends_across_a_patients_notes_unless_asked_not_to(shards, isolate):
+    """Short sequences are padded, and padding belongs to no document."""
+    manifest, sequences = Manifest.load(shards), sequences_of(shards, "train")
+    vocabulary = Vocabulary.load(shards / "tokenizer" / "tokenizer.json", manifest.tokenizer)
+    collator = Collator(16, MaskingConfig(), vocabulary, max_documents=9 if isolate else 0)
+    batch = collator(sequences, [np.random.default_rng(i) for i in range(len(sequences))])
+    assert min(len(sequence.input_ids) for sequence in sequences) < 16
+    for documents, ids, sequence in zip(batch.documents.numpy(), batch.input_ids.numpy(), sequences, strict=True):
+        tokens, notes = len(sequence.input_ids), len(sequence.segment_notes)
+        assert documents[:tokens].max() == (notes if isolate else 1) and documents[:tokens].min() == 1
+        assert not documents[tokens:].any() and (ids[tokens:] == manifest.tokenizer.pad_id).all()
+    assert (batch.documents.ravel()[batch.positions] > 0).all()
+
+
+def test_a_build_that_ends_after_packing_can_start_again(tokenizer, tmp_path):
+    """Token ids are gone then, and nothing needs them."""
+    held_out = next(number for number in range(1000) if SplitRule(0.2, 0.2).split_of(f"patient {number}"))
+    for _ in range(2):
+        with pytest.raises(UserError, match="no note is in the training split"):
+            build([[held_out, "", "", "5 6"], [held_out, "", "", "7"]], tokenizer, tmp_path / "shards")
+        assert (tmp_path / "shards" / "work" / "packed").exists()
+        assert not (tmp_path / "shards" / "work" / "ids").exists()
 
 
 @pytest.mark.slow

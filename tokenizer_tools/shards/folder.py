@@ -3,7 +3,7 @@
     manifest.json, notes.arrow, tokenizer/, SPLIT/part-N.arrow     the result
     work/plan.json             what the shards will depend on; its format version holds for all of work/
     work/notes/                what is kept of the notes of each part, and done.json
-    work/ids/                  the token ids of each part, until it is packed
+    work/ids/                  the token ids of each part, until it is packed, or with pack timeline until all is
     work/near/                 for near-duplicates: signatures and shingles of each part, then what was decided
     work/outcome.npy, work/time_order.npy     the keep list
     work/first_notes.npy       with pack timeline: whose notes are packed when

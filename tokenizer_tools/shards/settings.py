@@ -43,7 +43,8 @@ class ShardSettings:
     surrogate_seed: Annotated[int, Range(0, MANY)] = 0
     """Another seed gives other surrogates."""
     notes_per_part: Annotated[int, Range(1, MANY)] = 10_000
-    """Notes per part. A part is the unit of work, and becomes one shard file in each split."""
+    """Notes per part. A part is the unit of work, and becomes one shard file in each split. With pack timeline a shard
+    file holds whole patients, with about this many notes."""
     patient_key: str | None = None
     """File with the secret key of the patient hashes, made if missing. Default:
     ~/.config/clinical-pretrain/patient_key."""

@@ -1,4 +1,4 @@
-"""Token ids of all notes, in the private work folder, until their part is packed.
+"""Token ids of all notes, in the private work folder, until they are packed.
 
 They need as much room as the shards will: 2 bytes for each token, 4 with vocabularies over 65,536. Ids of duplicates
 within a part are kept once; those of notes that are dropped later, in vain.
