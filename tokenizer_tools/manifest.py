@@ -1,7 +1,8 @@
 """The manifest of a shard folder, through which training knows the notes.
 
 A shard folder holds `manifest.json`, `tokenizer/`, `notes.arrow` (one row per kept note) and the shard files: Arrow
-files, one per split and part of the notes. Reading it needs this module and pyarrow, nothing else.
+files, one per split and part of the notes, or the notes of some patients. Reading it needs this module and pyarrow,
+nothing else.
 """
 
 from __future__ import annotations
@@ -168,6 +169,18 @@ class Manifest:
         """Whether each note had to name a patient, or an admission whose patient is known."""
         rule = self.split_rule
         return self.split_by == "patient" and (rule["validation"] + rule["test"] > 0 or "lists" in rule)
+
+    @property
+    def pack(self) -> str:
+        """What a sequence holds: `notes` of whichever patients, or the `timeline` of one. See ShardSettings."""
+        return str(self.settings.get("pack", "notes"))
+
+    @property
+    def padding_share(self) -> float:
+        """Share of the positions of all sequences that have no token, and are padded in training."""
+        positions = self.sequence_length * sum(split.sequences for split in self.splits.values())
+        tokens = sum(split.tokens for split in self.splits.values())
+        return round(1 - tokens / positions, 6) if positions else 0.0
 
     def save(self, folder: Path) -> None:
         """Write `manifest.json`. It is the last file to be written, so a folder that has it is complete."""

@@ -219,6 +219,9 @@ def test_chunks_of_logits_keep_losses_and_gradients(bases, manifest, monkeypatch
     assert torch.allclose(results[0][0], theirs, atol=1e-6)
     nothing = torch.full_like(labels, -100)
     assert mean_loss(model(ids, torch.ones_like(ids), positions, nothing)[0], nothing) == 0
+    none = torch.zeros(0, dtype=torch.int64)  # of a micro-batch of a short sequence
+    loss = mean_loss(model(ids, torch.ones_like(ids), none, none)[0], none)
+    assert loss == 0 and not torch.autograd.grad(loss, model.lm_head.dense.weight)[0].any()
 
 
 def test_the_config_names_every_family():

@@ -3,7 +3,7 @@
 1. Scan: read and tokenise the notes, in parts of a fixed number in input order; keep token ids, hashes, splits,
    categories and times.
 2. Keep list: decide over all parts which notes stay, and where they stand in the notes table.
-3. Pack: write each part's shard files from the token ids of the notes that stay.
+3. Pack: write shard files from the token ids of the notes that stay, part by part, or some patients at a time.
 4. Finish: write `notes.arrow`, then `manifest.json`, delete the work folder, and write the report.
 
 A finished file is never written again, so a second start does only what is missing. Parts are independent, so the bytes

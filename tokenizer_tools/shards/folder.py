@@ -3,10 +3,11 @@
     manifest.json, notes.arrow, tokenizer/, SPLIT/part-N.arrow     the result
     work/plan.json             what the shards will depend on; its format version holds for all of work/
     work/notes/                what is kept of the notes of each part, and done.json
-    work/ids/                  the token ids of each part, until it is packed
+    work/ids/                  the token ids of each part, until it is packed, or with pack timeline until all is
     work/near/                 for near-duplicates: signatures and shingles of each part, then what was decided
     work/outcome.npy, work/time_order.npy     the keep list
-    work/packed/               one file per packed part
+    work/first_notes.npy       with pack timeline: whose notes are packed when
+    work/packed/               one file per packed part, and with pack timeline one per shard file of patients
 
 Every file is written under a temporary name and renamed, so a file that exists is complete.
 """
@@ -81,6 +82,10 @@ class ShardBuild:
     def packed_file(self, number: int) -> Path:
         """Which shard files a part became; written after them."""
         return self.work / "packed" / f"part-{number:05d}.json"
+
+    def timelines_file(self, number: int) -> Path:
+        """Which shard files the notes of some patients became; written after them."""
+        return self.work / "packed" / f"timelines-{number:05d}.json"
 
     @staticmethod
     def shard_path(split: str, number: int) -> str:

@@ -1,12 +1,14 @@
-"""Stage 3, pack: write the token ids of the notes that stay as shard files of sequences."""
+"""Stage 3, pack: write the token ids of the notes that stay as shard files of sequences, by part or by patient."""
 
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,14 +21,15 @@ from tokenizer_tools.progress import Progress
 from tokenizer_tools.shards.folder import ShardBuild
 from tokenizer_tools.shards.keep_list import KeepList
 from tokenizer_tools.shards.sequences import pack_sequences
-from tokenizer_tools.shards.token_ids import delete_ids, load_ids
-from tokenizer_tools.shards.workers import Workers, advance
+from tokenizer_tools.shards.timelines import Timelines, order_timelines
+from tokenizer_tools.shards.token_ids import PartIds, delete_ids, load_ids, load_ids_of
+from tokenizer_tools.shards.workers import Job, Workers, advance
 from tokenizer_tools.shards.write import write_sequences
 
 
 @dataclass(frozen=True)
 class PackedPart:
-    """What became of one part."""
+    """What became of one part. With pack timeline a part has no shard files, and shard files of patients no counts."""
 
     files: dict[str, ShardFile]
     """The shard file of each split, unless it would be empty."""
@@ -53,20 +56,45 @@ class PackedPart:
 
 
 def pack(keep: KeepList, build: ShardBuild, workers: Workers) -> list[PackedPart]:
-    """Pack the parts that aren't packed yet. Returns all parts."""
-    (build.work / "packed").mkdir(exist_ok=True, mode=0o700)
-    scanned = keep.scanned
-    paths = [build.packed_file(number) for number in range(scanned.parts)]
-    packed = {number: PackedPart.load(path) for number, path in enumerate(paths) if path.exists()}
-    missing = [number for number in range(scanned.parts) if number not in packed]
-    kept_before = [0, *accumulate(int(keep.kept(number).sum()) for number in range(scanned.parts))]
-    jobs = (partial(pack_part, number, keep.kept(number), kept_before[number], build) for number in missing)
+    """Pack what isn't packed yet.
 
-    with Progress("packing", total=scanned.starts[-1]) as progress:
-        progress.advance(scanned.starts[-1] - sum(len(keep.kept(number)) for number in missing))
-        workers.run(jobs, progress)
-    packed |= {number: PackedPart.load(paths[number]) for number in missing}
-    return [packed[number] for number in range(scanned.parts)]
+    Returns:
+        What became of all parts; with pack timeline, the parts' counts, and then the shard files.
+    """
+    (build.work / "packed").mkdir(exist_ok=True, mode=0o700)
+    by_patient = build.settings.pack == "timeline"
+    jobs = list(_timeline_jobs(keep, build) if by_patient else _part_jobs(keep, build))
+    with Progress("packing", total=sum(each.notes for each in jobs)) as progress:
+        progress.advance(sum(each.notes for each in jobs if each.path.exists()))
+        workers.run((each.job for each in jobs if not each.path.exists()), progress)
+    if by_patient:  # until now any shard file could need those of any part
+        shutil.rmtree(build.ids_folder, ignore_errors=True)
+    return [PackedPart.load(each.path) for each in jobs]
+
+
+@dataclass(frozen=True)
+class _PackJob:
+    path: Path
+    """Of the `PackedPart` that it writes."""
+    notes: int
+    """By which it advances the progress."""
+    job: Job
+
+
+def _part_jobs(keep: KeepList, build: ShardBuild) -> Iterator[_PackJob]:
+    first_note = 0
+    for number in range(keep.scanned.parts):
+        kept = keep.kept(number)
+        yield _PackJob(build.packed_file(number), len(kept), partial(pack_part, number, kept, first_note, build))
+        first_note += int(kept.sum())
+
+
+def _timeline_jobs(keep: KeepList, build: ShardBuild) -> Iterator[_PackJob]:
+    for number in range(keep.scanned.parts):
+        yield _PackJob(build.packed_file(number), 0, partial(count_part, number, keep.kept(number), build))
+    for some in order_timelines(keep, build):
+        path = build.timelines_file(some.number)
+        yield _PackJob(path, len(some.notes), partial(pack_timelines, some, keep.scanned.starts, build))
 
 
 def pack_part(number: int, kept: npt.NDArray[np.bool_], first_note: int, build: ShardBuild) -> None:
@@ -80,26 +108,66 @@ def pack_part(number: int, kept: npt.NDArray[np.bool_], first_note: int, build: 
     """
     part_ids, notes = load_ids(number, build), np.flatnonzero(kept)
     with np.load(build.scan_file(number)) as scanned:
-        splits, inputs = scanned["splits"][kept], scanned["sources"][kept]
-        placeholders = dict(zip(COUNTED, scanned["placeholders"][kept].sum(axis=0).tolist(), strict=True))
-    files = {}
+        splits = scanned["splits"][kept]
+    files = _write_files(
+        number, splits, [part_ids.of(note) for note in notes.tolist()], first_note + np.arange(len(notes)), None, build
+    )
+    _write_counts(number, kept, part_ids, files, build)
+    delete_ids(number, build)
+    advance(len(kept))
+
+
+def count_part(number: int, kept: npt.NDArray[np.bool_], build: ShardBuild) -> None:
+    """Write the `PackedPart` of a part whose notes are packed by patient: its counts, and no shard file."""
+    _write_counts(number, kept, load_ids(number, build, mmap_mode="r"), {}, build)
+
+
+def pack_timelines(timelines: Timelines, starts: Sequence[int], build: ShardBuild) -> None:
+    """Write the shard files of some patients, one per split, and then a `PackedPart` that names them.
+
+    Args:
+        timelines: their notes.
+        starts: (parts + 1,), the number of each part's first note, and of all notes.
+        build: the build.
+    """
+    token_ids = load_ids_of(timelines.notes, starts, build)
+    files = _write_files(timelines.number, timelines.splits, token_ids, timelines.rows, timelines.patients, build)
+    write_json(build.timelines_file(timelines.number), asdict(PackedPart(files, 0, {}, {}, [])))
+    advance(len(timelines.notes))
+
+
+def _write_files(
+    number: int,
+    splits: npt.NDArray[np.uint8],
+    token_ids: Sequence[npt.NDArray[Any]],
+    rows: npt.NDArray[np.integer],
+    patients: npt.NDArray[np.integer] | None,
+    build: ShardBuild,
+) -> dict[str, ShardFile]:
+    """Write notes, each (tokens,), as the shard file of this number in each split. The others are columns of the notes;
+    for `patients` see `pack_sequences`."""
+    files, length, dtype = {}, build.settings.sequence_length, build.id_dtype
     for split, name in enumerate(SPLITS):
         chosen = np.flatnonzero(splits == split)
-        sequences = pack_sequences(
-            [part_ids.of(note) for note in notes[chosen].tolist()],
-            (first_note + chosen).tolist(),
-            build.settings.sequence_length,
-            build.id_dtype,
-        )
+        whose = None if patients is None else patients[chosen]
+        sequences = pack_sequences([token_ids[i] for i in chosen.tolist()], rows[chosen].tolist(), length, dtype, whose)
         if sequences:
             path = build.shard_path(name, number)
-            write_sequences(build.out / path, sequences, build.id_dtype)
+            write_sequences(build.out / path, sequences, dtype)
             tokens = sum(len(sequence.input_ids) for sequence in sequences)
             files[name] = ShardFile(path, len(sequences), tokens, file_sha256(build.out / path))
+    return files
+
+
+def _write_counts(
+    number: int, kept: npt.NDArray[np.bool_], part_ids: PartIds, files: dict[str, ShardFile], build: ShardBuild
+) -> None:
+    """Write the `PackedPart` of a part."""
+    notes = np.flatnonzero(kept)
+    with np.load(build.scan_file(number)) as scanned:
+        inputs = scanned["sources"][kept]
+        placeholders = dict(zip(COUNTED, scanned["placeholders"][kept].sum(axis=0).tolist(), strict=True))
     unknown_tokens, unknown_characters = part_ids.unknown_of(notes)
     by_input = np.bincount(inputs, weights=part_ids.lengths[notes]).astype(int).tolist()
     counts = dict(unknown_characters), placeholders  # asdict() breaks a Counter
-    part = PackedPart(files, unknown_tokens, *counts, by_input)
-    write_json(build.packed_file(number), asdict(part))
-    delete_ids(number, build)
-    advance(len(kept))
+    write_json(build.packed_file(number), asdict(PackedPart(files, unknown_tokens, *counts, by_input)))

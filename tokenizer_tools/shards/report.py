@@ -10,6 +10,9 @@ from tokenizer_tools.corpus.placeholders import describe_placeholders
 from tokenizer_tools.manifest import SPLITS, Manifest
 from tokenizer_tools.tokenizer.unknown_characters import describe_unknown
 
+_MUCH_PADDING = 0.1
+"""Share of padding from which less is advised."""
+
 
 def describe(manifest: Manifest, out: Path, already_built: bool) -> list[str]:
     """Lines to print after a build."""
@@ -37,6 +40,8 @@ def describe(manifest: Manifest, out: Path, already_built: bool) -> list[str]:
         lines.append(f"  {_describe_lists(manifest)}")
     if not manifest.splits["validation"].sequences:
         lines.append("  no notes are held out for validation: a run on these shards will have no validation loss")
+    if manifest.pack == "timeline":
+        lines.append(f"  {_describe_timelines(manifest)}")
     lines += _describe_sources(manifest)
     lines.append(f"  {_describe_near(manifest)}")
     lines += _describe_times(counts)
@@ -65,6 +70,18 @@ def _describe_lists(manifest: Manifest) -> str:
     if shared := counts["listed_elsewhere_by_admission"]:
         line += f"; {shared:,} notes have an admission that a held-out patient of another list has, too"
     return f"{line}; notes of others are {'dropped' if 'train' in lists else 'divided by the shares'}"
+
+
+def _describe_timelines(manifest: Manifest) -> str:
+    """Say what one patient in each sequence costs."""
+    line = (
+        f"one patient in each sequence, notes in time order: padding is {manifest.padding_share:.1%} of all positions"
+    )
+    if not any(split.patients or split.admissions for split in manifest.splits.values()):
+        return f"{line}; no note names a patient, so each stands alone"
+    if manifest.padding_share > _MUCH_PADDING:
+        line += "; a shorter --sequence-length, or --pack notes, has less"
+    return line
 
 
 def _describe_sources(manifest: Manifest) -> list[str]:
@@ -111,6 +128,8 @@ def summarise(manifest: Manifest) -> dict[str, Any]:
         "sequence_length": manifest.sequence_length,
         "split_by": manifest.split_by,
         "patients_in_several_splits": manifest.patients_in_several_splits,
+        "pack": manifest.pack,
+        "padding_share": manifest.padding_share,
         "unknown_tokens": manifest.unknown.tokens,
         "unknown_share": manifest.unknown.share,
     }

@@ -33,6 +33,9 @@ class ShardSettings:
     """What becomes of near-duplicates."""
     sequence_length: SequenceLength = 4096
     """Tokens per sequence."""
+    pack: Literal["notes", "timeline"] = "notes"
+    """What a sequence holds. notes: notes in input order, back to back, of whichever patients. timeline: one patient's
+    notes alone, in time order; the patient's last sequence is shorter, and padded in training."""
     placeholder: str = "unk"
     """What [**...**] and ___ become: unk (the tokenizer's unknown token); drop; keep; typed (a token for each kind:
     [NAME], [DATE], [PLACE], [ID], [CONTACT], [AGE], else [DEID]); surrogates (made-up names and places, shifted dates;
@@ -40,7 +43,8 @@ class ShardSettings:
     surrogate_seed: Annotated[int, Range(0, MANY)] = 0
     """Another seed gives other surrogates."""
     notes_per_part: Annotated[int, Range(1, MANY)] = 10_000
-    """Notes per part. A part is the unit of work, and becomes one shard file in each split."""
+    """Notes per part. A part is the unit of work, and becomes one shard file in each split. With pack timeline a shard
+    file holds whole patients, with about this many notes."""
     patient_key: str | None = None
     """File with the secret key of the patient hashes, made if missing. Default:
     ~/.config/clinical-pretrain/patient_key."""
@@ -60,6 +64,8 @@ class ShardSettings:
         del split["lists"]  # as in shards of builds without this setting; else the plan says what is in the files
         values = asdict(self) | {"cleaning": self.cleaning.names(), "reading": reading, "split": split}
         left_out = {"patient_key"}
+        if self.pack == "notes":
+            left_out.add("pack")  # as in shards of builds without this setting
         if self.placeholder not in WAYS:
             left_out.add("placeholder")
         if self.placeholder != "surrogates":

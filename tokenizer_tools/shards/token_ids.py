@@ -1,4 +1,4 @@
-"""Token ids of all notes, in the private work folder, until their part is packed.
+"""Token ids of all notes, in the private work folder, until they are packed.
 
 They need as much room as the shards will: 2 bytes for each token, 4 with vocabularies over 65,536. Ids of duplicates
 within a part are kept once; those of notes that are dropped later, in vain.
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +40,7 @@ class PartIds:
     """(texts + 1,), where each text's begin, and the end."""
     text_of: npt.NDArray[np.int64]
     """(notes of the part,), the number of a note's text."""
-    unknown: dict[int, tuple[int, dict[str, int]]]
+    unknown_file: Path
     """Of texts with unknown tokens: the number of these, and the characters behind them."""
 
     def of(self, note: int) -> npt.NDArray[Any]:
@@ -55,11 +55,12 @@ class PartIds:
 
     def unknown_of(self, notes: npt.NDArray[np.int64]) -> tuple[int, Counter[str]]:
         """The number of unknown tokens of some notes, and the characters behind them."""
+        unknown: dict[str, tuple[int, dict[str, int]]] = json.loads(self.unknown_file.read_text())
         tokens, characters = 0, Counter[str]()
-        for text in self.text_of[notes].tolist():
-            if text in self.unknown:
-                tokens += self.unknown[text][0]
-                characters.update(self.unknown[text][1])
+        for text in map(str, self.text_of[notes].tolist()):
+            if text in unknown:
+                tokens += unknown[text][0]
+                characters.update(unknown[text][1])
         return tokens, characters
 
 
@@ -88,11 +89,31 @@ def tokenise(number: int, texts: Sequence[str], build: ShardBuild) -> None:
     write_json(_file(build, number, "unknown"), unknown)
 
 
-def load_ids(number: int, build: ShardBuild) -> PartIds:
-    """Read what `tokenise` has written of a part."""
-    ids, starts, text_of = (np.load(_file(build, number, what)) for what in ("ids", "starts", "texts"))
-    unknown = json.loads(_file(build, number, "unknown").read_text())
-    return PartIds(ids, starts, text_of, {int(text): counted for text, counted in unknown.items()})
+def load_ids(number: int, build: ShardBuild, mmap_mode: Literal["r"] | None = None) -> PartIds:
+    """Read what `tokenise` has written of a part. `mmap_mode` is NumPy's."""
+    ids, starts, text_of = (np.load(_file(build, number, what), mmap_mode) for what in ("ids", "starts", "texts"))
+    return PartIds(ids, starts, text_of, _file(build, number, "unknown"))
+
+
+def load_ids_of(notes: npt.NDArray[np.integer], starts: Sequence[int], build: ShardBuild) -> list[npt.NDArray[Any]]:
+    """The token ids of some notes of any parts. Each part is opened once, one after another.
+
+    Args:
+        notes: (notes,), their numbers among all notes.
+        starts: (parts + 1,), the number of each part's first note, and of all notes.
+        build: the build.
+
+    Returns:
+        For each note (tokens,), in the order of `notes`.
+    """
+    found: list[npt.NDArray[Any]] = [np.zeros(0, build.id_dtype)] * len(notes)
+    order = np.argsort(notes)
+    parts, firsts = np.unique(np.searchsorted(starts, notes[order], side="right") - 1, return_index=True)
+    for part, places in zip(parts.tolist(), np.split(order, firsts[1:]), strict=True):
+        part_ids = load_ids(part, build, mmap_mode="r")
+        for place in places.tolist():
+            found[place] = np.array(part_ids.of(int(notes[place]) - starts[part]))
+    return found
 
 
 def delete_ids(number: int, build: ShardBuild) -> None:

@@ -1,7 +1,7 @@
 """Withdraw patients: make shards without their notes, from finished shards alone.
 
-Each part is packed anew from the token ids of the notes that are left, by the code that packs a build. A part keeps its
-borders, so the shard files are byte for byte those of a build whose input has no text in these patients' notes.
+Each shard file is packed anew from the token ids of the notes that are left, by the code that packs a build. It keeps
+its borders, so the shard files are byte for byte those of a build whose input has no text in these patients' notes.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from tokenizer_tools.progress import Progress
 from tokenizer_tools.shard_reading import Lists, columns_of_lists, record_batches, whole_notes
 from tokenizer_tools.shards.folder import disk_errors
 from tokenizer_tools.shards.sequences import pack_sequences
+from tokenizer_tools.shards.verify.notes import load_notes_table
 from tokenizer_tools.shards.write import write_notes, write_sequences
 
 _NAMED = 5
@@ -114,7 +115,8 @@ def withdraw(
 ) -> WithdrawnShards:
     """Make shards without the notes of some patients. The earlier shards are only read.
 
-    Memory: one part, as in a build, and a few bytes for each withdrawn note.
+    Memory: one shard file, as in a build, and a few bytes for each withdrawn note; with pack timeline, also 8 bytes for
+    each note.
 
     Args:
         shards: finished shards.
@@ -217,6 +219,8 @@ class _Packing:
         """(patients, splits): where each has a note."""
         self.tokens = np.zeros(len(notes.numbers), np.int64)
         """(withdrawn notes,): of each."""
+        self.patients = load_notes_table(shards).groups[:, 0].copy() if before.pack == "timeline" else None
+        """(notes,): 64 bits of the hash of each note's patient, where sequences mustn't cross patients."""
         self.unknown_tokens = 0
         """In the notes that stay, placeholders included."""
 
@@ -272,7 +276,8 @@ class _Packing:
             return None, 0
         dtype = token_ids[0].dtype
         renumbered = self.notes.renumber(np.array(numbers, np.int64)).tolist()
-        sequences = pack_sequences(token_ids, renumbered, self.before.sequence_length, dtype)
+        patients = None if self.patients is None else self.patients[numbers]
+        sequences = pack_sequences(token_ids, renumbered, self.before.sequence_length, dtype, patients)
         write_sequences(self.out / path, sequences, dtype)
         unknown = self.before.tokenizer.unknown_id
         self.unknown_tokens += sum(int(np.count_nonzero(sequence.input_ids == unknown)) for sequence in sequences)

@@ -176,6 +176,7 @@ def _settings(manifest: Manifest) -> dict[str, Any]:
     parts = {"split": manifest.split_rule, "duplicates": manifest.settings.get("duplicates") or {"near": "off"}}
     return {
         "sequence_length": manifest.sequence_length,
+        "pack": manifest.pack,
         "notes_per_part": manifest.notes_per_part,
         "cleaning_rules": list(manifest.cleaning_rules),
         "placeholders": manifest.settings.get("placeholder") or manifest.tokenizer.placeholder,

@@ -13,13 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import NOTES_TABLE_NAME, SPLITS, Manifest
 from tokenizer_tools.progress import Progress
 from tokenizer_tools.shard_reading import Lists, columns_of_lists, record_batches, whole_notes
 from tokenizer_tools.shards.describe.pieces import WordFinder, word_finder
-from tokenizer_tools.shards.verify.checks import Check
-from tokenizer_tools.shards.verify.notes import read_notes_table
+from tokenizer_tools.shards.verify.notes import load_notes_table
 
 Integers = npt.NDArray[np.int64]
 
@@ -164,10 +162,7 @@ def _read_notes(
     Raises:
         UserError: the notes table is missing or damaged.
     """
-    check = Check("notes table")
-    table = read_notes_table(folder, check)
-    if table is None:
-        raise UserError(f"{folder}/{check.faults[0].line()}")
+    table = load_notes_table(folder)
     column = pa.Table.from_batches(record_batches(folder / NOTES_TABLE_NAME)).column("category")
     encoded = column.combine_chunks().dictionary_encode()
     names, of_note = encoded.dictionary.to_pylist(), encoded.indices.to_numpy().astype(np.int32)

@@ -157,6 +157,7 @@ def _settings(report: ShardReport) -> str:
         ("Tokenizer, sha256", str(tokenizer["sha256"])),
         ("De-identified text becomes", placeholders(settings["placeholders"])),
         ("Tokens per row", f"{settings['sequence_length']:,}"),
+        ("A row holds", "notes of one patient, in time order" if settings["pack"] == "timeline" else "any notes"),
         ("Split", ", ".join(f"{name} {value}" for name, value in settings["split"].items())),
         ("Splits with a list of their own", ", ".join(settings["split_lists"]) or "none"),
         ("Near-duplicates", ", ".join(f"{name} {value}" for name, value in settings["duplicates"].items())),

@@ -60,6 +60,19 @@ def read_notes_table(folder: Path, check: Check) -> NotesTable | None:
     return NotesTable(np.concatenate(groups), np.concatenate(sources), np.concatenate(time_order))
 
 
+def load_notes_table(folder: Path) -> NotesTable:
+    """Read `notes.arrow`.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    check = Check("notes table")
+    table = read_notes_table(folder, check)
+    if table is None:
+        raise UserError(f"{folder}/{check.faults[0].line()}")
+    return table
+
+
 def _hashes(column: Any) -> npt.NDArray[np.uint64]:
     """(notes, 2): hexadecimal texts as 128 bits.
 
@@ -97,9 +110,11 @@ def check_notes_table(table: NotesTable, notes: FoundNotes, manifest: Manifest) 
         note, split = numbers[in_another][0], splits[in_another][0]
         place = f"note {note:,}, in {SPLITS[first_split[note]]} and {SPLITS[split]}"
         check.fault("in two splits", place, count=int(in_another.sum()))
-    same_split = np.diff(splits) == 0
-    back = np.flatnonzero(same_split & (np.diff(numbers) <= 0))
-    if len(back):
+    back = np.flatnonzero((np.diff(splits) == 0) & (np.diff(numbers) <= 0))
+    if manifest.pack == "timeline":
+        if len(again := np.flatnonzero(times > 1)):
+            check.fault("twice in the shard files", f"note {again[0]:,}", count=len(again))
+    elif len(back):
         place = f"{SPLITS[splits[back[0]]]}, note {numbers[back[0] + 1]:,} after {numbers[back[0]]:,}"
         check.fault("out of order, or twice", place, count=len(back))
     inputs = len(manifest.settings["inputs"])
@@ -117,14 +132,14 @@ def _check_time_order(check: Check, table: NotesTable) -> None:
     """The notes of each patient are numbered from 0 without gaps."""
     order = np.lexsort((table.time_order, table.groups[:, 1], table.groups[:, 0]))
     position = np.arange(len(order))
-    start_of_group = np.maximum.accumulate(np.where(_starts(table.groups[order]), position, 0))
+    start_of_group = np.maximum.accumulate(np.where(run_starts(table.groups[order]), position, 0))
     wrong = np.flatnonzero(table.time_order[order] != position - start_of_group)
     if len(wrong):
         place = f"note {order[wrong].min():,}"
         check.fault("a patient's notes aren't numbered 0, 1, 2 … in time_order", place, count=len(wrong))
 
 
-def _starts(*columns: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+def run_starts(*columns: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """(rows,): True where a row of sorted columns, (rows,) or (rows, n), differs from the row before."""
     starts = np.ones(len(columns[0]), dtype=bool)
     starts[1:] = False
@@ -152,7 +167,7 @@ def _people(table: NotesTable, notes: FoundNotes) -> _People:
     splits[notes.numbers] = notes.splits
     order = np.lexsort((splits, table.groups[:, 1], table.groups[:, 0]))
     groups, splits = table.groups[order], splits[order]
-    is_group, is_pair = _starts(groups), _starts(groups, splits)
+    is_group, is_pair = run_starts(groups), run_starts(groups, splits)
     group = np.cumsum(is_group) - 1
     has_company = np.bincount(group)[group[is_pair]] > 1
     split_of_pair = splits[is_pair]
@@ -191,13 +206,13 @@ def check_duplicates(notes: FoundNotes, manifest: Manifest) -> Check:
     """Find notes with the same token ids."""
     order = np.lexsort((notes.splits, notes.hashes[:, 1], notes.hashes[:, 0]))
     splits, hashes = notes.splits[order], notes.hashes[order]
-    same = ~_starts(hashes) & _starts(notes.numbers[order])  # a note that stands twice is the notes table's matter
+    same = ~run_starts(hashes) & run_starts(notes.numbers[order])  # a note twice is the notes table's matter
     # Other texts may have the same tokens if they differ in nothing but characters that the tokenizer doesn't know.
     unsure = notes.is_empty[order] | (notes.has_unknown[order] & (manifest.unknown.tokens > 0))
     check = Check("duplicates", "no two notes with the same tokens")
     if count := int((same & unsure).sum()):
         check.found = f"{count:,} notes with the tokens of another, which may differ in unknown characters"
-    across = same & _starts(splits)
+    across = same & run_starts(splits)
     for what, which in (("in another split", across), ("in the same split", same & ~across)):
         found = np.flatnonzero(which & ~unsure)
         if len(found):

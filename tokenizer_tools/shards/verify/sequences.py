@@ -22,6 +22,9 @@ from tokenizer_tools.progress import Progress
 from tokenizer_tools.shard_reading import Lists, WholeNotes, columns_of_lists, record_batches, whole_notes
 from tokenizer_tools.shards.verify.checks import COPY, Check
 
+WITHIN, AFTER_FULL, AFTER_SHORT = range(3)
+"""Where a note begins: within a sequence; with one, after one of full length; or after a shorter one, or none."""
+
 
 @dataclass
 class FoundNotes:
@@ -68,6 +71,8 @@ class SequenceChecks:
     """By token: how often each stands in the notes."""
     tokens: int = 0
     highest_id: int = 0
+    begins: list[npt.NDArray[np.int8]] = field(default_factory=lambda: [np.zeros(0, np.int8)])
+    """With pack timeline, of each note in order: WITHIN, AFTER_FULL or AFTER_SHORT."""
 
     def read(self, there: set[str]) -> FoundNotes:
         """Read the shard files that are there."""
@@ -135,6 +140,10 @@ class _File:
         self.tokens = 0
         self.short: int | None = None
         """A sequence with fewer tokens than the others, which must be the file's last."""
+        self.last_note: int | None = None
+        """Of the sequence before, with pack timeline."""
+        self.is_last_short = True
+        """Whether that sequence isn't full, or there is none."""
 
     def notes(self) -> Iterator[WholeNotes]:
         """Yield the file's notes, after the checks of their sequences and borders."""
@@ -186,14 +195,9 @@ class _File:
         """Check the lengths of sequences, and that segments are in order within each."""
         length, check = self.checks.manifest.sequence_length, self.checks.sequences
         lengths = np.diff(columns["input_ids"][0])
-        if self.short is not None:
-            check.fault("shorter than the others, and not the last of its file", self._place(self.short - self.count))
-            self.short = None
         self._fault(check, "no tokens, or more than the sequence length", (lengths < 1) | (lengths > length))
-        shorter = (lengths > 0) & (lengths < length)
-        self._fault(check, "shorter than the others, and not the last of its file", shorter[:-1])
-        if shorter[-1]:
-            self.short = self.count + len(lengths) - 1
+        if self.checks.manifest.pack == "notes":
+            self._check_only_last_is_short((lengths > 0) & (lengths < length))
         (offsets, starts), (note_offsets, notes) = columns["segment_starts"], columns["segment_notes"]
         segments = np.diff(offsets)
         unequal = (segments < 1) | (segments != np.diff(note_offsets))
@@ -210,6 +214,41 @@ class _File:
         again = np.zeros(len(segments), dtype=bool)
         again[sequence[~is_first & (np.diff(notes, prepend=-1) == 0)]] = True
         self._fault(check, "a note's tokens within a sequence are two segments", again)
+        if self.checks.manifest.pack == "timeline":
+            self._find_begins(sequence, is_first, notes, lengths < length)
+
+    def _check_only_last_is_short(self, is_short: npt.NDArray[np.bool_]) -> None:
+        check, what = self.checks.sequences, "shorter than the others, and not the last of its file"
+        if self.short is not None:
+            check.fault(what, self._place(self.short - self.count))
+            self.short = None
+        self._fault(check, what, is_short[:-1])
+        if is_short[-1]:
+            self.short = self.count + len(is_short) - 1
+
+    def _find_begins(
+        self,
+        sequence: npt.NDArray[np.int64],
+        is_first: npt.NDArray[np.bool_],
+        notes: npt.NDArray[np.int64],
+        is_short: npt.NDArray[np.bool_],
+    ) -> None:
+        """Find where notes begin, and check that no note is cut where there is room.
+
+        Args:
+            sequence: (segments,), in which sequence of the batch each is.
+            is_first: (segments,), whether it begins the sequence.
+            notes: (segments,)
+            is_short: (sequences,)
+        """
+        goes_on = np.append(notes[0] == self.last_note, notes[1:] == notes[:-1])
+        after_short = is_first & np.append(self.is_last_short, is_short[:-1])[sequence]
+        cut = np.zeros(len(is_short), dtype=bool)
+        cut[sequence[goes_on & after_short]] = True
+        self._fault(self.checks.sequences, "begins with the rest of a note, after a sequence that isn't full", cut)
+        where = np.where(after_short, AFTER_SHORT, np.where(is_first, AFTER_FULL, WITHIN))
+        self.checks.begins.append(where[~goes_on].astype(np.int8))
+        self.last_note, self.is_last_short = int(notes[-1]), bool(is_short[-1])
 
     def _check_ids(self, columns: dict[str, Lists]) -> None:
         offsets, ids = columns["input_ids"]

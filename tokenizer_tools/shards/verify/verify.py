@@ -28,6 +28,7 @@ from tokenizer_tools.shards.verify.notes import (
     read_notes_table,
 )
 from tokenizer_tools.shards.verify.sequences import SequenceChecks
+from tokenizer_tools.shards.verify.timelines import check_timelines
 from tokenizer_tools.tokenizer.load import forbidden_ids
 
 _SPLIT_COUNTS = ("sequences", "tokens", "notes", "patients", "admissions")
@@ -72,7 +73,8 @@ def _check_notes(reading: SequenceChecks, there: set[str]) -> list[Check]:
     unread = reading.unread or ("" if table else NOTES_TABLE_NAME)
     reason = f"{unread} couldn't be read" if unread else ""
     if reason or table is None:
-        names = ("notes table", "patients", "duplicates", "unknown tokens")
+        names = ["notes table", "patients", "duplicates", "unknown tokens"]
+        names += ["timelines"] if manifest.pack == "timeline" else []
         return [Check(name, not_checked=reason) for name in names]
     reading.counts.compare("notes kept", NOTES_TABLE_NAME, len(table.sources), manifest.counts.get("kept"))
     compare_placeholders(reading.counts, reading.placeholder_tokens, manifest)
@@ -80,11 +82,18 @@ def _check_notes(reading: SequenceChecks, there: set[str]) -> list[Check]:
         said = sum(source.tokens for source in manifest.sources)
         reading.counts.compare("tokens of all sources", MANIFEST_NAME, reading.tokens, said)
     notes_table, agree = check_notes_table(table, notes, manifest)
-    patients = Check("patients", not_checked="the notes table doesn't fit the shard files")
+    patients, timelines = (
+        Check(name, not_checked="the notes table doesn't fit the shard files") for name in ("patients", "timelines")
+    )
     if agree:
         patients = check_patients(table, notes, manifest)
     unknown = check_unknown(reading.unknown_tokens, reading.tokens, manifest)
-    return [notes_table, patients, check_duplicates(notes, manifest), unknown]
+    checks = [notes_table, patients, check_duplicates(notes, manifest), unknown]
+    if manifest.pack == "notes":
+        return checks
+    if agree:
+        timelines = check_timelines(table, notes, np.concatenate(reading.begins))
+    return [*checks, timelines]
 
 
 def _load_manifest(folder: Path) -> Manifest:
@@ -122,6 +131,7 @@ def _load_manifest(folder: Path) -> Manifest:
         and isinstance(manifest.unknown.share, int | float)
         and isinstance(manifest.settings, dict)
         and isinstance(manifest.settings.get("inputs"), list)
+        and manifest.pack in ("notes", "timeline")
         and isinstance(manifest.settings.get("split"), dict)
     )
     if not sound:
