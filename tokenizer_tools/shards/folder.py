@@ -39,6 +39,15 @@ _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
+class Start:
+    """Where the numbers of a build begin: after those of the shards that its notes are appended to."""
+
+    part: int = 0
+    note: int = 0
+    input: int = 0
+
+
+@dataclass(frozen=True)
 class ShardBuild:
     """One build: its settings, and what was looked up for them. A copy goes to every worker process."""
 
@@ -48,6 +57,7 @@ class ShardBuild:
     unknown_whitespace: str
     """White space that the tokenizer doesn't know."""
     patient_key: bytes = field(repr=False)
+    start: Start = Start()
 
     @property
     def work(self) -> Path:
@@ -82,10 +92,14 @@ class ShardBuild:
         """Which shard files a part became; written after them."""
         return self.work / "packed" / f"part-{number:05d}.json"
 
-    @staticmethod
-    def shard_path(split: str, number: int) -> str:
-        """A shard file's path within the folder."""
-        return f"{split}/part-{number:05d}.arrow"
+    def shard_path(self, split: str, number: int) -> str:
+        """The path of a part's shard file within the folder."""
+        return f"{split}/part-{self.start.part + number:05d}.arrow"
+
+    @property
+    def appends(self) -> bool:
+        """Whether the notes are appended to finished shards."""
+        return self.start != Start()
 
     @property
     def id_dtype(self) -> np.dtype[Any]:

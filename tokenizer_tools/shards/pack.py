@@ -59,7 +59,8 @@ def pack(keep: KeepList, build: ShardBuild, workers: int | None) -> list[PackedP
     paths = [build.packed_file(number) for number in range(scanned.parts)]
     packed = {number: PackedPart.load(path) for number, path in enumerate(paths) if path.exists()}
     missing = [number for number in range(scanned.parts) if number not in packed]
-    kept_before = [0, *accumulate(int(keep.kept(number).sum()) for number in range(scanned.parts))]
+    counts = (int(keep.kept(number).sum()) for number in range(scanned.parts))
+    kept_before = list(accumulate(counts, initial=build.start.note))
     jobs = (partial(pack_part, number, keep.kept(number), kept_before[number], build) for number in missing)
 
     with Progress("packing", total=scanned.starts[-1]) as progress:

@@ -20,6 +20,11 @@ from tokenizer_tools.progress import Progress
 Job = Callable[[], None]
 """Runs in another process, so it must be picklable: a `functools.partial` of a module's function."""
 
+
+class LostWorkerError(UserError):
+    """A worker process was killed. What is finished stays, and the next start goes on from there."""
+
+
 _notes_done: Any = None
 """Counter of notes, shared by this process and its workers. Jobs advance it note by note, because a progress bar that
 moved only when a whole part is done would seem to hang."""
@@ -40,7 +45,7 @@ def run_jobs(jobs: Iterator[Job], workers: int | None, progress: Progress) -> No
         progress: is advanced by the notes that jobs report.
 
     Raises:
-        UserError: a worker process was killed.
+        LostWorkerError: a worker process was killed.
         BaseException: whatever a job raises; the earliest job that fails, if several do.
     """
     workers = workers or int(os.environ.get("SLURM_CPUS_PER_TASK") or len(os.sched_getaffinity(0)))
@@ -69,7 +74,7 @@ def _run_in_pool(jobs: Iterable[Job], workers: int) -> None:
         for future in waiting:
             future.result()
     except BrokenProcessPool:
-        raise UserError(
+        raise LostWorkerError(
             "a worker process was killed, perhaps because memory ran out; run the same command again, with --workers "
             f"{max(1, workers // 2)}: finished parts are kept"
         ) from None
