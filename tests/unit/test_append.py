@@ -5,18 +5,26 @@ import json
 import os
 import random
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import nullcontext, suppress
+from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pytest
 from tiny_tokenizer import word_level
 
+from clinical_pretrain.cli import main
+from clinical_pretrain.data.shards import Split, note_categories
 from tokenizer_tools.corpus.input_options import InputOptions
 from tokenizer_tools.corpus.near_duplicates import DuplicateRules
 from tokenizer_tools.corpus.split_patients import SplitRule
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import REPORT_NAMES, SPLITS, Manifest
 from tokenizer_tools.shard_reading import record_batches
+from tokenizer_tools.shards.append import append as append_module
 from tokenizer_tools.shards.append.append import append_notes
 from tokenizer_tools.shards.append.settings import refuse_other_settings, settings_of
 from tokenizer_tools.shards.build import build_shards
@@ -218,7 +226,7 @@ def test_near_duplicates_of_earlier_notes(near, tokenizer, tmp_path):
     manifest = append(shards, files[1])
     assert before["dropped_near_duplicate"] == 0 and manifest.counts["dropped_near_duplicate"] == len(near_rows)
     assert manifest.appended[0].notes == 40 - len(near_rows)
-    assert 0 < len(near_rows) and (near == "drop" or len(near_rows) < 20)
+    assert len(near_rows) > 0 and (near == "drop" or len(near_rows) < 20)
     assert_sound(shards)
     if near == "drop":  # the first stays, which is the earlier one
         assert shard_files(shards) == shard_files(
@@ -262,7 +270,7 @@ def test_another_tokenizer(copy, files, tmp_path):
     other = word_level(tmp_path / "other")
     vocabulary = (other / "tokenizer.json").read_text()
     (other / "tokenizer.json").write_text(vocabulary.replace('"50"', '"fifty"'))
-    with pytest.raises(UserError, match="--tokenizer .*other: not the one of"):
+    with pytest.raises(UserError, match=r"--tokenizer .*other: not the one of"):
         append(copy, files[1], tokenizer=str(other))
     assert not (copy / "append").exists()
 
@@ -345,3 +353,153 @@ def test_other_settings(shards, given, settings, names):
             refuse_other_settings(shards, ShardSettings(**settings), given)
     else:
         refuse_other_settings(shards, ShardSettings(**settings), given)
+
+
+# The command ----------------------------------------------------------------------------------------------------------
+
+
+def run(*words):
+    return main(["build-shards", *map(str, words)])
+
+
+def test_the_command(copy, files, tmp_path, capfd):
+    assert run("--notes", files[1], "--out", copy, "--append", "--json", tmp_path / "x.json", "--split.seed", 0) == 0
+    assert "  appended: 47 of 50 notes read, " in capfd.readouterr().out
+    assert json.loads((tmp_path / "x.json").read_text())["appended"][0]["notes"] == 47
+    assert run("--notes", files[1], "--out", copy, "--append") == 2
+    assert "already in" in capfd.readouterr().err
+    assert main(["describe-shards", str(copy)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--split.seed", "1", "--sequence-length=32"], "error: --sequence-length, --split.seed: not the setting that"),
+        (["--cleaning.lower_case", "true"], "error: --cleaning.lower_case: not the setting that"),
+        (["--split.lists.test", "x.txt"], "error: --split.lists.test: not the setting"),
+        (["--stage", "scan", "--share", "0/2"], "error: --append: one machine appends notes; leave out --stage"),
+    ],
+)
+def test_wrong_commands(copy, files, words, message, capfd):
+    assert run("--notes", files[1], "--out", copy, "--append", *words) == 2
+    assert capfd.readouterr().err.startswith(message)
+
+
+def test_where_no_shards_are(files, tmp_path, capfd):
+    assert run("--notes", files[1], "--out", tmp_path / "none", "--append") == 2
+    assert "so this is not a finished shard folder" in capfd.readouterr().err
+    assert run("--notes", files[1], "--out", tmp_path / "none") == 2
+    assert "missing: --tokenizer" in capfd.readouterr().err
+    assert main(["submit-shards", "--append", "--notes", str(files[1]), "--out", "x"]) == 2
+    assert "--append" in capfd.readouterr().err
+
+
+def test_patients_who_were_withdrawn(copy, files, tmp_path, capfd):
+    withdraw(copy, read_patients(PATIENTS[:1]), tmp_path / "without")
+    assert run("--notes", files[1], "--out", tmp_path / "without", "--append") == 0
+    assert "  1 patient was withdrawn from these shards, which don't say who" in capfd.readouterr().out
+
+
+# Kills ----------------------------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """What no code catches, as a kill."""
+
+
+@pytest.mark.slow
+def test_killed_before_any_rename_or_deletion(copy, shards, files, tokenizer, monkeypatch, tmp_path):
+    """The first start before its first rename, the second one before its second, and so on."""
+    undisturbed = shutil.copytree(copy, tmp_path / "undisturbed")
+    append(undisturbed, *files[1:])
+    earlier, before, left = shard_files(shards), Manifest.load(shards), [0]
+
+    def counted(function):
+        def call(*args, **options):
+            left[0] -= 1
+            if left[0] == 0:
+                raise Killed
+            return function(*args, **options)
+
+        return call
+
+    for owner, name in ((Path, "replace"), (Path, "unlink"), (shutil, "rmtree")):
+        monkeypatch.setattr(owner, name, counted(getattr(owner, name)))
+    states = []
+    for start in range(1, 100):
+        left[0] = start
+        try:
+            append(copy, *files[1:])
+            break
+        except Killed:
+            left[0] = -1
+            assert shard_files(copy).items() >= earlier.items()
+            manifest = Manifest.load(copy)
+            states.append(manifest == before)
+            assert [len(Split(copy, manifest, name)) for name in SPLITS] == [
+                manifest.splits[name].sequences for name in SPLITS
+            ]
+            assert len(note_categories(copy)[0]) >= manifest.counts["kept"]
+    left[0] = -1
+    assert 8 < start < 60 and states[0] and states == sorted(states, reverse=True)
+    assert content(copy) == content(undisturbed)
+    assert_sound(copy)
+
+
+@pytest.mark.slow
+def test_killed_while_files_are_moved(copy, files, monkeypatch, tmp_path):
+    """Before each rename and deletion from the moment on when everything is made."""
+    left, count = [-1], [0]
+
+    def counted(function):
+        def call(*args, **options):
+            left[0] -= 1
+            count[0] += 1
+            if left[0] == 0:
+                raise Killed
+            return function(*args, **options)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(append_module, "_install", counted(lambda build, shards: None))
+        left[0] = 1
+        with pytest.raises(Killed):
+            append(copy, files[1])
+    undisturbed = shutil.copytree(copy, tmp_path / "undisturbed")
+    for owner, name in ((Path, "replace"), (Path, "unlink"), (shutil, "rmtree")):
+        monkeypatch.setattr(owner, name, counted(getattr(owner, name)))
+    left[0] = count[0] = 0
+    before, after = Manifest.load(copy), append(undisturbed, files[1])
+    total, found = count[0], set()
+    for number in range(1, total + 1):
+        disturbed = shutil.copytree(copy, tmp_path / str(number))
+        left[0] = number
+        with pytest.raises(Killed):
+            append(disturbed, files[1])
+        left[0] = 0
+        found.add(is_new := Manifest.load(disturbed) == after)
+        assert is_new or Manifest.load(disturbed) == before
+        with (
+            suppress(UserError) if number > total - 2 else nullcontext()
+        ):  # "already in", as all but a deletion was done
+            append(disturbed, files[1])
+        assert content(disturbed) == content(undisturbed)
+    assert total > 15 and found == {True, False}
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment(copy, files, tmp_path):
+    undisturbed = shutil.copytree(copy, tmp_path / "undisturbed")
+    append(undisturbed, *files[1:])
+    call = [sys.executable, "-m", "clinical_pretrain", "build-shards", "--append", "--notes", *map(str, files[1:]),
+            "--out", str(copy), "--workers", "1"]  # fmt: skip
+    made = copy / "append" / "shards"
+    for wait_for in ("work/plan.json", "work/earlier/file-00003.npy", "train/part-00004.arrow", "work/manifest.json"):
+        process = subprocess.Popen(call, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        while not (made / wait_for).exists() and process.poll() is None:
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(call, capture_output=True)
+    assert content(copy) == content(undisturbed)

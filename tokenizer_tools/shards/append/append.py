@@ -48,6 +48,8 @@ FOLDER = "append"
 """In the shard folder: everything unfinished. Who deletes it gives up an unfinished appending."""
 _BUILD = "shards"
 """In that: the build of the new notes."""
+_DONE = "done"
+"""The same when it isn't needed any more, and is being deleted."""
 
 
 def append_notes(
@@ -83,6 +85,7 @@ def append_notes(
     with disk_errors(shards):
         folder.mkdir(exist_ok=True, mode=0o700)
         with lock(folder, shared=False):
+            shutil.rmtree(folder / _DONE, ignore_errors=True)
             try:
                 _refuse_unfit(Manifest.load(shards), shards, tokenizer)
                 return _append(notes, shards, settings, options)
@@ -104,8 +107,7 @@ def _append(notes: Sequence[Path], shards: Path, settings: ShardSettings, option
     build = ShardBuild(shards / FOLDER / _BUILD, settings, before.tokenizer, whitespace, key, start)
     plan = make_plan(build, inputs)
     if (staged := _staged(build)) and staged.fingerprint == before.fingerprint:  # killed behind the last rename
-        add_missing_report(shards)
-        shutil.rmtree(build.out)
+        _finish(build, shards)
         if staged.settings["inputs"][start.input - len(inputs) :] == plan["inputs"]:
             return before
     known = {entry["sha256"] for entry in before.settings["inputs"]}
@@ -231,9 +233,16 @@ def _install(build: ShardBuild, shards: Path) -> Manifest:
     if (build.out / NOTES_TABLE_NAME).exists():
         (build.out / NOTES_TABLE_NAME).replace(shards / NOTES_TABLE_NAME)
     manifest.save(shards)
-    add_missing_report(shards)
-    shutil.rmtree(build.out)
+    _finish(build, shards)
     return manifest
+
+
+def _finish(build: ShardBuild, shards: Path) -> None:
+    """Write the report, and delete what isn't needed any more."""
+    add_missing_report(shards)
+    done = build.out.with_name(_DONE)
+    build.out.replace(done)
+    shutil.rmtree(done)
 
 
 def _refuse_unfit(manifest: Manifest, shards: Path, tokenizer: str | None) -> None:

@@ -73,7 +73,8 @@ def refuse_other_settings(shards: Path, asked: ShardSettings, given: Collection[
     differing = [
         name
         for name in sorted(given)
-        if not same.get(name.split(".")[0], all(own[each] == theirs[each] for each in _below(name, own)))
+        if _below(name, own)
+        and not same.get(name.split(".")[0], all(own[each] == theirs[each] for each in _below(name, own)))
     ]
     if differing:
         names = ", ".join(f"--{name.replace('_', '-') if '.' not in name else name}" for name in differing)

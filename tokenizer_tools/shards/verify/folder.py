@@ -57,7 +57,10 @@ def check_files(folder: Path, manifest: Manifest) -> tuple[Check, set[str]]:
             continue
         elif not any(name.startswith(f"{above}/") for above in foreign):
             foreign.add(name)
-            if name == "work":
+            if name == "append":
+                remedy = "run the same build-shards --append command again, or delete this folder to give it up"
+                check.fault("an unfinished appending", "append/", remedy)
+            elif name == "work":
                 check.fault("left over by a build", "work/", "run the same build-shards command again: it deletes this")
             else:
                 check.fault("not a file of these shards", name, "move it elsewhere, or delete it")
