@@ -141,6 +141,9 @@ class Appending:
     """Of the software."""
     fingerprint: str
     """Of the shards before."""
+    sequences: dict[str, int]
+    """Of the shards before, by split. They are the first ones of each split. Empty after a withdrawal, which packs
+    sequences anew."""
 
 
 @dataclass(frozen=True)

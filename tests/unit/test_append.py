@@ -206,6 +206,17 @@ def test_a_patient_can_be_withdrawn(copy, files, tmp_path):
     assert_sound(tmp_path / "without")
     append(tmp_path / "without", files[2])
     assert_sound(tmp_path / "without")
+    assert [bool(entry.sequences) for entry in Manifest.load(tmp_path / "without").appended] == [False, True]
+
+
+def test_the_fingerprint_of_before_is_verified(copy, files):
+    append(copy, files[1])
+    changed = facts(copy)
+    changed["appended"][0]["sequences"]["test"] -= 1
+    changed["appended"][0]["fingerprint"] = "0" * 64
+    (copy / "manifest.json").write_text(json.dumps(changed))
+    (failed,) = verify_shards(copy).failed
+    assert failed.faults[0].what.startswith("fingerprint of the shards before an appending: ")
 
 
 # Near-duplicates ------------------------------------------------------------------------------------------------------

@@ -94,7 +94,8 @@ def build_shards(
     info = describe_tokenizer(loaded, tokenizer, settings.placeholder)
     whitespace = unknown_whitespace(loaded.backend_tokenizer, info.unknown_id)
     build = ShardBuild(out, settings, info, whitespace, key)
-    plan = make_plan(build, inputs)
+    listed = settings.split.lists.read()
+    plan = make_plan(build, inputs, listed)
     with disk_errors(out):
         if options.stage == "scan" and not is_prepared(build, plan):
             raise UserError(f"{out}: not prepared for these settings; first run the same command with --stage prepare")
@@ -109,17 +110,23 @@ def build_shards(
             scanned = scan(inputs, build, options)
             if scanned is None:
                 return None
-            apply_lists(scanned, inputs, build)
+            apply_lists(scanned, inputs, build, listed)
             keep = make_keep_list(scanned, build, options.workers)
             packed = pack(keep, build, options.workers)
             return _finish(packed, keep, build, plan)
 
 
-def make_plan(build: ShardBuild, inputs: list[Input]) -> dict[str, Any]:
-    """Everything that the shards depend on."""
+def make_plan(build: ShardBuild, inputs: list[Input], listed: dict[str, int]) -> dict[str, Any]:
+    """Everything that the shards depend on.
+
+    Args:
+        build: the build.
+        inputs: its notes.
+        listed: from `SplitLists.read`.
+    """
     plan = build.settings.compared()
-    if build.settings.split.lists.files():
-        plan["split"]["lists"] = describe_lists(build)
+    if listed:
+        plan["split"]["lists"] = describe_lists(build, listed)
     return {
         "format_version": FORMAT_VERSION,
         "inputs": [_describe_input(entry, build.patient_key) for entry in inputs],

@@ -105,7 +105,7 @@ def _append(notes: Sequence[Path], shards: Path, settings: ShardSettings, option
     start = Start(next_part(before), before.counts["kept"], len(before.settings["inputs"]))
     whitespace = before.unknown.written_as_spaces
     build = ShardBuild(shards / FOLDER / _BUILD, settings, before.tokenizer, whitespace, key, start)
-    plan = make_plan(build, inputs)
+    plan = make_plan(build, inputs, {})
     if (staged := _staged(build)) and staged.fingerprint == before.fingerprint:  # killed behind the last rename
         _finish(build, shards)
         if staged.settings["inputs"][start.input - len(inputs) :] == plan["inputs"]:

@@ -29,6 +29,7 @@ def join(before: Manifest, new: Manifest, reading: dict[str, Any]) -> Manifest:
         reading=reading,
         versions=new.versions,
         fingerprint=before.fingerprint,
+        sequences={name: split.sequences for name, split in before.splits.items()},
     )
     return replace(
         before,
