@@ -94,7 +94,7 @@ def _append(
     from tokenizer_tools.shards.append.settings import refuse_other_settings, settings_of
 
     refuse_other_settings(out, settings, given)
-    theirs = settings_of(out, settings.reading, settings.patient_key)
+    theirs = settings_of(out, settings.reading, settings.patient_key, settings.split.lists)
     return append_notes(notes_paths(args), out, theirs, options, args.tokenizer)
 
 

@@ -20,6 +20,7 @@ from clinical_pretrain.cli import main
 from clinical_pretrain.data.shards import Split, note_categories
 from tokenizer_tools.corpus.input_options import InputOptions
 from tokenizer_tools.corpus.near_duplicates import DuplicateRules
+from tokenizer_tools.corpus.split_lists import SplitLists
 from tokenizer_tools.corpus.split_patients import SplitRule
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import REPORT_NAMES, SPLITS, Manifest
@@ -243,6 +244,59 @@ def test_near_duplicates_of_earlier_notes(near, tokenizer, tmp_path):
         assert shard_files(shards) == shard_files(
             build(files, tokenizer, tmp_path / "rebuilt", duplicates=DuplicateRules(near))
         )
+
+
+# Own lists of patients ------------------------------------------------------------------------------------------------
+
+
+def write_lists(folder, **patients):
+    folder.mkdir(exist_ok=True)
+    paths = {}
+    for split, names in patients.items():
+        (folder / split).write_text("".join(f"{name}\n" for name in names))
+        paths[split] = str(folder / split)
+    return SplitLists(**paths)
+
+
+def append_listed(shards, lists, *notes):
+    return append_notes(notes, shards, settings_of(shards, InputOptions(), None, lists), BuildOptions(workers=1))
+
+
+@pytest.mark.parametrize("splits", [["test"], ["train", "validation", "test"]])
+def test_lists_that_grow(files, tokenizer, splits, tmp_path):
+    groups = [PATIENTS[:30], PATIENTS[30:35], PATIENTS[35:]]
+    whose = {split: groups[SPLITS.index(split)] for split in splits}
+    rows = [[patient, "", "", "", f"{patient} 4 5"] for patient in ("8001", "8002", "8003")]
+    notes = [*files[:2], write_csv(tmp_path / "new.csv", rows)]
+    lists = write_lists(tmp_path / "lists", **whose)
+    shards = build(files[:1], tokenizer, tmp_path / "shards", split=SplitRule(0.2, 0.2, lists=lists))
+    for patients, new in zip(whose.values(), rows, strict=False):
+        patients.append(new[0])
+    whose["test"].append("9999")
+    grown = write_lists(tmp_path / "grown", **whose)
+    append_listed(shards, grown, *notes[1:])
+    rebuilt = build(notes, tokenizer, tmp_path / "rebuilt", split=SplitRule(0.2, 0.2, lists=grown))
+    found, expected = facts(shards), facts(rebuilt)
+    del found["appended"]
+    assert found == expected and found["counts"]["listed_ids_without_notes"] >= 1
+    assert shard_files(shards) == shard_files(rebuilt)
+    assert_sound(shards)
+
+
+def test_wrong_lists(files, tokenizer, tmp_path):
+    lists = write_lists(tmp_path / "lists", test=PATIENTS[:5])
+    shards = build(files[:1], tokenizer, tmp_path / "shards", split=SplitRule(0.2, 0.2, lists=lists))
+    earlier = content(shards)
+    for wrong, message in (
+        (SplitLists(), r"split by your own lists \(--split.lists.test\), which shards don't hold; give these"),
+        (write_lists(tmp_path / "two", test=PATIENTS[:5], train=PATIENTS[5:]), "give these, with the new patients"),
+        (write_lists(tmp_path / "more", test=PATIENTS[:7]), "2 patients of --split.lists have notes in another split"),
+        (write_lists(tmp_path / "less", test=PATIENTS[:1]), "of a patient whose earlier notes are in another split"),
+        (SplitLists(test=lists.test, of="admission"), "lists of admissions, which shards don't keep"),
+    ):
+        with pytest.raises(UserError, match=message):
+            append_listed(shards, wrong, files[1])
+        assert content(shards) == earlier and not (shards / "append").exists()
 
 
 # What is refused ------------------------------------------------------------------------------------------------------

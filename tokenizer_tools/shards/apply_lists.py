@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +18,37 @@ from tokenizer_tools.shards.folder import ShardBuild
 from tokenizer_tools.shards.scan import Named, Outcome, ScannedNotes, place_of
 
 
-def apply_lists(scanned: ScannedNotes, inputs: list[Input], build: ShardBuild, identifiers: dict[str, int]) -> None:
+def hash_lists(build: ShardBuild, identifiers: dict[str, int]) -> dict[bytes, int]:
+    """The split of each identifier, from `SplitLists.read`, by its keyed hash."""
+    what = build.settings.split.lists.of
+    return {patient_hash(build.patient_key, f"{what} {name}").encode(): split for name, split in identifiers.items()}
+
+
+def apply_lists(
+    scanned: ScannedNotes,
+    inputs: list[Input],
+    build: ShardBuild,
+    hashed: dict[bytes, int],
+    earlier_patients: Iterable[bytes] = (),
+) -> None:
     """Change the splits of the scanned notes, and drop those on no list. A second call changes nothing more.
 
     Args:
         scanned: the notes.
         inputs: where they are from.
         build: the build.
-        identifiers: from `SplitLists.read`.
+        hashed: from `hash_lists`.
+        earlier_patients: hashes of those who have notes in the shards that these notes are appended to.
 
     Raises:
         UserError: see `ListedSplits.check`.
     """
     rule = build.settings.split
-    if not identifiers or _done(build).exists():
+    if not hashed or _done(build).exists():
         return
-    key = build.patient_key
-    hashed = {patient_hash(key, f"{rule.lists.of} {name}").encode(): split for name, split in identifiers.items()}
     listed = ListedSplits(rule.lists, hashed, rule.by)
+    for patient in earlier_patients:
+        listed.see(patient, b"", None)
     for number in range(scanned.parts):
         places = zip(*scanned.columns(number, "sources", "rows"), strict=True)
         for (patient, admission), place in zip(_people(scanned, number), places, strict=True):

@@ -40,7 +40,7 @@ from tokenizer_tools.manifest import (
     fingerprint,
 )
 from tokenizer_tools.progress import say
-from tokenizer_tools.shards.apply_lists import apply_lists, describe_lists, listed_counts
+from tokenizer_tools.shards.apply_lists import apply_lists, describe_lists, hash_lists, listed_counts
 from tokenizer_tools.shards.count_sources import count_sources
 from tokenizer_tools.shards.describe.describe import add_missing_report
 from tokenizer_tools.shards.earlier_notes import GroupNotes
@@ -110,7 +110,7 @@ def build_shards(
             scanned = scan(inputs, build, options)
             if scanned is None:
                 return None
-            apply_lists(scanned, inputs, build, listed)
+            apply_lists(scanned, inputs, build, hash_lists(build, listed))
             keep = make_keep_list(scanned, build, options.workers)
             packed = pack(keep, build, options.workers)
             return _finish(packed, keep, build, plan)

@@ -24,6 +24,7 @@ from tokenizer_tools.corpus.deduplicate import HASH_DTYPE
 from tokenizer_tools.corpus.input_files import Input
 from tokenizer_tools.corpus.input_options import find_sources
 from tokenizer_tools.corpus.read_notes import read_notes
+from tokenizer_tools.corpus.split_lists import SplitLists
 from tokenizer_tools.corpus.split_patients import load_key_of
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import copy_files, flush_folder
@@ -31,6 +32,7 @@ from tokenizer_tools.manifest import MANIFEST_NAME, NOTES_TABLE_NAME, REPORT_NAM
 from tokenizer_tools.progress import say
 from tokenizer_tools.shard_reading import record_batches
 from tokenizer_tools.shards.append.joined import join
+from tokenizer_tools.shards.apply_lists import apply_lists, hash_lists
 from tokenizer_tools.shards.build import make_manifest, make_plan
 from tokenizer_tools.shards.describe.describe import add_missing_report
 from tokenizer_tools.shards.earlier_notes import EarlierNotes, GroupNotes, next_part
@@ -105,11 +107,13 @@ def _append(notes: Sequence[Path], shards: Path, settings: ShardSettings, option
     start = Start(next_part(before), before.counts["kept"], len(before.settings["inputs"]))
     whitespace = before.unknown.written_as_spaces
     build = ShardBuild(shards / FOLDER / _BUILD, settings, before.tokenizer, whitespace, key, start)
-    plan = make_plan(build, inputs, {})
+    listed = settings.split.lists.read()
+    plan = make_plan(build, inputs, listed)
     if (staged := _staged(build)) and staged.fingerprint == before.fingerprint:  # killed behind the last rename
         _finish(build, shards)
         if staged.settings["inputs"][start.input - len(inputs) :] == plan["inputs"]:
             return before
+    _check_lists(before, settings.split.lists, shards)
     known = {entry["sha256"] for entry in before.settings["inputs"]}
     for entry, described in zip(inputs, plan["inputs"], strict=True):
         if described["sha256"] in known:
@@ -117,7 +121,7 @@ def _append(notes: Sequence[Path], shards: Path, settings: ShardSettings, option
     prepare_folder(build, plan | {"appended_to": before.fingerprint})
     if not _staged(build):
         try:
-            _stage(build, before, plan, inputs, options)
+            _stage(build, before, plan, inputs, options, hash_lists(build, listed))
         except LostWorkerError:
             raise
         except UserError:
@@ -128,9 +132,14 @@ def _append(notes: Sequence[Path], shards: Path, settings: ShardSettings, option
 
 
 def _stage(
-    build: ShardBuild, before: Manifest, plan: dict[str, Any], inputs: list[Input], options: BuildOptions
+    build: ShardBuild,
+    before: Manifest,
+    plan: dict[str, Any],
+    inputs: list[Input],
+    options: BuildOptions,
+    listed: dict[bytes, int],
 ) -> None:
-    """Make all that is to be moved into the shard folder."""
+    """Make all that is to be moved into the shard folder. The user's lists are those of `hash_lists`."""
     shards, workers = build.out.parents[1], options.workers
     if not build.tokenizer_folder.exists():
         copy = build.work / TOKENIZER_FOLDER
@@ -140,6 +149,8 @@ def _stage(
     scanned = scan(inputs, build, options)
     assert scanned is not None, "only a share of the notes was scanned"
     earlier = EarlierNotes.read(shards, before, scanned, build, workers)
+    if listed:
+        apply_lists(scanned, inputs, build, listed, _listed_before(earlier, listed, shards))
     keep = make_keep_list(scanned, build, workers, earlier)
     by_admission = build.settings.split.by == "admission"
     groups = earlier.count_groups(_groups(keep, by_admission))
@@ -148,9 +159,42 @@ def _stage(
     packed = pack(keep, build, workers)
     tables = (pa.Table.from_batches([batch]) for batch in record_batches(shards / NOTES_TABLE_NAME))
     write_notes(build.out, chain(tables, notes_tables(keep, build.start.input, groups)))
-    all_inputs = before.settings | {"inputs": [*before.settings["inputs"], *plan["inputs"]]}
-    new = make_manifest(packed, keep, build, all_inputs, groups)
+    settings = before.settings | {"inputs": [*before.settings["inputs"], *plan["inputs"]], "split": plan["split"]}
+    new = make_manifest(packed, keep, build, settings, groups)
     join(before, new, plan["reading"]).save(build.work)
+
+
+def _check_lists(before: Manifest, lists: SplitLists, shards: Path) -> None:
+    """Check that the user's own lists are of the kind that the shards were split by."""
+    given, described = list(lists.files()), before.split_rule.get("lists", {})
+    if given != (wanted := [split for split in SPLITS if split in described]):
+        names = ", ".join(f"--split.lists.{split}" for split in wanted) or "no list"
+        raise UserError(
+            f"{shards}: split by your own lists ({names}), which shards don't hold; give these, with the new patients "
+            "added, and no others"
+        )
+    if given and "admission" in (lists.of, described["of"]):
+        raise UserError(
+            f"{shards}: split by lists of admissions, which shards don't keep; build them again from all notes"
+        )
+
+
+def _listed_before(earlier: EarlierNotes, listed: dict[bytes, int], shards: Path) -> list[bytes]:
+    """The listed patients who have earlier notes.
+
+    Raises:
+        UserError: one stands in another split than its list says.
+    """
+    found = earlier.count_groups(np.array(sorted(listed), HASH_DTYPE))
+    there, elsewhere = found.notes.any(axis=1), found.notes.copy()
+    elsewhere[np.arange(len(elsewhere)), [listed[group] for group in found.groups.tolist()]] = 0
+    if count := int(elsewhere.any(axis=1).sum()):
+        raise UserError(
+            f"{shards}: {count:,} patients of --split.lists have notes in another split; leave them on the list where "
+            "they were, or build the shards again from all notes"
+        )
+    patients: list[bytes] = found.groups[there].tolist()
+    return patients
 
 
 def _groups(keep: KeepList, with_admissions: bool) -> npt.NDArray[np.bytes_]:
@@ -249,11 +293,6 @@ def _refuse_unfit(manifest: Manifest, shards: Path, tokenizer: str | None) -> No
     """Refuse shards to which nothing can be appended, and another tokenizer."""
     if not manifest.sources:
         raise UserError(f"{shards}: of an earlier version, which didn't count by source; build them again to append")
-    if "lists" in manifest.split_rule:
-        raise UserError(
-            f"{shards}: split by your own lists, which shards don't hold; build them again from all notes, with lists "
-            "that name the new patients, too"
-        )
     try:
         own = tokenizer_sha256(Tokenizer.from_file(str(shards / TOKENIZER_FOLDER / "tokenizer.json")))
     except Exception:  # tokenizers has no class of its own for errors

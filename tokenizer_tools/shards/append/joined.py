@@ -10,13 +10,16 @@ from tokenizer_tools.corpus.placeholders import sorted_counts
 from tokenizer_tools.manifest import Appending, Manifest, SourceInfo, SplitInfo, UnknownTokens, fingerprint
 from tokenizer_tools.tokenizer.unknown_characters import unknown_tokens
 
+_OF_LISTS = {"listed_ids", "listed_ids_without_notes"}
+"""Counts of the user's own split lists, over all notes."""
+
 
 def join(before: Manifest, new: Manifest, reading: dict[str, Any]) -> Manifest:
     """Add the manifest of appended notes to that of the shards.
 
     Args:
         before: of the shards.
-        new: of the new notes alone, with the inputs of all.
+        new: of the new notes alone, but with the settings of all.
         reading: how they were read.
     """
     splits = {name: _join_splits(before.splits[name], new.splits[name]) for name in before.splits}
@@ -34,10 +37,11 @@ def join(before: Manifest, new: Manifest, reading: dict[str, Any]) -> Manifest:
     return replace(
         before,
         splits=splits,
-        counts=_add(before.counts, new.counts),
+        counts=_add(before.counts, new.counts) | {name: new.counts[name] for name in _OF_LISTS & new.counts.keys()},
+        split_rule=new.split_rule,
         patients_in_several_splits=before.patients_in_several_splits + new.patients_in_several_splits,
         unknown=_join_unknown(before.unknown, new.unknown, sum(split.tokens for split in splits.values())),
-        settings=before.settings | {"inputs": new.settings["inputs"]},
+        settings=new.settings,
         fingerprint=fingerprint(before.tokenizer.sha256, before.sequence_length, files),
         sources=_join_sources(before.sources, new.sources),
         placeholders=sorted_counts(Counter(before.placeholders) + Counter(new.placeholders)),

@@ -11,6 +11,7 @@ from tokenizer_tools.corpus.clean_notes import RULES, CleaningRules
 from tokenizer_tools.corpus.input_options import InputOptions
 from tokenizer_tools.corpus.near_duplicates import DuplicateRules
 from tokenizer_tools.corpus.placeholders import WAYS, token_of
+from tokenizer_tools.corpus.split_lists import SplitLists
 from tokenizer_tools.corpus.split_patients import SplitRule
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import Manifest
@@ -19,13 +20,16 @@ from tokenizer_tools.shards.settings import ShardSettings
 _NO_NUMBERS = {"reading", "split", "cleaning", "duplicates", "placeholder"}
 
 
-def settings_of(shards: Path, reading: InputOptions, patient_key: str | None) -> ShardSettings:
+def settings_of(
+    shards: Path, reading: InputOptions, patient_key: str | None, lists: SplitLists | None = None
+) -> ShardSettings:
     """The settings that finished shards were built with.
 
     Args:
         shards: their folder.
         reading: how other notes are read.
         patient_key: the key's file.
+        lists: the user's own split, for shards that have one.
 
     Raises:
         UserError: they are no finished shards, or of a version that had other settings.
@@ -37,7 +41,7 @@ def settings_of(shards: Path, reading: InputOptions, patient_key: str | None) ->
     try:
         settings = ShardSettings(
             reading=reading,
-            split=SplitRule(**{name: value for name, value in built["split"].items() if name != "lists"}),
+            split=SplitRule(**built["split"] | {"lists": lists or SplitLists()}),
             cleaning=CleaningRules(**rules),
             duplicates=DuplicateRules(**built.get("duplicates", {})),
             placeholder=built.get("placeholder", token),
@@ -64,7 +68,8 @@ def refuse_other_settings(shards: Path, asked: ShardSettings, given: Collection[
         UserError: a setting differs.
     """
     manifest = Manifest.load(shards)
-    theirs, own = (_flat(each) for each in (settings_of(shards, asked.reading, asked.patient_key), asked))
+    same_lists = asked.split.lists if "lists" in manifest.split_rule else None  # the lists may have grown
+    theirs, own = map(_flat, (settings_of(shards, asked.reading, asked.patient_key, same_lists), asked))
     same = {
         "cleaning": asked.cleaning.names() == manifest.cleaning_rules,
         "placeholder": WAYS.get(asked.placeholder) == WAYS.get(theirs["placeholder"])
