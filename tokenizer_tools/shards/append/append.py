@@ -15,16 +15,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from tokenizers import Tokenizer
 
-from tokenizer_tools.corpus.deduplicate import HASH_DTYPE
 from tokenizer_tools.corpus.input_files import Input
 from tokenizer_tools.corpus.input_options import find_sources
 from tokenizer_tools.corpus.read_notes import read_notes
-from tokenizer_tools.corpus.split_lists import SplitLists
 from tokenizer_tools.corpus.split_patients import load_key_of
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import copy_files, flush_folder
@@ -32,14 +28,15 @@ from tokenizer_tools.manifest import MANIFEST_NAME, NOTES_TABLE_NAME, REPORT_NAM
 from tokenizer_tools.progress import say
 from tokenizer_tools.shard_reading import record_batches
 from tokenizer_tools.shards.append.joined import join
+from tokenizer_tools.shards.append.sides import check_lists, check_sides, groups_of, listed_before
 from tokenizer_tools.shards.apply_lists import apply_lists, hash_lists
 from tokenizer_tools.shards.build import make_manifest, make_plan
 from tokenizer_tools.shards.describe.describe import add_missing_report
-from tokenizer_tools.shards.earlier_notes import EarlierNotes, GroupNotes, next_part
+from tokenizer_tools.shards.earlier_notes import EarlierNotes, next_part
 from tokenizer_tools.shards.folder import ShardBuild, Start, disk_errors, lock, prepare_folder
-from tokenizer_tools.shards.keep_list import KeepList, make_keep_list
+from tokenizer_tools.shards.keep_list import make_keep_list
 from tokenizer_tools.shards.pack import pack
-from tokenizer_tools.shards.scan import Named, place_of, scan
+from tokenizer_tools.shards.scan import scan
 from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
 from tokenizer_tools.shards.workers import LostWorkerError
 from tokenizer_tools.shards.write import notes_tables, write_notes
@@ -113,7 +110,7 @@ def _append(notes: Sequence[Path], shards: Path, settings: ShardSettings, option
         _finish(build, shards)
         if staged.settings["inputs"][start.input - len(inputs) :] == plan["inputs"]:
             return before
-    _check_lists(before, settings.split.lists, shards)
+    check_lists(before, settings.split.lists, shards)
     known = {entry["sha256"] for entry in before.settings["inputs"]}
     for entry, described in zip(inputs, plan["inputs"], strict=True):
         if described["sha256"] in known:
@@ -150,110 +147,18 @@ def _stage(
     assert scanned is not None, "only a share of the notes was scanned"
     earlier = EarlierNotes.read(shards, before, scanned, build, workers)
     if listed:
-        apply_lists(scanned, inputs, build, listed, _listed_before(earlier, listed, shards))
+        apply_lists(scanned, inputs, build, listed, listed_before(earlier, listed, shards))
     keep = make_keep_list(scanned, build, workers, earlier)
     by_admission = build.settings.split.by == "admission"
-    groups = earlier.count_groups(_groups(keep, by_admission))
+    groups = earlier.count_groups(groups_of(keep, by_admission))
     if build.settings.split.needs_identity and build.settings.split.by != "note":
-        _check_sides(keep, groups, before, inputs, by_admission)
+        check_sides(keep, groups, before, inputs, by_admission)
     packed = pack(keep, build, workers)
     tables = (pa.Table.from_batches([batch]) for batch in record_batches(shards / NOTES_TABLE_NAME))
     write_notes(build.out, chain(tables, notes_tables(keep, build.start.input, groups)))
     settings = before.settings | {"inputs": [*before.settings["inputs"], *plan["inputs"]], "split": plan["split"]}
     new = make_manifest(packed, keep, build, settings, groups)
     join(before, new, plan["reading"]).save(build.work)
-
-
-def _check_lists(before: Manifest, lists: SplitLists, shards: Path) -> None:
-    """Check that the user's own lists are of the kind that the shards were split by."""
-    given, described = list(lists.files()), before.split_rule.get("lists", {})
-    if given != (wanted := [split for split in SPLITS if split in described]):
-        names = ", ".join(f"--split.lists.{split}" for split in wanted) or "no list"
-        raise UserError(
-            f"{shards}: split by your own lists ({names}), which shards don't hold; give these, with the new patients "
-            "added, and no others"
-        )
-    if given and "admission" in (lists.of, described["of"]):
-        raise UserError(
-            f"{shards}: split by lists of admissions, which shards don't keep; build them again from all notes"
-        )
-
-
-def _listed_before(earlier: EarlierNotes, listed: dict[bytes, int], shards: Path) -> list[bytes]:
-    """The listed patients who have earlier notes.
-
-    Raises:
-        UserError: one stands in another split than its list says.
-    """
-    found = earlier.count_groups(np.array(sorted(listed), HASH_DTYPE))
-    there, elsewhere = found.notes.any(axis=1), found.notes.copy()
-    elsewhere[np.arange(len(elsewhere)), [listed[group] for group in found.groups.tolist()]] = 0
-    if count := int(elsewhere.any(axis=1).sum()):
-        raise UserError(
-            f"{shards}: {count:,} patients of --split.lists have notes in another split; leave them on the list where "
-            "they were, or build the shards again from all notes"
-        )
-    patients: list[bytes] = found.groups[there].tolist()
-    return patients
-
-
-def _groups(keep: KeepList, with_admissions: bool) -> npt.NDArray[np.bytes_]:
-    """The hashes of whom the kept notes are, perhaps also of their admissions: sorted, each once."""
-    names, found = ["groups", *(["admissions"] if with_admissions else [])], np.zeros(0, HASH_DTYPE)
-    for number in range(keep.scanned.parts):
-        for column in keep.scanned.columns(number, *names):
-            found = np.union1d(found, column[keep.kept(number)])
-    return found[found != b""]
-
-
-def _check_sides(keep: KeepList, groups: GroupNotes, before: Manifest, inputs: list[Input], by_admission: bool) -> None:
-    """Check that no one stands in another split than before.
-
-    Raises:
-        UserError: someone would, or it can't be known.
-    """
-    has_patients = any(split.patients for split in before.splits.values())
-    elsewhere, unsure = _Places(inputs), _Places(inputs)
-    for number in range(keep.scanned.parts):
-        columns = keep.scanned.columns(number, "groups", "admissions", "named", "splits", "sources", "rows")
-        people, admissions, named, splits, sources, rows = (column[keep.kept(number)] for column in columns)
-        places = list(zip(sources.tolist(), rows.tolist(), strict=True))
-        before_of = groups.of(people)
-        if by_admission:
-            # An earlier note of the admission, whose patient nobody knew; or, under its patient, perhaps one that
-            # shards don't tell from the patient's others.
-            before_of = before_of + groups.of(admissions)
-            is_alone = (named == Named.ADMISSION) & (before_of.sum(axis=1) == 0) & has_patients
-            unsure.add(places, is_alone)
-        before_of[np.arange(len(splits)), splits] = 0
-        elsewhere.add(places, np.asarray(before_of.any(axis=1)))
-    elsewhere.refuse(
-        "of a patient whose earlier notes are in another split than this one would be; build the shards again from all "
-        "notes"
-    )
-    unsure.refuse(
-        "names an admission and no patient, and the shards may hold the patient's notes in another split; name the "
-        "patient's column with --columns.patient, or build the shards again from all notes"
-    )
-
-
-class _Places:
-    """Notes that can't be appended: the first of them, and their number."""
-
-    def __init__(self, inputs: list[Input]) -> None:
-        self._inputs, self._count, self._first = inputs, 0, ""
-
-    def add(self, places: list[tuple[int, int]], wrong: npt.NDArray[np.bool_]) -> None:
-        """Add those of some notes, given by input and row, where `wrong` is true."""
-        if not self._count and wrong.any():
-            source, row = places[int(np.argmax(wrong))]
-            self._first = place_of(self._inputs[source], row)
-        self._count += int(wrong.sum())
-
-    def refuse(self, why: str) -> None:
-        """Raise a UserError, if there is one."""
-        if self._count:
-            raise UserError(f"{self._first}: {why} ({self._count:,} such notes)")
 
 
 def _staged(build: ShardBuild) -> Manifest | None:
