@@ -126,6 +126,28 @@ class Withdrawal:
 
 
 @dataclass(frozen=True)
+class Appending:
+    """What `build-shards --append` added."""
+
+    inputs: int
+    """Number of inputs, which stand behind the earlier ones in `settings["inputs"]`."""
+    read: int
+    """Notes read."""
+    notes: int
+    """Notes kept."""
+    tokens: int
+    reading: dict[str, Any]
+    """How the inputs were read, unless they say so themselves."""
+    versions: dict[str, str]
+    """Of the software."""
+    fingerprint: str
+    """Of the shards before."""
+    sequences: dict[str, int]
+    """Of the shards before, by split. They are the first ones of each split. Empty after a withdrawal, which packs
+    sequences anew."""
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What is in a shard folder. Holds no text of a note and no raw identifier."""
 
@@ -157,6 +179,8 @@ class Manifest:
     withdrawn: list[Withdrawal] = field(default_factory=list)
     """Withdrawals of patients, in order. After one, `unknown`, `placeholders` and kept notes with something about their
     time are upper bounds where the shards can't tell how many there were."""
+    appended: list[Appending] = field(default_factory=list)
+    """What was appended, in order. The most frequent unknown characters are then those of each part alone, added."""
     format_version: int = FORMAT_VERSION
 
     @property
@@ -185,8 +209,9 @@ class Manifest:
     def save(self, folder: Path) -> None:
         """Write `manifest.json`. It is the last file to be written, so a folder that has it is complete."""
         facts = asdict(self)
-        if not self.withdrawn:
-            del facts["withdrawn"]  # as in shards of builds without this field
+        for name in ("withdrawn", "appended"):
+            if not facts[name]:
+                del facts[name]  # as in shards of builds without this field
         write_json(folder / MANIFEST_NAME, facts)
 
     @classmethod
@@ -212,6 +237,7 @@ class Manifest:
                 for name, split in raw["splits"].items()
             }
             raw["withdrawn"] = [Withdrawal(**entry) for entry in raw.get("withdrawn", [])]
+            raw["appended"] = [Appending(**entry) for entry in raw.get("appended", [])]
             return cls(**raw)
         except (TypeError, KeyError, AttributeError) as error:
             raise UserError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,17 +24,28 @@ from tokenizer_tools.ranges import Range
 if TYPE_CHECKING:
     import jsonargparse
 
-    from tokenizer_tools.shards.settings import ShardSettings
+    from tokenizer_tools.manifest import Manifest
+    from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
 
 
-def shards_parser(command: str, description: str | None) -> CommandParser:
-    """The options of build-shards. submit-shards chooses stages and shares itself."""
+def shards_parser(command: str, description: str | None, appends: bool = False) -> CommandParser:
+    """The options of build-shards. submit-shards chooses stages and shares itself, and doesn't append."""
     from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
 
     parser = make_parser(command, description)
     add_notes_options(parser)
-    parser.add_argument("--tokenizer", required=True, help="tokenizer folder or Hub id, usually the base model's")
+    parser.add_argument(
+        "--tokenizer",
+        required=not appends,
+        help="tokenizer folder or Hub id, usually the base model's; not needed with --append",
+    )
     parser.add_argument("--out", required=True, help="shard folder to create, or to resume an earlier build in")
+    if command == "build-shards":
+        parser.add_argument(
+            "--append",
+            action="store_true",
+            help="append the notes to the finished shards in --out, with the settings that these were built with",
+        )
     parser.add_settings(ShardSettings, skip={"reading"})
     parser.add_settings(BuildOptions, skip={"stage", "share"} if command == "submit-shards" else None)
     return parser
@@ -50,22 +61,41 @@ def shard_settings(parser: CommandParser, args: jsonargparse.Namespace) -> Shard
 def build_shards(argv: Sequence[str]) -> dict[str, Any]:
     """Turn clinical notes into tokenised shards for pretraining."""
     from tokenizer_tools.shards.build import build_shards as build
-    from tokenizer_tools.shards.report import describe, summarise
+    from tokenizer_tools.shards.report import describe, describe_appended, summarise
     from tokenizer_tools.shards.settings import BuildOptions
 
-    parser = shards_parser("build-shards", build_shards.__doc__)
+    appends = "--append" in argv
+    parser = shards_parser("build-shards", build_shards.__doc__, appends)
     args = parse(parser, argv)
     out = Path(args.out)
-    already_built = (out / MANIFEST_NAME).exists()
+    already_built = (out / MANIFEST_NAME).exists() and not appends
     options = parser.settings(BuildOptions, args)
-    manifest = build(notes_paths(args), args.tokenizer, out, shard_settings(parser, args), options)
+    if appends:
+        given = {
+            argument.split("=")[0].removeprefix("--").replace("-", "_") for argument in argv if argument[:2] == "--"
+        }
+        manifest: Manifest | None = _append(out, shard_settings(parser, args), given, args, options)
+    else:
+        manifest = build(notes_paths(args), args.tokenizer, out, shard_settings(parser, args), options)
     if manifest is None:
         print(f"{out}: stage {args.stage}{f' {args.share}' if args.stage == 'pack' else ''} is done")
         return report(args, {"stage": args.stage})
-    print("\n".join(describe(manifest, out, already_built)))
+    print("\n".join([*describe(manifest, out, already_built), *(describe_appended(manifest) if appends else ())]))
     if (out / REPORT_NAMES[0]).exists():
         print(f"  {out / REPORT_NAMES[0]} says more, without any text of a note")
     return report(args, summarise(manifest))
+
+
+def _append(
+    out: Path, settings: ShardSettings, given: Collection[str], args: jsonargparse.Namespace, options: BuildOptions
+) -> Manifest:
+    """Append to finished shards, after a look at the settings that were given."""
+    from tokenizer_tools.shards.append.append import append_notes
+    from tokenizer_tools.shards.append.settings import refuse_other_settings, settings_of
+
+    refuse_other_settings(out, settings, given)
+    theirs = settings_of(out, settings.reading, settings.patient_key, settings.split.lists)
+    return append_notes(notes_paths(args), out, theirs, options, args.tokenizer)
 
 
 def verify(argv: Sequence[str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,13 @@ class TracedNotes:
     def fingerprint(self) -> str:
         """Of the shards with the notes."""
         return self.manifest.fingerprint
+
+    @cached_property
+    def counts(self) -> Mapping[str, Mapping[str, int]]:
+        """Sequences by split, of these shards and of those that they were before notes were appended, by fingerprint:
+        those are the first sequences of these."""
+        before = {entry.fingerprint: entry.sequences for entry in self.manifest.appended if entry.sequences}
+        return before | {self.fingerprint: {name: split.sequences for name, split in self.manifest.splits.items()}}
 
 
 @dataclass(frozen=True)
@@ -193,9 +200,15 @@ def _of_model(model: Path, runs: Mapping[str, RunFolder], traced: TracedNotes) -
 
 def _is_validated(starts: Sequence[dict[str, Any]], traced: TracedNotes) -> bool:
     """Whether a validation on these shards takes sequences with the notes."""
-    held_out, sequences = traced.sequences["validation"][:, 0], traced.manifest.splits["validation"].sequences
-    settings = [start["config"]["validation"] for start in starts if start["data"]["fingerprint"] == traced.fingerprint]
-    measured = (validation_sequences(sequences, each["max_sequences"]) for each in settings)
+    held_out, of_these = (
+        traced.sequences["validation"][:, 0],
+        [
+            (traced.counts[start["data"]["fingerprint"]]["validation"], start["config"]["validation"]["max_sequences"])
+            for start in starts
+            if start["data"]["fingerprint"] in traced.counts
+        ],
+    )
+    measured = (validation_sequences(sequences, largest) for sequences, largest in of_these)
     return any(bool(np.isin(held_out, numbers).any()) for numbers in measured)
 
 
@@ -217,8 +230,8 @@ def _judge(
     pairs = traced.sequences["train"]
     steps = spans[-1].last_step if spans else 0
     consumed, at_steps = _consumed(spans, skipped or [], traced)
-    of_these = [span for span in spans if span.fingerprint == traced.fingerprint]
-    others = {span.fingerprint for span in spans} - {traced.fingerprint, traced.fingerprint_without}
+    of_these = [span for span in spans if span.fingerprint in traced.counts]
+    others = {span.fingerprint for span in spans} - {*traced.counts, traced.fingerprint_without}
     doubt = _other_shards(others, traced)
     if len(consumed):
         patients = np.unique(pairs[np.isin(pairs[:, 0], consumed), 1])
@@ -245,13 +258,12 @@ def _consumed(
     spans: Sequence[_Span], skipped: list[SkippedSamples], traced: TracedNotes
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """(n,): the sequences with the notes that were trained on, each as often as it was; (n,): at which steps."""
-    sequences = traced.manifest.splits["train"].sequences
-    is_traced = np.zeros(sequences, dtype=bool)
+    is_traced = np.zeros(traced.manifest.splits["train"].sequences, dtype=bool)
     is_traced[traced.sequences["train"][:, 0]] = True
     found, steps, before = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], 0
     for span in spans:
-        if span.fingerprint == traced.fingerprint:
-            for sample, order in _orders(span, before, skipped, sequences):
+        if span.fingerprint in traced.counts:
+            for sample, order in _orders(span, before, skipped, traced.counts[span.fingerprint]["train"]):
                 hits = np.flatnonzero(is_traced[order])
                 found.append(order[hits])
                 steps.append(span.first_step + (sample + hits - before) // span.batch_size)

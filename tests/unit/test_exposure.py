@@ -18,10 +18,10 @@ from clinical_pretrain.run_folder.paths import RunFolder
 from clinical_pretrain.run_folder.starts import SkippedSamples, data_position
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import write_json
-from tokenizer_tools.manifest import Manifest, SplitInfo, TokenizerInfo, UnknownTokens, Withdrawal
+from tokenizer_tools.manifest import Appending, Manifest, SplitInfo, TokenizerInfo, UnknownTokens, Withdrawal
 
-SEQUENCES = 23
-THESE, CLEAN, OTHER, EARLIER = (letter * 64 for letter in "abcd")
+SEQUENCES, FEWER = 23, 15
+THESE, CLEAN, OTHER, EARLIER, BEFORE = (letter * 64 for letter in "abcde")
 NONE = np.zeros((0, 2), np.int64)
 
 
@@ -29,7 +29,8 @@ def traced(train=((3, 0), (4, 0), (11, 1)), validation=()):
     splits = {name: SplitInfo(SEQUENCES, 0, 0, 9, 0) for name in ("train", "validation", "test")}
     tokenizer = TokenizerInfo("", "", "", 9, 0, 1, 2, 3, "", 4, None, None)
     manifest = Manifest(16, tokenizer, splits, {}, {"by": "patient"}, 0, UnknownTokens(0, 0.0, {}, ""), [], 9, {}, "",
-                        {}, THESE, withdrawn=[Withdrawal(1, 2, 3, EARLIER)])  # fmt: skip
+                        {}, THESE, withdrawn=[Withdrawal(1, 2, 3, EARLIER)],
+                        appended=[Appending(1, 9, 9, 9, {}, {}, BEFORE, dict.fromkeys(splits, FEWER))])  # fmt: skip
     pairs = {"train": train, "validation": validation, "test": ()}
     return TracedNotes(manifest, CLEAN, {name: np.array([*NONE, *found], np.int64).reshape(-1, 2)
                                          for name, found in pairs.items()})  # fmt: skip
@@ -67,7 +68,7 @@ def one(paths, notes):
 
 
 SPANS = st.lists(
-    st.tuples(st.integers(1, 20), st.integers(1, 9), st.integers(0, 3), st.sampled_from([THESE, THESE, OTHER, CLEAN])),
+    st.tuples(st.integers(1, 20), st.integers(1, 9), st.integers(0, 3), st.sampled_from([THESE, BEFORE, OTHER, CLEAN])),
     min_size=1,
     max_size=4,
 )
@@ -82,12 +83,12 @@ def test_the_sampler_agrees(spans, skipped, wanted):
     expected, made, step, consumed = [], [], 0, 0
     for steps, batch, seed, fingerprint in spans:
         made.append(exposure._Span(step + 1, step + steps, fingerprint, seed, batch))
-        sampler = Sampler(SEQUENCES, seed)
+        sampler = Sampler(FEWER if fingerprint == BEFORE else SEQUENCES, seed)
         for _ in range(steps):
             step += 1
             position = data_position(consumed, skipped)
             numbers = [sampler.sample(position + i).sequence for i in range(batch)]
-            expected += [(step, number) for number in numbers if fingerprint == THESE and number in wanted]
+            expected += [(step, number) for number in numbers if fingerprint in (THESE, BEFORE) and number in wanted]
             consumed += batch
     sequences, at_steps = exposure._consumed(made, skipped, traced([(number, 0) for number in wanted]))
     assert sorted(zip(at_steps.tolist(), sequences.tolist(), strict=True)) == sorted(expected)
@@ -121,6 +122,7 @@ def test_a_run_has_seen_what_its_steps_took(tmp_path):
         ([], 0, NOT_SEEN, "no step yet"),
         ([start(fingerprint=CLEAN)], 9, NOT_SEEN, ""),
         ([start(fingerprint=OTHER)], 9, UNKNOWN, "trained on other shards (fingerprint cccccccccccc)"),
+        ([start(fingerprint=BEFORE)], 9, NOT_SEEN, ""),  # before the sequence was appended
         ([start(fingerprint=EARLIER)], 9, UNKNOWN, "trained on the shards that these were made from by an earlier"),
         ([start(), start(1, CLEAN)], 9, NOT_SEEN, ""),  # the notes would have come in step 2
         ([start(), start(1, OTHER)], 9, UNKNOWN, "trained on other shards"),

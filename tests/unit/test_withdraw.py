@@ -1,6 +1,7 @@
 """Shards without a patient equal those of notes without the patient, and tell nothing of the patient."""
 
 import csv
+import gzip
 import json
 import os
 import random
@@ -226,13 +227,26 @@ def cut_notes(shards):
     (shards / "manifest.json").write_text(json.dumps(manifest))
 
 
+def test_the_file_of_patients_is_read_as_lists_of_splits_are(tmp_path):
+    file = tmp_path / "patients.txt.gz"
+    file.write_bytes(gzip.compress(b"\xef\xbb\xbf0123\r\n\n 124.0\n123\n"))
+    assert [(each.identifier, each.place) for each in read_patients(["7"], file)] == [
+        ("7", "--patient, number 1"),
+        ("123", f"{file}, line 1"),
+        ("124", f"{file}, line 3"),
+    ]
+    file.write_bytes(gzip.compress(b"SUBJECT_ID\n123\n"))
+    with pytest.raises(UserError, match="line 1: the name of a column; delete this line"):
+        read_patients([], file)
+
+
 @pytest.mark.parametrize(
     ("change", "arguments", "message"),
     [
         (None, ["--patient", "7999"], "--patient, number 1: no note in "),
         (None, ["--patient", TRAINED[0], "7998", "--patient", "7999"], "--patient, number 2; --patient, number 3: no"),
-        (None, ["--patient", "unknown"], "--patient, number 1: names no patient"),
-        (None, ["--patient", "7.9E+11"], "--patient, number 1: a shortened number"),
+        (None, ["--patient", "unknown"], "--patient, number 1: stands for a missing"),
+        (None, ["--patient", "7.9E+11"], "--patient, number 1: a number that has lost digits"),
         (None, [], "no patient is named; give --patient ID, or --patients-file FILE"),
         (None, ["--patients-file", "missing.txt"], "missing.txt: No such file"),
         (None, ["--patient", *PATIENTS], "no other note is in the training split"),

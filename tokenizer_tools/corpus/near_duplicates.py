@@ -170,6 +170,7 @@ def find_near_duplicates(
     shingles_of: Callable[[int], npt.NDArray[np.uint64]],
     splits: npt.NDArray[np.uint8] | None,
     rules: DuplicateRules,
+    first_new: int = 0,
 ) -> Verdict:
     """Go through notes in order, and drop each that is a near-duplicate of an earlier one that stays.
 
@@ -180,6 +181,7 @@ def find_near_duplicates(
         shingles_of: gives the shingles of a note by its number, sorted, each once.
         splits: (notes,); only notes of different splits are compared. None: all.
         rules: of the near-duplicates.
+        first_new: the notes before this one stay, whatever they are like.
     """
     notes = len(signatures)
     buckets, sizes = _buckets(signatures, rules)
@@ -189,7 +191,8 @@ def find_near_duplicates(
     verdict = Verdict(np.full(notes, -1, np.int64), np.zeros(notes, dtype=bool))
     for note in range(notes):
         shared = [bucket for bucket in buckets[note].tolist() if sizes[bucket] > 1]
-        others = np.array(sorted({other for bucket in shared for other in remembered.get(bucket, ())}), np.int64)
+        seen = {other for bucket in shared for other in remembered.get(bucket, ())} if note >= first_new else set()
+        others = np.array(sorted(seen), np.int64)
         if splits is not None:
             others = others[splits[others] != splits[note]]
         agreement = np.count_nonzero(signatures[others] == signatures[note], axis=1)
@@ -204,7 +207,7 @@ def find_near_duplicates(
             if len(members) < MAX_COMPARED:
                 members.append(note)
             else:
-                verdict.crowded[note] = True
+                verdict.crowded[note] = note >= first_new
     return verdict
 
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
-from tokenizer_tools.corpus.columns import KNOWN_COLUMNS
-from tokenizer_tools.corpus.compressed_files import open_file
-from tokenizer_tools.corpus.identifiers import LostDigitsError, identifier_of
+from tokenizer_tools.corpus.identifier_lists import read_identifiers
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import SPLITS
 
 Id = TypeVar("Id", bound=Hashable)
-_LONGEST = 1000
-"""Characters of a line. A longer one is no identifier, but perhaps a note."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,7 @@ class SplitLists:
         repeated, first = 0, ""
         for split, path in self.files().items():
             number = SPLITS.index(split)
-            for place, identifier in _identifiers(Path(path), f"--split.lists.{split}"):
+            for place, identifier in read_identifiers(Path(path), f"--split.lists.{split}"):
                 if listed.setdefault(identifier, number) != number:
                     repeated, first = repeated + 1, first or f"{place} and {places[identifier]}"
                 places.setdefault(identifier, place)
@@ -57,38 +53,6 @@ class SplitLists:
                 f"{first}: the same {self.of} on two lists ({repeated:,} such lines); keep it on one of them"
             )
         return listed
-
-
-def _identifiers(path: Path, option: str) -> Iterator[tuple[str, str]]:
-    """The place and the identifier of each line that isn't empty."""
-    count = 0
-    try:
-        with open_file(path) as stream:
-            for number, line in enumerate(stream, start=1):
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-                if text:
-                    count += 1
-                    yield f"{path}, line {number}", _identifier(text, f"{path}, line {number}", is_first=count == 1)
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not UTF-8 ({option}); it must hold an identifier on each line") from None
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror} ({option})") from None
-    if not count:
-        raise UserError(f"{path}: holds no identifier ({option}); leave the option out for a split without a list")
-
-
-def _identifier(text: str, place: str, is_first: bool) -> str:
-    if len(text) > _LONGEST or any(separator in text for separator in ",;\t|"):
-        raise UserError(f"{place}: more than an identifier; write one on each line, and nothing else")
-    if is_first and text.lower() in (*KNOWN_COLUMNS["patient"], *KNOWN_COLUMNS["admission"]):
-        raise UserError(f"{place}: the name of a column; delete this line, so that each holds an identifier")
-    try:
-        identifier = identifier_of(text)
-    except LostDigitsError:
-        raise UserError(f"{place}: a number that has lost digits; export identifiers as text") from None
-    if not identifier:
-        raise UserError(f"{place}: stands for a missing identifier; delete this line")
-    return identifier
 
 
 class ListedSplits(Generic[Id]):

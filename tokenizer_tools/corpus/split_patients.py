@@ -85,14 +85,21 @@ def patients_of_admissions(
     return {admission: patient for admission, patient in found.items() if admission not in ambiguous}
 
 
-def unknown_patient(place: str, notes: int) -> UserError:
+def unknown_patient(place: str, notes: int, is_appended: bool = False) -> UserError:
     """The error for notes that name only an admission whose patient isn't known.
 
     Args:
         place: of the first of them.
         notes: how many there are; 0 if they weren't counted.
+        is_appended: whether they are appended to shards, which know no patients of admissions.
     """
     count = f" ({notes:,} such notes)" if notes else ""
+    if is_appended:
+        return UserError(
+            f"{place}: no patient, and no other of the new notes says whose admission it is{count}, which the earlier "
+            "shards don't know; name the patient's column with --columns.patient, or drop and count such notes with "
+            "--on-bad-row skip"
+        )
     return UserError(
         f"{place}: no patient, and no other note says whose admission it is{count}; name the patient's column with "
         "--columns.patient, let admissions stand for patients with --split.by admission (a patient's admissions may "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,37 @@ from tokenizer_tools.shards.folder import ShardBuild
 from tokenizer_tools.shards.scan import Named, Outcome, ScannedNotes, place_of
 
 
-def apply_lists(scanned: ScannedNotes, inputs: list[Input], build: ShardBuild) -> None:
+def hash_lists(build: ShardBuild, identifiers: dict[str, int]) -> dict[bytes, int]:
+    """The split of each identifier, from `SplitLists.read`, by its keyed hash."""
+    what = build.settings.split.lists.of
+    return {patient_hash(build.patient_key, f"{what} {name}").encode(): split for name, split in identifiers.items()}
+
+
+def apply_lists(
+    scanned: ScannedNotes,
+    inputs: list[Input],
+    build: ShardBuild,
+    hashed: dict[bytes, int],
+    earlier_patients: Iterable[bytes] = (),
+) -> None:
     """Change the splits of the scanned notes, and drop those on no list. A second call changes nothing more.
 
+    Args:
+        scanned: the notes.
+        inputs: where they are from.
+        build: the build.
+        hashed: from `hash_lists`.
+        earlier_patients: hashes of those who have notes in the shards that these notes are appended to.
+
     Raises:
-        UserError: see `SplitLists.read` and `ListedSplits.check`.
+        UserError: see `ListedSplits.check`.
     """
     rule = build.settings.split
-    if not rule.lists.files() or _done(build).exists():
+    if not hashed or _done(build).exists():
         return
-    key = build.patient_key
-    hashed = {patient_hash(key, f"{rule.lists.of} {name}").encode(): split for name, split in rule.lists.read().items()}
     listed = ListedSplits(rule.lists, hashed, rule.by)
+    for patient in earlier_patients:
+        listed.see(patient, b"", None)
     for number in range(scanned.parts):
         places = zip(*scanned.columns(number, "sources", "rows"), strict=True)
         for (patient, admission), place in zip(_people(scanned, number), places, strict=True):
@@ -52,12 +71,16 @@ def listed_counts(build: ShardBuild) -> dict[str, int]:
     return json.loads(_done(build).read_text()) if _done(build).exists() else {}
 
 
-def describe_lists(build: ShardBuild) -> dict[str, Any]:
-    """What the shards depend on: of each list its length, and a keyed hash that tells it from others."""
-    lists = build.settings.split.lists
-    described: dict[str, Any] = {"of": lists.of}
+def describe_lists(build: ShardBuild, listed: dict[str, int]) -> dict[str, Any]:
+    """What the shards depend on: of each list its length, and a keyed hash that tells it from others.
+
+    Args:
+        build: the build.
+        listed: from `SplitLists.read`.
+    """
+    described: dict[str, Any] = {"of": build.settings.split.lists.of}
     of_split: dict[int, list[str]] = {}
-    for identifier, split in lists.read().items():
+    for identifier, split in listed.items():
         of_split.setdefault(split, []).append(identifier)
     for split, identifiers in sorted(of_split.items()):
         name = patient_hash(build.patient_key, "\n".join(["list", *sorted(identifiers)]))

@@ -41,17 +41,18 @@ from tokenizer_tools.manifest import (
     fingerprint,
 )
 from tokenizer_tools.progress import say
-from tokenizer_tools.shards.apply_lists import apply_lists, describe_lists, listed_counts
+from tokenizer_tools.shards.apply_lists import apply_lists, describe_lists, hash_lists, listed_counts
 from tokenizer_tools.shards.count_sources import count_sources
 from tokenizer_tools.shards.describe.describe import add_missing_report
+from tokenizer_tools.shards.earlier_notes import GroupNotes
 from tokenizer_tools.shards.folder import ShardBuild, disk_errors, is_prepared, lock, prepare_folder
-from tokenizer_tools.shards.keep_list import KeepList, count_people, count_times, make_keep_list
+from tokenizer_tools.shards.keep_list import KeepList, count_notes, count_people, count_times, make_keep_list
 from tokenizer_tools.shards.near_duplicates import count_crowded
 from tokenizer_tools.shards.pack import PackedPart, pack
 from tokenizer_tools.shards.scan import Outcome, scan
 from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
 from tokenizer_tools.shards.workers import Workers
-from tokenizer_tools.shards.write import load_libraries, write_notes_table
+from tokenizer_tools.shards.write import load_libraries, notes_tables, write_notes
 from tokenizer_tools.tokenizer.load import describe_tokenizer, load_tokenizer, save_tokenizer
 from tokenizer_tools.tokenizer.unknown_characters import unknown_tokens, unknown_whitespace
 
@@ -107,7 +108,8 @@ def _build(
     info = describe_tokenizer(loaded, tokenizer, settings.placeholder)
     whitespace = unknown_whitespace(loaded.backend_tokenizer, info.unknown_id)
     build = ShardBuild(out, settings, info, whitespace, key)
-    plan = _plan(build, inputs)
+    listed = settings.split.lists.read()
+    plan = make_plan(build, inputs, listed)
     with disk_errors(out):
         if options.stage == "scan" and not is_prepared(build, plan):
             raise UserError(f"{out}: not prepared for these settings; first run the same command with --stage prepare")
@@ -122,17 +124,23 @@ def _build(
             scanned = scan(inputs, build, options, workers)
             if scanned is None:
                 return None
-            apply_lists(scanned, inputs, build)
+            apply_lists(scanned, inputs, build, hash_lists(build, listed))
             keep = make_keep_list(scanned, build, workers)
             packed = pack(keep, build, workers)
             return _finish(packed, keep, build, plan)
 
 
-def _plan(build: ShardBuild, inputs: list[Input]) -> dict[str, Any]:
-    """Everything that the shards depend on."""
+def make_plan(build: ShardBuild, inputs: list[Input], listed: dict[str, int]) -> dict[str, Any]:
+    """Everything that the shards depend on.
+
+    Args:
+        build: the build.
+        inputs: its notes.
+        listed: from `SplitLists.read`.
+    """
     plan = build.settings.compared()
-    if build.settings.split.lists.files():
-        plan["split"]["lists"] = describe_lists(build)
+    if listed:
+        plan["split"]["lists"] = describe_lists(build, listed)
     return {
         "format_version": FORMAT_VERSION,
         "inputs": [_describe_input(entry, build.patient_key) for entry in inputs],
@@ -176,9 +184,32 @@ def _save_tokenizer(loaded: Any, build: ShardBuild) -> None:
 
 def _finish(packed: list[PackedPart], keep: KeepList, build: ShardBuild, plan: dict[str, Any]) -> Manifest:
     """Write the notes table and the manifest, and delete the work folder."""
-    notes = write_notes_table(build.out, keep)
-    people = count_people(keep)
-    splits = {}
+    nobody = GroupNotes.none()
+    write_notes(build.out, notes_tables(keep, 0, nobody))
+    manifest = make_manifest(packed, keep, build, plan, nobody)
+    if not manifest.splits["train"].sequences:
+        raise UserError(
+            "no note is in the training split; lower --split.validation and --split.test, or check --split.lists"
+        )
+    manifest.save(build.out)
+    shutil.rmtree(build.work)
+    add_missing_report(build.out)
+    return manifest
+
+
+def make_manifest(
+    packed: list[PackedPart], keep: KeepList, build: ShardBuild, plan: dict[str, Any], earlier: GroupNotes
+) -> Manifest:
+    """Count what was packed.
+
+    Args:
+        packed: all parts.
+        keep: what became of each note.
+        build: the build.
+        plan: from `make_plan`; with the inputs of earlier shards, if the notes are appended to these.
+        earlier: what these hold. Their notes aren't counted.
+    """
+    people, notes, splits = count_people(keep, earlier), count_notes(keep), {}
     for index, name in enumerate(SPLITS):
         files = [part.files[name] for part in packed if name in part.files]
         splits[name] = SplitInfo(
@@ -189,19 +220,15 @@ def _finish(packed: list[PackedPart], keep: KeepList, build: ShardBuild, plan: d
             admissions=people.admissions[index],
             files=files,
         )
-    if not splits["train"].sequences:
-        raise UserError(
-            "no note is in the training split; lower --split.validation and --split.test, or check --split.lists"
-        )
     settings, all_files = build.settings, [entry for split in splits.values() for entry in split.files]
-    manifest = Manifest(
+    return Manifest(
         sequence_length=settings.sequence_length,
         tokenizer=build.tokenizer,
         splits=splits,
         counts=_counts(keep, build),
         split_rule={"hash": "sha256", **plan["split"]},
         patients_in_several_splits=people.patients_in_several_splits,
-        sources=count_sources(keep, plan["inputs"], [part.tokens_by_input for part in packed]),
+        sources=count_sources(keep, plan["inputs"], [part.tokens_by_input for part in packed], build.start.input),
         unknown=_unknown(packed, all_files, build.unknown_whitespace),
         cleaning_rules=settings.cleaning.names(),
         notes_per_part=settings.notes_per_part,
@@ -221,10 +248,6 @@ def _finish(packed: list[PackedPart], keep: KeepList, build: ShardBuild, plan: d
         fingerprint=fingerprint(build.tokenizer.sha256, settings.sequence_length, all_files),
         placeholders=sorted_counts(sum((Counter(part.placeholders) for part in packed), Counter[str]())),
     )
-    manifest.save(build.out)
-    shutil.rmtree(build.work)
-    add_missing_report(build.out)
-    return manifest
 
 
 def _counts(keep: KeepList, build: ShardBuild) -> dict[str, int]:

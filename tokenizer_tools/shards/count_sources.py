@@ -14,22 +14,23 @@ from tokenizer_tools.shards.scan import Outcome
 
 
 def count_sources(
-    keep: KeepList, inputs: Sequence[dict[str, Any]], tokens_by_input: Sequence[Sequence[int]]
+    keep: KeepList, inputs: Sequence[dict[str, Any]], tokens_by_input: Sequence[Sequence[int]], first: int = 0
 ) -> list[SourceInfo]:
     """Count by source, in the order of the inputs.
 
     Args:
         keep: what became of each note.
         inputs: as the manifest's settings describe them.
-        tokens_by_input: for each part the tokens of each input, by the input's number.
+        tokens_by_input: for each part the tokens of each input, by the input's number less `first`.
+        first: the number of the first input that is counted; those before it get zeros.
     """
     outcomes = np.zeros((len(inputs), len(Outcome)), np.int64)
     for number in range(keep.scanned.parts):
         found = np.asarray(keep.outcomes[keep.scanned.notes_of(number)])
-        np.add.at(outcomes, (keep.scanned.column(number, "sources"), found), 1)
+        np.add.at(outcomes, (keep.scanned.column(number, "sources") + first, found), 1)
     tokens = np.zeros(len(inputs), np.int64)
     for part in tokens_by_input:
-        tokens[: len(part)] += np.array(part, np.int64)
+        tokens[first : first + len(part)] += np.array(part, np.int64)
     sources = []
     for name, numbers in _numbers_by_name(inputs).items():
         by_outcome = outcomes[numbers].sum(axis=0)

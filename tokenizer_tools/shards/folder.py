@@ -40,6 +40,15 @@ _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
+class Start:
+    """Where the numbers of a build begin: after those of the shards that its notes are appended to."""
+
+    part: int = 0
+    note: int = 0
+    input: int = 0
+
+
+@dataclass(frozen=True)
 class ShardBuild:
     """One build: its settings, and what was looked up for them. A copy goes to every worker process."""
 
@@ -49,6 +58,7 @@ class ShardBuild:
     unknown_whitespace: str
     """White space that the tokenizer doesn't know."""
     patient_key: bytes = field(repr=False)
+    start: Start = Start()
 
     @property
     def work(self) -> Path:
@@ -87,10 +97,14 @@ class ShardBuild:
         """Which shard files the notes of some patients became; written after them."""
         return self.work / "packed" / f"timelines-{number:05d}.json"
 
-    @staticmethod
-    def shard_path(split: str, number: int) -> str:
-        """A shard file's path within the folder."""
-        return f"{split}/part-{number:05d}.arrow"
+    def shard_path(self, split: str, number: int) -> str:
+        """The path of a shard file within the folder."""
+        return f"{split}/part-{self.start.part + number:05d}.arrow"
+
+    @property
+    def appends(self) -> bool:
+        """Whether the notes are appended to finished shards."""
+        return self.start != Start()
 
     @property
     def id_dtype(self) -> np.dtype[Any]:

@@ -12,6 +12,7 @@ from tokenizer_tools.corpus.deduplicate import HASH_DTYPE, first_occurrences, ra
 from tokenizer_tools.corpus.times import sort_key
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import SPLITS
+from tokenizer_tools.shards.earlier_notes import EarlierNotes, GroupNotes
 from tokenizer_tools.shards.folder import ShardBuild
 from tokenizer_tools.shards.near_duplicates import near_duplicates
 from tokenizer_tools.shards.scan import Named, Outcome, ScannedNotes
@@ -37,8 +38,16 @@ class KeepList:
         return np.asarray(self.outcomes[self.scanned.notes_of(number)]) == Outcome.KEPT
 
 
-def make_keep_list(scanned: ScannedNotes, build: ShardBuild, workers: Workers) -> KeepList:
+def make_keep_list(
+    scanned: ScannedNotes, build: ShardBuild, workers: Workers, earlier: EarlierNotes | None = None
+) -> KeepList:
     """Make the keep list, or open that of an earlier build.
+
+    Args:
+        scanned: the notes.
+        build: the build.
+        workers: compare near-duplicates.
+        earlier: the notes of the shards that these are appended to. They stay.
 
     Raises:
         UserError: no note stays.
@@ -48,10 +57,10 @@ def make_keep_list(scanned: ScannedNotes, build: ShardBuild, workers: Workers) -
         outcomes = np.concatenate([scanned.column(number, "outcomes") for number in range(scanned.parts)])
         for index, columns in _kept_by_hash(scanned, outcomes, "hashes"):
             outcomes[index[~first_occurrences(columns[:, 0])]] = Outcome.DROPPED_DUPLICATE
+        if earlier:
+            outcomes[earlier.known(outcomes == Outcome.KEPT)] = Outcome.DROPPED_DUPLICATE
         if build.settings.duplicates.near != "off":
-            splits = np.concatenate([scanned.column(number, "splits") for number in range(scanned.parts)])
-            pairs = near_duplicates(build.shingles, scanned.starts, outcomes == Outcome.KEPT, splits, workers)
-            outcomes[pairs[:, 0]] = Outcome.DROPPED_NEAR_DUPLICATE
+            outcomes[_near(scanned, outcomes == Outcome.KEPT, build, workers, earlier)] = Outcome.DROPPED_NEAR_DUPLICATE
         time_order = np.zeros(len(outcomes), np.int32)
         for index, columns in _kept_by_hash(scanned, outcomes, "groups", "times"):
             time_order[index] = ranks_within(columns[:, 0], columns[:, 1])
@@ -78,6 +87,24 @@ def first_notes_of_patients(keep: KeepList) -> npt.NDArray[np.int32]:
         _, firsts, group = np.unique(columns[:, 0], return_index=True, return_inverse=True)
         first[index] = index[firsts][group]
     return first
+
+
+def _near(
+    scanned: ScannedNotes,
+    candidates: npt.NDArray[np.bool_],
+    build: ShardBuild,
+    workers: Workers,
+    earlier: EarlierNotes | None,
+) -> npt.NDArray[np.int64]:
+    """(n,): the numbers of the notes that are near-duplicates."""
+    splits = np.concatenate([scanned.column(number, "splits") for number in range(scanned.parts)])
+    if earlier is None:
+        return near_duplicates(build.shingles, scanned.starts, candidates, splits, workers)[:, 0]
+    starts = [*earlier.starts, *(earlier.starts[-1] + start for start in scanned.starts[1:])]
+    candidates = np.concatenate([np.ones(earlier.starts[-1], dtype=bool), candidates])
+    splits = np.concatenate([earlier.splits, splits])
+    pairs = near_duplicates(build.shingles, starts, candidates, splits, workers, earlier.starts[-1])
+    return pairs[:, 0] - earlier.starts[-1]
 
 
 def _kept_by_hash(
@@ -120,18 +147,29 @@ class PeopleCounts:
     patients_in_several_splits: int
 
 
-def count_people(keep: KeepList) -> PeopleCounts:
-    """Count distinct patients and admissions of the kept notes."""
+def count_people(keep: KeepList, earlier: GroupNotes) -> PeopleCounts:
+    """Count distinct patients and admissions of the kept notes that earlier shards don't hold in the same split."""
     counts, in_several = {Named.PATIENT: [0] * len(SPLITS), Named.ADMISSION: [0] * len(SPLITS)}, 0
     for _, columns in _kept_by_hash(keep.scanned, keep.outcomes, "groups", "named", "splits"):
-        groups, named, splits = np.unique(columns, axis=0).T
+        people, group_of = np.unique(columns[:, :2], axis=0, return_inverse=True)
+        before = earlier.of(people[:, 0]) > 0
+        now = before.copy()
+        now[group_of.reshape(-1), columns[:, 2].astype(int)] = True
         for kind, by_split in counts.items():
-            is_kind = named == str(int(kind)).encode()
-            for split in range(len(SPLITS)):
-                by_split[split] += int((splits[is_kind] == str(split).encode()).sum())
-        splits_of_patient = np.unique(groups[named == str(int(Named.PATIENT)).encode()], return_counts=True)[1]
-        in_several += int((splits_of_patient > 1).sum())
+            is_kind = people[:, 1] == str(int(kind)).encode()
+            by_split[:] = (by_split + (now & ~before)[is_kind].sum(axis=0)).tolist()
+        several_now, several_before = (sides[people[:, 1] == str(int(Named.PATIENT)).encode()].sum(axis=1) > 1
+                                       for sides in (now, before))  # fmt: skip
+        in_several += int((several_now & ~several_before).sum())
     return PeopleCounts(counts[Named.PATIENT], counts[Named.ADMISSION], in_several)
+
+
+def count_notes(keep: KeepList) -> list[int]:
+    """Kept notes in each split."""
+    notes = np.zeros(len(SPLITS), np.int64)
+    for number in range(keep.scanned.parts):
+        notes += np.bincount(keep.scanned.column(number, "splits")[keep.kept(number)], minlength=len(SPLITS))
+    return [int(count) for count in notes]
 
 
 def count_times(keep: KeepList) -> dict[str, int]:

@@ -30,6 +30,7 @@ def near_duplicates(
     candidates: npt.NDArray[np.bool_],
     splits: npt.NDArray[np.uint8],
     workers: Workers,
+    first_new: int = 0,
 ) -> npt.NDArray[np.int64]:
     """Find the notes to drop. Memory: 30 bytes per note.
 
@@ -39,16 +40,20 @@ def near_duplicates(
         candidates: (notes read,), which notes may be kept.
         splits: (notes read,), of each note.
         workers: run the comparisons.
+        first_new: the notes before this one stay, whatever they are like.
 
     Returns:
         (notes to drop, 2): each one's number among all notes, and that of a near-duplicate that stays.
     """
-    groups = _jobs_of(_components(store, starts, candidates))
+    labels = _components(store, starts, candidates)
+    if first_new:
+        labels[~np.isin(labels, labels[first_new:])] = -1  # nothing is to be decided about components without new notes
+    groups = _jobs_of(labels)
 
     def jobs() -> Iterator[Job]:
         for number, notes in enumerate(groups):
             if not store.verdict_file(number).exists():
-                yield partial(_decide, number, notes, splits[notes], store, starts)
+                yield partial(_decide, number, notes, splits[notes], (store, starts), first_new)
 
     with Progress("comparing notes that may be near-duplicates", total=sum(map(len, groups))) as progress:
         workers.run(jobs(), progress)
@@ -68,18 +73,20 @@ def _decide(
     number: int,
     notes: npt.NDArray[np.int64],
     splits: npt.NDArray[np.uint8],
-    store: ShingleStore,
-    starts: Sequence[int],
+    stored: tuple[ShingleStore, Sequence[int]],
+    first_new: int,
 ) -> None:
     """Write what becomes of some notes: (2, notes), as in `Verdict`, with note numbers among all notes."""
+    store, starts = stored
     across = store.rules.near == "keep"
-    order = np.lexsort((notes, splits)) if across else np.arange(len(notes))
+    order = np.lexsort((notes, splits, notes >= first_new)) if across else np.arange(len(notes))
     in_order, shingles = notes[order], Shingles(store, starts)
     verdict = find_near_duplicates(
         shingles.signatures(in_order),
         lambda place: shingles.of(int(in_order[place])),
         splits[order] if across else None,
         store.rules,
+        int((notes < first_new).sum()),
     )
     decided = np.empty((2, len(notes)), np.int64)
     decided[0, order] = np.where(verdict.near_to >= 0, in_order[verdict.near_to], -1)

@@ -82,7 +82,7 @@ class _PackJob:
 
 
 def _part_jobs(keep: KeepList, build: ShardBuild) -> Iterator[_PackJob]:
-    first_note = 0
+    first_note = build.start.note
     for number in range(keep.scanned.parts):
         kept = keep.kept(number)
         yield _PackJob(build.packed_file(number), len(kept), partial(pack_part, number, kept, first_note, build))

@@ -95,6 +95,19 @@ def _describe_sources(manifest: Manifest) -> list[str]:
     ]
 
 
+def describe_appended(manifest: Manifest) -> list[str]:
+    """Say what the last appending has added, and what it can't have checked."""
+    last = manifest.appended[-1]
+    lines = [f"  appended: {last.notes:,} of {last.read:,} notes read, {last.tokens:,} tokens"]
+    if manifest.withdrawn:
+        patients = sum(entry.patients for entry in manifest.withdrawn)
+        lines.append(
+            f"  {patients:,} {'patient was' if patients == 1 else 'patients were'} withdrawn from these shards, which "
+            "don't say who: keep their notes out of what you append"
+        )
+    return lines
+
+
 def _describe_near(manifest: Manifest) -> str:
     """Say what became of near-duplicates."""
     rules, crowded = manifest.settings.get("duplicates"), manifest.counts.get("kept_not_fully_compared", 0)
@@ -138,5 +151,6 @@ def summarise(manifest: Manifest) -> dict[str, Any]:
     for name, split in manifest.splits.items():
         counts = asdict(replace(split, files=[]))
         flat |= {f"{name}_{key}": value for key, value in counts.items() if key != "files"}
+    flat["appended"] = [asdict(entry) for entry in manifest.appended]
     flat["sources"] = [asdict(source) for source in manifest.sources]
     return flat

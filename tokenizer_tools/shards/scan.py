@@ -142,7 +142,7 @@ def scan_part(number: int, part: Part, build: ShardBuild) -> None:
         rows.append(_scan_note(note, text, build) | {"placeholders": [placeholders[kind] for kind in COUNTED]})
         texts.append(text)
     columns = {name: np.array([row[name] for row in rows], dtype) for name, dtype in _COLUMNS.items()}
-    if settings.duplicates.near != "off":
+    if settings.duplicates.near != "off" and not build.appends:  # else by token ids: see earlier_notes.py
         build.shingles.write(number, texts)
     tokenise(number, texts, build)
     _write(build.scan_file(number), columns)
@@ -217,7 +217,7 @@ def _resolve_admissions(scanned: ScannedNotes, inputs: list[Input], build: Shard
         if len(admission_only):
             _write(build.scan_file(number), columns)
     if lost and build.settings.reading.on_bad_row == "fail":
-        raise unknown_patient(first_lost, lost)
+        raise unknown_patient(first_lost, lost, build.appends)
 
 
 def place_of(entry: Input, row: int) -> str:

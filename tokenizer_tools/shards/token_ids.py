@@ -66,7 +66,7 @@ class PartIds:
 
 def tokenise(number: int, texts: Sequence[str], build: ShardBuild) -> None:
     """Write the token ids of a part, of all its notes' cleaned texts."""
-    info, (backend, encode) = build.tokenizer, _encoder(build)
+    info, (backend, encode) = build.tokenizer, load_encoder(build)
     forbidden = forbidden_ids(backend, info)
     numbers = {text: i for i, text in enumerate(dict.fromkeys(texts))}
     token_ids: list[npt.NDArray[Any]] = []
@@ -126,7 +126,7 @@ def _file(build: ShardBuild, number: int, what: str) -> Path:
     return build.ids_folder / f"part-{number:05d}.{what}.{'json' if what == 'unknown' else 'npy'}"
 
 
-def _encoder(build: ShardBuild) -> tuple[Tokenizer, IdEncoder]:
+def load_encoder(build: ShardBuild) -> tuple[Tokenizer, IdEncoder]:
     """The tokenizer, loaded once per process, and what encodes by it."""
     return _loaded(build.tokenizer_folder / "tokenizer.json", tuple(build.tokenizer.placeholder_ids))
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tokenizer_tools.corpus.identifiers import LostDigitsError, identifier_of
+from tokenizer_tools.corpus.identifier_lists import given_identifier, read_identifiers
 from tokenizer_tools.corpus.split_patients import load_key_of, patient_hash
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import copy_files, file_sha256, new_folder
@@ -78,23 +78,12 @@ def read_patients(given: Sequence[str], file: Path | None = None) -> list[NamedP
     Raises:
         UserError: there is none, an identifier can't be one, or the file can't be read.
     """
-    texts = [(f"--patient, number {number}", text) for number, text in enumerate(given, 1)]
+    texts = ((f"--patient, number {number}", text) for number, text in enumerate(given, 1))
+    named = [(place, given_identifier(text, place)) for place, text in texts]
     if file is not None:
-        try:
-            lines = file.read_text(encoding="utf-8-sig").splitlines()
-        except OSError as error:
-            raise UserError(f"{file}: {error.strerror}; name a text file with one patient per line") from None
-        except UnicodeDecodeError:
-            raise UserError(f"{file}: not UTF-8; save it as a text file in UTF-8") from None
-        texts += [(f"{file}, line {number}", text) for number, text in enumerate(lines, 1) if text.strip()]
+        named += read_identifiers(file, "--patients-file")
     found: dict[str, NamedPatient] = {}
-    for place, text in texts:
-        try:
-            identifier = identifier_of(text)
-        except LostDigitsError:
-            raise UserError(f"{place}: a shortened number, as spreadsheets write it; give all its digits") from None
-        if not identifier:
-            raise UserError(f"{place}: names no patient (empty, or a word for an unknown one)")
+    for place, identifier in named:
         found.setdefault(identifier, NamedPatient(place, identifier))
     if not found:
         raise UserError("no patient is named; give --patient ID, or --patients-file FILE with one per line")
@@ -302,6 +291,7 @@ def _manifest(before: Manifest, splits: dict[str, SplitInfo], packing: _Packing)
         ),
         fingerprint=fingerprint(before.tokenizer.sha256, before.sequence_length, files),
         sources=[_source_without(source, packing) for source in before.sources],
+        appended=[replace(entry, sequences={}) for entry in before.appended],
         withdrawn=[
             *before.withdrawn,
             Withdrawal(len(packing.splits_of), gone, int(packing.tokens.sum()), before.fingerprint),

@@ -21,6 +21,11 @@ from tokenizer_tools.progress import Progress
 Job = Callable[[], None]
 """Runs in another process, so it must be picklable: a `functools.partial` of a module's function."""
 
+
+class LostWorkerError(UserError):
+    """A worker process was killed. What is finished stays, and the next start goes on from there."""
+
+
 _notes_done: Any = None
 """Counter of notes, shared by this process and its workers. Jobs advance it note by note, because a progress bar that
 moved only when a whole part is done would seem to hang."""
@@ -62,7 +67,7 @@ class Workers:
             progress: is advanced by the notes that jobs report.
 
         Raises:
-            UserError: a worker process was killed.
+            LostWorkerError: a worker process was killed.
             BaseException: whatever a job raises; the earliest job that fails, if several do.
         """
         first = list(itertools.islice(jobs, 2))
@@ -87,7 +92,7 @@ class Workers:
             for future in waiting:
                 future.result()
         except BrokenProcessPool:
-            raise UserError(
+            raise LostWorkerError(
                 "a worker process was killed, perhaps because memory ran out; run the same command again, with "
                 f"--workers {max(1, self.count // 2)}: finished parts are kept"
             ) from None

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tokenizer_tools.manifest import NOTES_TABLE_NAME, SPLITS
+from tokenizer_tools.manifest import NOTES_TABLE_NAME
+from tokenizer_tools.shards.earlier_notes import GroupNotes
 from tokenizer_tools.shards.keep_list import KeepList
 from tokenizer_tools.shards.sequences import PackedSequence
 
@@ -51,40 +52,36 @@ def write_sequences(path: Path, sequences: Sequence[PackedSequence], id_dtype: n
     _write_arrow(path, features, tables)
 
 
-def write_notes_table(folder: Path, keep: KeepList) -> list[int]:
-    """Write the notes table of a build.
+def notes_tables(keep: KeepList, first_input: int, earlier: GroupNotes) -> Iterator[Any]:
+    """Yield the rows of the notes table, part by part.
 
-    Returns:
-        Notes in each split.
+    Args:
+        keep: the notes that stay.
+        first_input: the number of their first input.
+        earlier: what earlier shards hold of their patients: a patient's new notes are numbered behind these.
     """
     import pyarrow as pa
 
-    notes = np.zeros(len(SPLITS), np.int64)
-
-    def tables() -> Iterator[pa.Table]:
-        for number in range(keep.scanned.parts):
-            kept = keep.kept(number)
-            names = ("groups", "categories", "sources", "splits")
-            groups, categories, sources, splits = (column[kept] for column in keep.scanned.columns(number, *names))
-            notes[:] += np.bincount(splits, minlength=len(SPLITS))
-            yield pa.table(
-                {
-                    "patient": pa.array([group.decode() for group in groups], pa.string()),
-                    "category": pa.array([category.decode() for category in categories], pa.string()),
-                    "source": pa.array(sources),
-                    "time_order": pa.array(np.asarray(keep.time_order[keep.scanned.notes_of(number)])[kept]),
-                }
-            )
-
-    write_notes(folder, tables())
-    return [int(count) for count in notes]
+    for number in range(keep.scanned.parts):
+        kept = keep.kept(number)
+        columns = keep.scanned.columns(number, "groups", "categories", "sources")
+        groups, categories, sources = (column[kept] for column in columns)
+        order = np.asarray(keep.time_order[keep.scanned.notes_of(number)])[kept] + earlier.of(groups).sum(axis=1)
+        yield pa.table(
+            {
+                "patient": pa.array([group.decode() for group in groups], pa.string()),
+                "category": pa.array([category.decode() for category in categories], pa.string()),
+                "source": pa.array(sources + np.int16(first_input)),
+                "time_order": pa.array(order.astype(np.int32)),
+            }
+        )
 
 
 def write_notes(folder: Path, tables: Iterable[Any]) -> None:
     """Write `notes.arrow`, one row per kept note in input order.
 
     Columns: patient (keyed hash), category, source (which input, from 0) and time_order (place among the patient's kept
-    notes).
+    notes; appended ones stand behind the earlier ones, whose times shards don't hold).
     """
     from datasets import Features, Value
 

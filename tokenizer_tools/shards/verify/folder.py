@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import stat
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tokenizer_tools.manifest import (
     TOKENIZER_FOLDER,
     Manifest,
     ShardFile,
+    SplitInfo,
     fingerprint,
 )
 from tokenizer_tools.shards.verify.checks import COPY, REBUILD, Check
@@ -57,7 +59,10 @@ def check_files(folder: Path, manifest: Manifest) -> tuple[Check, set[str]]:
             continue
         elif not any(name.startswith(f"{above}/") for above in foreign):
             foreign.add(name)
-            if name == "work":
+            if name == "append":
+                remedy = "run the same build-shards --append command again, or delete this folder to give it up"
+                check.fault("an unfinished appending", "append/", remedy)
+            elif name == "work":
                 check.fault("left over by a build", "work/", "run the same build-shards command again: it deletes this")
             else:
                 check.fault("not a file of these shards", name, "move it elsewhere, or delete it")
@@ -112,7 +117,18 @@ def check_fingerprint(manifest: Manifest) -> Check:
     computed = fingerprint(manifest.tokenizer.sha256, manifest.sequence_length, files)
     check = Check("fingerprint", computed[:16])
     check.compare("fingerprint", MANIFEST_NAME, computed, manifest.fingerprint)
+    for entry in manifest.appended:
+        if entry.sequences:
+            first = [file for name, split in manifest.splits.items() for file in _first(split, entry.sequences[name])]
+            earlier = fingerprint(manifest.tokenizer.sha256, manifest.sequence_length, first)
+            check.compare("fingerprint of the shards before an appending", MANIFEST_NAME, earlier, entry.fingerprint)
     return check
+
+
+def _first(split: SplitInfo, sequences: int) -> list[ShardFile]:
+    """The files of a split's first sequences."""
+    starts = accumulate((entry.sequences for entry in split.files), initial=0)
+    return [entry for entry, start in zip(split.files, starts, strict=False) if start < sequences]
 
 
 def check_manifest(manifest: Manifest) -> Check:

@@ -109,6 +109,8 @@ def _load_manifest(folder: Path) -> Manifest:
     counts = [getattr(split, name) for split in manifest.splits.values() for name in _SPLIT_COUNTS]
     counts += [count for entry in entries for count in (entry.sequences, entry.tokens)]
     counts += [count for entry in manifest.withdrawn for count in (entry.patients, entry.notes, entry.tokens)]
+    counts += [count for entry in manifest.appended for count in (entry.inputs, entry.read, entry.notes, entry.tokens)]
+    counts += [entry.sequences.get(name, 0) for entry in manifest.appended for name in entry.sequences and SPLITS]
     info = manifest.tokenizer
     counts += [manifest.sequence_length, manifest.unknown.tokens, info.vocab_size, info.begin_id, info.end_id]
     counts += [
