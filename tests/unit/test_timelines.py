@@ -38,6 +38,7 @@ from tokenizer_tools.shards.withdraw import read_patients, withdraw
 from tokenizer_tools.shards.write import write_sequences
 
 BEGIN, END = 0, 2
+ONE = BuildOptions(workers=1)
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +52,12 @@ def write_csv(path, rows):
     return path
 
 
-def build(rows, tokenizer, out, by="patient", workers=1, **values):
+def build(rows, tokenizer, out, by="patient", options=ONE, **values):
     notes = write_csv(out.with_name("notes.csv"), rows)
     values = {"sequence_length": 16, "split": SplitRule(0.2, 0.2, by=by), "pack": "timeline"} | values
     before = os.umask(0o077)  # as the command sets it
     try:
-        return build_shards([notes], str(tokenizer), out, ShardSettings(**values), BuildOptions(workers=workers))
+        return build_shards([notes], str(tokenizer), out, ShardSettings(**values), options)
     finally:
         os.umask(before)
 
@@ -171,8 +172,11 @@ def files_of(folder):
 
 @pytest.mark.slow
 def test_sequences_depend_neither_on_parts_nor_on_workers(shards, rows, tokenizer, tmp_path):
-    build(rows, tokenizer, tmp_path / "two", workers=2, notes_per_part=20)
+    build(rows, tokenizer, tmp_path / "two", options=BuildOptions(workers=2), notes_per_part=20)
     assert content(tmp_path / "two") == content(shards)
+    for options in ({"stage": "prepare"}, *({"stage": "scan", "share": f"{number}/2"} for number in (1, 0)), {}):
+        build(rows, tokenizer, tmp_path / "array", options=BuildOptions(workers=1, **options), notes_per_part=20)
+    assert content(tmp_path / "array") == content(shards)
     build(rows, tokenizer, tmp_path / "one", notes_per_part=7)
     for name in SPLITS:
         one, other = ([(each.input_ids.tolist(), each.segment_notes.tolist()) for each in sequences_of(folder, name)]
