@@ -74,7 +74,7 @@ def build_shards(argv: Sequence[str]) -> dict[str, Any]:
         given = {
             argument.split("=")[0].removeprefix("--").replace("-", "_") for argument in argv if argument[:2] == "--"
         }
-        manifest = _append(out, shard_settings(parser, args), given, args, options)
+        manifest: Manifest | None = _append(out, shard_settings(parser, args), given, args, options)
     else:
         manifest = build(notes_paths(args), args.tokenizer, out, shard_settings(parser, args), options)
     if manifest is None:
