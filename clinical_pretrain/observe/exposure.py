@@ -50,7 +50,7 @@ class TracedNotes:
         return self.manifest.fingerprint
 
     @cached_property
-    def counts(self) -> Mapping[str, Mapping[str, int]]:
+    def counts(self) -> dict[str, dict[str, int]]:
         """Sequences by split, of these shards and of those that they were before notes were appended, by fingerprint:
         those are the first sequences of these."""
         before = {entry.fingerprint: entry.sequences for entry in self.manifest.appended if entry.sequences}
@@ -200,16 +200,13 @@ def _of_model(model: Path, runs: Mapping[str, RunFolder], traced: TracedNotes) -
 
 def _is_validated(starts: Sequence[dict[str, Any]], traced: TracedNotes) -> bool:
     """Whether a validation on these shards takes sequences with the notes."""
-    held_out, of_these = (
-        traced.sequences["validation"][:, 0],
-        [
-            (traced.counts[start["data"]["fingerprint"]]["validation"], start["config"]["validation"]["max_sequences"])
-            for start in starts
-            if start["data"]["fingerprint"] in traced.counts
-        ],
-    )
-    measured = (validation_sequences(sequences, largest) for sequences, largest in of_these)
-    return any(bool(np.isin(held_out, numbers).any()) for numbers in measured)
+    held_out = traced.sequences["validation"][:, 0]
+    for start in starts:
+        if counts := traced.counts.get(start["data"]["fingerprint"]):
+            measured = validation_sequences(counts["validation"], start["config"]["validation"]["max_sequences"])
+            if np.isin(held_out, measured).any():
+                return True
+    return False
 
 
 def _steps_reached(folder: RunFolder, starts: Sequence[dict[str, Any]]) -> int:

@@ -316,6 +316,16 @@ def test_the_same_notes_twice(copy, shards, files):
     refused(copy, shards, "b.csv: already in", files[2], files[1])
 
 
+def test_another_unfinished_appending(copy, files, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(append_module, "_install", lambda build, shards: None)
+        append(copy, files[1])
+    with pytest.raises(UserError, match=r"append/shards: holds an unfinished build with other settings \(inputs\)"):
+        append(copy, files[2])
+    assert append(copy, files[1]).appended[0].notes == 47
+    assert_sound(copy)
+
+
 def test_nothing_new(copy, shards, files, tmp_path):
     rows = list(csv.reader(files[0].open()))[1:]
     notes = write_csv(tmp_path / "again.csv", rows[::-1])

@@ -100,7 +100,7 @@ class EarlierNotes:
 
         with Progress("comparing with the earlier notes", total=manifest.counts["kept"] + scanned.starts[-1]) as shown:
             workers.run(jobs(), shown)
-        sizes = [len(_load(build, number)[0]) for number in range(len(files))]
+        sizes = [len(np.load(_earlier_file(build, number), mmap_mode="r")) for number in range(len(files))]
         split_of_file = [SPLITS.index(entry.path.split("/")[0]) for entry in files]
         splits = np.repeat(np.array(split_of_file, np.uint8), sizes)
         return cls(folder, manifest, scanned, build, list(accumulate(sizes, initial=0)), splits)

@@ -149,19 +149,19 @@ class PeopleCounts:
 
 def count_people(keep: KeepList, earlier: GroupNotes) -> PeopleCounts:
     """Count distinct patients and admissions of the kept notes that earlier shards don't hold in the same split."""
-    counts, in_several = {Named.PATIENT: [0] * len(SPLITS), Named.ADMISSION: [0] * len(SPLITS)}, 0
+    patients, admissions, in_several = np.zeros(len(SPLITS), np.int64), np.zeros(len(SPLITS), np.int64), 0
     for _, columns in _kept_by_hash(keep.scanned, keep.outcomes, "groups", "named", "splits"):
         people, group_of = np.unique(columns[:, :2], axis=0, return_inverse=True)
         before = earlier.of(people[:, 0]) > 0
         now = before.copy()
         now[group_of.reshape(-1), columns[:, 2].astype(int)] = True
-        for kind, by_split in counts.items():
-            is_kind = people[:, 1] == str(int(kind)).encode()
-            by_split[:] = (by_split + (now & ~before)[is_kind].sum(axis=0)).tolist()
-        several_now, several_before = (sides[people[:, 1] == str(int(Named.PATIENT)).encode()].sum(axis=1) > 1
-                                       for sides in (now, before))  # fmt: skip
-        in_several += int((several_now & ~several_before).sum())
-    return PeopleCounts(counts[Named.PATIENT], counts[Named.ADMISSION], in_several)
+        is_patient, is_admission = (
+            people[:, 1] == str(int(kind)).encode() for kind in (Named.PATIENT, Named.ADMISSION)
+        )
+        patients += (now & ~before)[is_patient].sum(axis=0)
+        admissions += (now & ~before)[is_admission].sum(axis=0)
+        in_several += int(((now.sum(axis=1) > 1) & (before.sum(axis=1) <= 1))[is_patient].sum())
+    return PeopleCounts(patients.tolist(), admissions.tolist(), in_several)
 
 
 def count_notes(keep: KeepList) -> list[int]:
@@ -169,7 +169,8 @@ def count_notes(keep: KeepList) -> list[int]:
     notes = np.zeros(len(SPLITS), np.int64)
     for number in range(keep.scanned.parts):
         notes += np.bincount(keep.scanned.column(number, "splits")[keep.kept(number)], minlength=len(SPLITS))
-    return [int(count) for count in notes]
+    counted: list[int] = notes.tolist()
+    return counted
 
 
 def count_times(keep: KeepList) -> dict[str, int]:

@@ -60,7 +60,7 @@ def append_notes(
 ) -> Manifest:
     """Append notes to finished shards. Texts that they hold already are dropped. Every patient stays in its split.
 
-    Memory: as for a build of the new notes, and a byte for each earlier note; with near-duplicates 30 bytes.
+    Memory: as for a build of the new notes, and 2 bytes for each earlier note; with near-duplicates 30 bytes.
 
     Args:
         notes: as for `build_shards`.
