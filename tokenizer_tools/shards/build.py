@@ -12,7 +12,6 @@ depend neither on the number of workers nor on how often the build was stopped.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import os
 import platform
@@ -28,7 +27,6 @@ from tokenizer_tools.corpus.placeholders import sorted_counts
 from tokenizer_tools.corpus.read_notes import read_notes
 from tokenizer_tools.corpus.split_patients import key_id, load_patient_key, patient_hash
 from tokenizer_tools.errors import UserError
-from tokenizer_tools.files import file_sha256
 from tokenizer_tools.manifest import (
     FORMAT_VERSION,
     SPLITS,
@@ -47,6 +45,7 @@ from tokenizer_tools.shards.folder import ShardBuild, disk_errors, is_prepared, 
 from tokenizer_tools.shards.keep_list import KeepList, count_people, count_times, make_keep_list
 from tokenizer_tools.shards.near_duplicates import count_crowded
 from tokenizer_tools.shards.pack import PackedPart, pack
+from tokenizer_tools.shards.prepared_inputs import hash_inputs, prepare_inputs, state_of
 from tokenizer_tools.shards.scan import Outcome, scan
 from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
 from tokenizer_tools.shards.write import write_notes_table
@@ -93,7 +92,8 @@ def build_shards(
     info = describe_tokenizer(loaded, tokenizer, settings.placeholder)
     whitespace = unknown_whitespace(loaded.backend_tokenizer, info.unknown_id)
     build = ShardBuild(out, settings, info, whitespace, key)
-    plan = _plan(build, inputs)
+    states = [state_of(entry) for entry in inputs]
+    plan = _plan(build, inputs, hash_inputs(build, inputs, options))
     with disk_errors(out):
         if options.stage == "scan" and not is_prepared(build, plan):
             raise UserError(f"{out}: not prepared for these settings; first run the same command with --stage prepare")
@@ -102,6 +102,8 @@ def build_shards(
             add_missing_report(out)
             return finished
         with lock(build.work, shared=options.stage == "scan"):
+            if options.stage == "prepare":
+                prepare_inputs(build, inputs, [entry["sha256"] for entry in plan["inputs"]], states)
             _save_tokenizer(loaded, build)
             if options.stage == "prepare":
                 return None
@@ -114,24 +116,24 @@ def build_shards(
             return _finish(packed, keep, build, plan)
 
 
-def _plan(build: ShardBuild, inputs: list[Input]) -> dict[str, Any]:
+def _plan(build: ShardBuild, inputs: list[Input], hashes: list[str]) -> dict[str, Any]:
     """Everything that the shards depend on."""
     plan = build.settings.compared()
     if build.settings.split.lists.files():
         plan["split"]["lists"] = describe_lists(build)
     return {
         "format_version": FORMAT_VERSION,
-        "inputs": [_describe_input(entry, build.patient_key) for entry in inputs],
+        "inputs": [_describe_input(*each, build.patient_key) for each in zip(inputs, hashes, strict=True)],
         "tokenizer": build.tokenizer.identity(),
         **plan,
         "patient_key_id": key_id(build.patient_key),
     }
 
 
-def _describe_input(entry: Input, key: bytes) -> dict[str, Any]:
+def _describe_input(entry: Input, sha256: str, key: bytes) -> dict[str, Any]:
     described: dict[str, Any] = {
         "name": os.fsencode(entry.path.name).decode(errors="replace"),
-        "sha256": _input_sha256(entry),
+        "sha256": sha256,
     }
     if entry.source and entry.source.name:
         filters = [  # their values may be identifiers
@@ -140,13 +142,6 @@ def _describe_input(entry: Input, key: bytes) -> dict[str, Any]:
         ]  # fmt: skip
         described["source"] = entry.source.compared() | {"filters": filters}
     return described
-
-
-def _input_sha256(entry: Input) -> str:
-    if not entry.is_folder:
-        return file_sha256(entry.path)
-    lines = [f"{file.relative_to(entry.path)} {file_sha256(file)}" for file in entry.files]
-    return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()  # names need not be UTF-8
 
 
 def _save_tokenizer(loaded: Any, build: ShardBuild) -> None:
