@@ -82,9 +82,7 @@ def build_shards(
         UserError: bad input, a folder that holds something else, or a full disk.
     """
     settings, options = settings or ShardSettings(), options or BuildOptions()
-    inputs = find_sources(notes, settings.reading)
-    for entry in inputs:
-        next(read_notes([entry], settings.reading, settings.split), None)  # most mistakes show in the first note
+    inputs = open_inputs(notes, settings)
     for entry in inputs:
         say(entry.describe())
     loaded = load_tokenizer(tokenizer)
@@ -114,6 +112,18 @@ def build_shards(
             keep = make_keep_list(scanned, build, options.workers)
             packed = pack(keep, build, options.workers)
             return _finish(packed, keep, build, plan)
+
+
+def open_inputs(notes: Sequence[Path], settings: ShardSettings) -> list[Input]:
+    """Find the inputs, and read the first note of each, in which most mistakes show.
+
+    Raises:
+        UserError: see `find_sources` and `read_notes`.
+    """
+    inputs = find_sources(notes, settings.reading)
+    for entry in inputs:
+        next(read_notes([entry], settings.reading, settings.split), None)
+    return inputs
 
 
 def _plan(build: ShardBuild, inputs: list[Input], hashes: list[str]) -> dict[str, Any]:
