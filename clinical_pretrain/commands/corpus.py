@@ -50,8 +50,8 @@ def shard_settings(parser: CommandParser, args: jsonargparse.Namespace) -> Shard
 def build_shards(argv: Sequence[str]) -> dict[str, Any]:
     """Turn clinical notes into tokenised shards for pretraining."""
     from tokenizer_tools.shards.build import build_shards as build
-    from tokenizer_tools.shards.report import describe, summarise
     from tokenizer_tools.shards.settings import BuildOptions
+    from tokenizer_tools.shards.summary import summarise, summary_lines
 
     parser = shards_parser("build-shards", build_shards.__doc__)
     args = parse(parser, argv)
@@ -62,7 +62,7 @@ def build_shards(argv: Sequence[str]) -> dict[str, Any]:
     if manifest is None:
         print(f"{out}: stage {args.stage}{f' {args.share}' if args.stage == 'pack' else ''} is done")
         return report(args, {"stage": args.stage})
-    print("\n".join(describe(manifest, out, already_built)))
+    print("\n".join(summary_lines(manifest, out, already_built)))
     if (out / REPORT_NAMES[0]).exists():
         print(f"  {out / REPORT_NAMES[0]} says more, without any text of a note")
     return report(args, summarise(manifest))

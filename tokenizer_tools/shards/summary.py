@@ -1,4 +1,4 @@
-"""What a shard folder holds, in words and as flat figures."""
+"""What a build says of its shards when it ends: lines to print, and flat figures for --json."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tokenizer_tools.manifest import SPLITS, Manifest
 from tokenizer_tools.tokenizer.unknown_characters import describe_unknown
 
 
-def describe(manifest: Manifest, out: Path, already_built: bool) -> list[str]:
+def summary_lines(manifest: Manifest, out: Path, already_built: bool) -> list[str]:
     """Lines to print after a build."""
     counts = manifest.counts
     built = "already built" if already_built else "built"
