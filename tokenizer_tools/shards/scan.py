@@ -80,6 +80,7 @@ class ScannedNotes:
     def __init__(self, build: ShardBuild, parts: int) -> None:
         self.parts = parts
         self._build = build
+        self.folder = build.scan_folder
         sizes = (len(self.column(number, "outcomes")) for number in range(parts))
         self.starts = [0, *accumulate(sizes)]
         """(parts + 1,): the number of each part's first note, and of all notes."""
