@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 import numpy.typing as npt
 
-from tokenizer_tools.corpus.times import SORT_NUMBER_BITS, sort_numbers
+from tokenizer_tools.corpus.times import sort_numbers
 
 HASH_DTYPE = np.dtype("S32")
 
@@ -64,10 +64,9 @@ def ranks_within(groups: npt.NDArray[np.bytes_], times: npt.NDArray[np.bytes_]) 
         groups: (notes,), the note's patient.
         times: (notes,), from `sort_key`.
     """
-    numbers = numbered(groups) << SORT_NUMBER_BITS
-    numbers |= sort_numbers(times)
-    order = np.argsort(numbers, kind="stable")
-    numbers = numbers[order] >> SORT_NUMBER_BITS
+    numbers = numbered(groups)
+    order = np.lexsort((sort_numbers(times), numbers))
+    numbers = numbers[order]
     position = np.arange(len(order))
     starts = np.append(True, numbers[1:] != numbers[:-1])[: len(order)]
     ranks = np.empty(len(order), dtype=np.int32)
