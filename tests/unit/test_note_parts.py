@@ -185,12 +185,17 @@ def table_of(folder, form, count, first=0):
     return count
 
 
-def test_a_file_that_was_cut_off_meanwhile(tmp_path):
-    (tmp_path / "n.csv").write_text("text\n" + "word\n" * 100)
-    inputs = find_inputs([tmp_path / "n.csv"])
+@pytest.mark.parametrize("name", ["n.csv", "n.csv.gz"])
+def test_a_file_that_was_cut_off_meanwhile(name, tmp_path):
+    def write(notes):
+        text = b"text\n" + b"word\n" * notes
+        (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith("gz") else text)
+
+    write(100)
+    inputs = find_inputs([tmp_path / name])
     positions = find_positions(inputs, 10, SKIP, RULE)
-    (tmp_path / "n.csv").write_text("text\n")
-    with pytest.raises(UserError, match=r"n.csv: changed while it was read; run the same command again"):
+    write(55)
+    with pytest.raises(UserError, match=rf"{name}: changed while it was read; run the same command again"):
         list(parts_of(inputs, 10, SKIP, RULE, lambda number: number == 5, positions))
 
 

@@ -116,32 +116,40 @@ class DividedFile:
         self._next, self._offset, self._behind = 0, len(positions.headers[0]), 0
 
     def take(self, most: int) -> Block | list[Note]:
-        """The next piece, which has so many notes, or fewer at the file's end; none at the end."""
-        if self._next == len(self._positions.pieces):
+        """The next piece, which has so many notes, or fewer at the file's end; none at the end.
+
+        Raises:
+            UserError: the file isn't what it was.
+        """
+        offset, number = self._offset, self._next
+        count = self.skip(most)
+        if not count:
             return []
-        offset, behind, is_first = self._offset, self._behind, self._next == 0
-        count, size, before = self._advance(most)
-        if not size:
-            while behind:
-                behind -= len(self._file.take(behind))
-            self._behind = 0
-            return self._file.take(count)
-        with self._file.path.open("rb") as stream:
-            stream.seek(offset)
-            content = stream.read(size)
-        if len(content) != size:
+        _, size, before = self._positions.pieces[number]
+        if size:
+            with self._file.path.open("rb") as stream:
+                stream.seek(offset)
+                content = stream.read(size)
+            is_whole = len(content) == size
+            records: Block | list[Note] = Block(self._positions.headers[min(number, 1)], content, before, count)
+        else:
+            for notes, _, _ in self._positions.pieces[self._behind : number]:
+                self._file.skip(notes)
+            self._behind = self._next
+            records = self._file.take(count)
+            is_whole = len(records) == count
+        if not is_whole:
             raise UserError(f"{self._file.path}: changed while it was read; run the same command again")
-        return Block(self._positions.headers[0 if is_first else 1], content, before, count)
+        return records
 
     def skip(self, most: int) -> int:
         """Pass over the next piece, and count its notes."""
-        return self._advance(most)[0] if self._next < len(self._positions.pieces) else 0
-
-    def _advance(self, most: int) -> tuple[int, int, int]:
-        piece = self._positions.pieces[self._next]
-        assert piece[0] <= most, f"{self._file.path}: pieces of other parts"
-        self._next, self._offset, self._behind = self._next + 1, self._offset + piece[1], self._behind + piece[0]
-        return piece
+        if self._next == len(self._positions.pieces):
+            return 0
+        count, size, _ = self._positions.pieces[self._next]
+        assert count <= most, f"{self._file.path}: pieces of other parts"
+        self._next, self._offset = self._next + 1, self._offset + size
+        return count
 
 
 def find_positions(
