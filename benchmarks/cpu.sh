@@ -43,4 +43,5 @@ done
 bench mts_dialog_bigbird mtsamples.py --corpus mts_dialog --family bigbird
 bench open_tasks open_tasks.py
 bench near_duplicates near_duplicates.py
+bench near_duplicates_mtsamples near_duplicates.py --corpus mtsamples
 "$python" benchmarks/report.py

@@ -189,10 +189,15 @@ class Manifest:
         return str(self.split_rule["by"])
 
     @property
+    def names_each_person(self) -> bool:
+        """Whether each note had to name a patient or an admission: see `SplitRule.needs_identity`."""
+        rule = self.split_rule
+        return self.split_by != "note" and (rule["validation"] + rule["test"] > 0 or "lists" in rule)
+
+    @property
     def names_each_patient(self) -> bool:
         """Whether each note had to name a patient, or an admission whose patient is known."""
-        rule = self.split_rule
-        return self.split_by == "patient" and (rule["validation"] + rule["test"] > 0 or "lists" in rule)
+        return self.split_by == "patient" and self.names_each_person
 
     @property
     def pack(self) -> str:

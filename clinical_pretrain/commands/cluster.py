@@ -56,13 +56,14 @@ def submit_shards(argv: Sequence[str]) -> dict[str, Any]:
     own, slurm_arguments, arguments = divide(argv, parser)
     args = parse(parser, own)
     from clinical_pretrain.cluster import submit as launch
-    from tokenizer_tools.corpus.input_options import find_sources
+    from tokenizer_tools.shards.build import open_inputs
 
     slurm = launch.site_config(args.site, slurm_arguments)
     building_parser = shards_parser("submit-shards", None)
     building = parse(building_parser, arguments)
     settings = shard_settings(building_parser, building)
-    find_sources(notes_paths(building), settings.reading)
+    open_inputs(notes_paths(building), settings)
+    settings.split.lists.read()
     launch.check_is_local(building.tokenizer)
     result = launch.submit_shards(arguments, Path(building.out), slurm, args.dry_run)
     if args.dry_run:

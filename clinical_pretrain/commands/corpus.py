@@ -61,8 +61,8 @@ def shard_settings(parser: CommandParser, args: jsonargparse.Namespace) -> Shard
 def build_shards(argv: Sequence[str]) -> dict[str, Any]:
     """Turn clinical notes into tokenised shards for pretraining."""
     from tokenizer_tools.shards.build import build_shards as build
-    from tokenizer_tools.shards.report import describe, describe_appended, summarise
     from tokenizer_tools.shards.settings import BuildOptions
+    from tokenizer_tools.shards.summary import appended_lines, summarise, summary_lines
 
     appends = "--append" in argv
     parser = shards_parser("build-shards", build_shards.__doc__, appends)
@@ -80,7 +80,7 @@ def build_shards(argv: Sequence[str]) -> dict[str, Any]:
     if manifest is None:
         print(f"{out}: stage {args.stage}{f' {args.share}' if args.stage == 'pack' else ''} is done")
         return report(args, {"stage": args.stage})
-    print("\n".join([*describe(manifest, out, already_built), *(describe_appended(manifest) if appends else ())]))
+    print("\n".join([*summary_lines(manifest, out, already_built), *(appended_lines(manifest) if appends else ())]))
     if (out / REPORT_NAMES[0]).exists():
         print(f"  {out / REPORT_NAMES[0]} says more, without any text of a note")
     return report(args, summarise(manifest))

@@ -120,6 +120,10 @@ def parse(parser: CommandParser, argv: Sequence[str], **ranges: Range) -> jsonar
         if name not in valid and column and f"--columns.{column[1]}" in valid:
             raise UserError(f"unknown {name} (did you mean --columns.{column[1]}?)")
     refuse_unknown(given, valid)
+    groups = {option.rpartition(".")[0] for option in valid}
+    for name in given:
+        if members := [option for option in valid if option.startswith(f"{name}.") and option not in groups]:
+            raise UserError(f"{name} sets nothing by itself; write one of {', '.join(members)}")
     names = {action.dest: (action.option_strings or [action.dest])[-1] for action in parser._actions}
     try:
         args = parser.parse_args(list(argv))

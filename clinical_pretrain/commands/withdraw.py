@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def withdraw(argv: Sequence[str]) -> dict[str, Any]:
     """Make shards without a patient's notes, and say which runs and exported models have seen them."""
     from clinical_pretrain.observe.exposure import TracedNotes, exposures, find_runs_and_models
-    from tokenizer_tools.shards.report import describe, summarise
+    from tokenizer_tools.shards.summary import summarise, summary_lines
     from tokenizer_tools.shards.withdraw import read_patients
     from tokenizer_tools.shards.withdraw import withdraw as make_shards_without
 
@@ -46,7 +46,7 @@ def withdraw(argv: Sequence[str]) -> dict[str, Any]:
     if runs:
         find_runs_and_models(runs)  # a wrong path shows before the shards are made
     made = make_shards_without(shards, patients, out, Path(args.patient_key) if args.patient_key else None)
-    print("\n".join([*describe(made.manifest, out, already_built=False), *_limits(made.before)]))
+    print("\n".join([*summary_lines(made.manifest, out, already_built=False), *_limits(made.before)]))
     withdrawal = made.withdrawal
     print(
         f"withdrawn: {withdrawal.notes:,} notes, {withdrawal.tokens:,} tokens, of "

@@ -210,10 +210,17 @@ def _is_validated(starts: Sequence[dict[str, Any]], traced: TracedNotes) -> bool
 
 
 def _steps_reached(folder: RunFolder, starts: Sequence[dict[str, Any]]) -> int:
-    """The last step that anything in the run folder tells of."""
-    metrics = (line["step"] for line in read_metrics(folder))
-    summary = folder.read_summary() or {}
-    return max([*folder.saved_steps(), *metrics, *(start["from_step"] for start in starts), summary.get("steps", 0), 0])
+    """The last step that the last start has made, or that it began after.
+
+    What earlier starts made after that step is in no weights: their checkpoints of later steps were renamed when it
+    began. Their metrics and their summary may still be there if it was killed then.
+    """
+    if not starts:
+        return 0
+    last, summary = len(starts) - 1, folder.read_summary()
+    metrics = [line["step"] for line in read_metrics(folder) if line["start"] == last]
+    ended = [summary["steps"]] if summary and summary.get("restarts", last) == last else []
+    return max([starts[-1]["from_step"], *folder.saved_steps(), *metrics, *ended])
 
 
 def _judge(

@@ -157,6 +157,26 @@ def test_machines_that_share_the_work_change_nothing(built, corpus, tmp_path):
     assert content(out) == content(built[0])
 
 
+def test_an_input_that_changes_between_prepare_and_scan_is_refused(corpus, tmp_path):
+    """Machines of an array believe what prepare has found only while sizes and times of change are the same."""
+    csv = tmp_path / "notes.csv"
+    csv.write_bytes((corpus / "notes.csv").read_bytes())
+    options = ShardSettings(sequence_length=256, notes_per_part=100)
+
+    def run(stage):
+        return build_shards([csv], str(corpus / "tokenizer"), tmp_path / "out", options, BuildOptions(1, stage))
+
+    run("prepare")
+    os.utime(csv, ns=(0, 0))  # read again, and found to be the same
+    assert run("scan") is None
+    whole = csv.read_bytes()
+    csv.write_bytes(whole[:-2] + b"x\n")
+    with pytest.raises(UserError, match="not prepared for these settings"):
+        run("scan")
+    csv.write_bytes(whole)
+    assert run("all").counts["read"] > 100
+
+
 def test_a_corpus_whose_hashes_do_not_fit_into_memory_gives_the_same(built, corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(keep_list, "NOTES_IN_MEMORY", 40)
     build(corpus, tmp_path / "shards", workers=1)

@@ -47,6 +47,11 @@ CONFIG = str(REPOSITORY / "configs" / "clinical_longformer.yaml")
             "submit-shards --notes x --out y --tokenizer z --sequence-length 7",
             "--sequence-length is 7, must be at least 8",
         ),
+        (
+            "build-shards --notes x --out y --tokenizer z --split.lists ids.txt",
+            "--split.lists sets nothing by itself; write one of --split.lists.train, --split.lists.validation, --split",
+        ),
+        ("clean --notes x --columns=x", "--columns sets nothing by itself; write one of --columns.text, --columns.p"),
         ("train-tokenizer --notes x --out y --vocab-size 9", "--vocab-size is 9, must be at least 300"),
         ("inspect-tokenizer --notes x --tokenizer y --sizes a", "--sizes a: must be numbers of words separated by"),
         ("inspect-tokenizer --notes x", "missing: --tokenizer (see clinical-pretrain inspect-tokenizer --help)"),

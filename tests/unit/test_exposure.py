@@ -136,6 +136,33 @@ def test_other_shards(tmp_path, starts, steps, seen, reason):
     assert found.seen == seen and found.reason.startswith(reason) and bool(found.reason) == bool(reason)
 
 
+@pytest.mark.parametrize(
+    ("metrics", "summary", "saved", "steps"),
+    [
+        ([(9, 0), (2, 2)], {}, [], 2),  # killed before it could delete the metrics of the first start
+        ([(2, 2)], {"steps": 9, "restarts": 0}, [], 2),  # the summary of the first start
+        ([(2, 2)], {"steps": 9, "restarts": 2}, [], 9),
+        ([(2, 2)], {"steps": 9}, [], 9),  # it isn't known whose
+        ([(2, 2)], {}, [9], 9),
+        ([], {}, [], 1),
+    ],
+)
+def test_steps_of_a_superseded_start_do_not_count(tmp_path, metrics, summary, saved, steps):
+    """The first start came to step 9; the last one resumed after step 1, on shards whose 6th sequence is looked for,
+    which step 2 takes. Its 15th comes in step 4."""
+    folder = write_run(tmp_path / "run", [start(fingerprint=CLEAN), start(7, CLEAN), start(1)], 1)
+    write_metrics(
+        folder.path, [{"step": step, "kind": "train", "start": made_by, "time": 0.0} for step, made_by in metrics]
+    )
+    if summary:
+        folder.write_versioned(folder.summary_file, summary)
+    for step in saved:
+        folder.checkpoint(step).mkdir(parents=True)
+        write_json(folder.checkpoint(step) / "state.json", vars(RunState(step, 4 * step, 1, 0, "fp32", THESE)))
+    found = one([tmp_path], traced([(order()[5], 0), (order()[14], 0)]))
+    assert (found.steps, found.sequences) == (steps, {1: 0, 2: 1, 9: 2}[steps])
+
+
 def test_validation_takes_some_sequences_only(tmp_path):
     """Of 23 held-out sequences, two are taken: 0 and 11."""
     for number, sequence, most, seen in ((0, 5, 0, VALIDATED), (1, 5, 2, NOT_SEEN), (2, 11, 2, VALIDATED)):

@@ -190,8 +190,9 @@ def test_a_patient_under_any_name_is_asked_for(name, suffix, corpus, tmp_path, c
 
 
 @pytest.mark.parametrize("name", ["encounter_id", "stay_id", "csn"])
-def test_an_admission_is_not_taken_for_a_patient(name, tmp_path):
-    path = write(tmp_path / "n.csv", rows(name))
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_an_admission_is_not_taken_for_a_patient(name, suffix, tmp_path):
+    path = write(tmp_path / f"n{suffix}", rows(name))
     with pytest.raises(UserError, match=f"if there is none, --columns.admission {name} --split.by admission"):
         list(read_notes([path], rule=SplitRule()))
 
@@ -385,6 +386,29 @@ def test_bad_rows_are_counted_by_reason(corpus, tmp_path):
     counts = {name: count for name, count in build(on_bad_row="skip").counts.items() if count}
     assert counts == {"read": 7, "kept": 2, "dropped_malformed": 2, "dropped_invalid_utf8": 1, "dropped_no_patient": 1,
                       "dropped_marked_error": 1, "kept_without_time": 2}  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_bad_rows_of_other_formats_are_counted_by_reason(suffix, corpus, tmp_path):
+    values = [("1", "", b"fine"), ("2", "1", b"entered in error"), ("4", "", b"caf\xe9"), ("", "", b"whose"),
+              ("1.2E+11", "", b"lost digits"), ("6", "In Error", b"or not"),
+              ("7", "", b"nan"), ("8", "", b"last")]  # fmt: skip
+    path = tmp_path / f"n{suffix}"
+    if suffix == ".parquet":
+        patients, marks, texts = map(pa.array, zip(*values, strict=True))
+        pq.write_table(pa.table({"subject_id": patients, "iserror": marks, "text": texts.view(pa.string())}), path)
+    else:
+        path.write_bytes(
+            b"".join(
+                b'{"subject_id": "%s", "iserror": "%s", "text": "%s"}\n' % (patient.encode(), mark.encode(), text)
+                for patient, mark, text in values
+            )
+        )
+    settings = ShardSettings(sequence_length=64, reading=InputOptions(on_bad_row="skip"), split=SplitRule(0.01, 0))
+    manifest = build_shards([path], str(corpus / "tokenizer"), tmp_path / "s", settings)
+    counts = {name: count for name, count in manifest.counts.items() if count}
+    assert counts == {"read": 8, "kept": 2, "dropped_empty": 1, "dropped_malformed": 1, "dropped_invalid_utf8": 1,
+                      "dropped_no_patient": 2, "dropped_marked_error": 1, "kept_without_time": 2}  # fmt: skip
 
 
 @pytest.mark.parametrize(

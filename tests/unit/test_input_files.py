@@ -1,5 +1,6 @@
 """Which files are read, and how what programs write differently is read rightly or refused with what it is."""
 
+import csv
 import gzip
 import json
 import os
@@ -12,8 +13,10 @@ from conftest import REPOSITORY
 from packaging.version import Version
 
 from clinical_pretrain.cli import main
+from tokenizer_tools.corpus.clean_notes import CleaningRules, clean
 from tokenizer_tools.corpus.columns import Columns
 from tokenizer_tools.corpus.input_files import find_inputs
+from tokenizer_tools.corpus.placeholders import Replacement
 from tokenizer_tools.corpus.read_notes import InputOptions, read_notes
 from tokenizer_tools.corpus.split_patients import SplitRule
 from tokenizer_tools.errors import UserError
@@ -150,6 +153,18 @@ def test_a_lone_surrogate_is_named(where, tmp_path):
     assert read(tmp_path / "n.jsonl") == [("a \U0001f600", "", None)]
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_half_a_character_in_bytes_is_named(kind, tmp_path):
+    """As Java and Oracle write half of a surrogate pair (CESU-8)."""
+    path, half = tmp_path / f"n.{kind}", b"a\xed\xa0\xbd"
+    if kind == "csv":
+        path.write_bytes(b"text\nok\n" + half + b"\n")
+    else:
+        pq.write_table(pa.table({"text": pa.array([b"ok", half]).view(pa.string())}), path)
+    assert "row 2: not valid UTF-8" in refusal(path)
+    assert [row[2] for row in read(path, on_bad_row="skip")] == [None, "invalid_utf8"]
+
+
 def test_a_lone_surrogate_in_a_key_is_not_shown(tmp_path):
     (tmp_path / "n.jsonl").write_text('{"text": "a", "m\\ud800rn": "x"}\n')
     assert refusal(tmp_path / "n.jsonl", BY_PATIENT).isascii()
@@ -196,6 +211,27 @@ def test_categorical_columns_of_parquet(tmp_path):
             assert "not valid UTF-8 in 'category', a categorical column; write it as strings" in refusal(
                 tmp_path / "n.parquet"
             )
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
+def test_a_cells_text_is_cleaned_alike(kind, tmp_path):
+    """Line breaks, a control character between digits, signs, and nested and long placeholders, from any format."""
+    text = (
+        'Meds:\nmetoprolol 25 mg,\t"held"\r\nHR 5\x0010; pO2 \u2265 90 [**Known [**Last**] Name**] ___ '
+        f"[**{'x' * 300}**]{' ' * 500}end"
+    )
+    path = tmp_path / f"n.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.table({"text": [text]}), path)
+    elif kind == "jsonl":
+        path.write_text(json.dumps({"text": text}))
+    else:
+        with path.open("w", newline="") as stream:
+            csv.writer(stream, delimiter="," if kind == "csv" else "\t").writerows([["text", "id"], [text, "1"]])
+    ((found, _, fault),) = read(path)
+    assert (found, fault) == (text, None)
+    cleaned = clean(found, CleaningRules(), Replacement("<unk>"))
+    assert cleaned == ('Meds:\nmetoprolol 25 mg, "held"\nHR 5 10; pO2 \u2265 90<unk><unk><unk> end')
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])

@@ -179,6 +179,22 @@ def test_the_three_scripts_of_a_shard_build_can_be_seen(corpus, tmp_path, capsys
     assert not list(tmp_path.iterdir())
 
 
+def test_a_shard_build_is_not_submitted_with_what_it_would_refuse_at_once(corpus, tmp_path, capsys):
+    """A list with somebody on two lists, and notes without a column that a filter or a role names."""
+    listed = tmp_path / "ids.txt"
+    listed.write_text("1\n")
+    words = ["submit-shards", "--notes", str(corpus / "notes.csv"), "--tokenizer", str(corpus / "tokenizer"),
+             "--out", str(tmp_path / "s"), "--slurm.tasks", "3", "--dry-run"]  # fmt: skip
+    for more, message in (
+        (["--split.lists.test", str(listed), "--split.lists.train", str(listed)], "the same patient on two lists"),
+        (["--split.lists.test", str(tmp_path / "no.txt")], "no.txt: No such file or directory (--split.lists.test)"),
+        (["--columns.patient", "mrn"], "no column 'mrn'"),
+    ):
+        assert main([*words, *more]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and message in error and len(error.splitlines()) == 1
+
+
 def test_a_base_model_that_nodes_cannot_fetch_is_named(shards, capsys):
     words = ["--config", str(REPOSITORY / "configs" / "clinical_longformer.yaml"), "--data.shards", str(shards)]
     assert main(["submit", *words, "--slurm.gpus_per_node", "2", "--dry-run"]) == 2

@@ -29,9 +29,9 @@ from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import Manifest
 from tokenizer_tools.shards import near_duplicates as over_corpus
 from tokenizer_tools.shards.build import build_shards
-from tokenizer_tools.shards.report import describe
 from tokenizer_tools.shards.scan import Outcome
 from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
+from tokenizer_tools.shards.summary import summary_lines
 from tokenizer_tools.shards.verify.verify import verify_shards
 
 DROP = DuplicateRules(near="drop")
@@ -218,7 +218,7 @@ def test_the_manifest_the_report_and_verify_agree(what, built, world):
     assert manifest.counts["dropped_near_duplicate"] == (outcomes == Outcome.DROPPED_NEAR_DUPLICATE).sum() > 0
     assert manifest.settings["duplicates"] == {"near": what, "threshold": 0.8, "ngram": 5, "permutations": 96}
     assert manifest.counts["kept_not_fully_compared"] == 0
-    said = describe(manifest, out, False)
+    said = summary_lines(manifest, out, False)
     assert f"{manifest.counts['dropped_near_duplicate']:,} near duplicate" in said[0]
     assert any(line.startswith("  near-duplicates, which share 80% of their runs of 5 words: ") for line in said)
     checks = {check.name: check.state for check in verify_shards(out).checks if check.name != "modes"}
@@ -268,7 +268,7 @@ def test_a_full_disk_is_told_as_such(tmp_path):
 def test_off_is_the_same_as_before_there_was_a_choice(corpus, world, tmp_path):
     manifest = build(corpus, world, tmp_path / "s", DuplicateRules(), workers=1)
     assert "duplicates" not in manifest.settings and manifest.counts["dropped_near_duplicate"] == 0
-    said = "\n".join(describe(manifest, tmp_path / "s", False))
+    said = "\n".join(summary_lines(manifest, tmp_path / "s", False))
     assert "near-duplicates weren't looked for; --duplicates.near drop does" in said
     with pytest.raises(UserError, match=r"holds finished shards with other settings \(duplicates\)"):
         build(corpus, world, tmp_path / "s", DROP, workers=1)

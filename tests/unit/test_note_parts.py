@@ -4,7 +4,10 @@ import csv
 import gzip
 import json
 import pickle
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -13,6 +16,7 @@ from tokenizer_tools.corpus import blocks
 from tokenizer_tools.corpus.blocks import BlockReader, IndivisibleError, csv_ends
 from tokenizer_tools.corpus.columns import Columns
 from tokenizer_tools.corpus.input_files import find_inputs
+from tokenizer_tools.corpus.note_files import FilePositions, find_positions
 from tokenizer_tools.corpus.note_parts import FileBlock, notes_of, parts_of
 from tokenizer_tools.corpus.read_notes import InputOptions, read_notes
 from tokenizer_tools.corpus.rows import BadRowError
@@ -35,6 +39,13 @@ def outcome(notes):
     return found, None
 
 
+def outcome_of(function, *arguments):
+    try:
+        return function(*arguments), None
+    except UserError as error:
+        return None, str(error)
+
+
 def in_parts(paths, size, options=SKIP):
     parts = parts_of(find_inputs(paths), size, options, RULE)
     for part in parts:
@@ -43,6 +54,20 @@ def in_parts(paths, size, options=SKIP):
 
 
 def check(path, size, options=SKIP):
+    check_whole(path, size, options)
+    inputs = find_inputs([path])
+    whole, fault = outcome(parts_of(inputs, size, options, RULE))
+    positions, fault_of_positions = outcome_of(find_positions, inputs, size, options, RULE)
+    assert fault_of_positions == fault
+    if fault is None:
+        for share in range(3):
+            parts = list(
+                parts_of(inputs, size, options, RULE, lambda number, share=share: number % 3 == share, positions)
+            )
+            assert parts == [part if number % 3 == share else [] for number, part in enumerate(whole)]
+
+
+def check_whole(path, size, options):
     expected, fault = outcome(read_notes([path], options, RULE))
     try:
         parts = list(in_parts([path], size, options))
@@ -109,6 +134,69 @@ def test_parts_reach_over_files_and_inputs(tmp_path):
         ["six"],
     ]
     assert [note for part in parts for note in part] == list(read_notes(find_inputs(paths), SKIP, RULE))
+
+
+def bytes_read():
+    """Bytes that this process has read so far."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+@pytest.mark.parametrize("form", ["csv", "csv.gz", "stray.csv", "jsonl", "parquet", "txt"])
+def test_a_share_is_read_alone(tmp_path, monkeypatch, form):
+    """The parts of a machine's share, and not the rest of a file that can be cut."""
+    monkeypatch.setattr(blocks, "_CHUNK", 1 << 16)
+    notes, corpus = table_of(tmp_path / form, form, 1000), tmp_path / form
+    if form != "txt":
+        table_of(tmp_path / form, form, 300, first=1000)  # a part reaches over two files
+        notes += 300
+    inputs, size = find_inputs([corpus]), 90
+    started = bytes_read()
+    positions = find_positions(inputs, size, SKIP, RULE)
+    positions = [[file and FilePositions.from_json(json.loads(json.dumps(file.to_json()))) for file in positions[0]]]
+    whole = bytes_read() - started
+    found = []
+    for number in range(-(-notes // size)):
+        started = bytes_read()
+        parts = list(parts_of(inputs, size, SKIP, RULE, lambda part, number=number: part == number, positions))
+        if form in ("csv", "jsonl"):
+            assert bytes_read() - started < whole / 8
+        assert [bool(part) for part in parts] == [part == number for part in range(len(parts))]
+        found += notes_of(parts[number], SKIP, RULE)
+    assert found == list(read_notes(inputs, SKIP, RULE)) and len(found) == notes
+
+
+def table_of(folder, form, count, first=0):
+    """A file of so many notes in a folder, or a folder of as many files. Gives the number of notes."""
+    folder.mkdir(exist_ok=True)
+    texts = [f"note {number}\nof {number % 7} lines" + " word" * 50 for number in range(first, first + count)]
+    path = folder / f"{first:05}.{form}"
+    if form == "txt":
+        for number, text in enumerate(texts):
+            (folder / f"{number:05}.txt").write_text(text)
+    elif form == "jsonl":
+        path.write_text("\ufeff" + "\n".join(json.dumps({"text": text}) for text in texts))
+    elif form == "parquet":
+        pq.write_table(pa.table({"text": texts}), path)
+    else:
+        rows = [f'"{text}"' for text in texts]
+        rows[200] = "5'11\" tall" if form == "stray.csv" else rows[200]
+        content = ("text\r\n" + "\r\n".join(rows)).encode()
+        path.write_bytes(gzip.compress(content) if form == "csv.gz" else content)
+    return count
+
+
+@pytest.mark.parametrize("name", ["n.csv", "n.csv.gz"])
+def test_a_file_that_was_cut_off_meanwhile(name, tmp_path):
+    def write(notes):
+        text = b"text\n" + b"word\n" * notes
+        (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith("gz") else text)
+
+    write(100)
+    inputs = find_inputs([tmp_path / name])
+    positions = find_positions(inputs, 10, SKIP, RULE)
+    write(55)
+    with pytest.raises(UserError, match=rf"{name}: changed while it was read; run the same command again"):
+        list(parts_of(inputs, 10, SKIP, RULE, lambda number: number == 5, positions))
 
 
 def test_only_a_file_with_stray_quotes_is_parsed_in_one_go(tmp_path):

@@ -1,8 +1,13 @@
+import datetime
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenizer_tools.corpus.deduplicate import first_occurrences, ranks_within
+from tokenizer_tools.corpus import deduplicate
+from tokenizer_tools.corpus.deduplicate import first_occurrences, numbered, ranks_within
+from tokenizer_tools.corpus.times import sort_key, sort_numbers
 from tokenizer_tools.shard_reading import whole_notes
 from tokenizer_tools.shards.sequences import pack_sequences
 
@@ -46,6 +51,40 @@ def test_ids_are_stored_in_16_bits():
 def test_the_first_of_equal_texts_stays(hashes):
     kept = first_occurrences(np.array(hashes))
     assert [h for h, keep in zip(hashes, kept, strict=True) if keep] == list(dict.fromkeys(hashes))
+
+
+BYTES = st.lists(st.binary(max_size=40).filter(lambda value: not value.endswith(b"\0")), max_size=30)
+
+
+@pytest.mark.parametrize("few_bits", [False, True])
+@given(BYTES, st.integers(1, 3))
+def test_equal_values_have_one_number(few_bits, values, times):
+    """Also where different values share the bits that they are sorted by."""
+    values = (values * times)[: 50 * times]
+    with pytest.MonkeyPatch.context() as patch:
+        if few_bits:
+            mixed = deduplicate._mixed
+            patch.setattr(deduplicate, "_mixed", lambda words, seed: mixed(words, seed) >> np.uint64(63 * (1 - seed)))
+        numbers = numbered(np.array(values, "S")).tolist()
+    assert len(set(numbers)) == len(set(values)) == len(set(zip(numbers, values, strict=True)))
+
+
+_MOMENT = st.datetimes(datetime.datetime(1800, 1, 1), datetime.datetime(2300, 12, 31, 23, 59, 59))
+MOMENTS = st.one_of(
+    st.just(""),
+    st.dates(datetime.date(1800, 1, 1), datetime.date(2300, 12, 31)).map(str),
+    _MOMENT.map(lambda moment: moment.replace(microsecond=0).isoformat(" ")),
+    _MOMENT.map(lambda moment: moment.isoformat(" ")),
+    st.sampled_from(["2101-03-04", "2101-03-04 00:00:00", "2101-03-04 23:59:59.999999", "2101-03-04 23:59:59"]),
+)
+
+
+@given(st.lists(MOMENTS, min_size=1, max_size=20))
+def test_times_keep_their_order_as_numbers(times):
+    keys = np.array([sort_key(time) for time in times], "S")
+    numbers = sort_numbers(keys)
+    for i, one in enumerate(keys):
+        assert ((numbers < numbers[i]) == (keys < one)).all()
 
 
 def test_notes_are_ranked_by_time_within_their_patient():

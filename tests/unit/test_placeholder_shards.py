@@ -26,8 +26,8 @@ from tokenizer_tools.corpus.split_patients import SplitRule
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import SPLITS, Manifest
 from tokenizer_tools.shards.build import build_shards
-from tokenizer_tools.shards.report import describe, summarise
 from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
+from tokenizer_tools.shards.summary import summarise, summary_lines
 from tokenizer_tools.shards.verify.verify import verify_shards
 from tokenizer_tools.tokenizer.fast_ids import IdEncoder
 from tokenizer_tools.tokenizer.load import encode
@@ -88,7 +88,7 @@ def test_placeholders_are_counted_by_kind(typed, tmp_path):
     )
     assert {"name", "date", "place", "id", "contact"} == set(manifest.placeholders)
     assert Manifest.load(root / "shards") == manifest
-    assert any(line.startswith("  placeholders: ") for line in describe(manifest, root, False))
+    assert any(line.startswith("  placeholders: ") for line in summary_lines(manifest, root, False))
     assert summarise(manifest)["placeholders_name"] == manifest.placeholders["name"]
     assert not faulty(root / "shards")
     shutil.copytree(root / "shards", tmp_path / "s")
@@ -202,7 +202,7 @@ def test_surrogates_are_consistent_within_a_patient(corpus, tmp_path):
     assert manifest.counts["kept"] == 5 and manifest.tokenizer.typed_placeholders == {}
     assert manifest.placeholders == {"name": 3, "date": 3, "place": 2, "underscores": 1, "without_surrogate": 1,
                                      "notes_without_patient": 2}  # fmt: skip
-    lines = "\n".join(describe(manifest, tmp_path / "s", False))
+    lines = "\n".join(summary_lines(manifest, tmp_path / "s", False))
     assert "1 placeholders have no surrogate" in lines and "2 notes with surrogates name no patient" in lines
     assert not faulty(tmp_path / "s")
     random.Random(1).shuffle(rows := list(ROWS))

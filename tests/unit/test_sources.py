@@ -117,8 +117,10 @@ def test_filters(ending, tmp_path):
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
 def test_a_filter_by_a_column_that_is_not_there(ending, tmp_path):
     write_table(tmp_path / f"n.{ending}", [{"subject_id": "1", "text": "a"}])
-    options = describe(tmp_path, f"sources: [{{name: n, path: n.{ending}, filters: {{ISEROR: not 1}}}}]")
-    assert "no column 'ISEROR' (filters); columns found: subject_id, text" in refusal(options)
+    options = describe(tmp_path, f"sources: [{{name: north, path: n.{ending}, filters: {{ISEROR: not 1}}}}]")
+    message = refusal(options)
+    assert "no column 'ISEROR' (filters); columns found: subject_id, text" in message
+    assert message.endswith("(source north of --sources)")
 
 
 def test_a_filtered_row_need_not_be_usable_otherwise(tmp_path):

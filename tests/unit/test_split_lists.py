@@ -16,7 +16,7 @@ from tokenizer_tools.corpus.split_patients import SplitRule
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import SPLITS
 from tokenizer_tools.shard_reading import record_batches
-from tokenizer_tools.shards import apply_lists, report
+from tokenizer_tools.shards import apply_lists, summary
 from tokenizer_tools.shards.build import build_shards
 from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
 from tokenizer_tools.shards.verify.verify import verify_shards
@@ -161,7 +161,7 @@ def test_an_admission_of_two_patients_on_two_lists_is_said(corpus, tmp_path):
     given = lists(tmp_path, train="1\n3", test="2")
     manifest = build(corpus, notes, tmp_path / "s", SplitRule(lists=given))
     assert manifest.counts["listed_elsewhere_by_admission"] == 2
-    line = next(line for line in report.describe(manifest, tmp_path / "s", False) if "split by lists" in line)
+    line = next(line for line in summary.summary_lines(manifest, tmp_path / "s", False) if "split by lists" in line)
     assert "2 notes have an admission that a held-out patient of another list has, too" in line
 
 

@@ -30,9 +30,9 @@ from tokenizer_tools.files import file_sha256
 from tokenizer_tools.manifest import SPLITS, Manifest, fingerprint
 from tokenizer_tools.shard_reading import record_batches
 from tokenizer_tools.shards.build import build_shards
-from tokenizer_tools.shards.report import describe, summarise
 from tokenizer_tools.shards.sequences import PackedSequence, pack_sequences
 from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
+from tokenizer_tools.shards.summary import summarise, summary_lines
 from tokenizer_tools.shards.verify.verify import verify_shards
 from tokenizer_tools.shards.withdraw import read_patients, withdraw
 from tokenizer_tools.shards.write import write_sequences
@@ -316,12 +316,12 @@ def test_the_build_says_how_much_is_padding(shards, tokenizer, tmp_path, capsys)
         16 * sum(split.sequences for split in manifest.splits.values())
     )
     line = f"one patient in each sequence, notes in time order: padding is {padding:.1%} of all positions"
-    assert any(line in each for each in describe(manifest, shards, already_built=False))
+    assert any(line in each for each in summary_lines(manifest, shards, already_built=False))
     report = json.loads((shards / "report.json").read_text())
     assert report["rows"]["padding_share"] == summarise(manifest)["padding_share"] == round(padding, 6)
     assert report["settings"]["pack"] == "timeline"
     nobody = build([["", "", "", "5 6 7"], ["", "", "", "8 9"]], tokenizer, tmp_path / "nobody", split=SplitRule(0, 0))
-    assert any("no note names a patient, so each stands alone" in each for each in describe(nobody, shards, False))
+    assert any("no note names a patient, so each stands alone" in each for each in summary_lines(nobody, shards, False))
 
 
 @pytest.mark.parametrize("isolate", [False, True])

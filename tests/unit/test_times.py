@@ -14,7 +14,7 @@ from tokenizer_tools.corpus.columns import Columns
 from tokenizer_tools.corpus.read_notes import InputOptions, read_notes
 from tokenizer_tools.corpus.split_patients import SplitRule
 from tokenizer_tools.corpus.times import parse_time, sort_key
-from tokenizer_tools.shards import report
+from tokenizer_tools.shards import summary
 from tokenizer_tools.shards.build import build_shards
 from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
 from tokenizer_tools.shards.verify.verify import verify_shards
@@ -119,11 +119,11 @@ def test_shards_know_the_order_and_count_the_rest(suffix, corpus, tmp_path):
     assert table.column("time_order").to_pylist() == list(places)
     assert manifest.counts["kept_without_time"] == 2 and manifest.counts["kept_unreadable_time"] == 2
     assert {check.name for check in verify_shards(tmp_path / "s").failed} <= {"modes"}  # those of this process
-    said = "\n".join(report.describe(manifest, tmp_path / "s", False))
+    said = "\n".join(summary.summary_lines(manifest, tmp_path / "s", False))
     assert (
         "2 notes have a time that can't be read" in said and "2 notes have no time" in said and "--date-order" in said
     )
-    assert report.summarise(manifest)["notes_kept_unreadable_time"] == 2
+    assert summary.summarise(manifest)["notes_kept_unreadable_time"] == 2
 
 
 def test_parquets_own_times(tmp_path):

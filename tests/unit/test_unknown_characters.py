@@ -13,7 +13,7 @@ from tokenizer_tools.corpus.clean_notes import CleaningRules
 from tokenizer_tools.corpus.split_patients import SplitRule
 from tokenizer_tools.corpus.synthetic_notes import make_notes
 from tokenizer_tools.manifest import Manifest, UnknownTokens
-from tokenizer_tools.shards import report
+from tokenizer_tools.shards import summary
 from tokenizer_tools.shards.build import build_shards
 from tokenizer_tools.shards.settings import ShardSettings
 from tokenizer_tools.tokenizer.unknown_characters import count_unknown, describe_unknown, unknown_whitespace
@@ -56,7 +56,7 @@ def test_unknown_characters_are_counted_and_named_but_placeholders_are_not(tmp_p
     share = 4 / manifest.splits["train"].tokens
     assert manifest.unknown.share == round(share, 6)
     line = f"  {share:.2%} of the tokens are unknown to the tokenizer (≥ U+2265 2, → U+2192 1, ≤ U+2264 1); newline and"
-    assert report.describe(manifest, tmp_path / "s", False)[-1].startswith(line)
+    assert summary.summary_lines(manifest, tmp_path / "s", False)[-1].startswith(line)
 
 
 @pytest.mark.slow

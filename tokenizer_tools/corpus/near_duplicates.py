@@ -27,6 +27,7 @@ _MARGIN = 3.0
 MAX_COMPARED = 200
 """Kept notes with which a note is compared for each band that it shares with them."""
 _WORDS_REMEMBERED = 200_000
+_PADDING = ""
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _MIX = np.uint64(0xBF58476D1CE4E5B9)
 
@@ -68,13 +69,13 @@ class DuplicateRules:
 
 
 class _WordHashes(dict[str, int]):
-    """64-bit hashes of words, each computed once."""
+    """64-bit hashes of words, each computed once; 0 for `_PADDING`."""
 
     def __missing__(self, word: str) -> int:
         if len(self) >= _WORDS_REMEMBERED:
             self.clear()
         digest = hashlib.blake2b(word.encode(), digest_size=8).digest()
-        value = self[word] = int.from_bytes(digest, "little")
+        value = self[word] = int.from_bytes(digest, "little") if word != _PADDING else 0
         return value
 
 
@@ -92,14 +93,15 @@ def shingle_hashes(texts: Iterable[str], ngram: int) -> tuple[npt.NDArray[np.uin
     Returns:
         (shingles,): the hashes of all texts, back to back; (texts + 1,): where each text begins, and the end.
     """
-    hashes: list[int] = []
+    words: list[str] = []
     lengths: list[int] = []
     for text in texts:
-        words = list(map(_word_hashes.__getitem__, words_of(text)))
-        words += [0] * (ngram - len(words))
-        hashes += words
-        lengths.append(len(words))
-    values, ends = np.array(hashes, np.uint64), np.cumsum(lengths, dtype=np.int64)
+        own = words_of(text)
+        own += [_PADDING] * (ngram - len(own))
+        words += own
+        lengths.append(len(own))
+    values = np.fromiter(map(_word_hashes.__getitem__, words), np.uint64, len(words))
+    ends = np.cumsum(lengths, dtype=np.int64)
     runs = max(len(values) - ngram + 1, 0)
     shingles = np.zeros(runs, np.uint64)
     for place in range(ngram):
@@ -148,8 +150,8 @@ def jaccard(shingles: npt.NDArray[np.uint64], others: list[npt.NDArray[np.uint64
     """(others,): the similarity of a note to some others. All shingles sorted, each once."""
     together = np.concatenate(others)
     sizes = np.array([len(other) for other in others])
-    places = np.minimum(np.searchsorted(shingles, together), len(shingles) - 1)
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    places = np.minimum(shingles.searchsorted(together), len(shingles) - 1)
+    starts = np.cumsum(sizes) - sizes
     shared = np.add.reduceat((shingles[places] == together).astype(np.int64), starts)
     return np.asarray(shared / (len(shingles) + sizes - shared))
 
@@ -191,12 +193,12 @@ def find_near_duplicates(
     verdict = Verdict(np.full(notes, -1, np.int64), np.zeros(notes, dtype=bool))
     for note in range(notes):
         shared = [bucket for bucket in buckets[note].tolist() if sizes[bucket] > 1]
-        seen = {other for bucket in shared for other in remembered.get(bucket, ())} if note >= first_new else set()
-        others = np.array(sorted(seen), np.int64)
+        near = shared if note >= first_new else []
+        others = np.array(sorted(set().union(*(remembered.get(bucket, ()) for bucket in near))), np.int64)
         if splits is not None:
             others = others[splits[others] != splits[note]]
-        agreement = np.count_nonzero(signatures[others] == signatures[note], axis=1)
-        others = others[agreement >= fewest]
+        if len(others):
+            others = others[(signatures[others] == signatures[note]).sum(axis=1) >= fewest]
         if len(others):
             similarities = jaccard(shingles_of(note), [shingles_of(other) for other in others.tolist()])
             if similarities.max() >= rules.threshold:

@@ -220,6 +220,25 @@ def _jsonl(path: Path, lines: io.TextIOWrapper, before: int) -> Iterator[Row | B
             yield BadRowError(place, "malformed", "not a JSON object with each key once; every line must hold one")
 
 
+def count_parquet(path: Path) -> int:
+    """The number of rows in a Parquet file.
+
+    Raises:
+        UserError: it can't be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path}: cannot be read as Parquet ({type(error).__name__}); write it again")
+
+
 def _parquet(path: Path, wanted: Wanted) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -240,10 +259,10 @@ def _parquet(path: Path, wanted: Wanted) -> Iterator[Row]:
                     f"{path}, row {number}", str(path), dict(zip(batch.schema.names, values, strict=True)), columns
                 )
     except (pa.ArrowException, OSError) as error:
-        fault = f"cannot be read as Parquet ({type(error).__name__}); write it again"
         if encoded and "UTF8" in str(error):  # which Arrow checks before it gives us the rows
-            fault = f"not valid UTF-8 in {' or '.join(map(repr, encoded))}, a categorical column; write it as strings"
-        raise UserError(f"{path}: {fault}") from None
+            names = " or ".join(map(repr, encoded))
+            raise UserError(f"{path}: not valid UTF-8 in {names}, a categorical column; write it as strings") from None
+        raise _unreadable(path, error) from None
 
 
 def _cells(array: Any) -> list[Any]:

@@ -52,12 +52,11 @@ class Source:
         return values
 
     def reworded(self, message: str) -> str:
-        """A message that recommends options, in terms of the keys of a source."""
+        """A message that names the source, and recommends its keys in place of options."""
         if not self.name:
             return message
 
         def key(match: re.Match[str]) -> str:
             return _KEYS.get(match[1], match[1].replace("-", "_"))
 
-        changed = _OPTIONS.sub(key, message)
-        return f"{changed} (source {self.name} of --sources)" if changed != message else message
+        return f"{_OPTIONS.sub(key, message)} (source {self.name} of --sources)"

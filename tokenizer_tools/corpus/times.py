@@ -9,9 +9,14 @@ import datetime
 import re
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
+
 DateOrder = Literal["year_first", "day_first", "month_first"]
 FIRST_YEAR, LAST_YEAR = 1800, 2300
 """MIMIC shifts dates as far as the year 2211. Years outside, such as 9999, stand for an unknown date."""
+_DAY = 24 * 60 * 60 * 10**6
+"""In microseconds."""
 _LONGEST = 48
 _MONTHS = {
     month: number
@@ -108,3 +113,22 @@ def sort_key(time: str) -> bytes:
     """A key that orders what `parse_time` returns: a date after the times of its day, because a note without a time of
     day, such as a discharge summary, may speak of the whole day; a note without a date, empty, last."""
     return (time if len(time) > 10 else f"{time}~").encode()
+
+
+def sort_numbers(keys: npt.NDArray[np.bytes_]) -> npt.NDArray[np.int64]:
+    """(n,): numbers in the order of keys from `sort_key`, which are quicker to sort."""
+    characters = keys.astype("S26").view(np.uint8).reshape(len(keys), 26)
+
+    def number(first: int, last: int) -> npt.NDArray[np.int64]:
+        value = np.zeros(len(keys), np.int64)
+        for place in range(first, last):
+            value = 10 * value + (characters[:, place] & 15)  # a digit's last four bits
+        return value
+
+    time = ((number(11, 13) * 60 + number(14, 16)) * 60 + number(17, 19)) * 10**6
+    if characters[:, 19].any():
+        time += number(20, 26)  # microseconds
+    time[characters[:, 10] != ord(" ")] = _DAY
+    result = ((number(0, 4) * 13 + number(5, 7)) * 32 + number(8, 10)) * (_DAY + 1) + time
+    result[characters[:, 0] == ord("~")] = np.iinfo(np.int64).max
+    return result

@@ -12,7 +12,6 @@ depend neither on the number of workers nor on how often the build was stopped.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import os
 import platform
@@ -28,7 +27,6 @@ from tokenizer_tools.corpus.placeholders import sorted_counts
 from tokenizer_tools.corpus.read_notes import read_notes
 from tokenizer_tools.corpus.split_patients import key_id, load_patient_key, patient_hash
 from tokenizer_tools.errors import UserError
-from tokenizer_tools.files import file_sha256
 from tokenizer_tools.manifest import (
     FORMAT_VERSION,
     MANIFEST_NAME,
@@ -49,6 +47,7 @@ from tokenizer_tools.shards.folder import ShardBuild, disk_errors, is_prepared, 
 from tokenizer_tools.shards.keep_list import KeepList, count_notes, count_people, count_times, make_keep_list
 from tokenizer_tools.shards.near_duplicates import count_crowded
 from tokenizer_tools.shards.pack import PackedPart, pack
+from tokenizer_tools.shards.prepared_inputs import hash_inputs, prepare_inputs, state_of
 from tokenizer_tools.shards.scan import Outcome, scan
 from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
 from tokenizer_tools.shards.workers import Workers
@@ -88,9 +87,7 @@ def build_shards(
         UserError: bad input, a folder that holds something else, or a full disk.
     """
     settings, options = settings or ShardSettings(), options or BuildOptions()
-    inputs = find_sources(notes, settings.reading)
-    for entry in inputs:
-        next(read_notes([entry], settings.reading, settings.split), None)  # most mistakes show in the first note
+    inputs = open_inputs(notes, settings)
     for entry in inputs:
         say(entry.describe())
     with Workers(options.workers) as workers:
@@ -109,7 +106,8 @@ def _build(
     whitespace = unknown_whitespace(loaded.backend_tokenizer, info.unknown_id)
     build = ShardBuild(out, settings, info, whitespace, key)
     listed = settings.split.lists.read()
-    plan = make_plan(build, inputs, listed)
+    states = [state_of(entry) for entry in inputs]
+    plan = make_plan(build, inputs, hash_inputs(build, inputs, options), listed)
     with disk_errors(out):
         if options.stage == "scan" and not is_prepared(build, plan):
             raise UserError(f"{out}: not prepared for these settings; first run the same command with --stage prepare")
@@ -118,6 +116,8 @@ def _build(
             add_missing_report(out)
             return finished
         with lock(build.work, shared=options.stage == "scan"):
+            if options.stage == "prepare":
+                prepare_inputs(build, inputs, [entry["sha256"] for entry in plan["inputs"]], states)
             _save_tokenizer(loaded, build)
             if options.stage == "prepare":
                 return None
@@ -130,12 +130,25 @@ def _build(
             return _finish(packed, keep, build, plan)
 
 
-def make_plan(build: ShardBuild, inputs: list[Input], listed: dict[str, int]) -> dict[str, Any]:
+def open_inputs(notes: Sequence[Path], settings: ShardSettings) -> list[Input]:
+    """Find the inputs, and read the first note of each, in which most mistakes show.
+
+    Raises:
+        UserError: see `find_sources` and `read_notes`.
+    """
+    inputs = find_sources(notes, settings.reading)
+    for entry in inputs:
+        next(read_notes([entry], settings.reading, settings.split), None)
+    return inputs
+
+
+def make_plan(build: ShardBuild, inputs: list[Input], hashes: list[str], listed: dict[str, int]) -> dict[str, Any]:
     """Everything that the shards depend on.
 
     Args:
         build: the build.
         inputs: its notes.
+        hashes: the sha256 of each, from `hash_inputs`.
         listed: from `SplitLists.read`.
     """
     plan = build.settings.compared()
@@ -143,17 +156,17 @@ def make_plan(build: ShardBuild, inputs: list[Input], listed: dict[str, int]) ->
         plan["split"]["lists"] = describe_lists(build, listed)
     return {
         "format_version": FORMAT_VERSION,
-        "inputs": [_describe_input(entry, build.patient_key) for entry in inputs],
+        "inputs": [_describe_input(*each, build.patient_key) for each in zip(inputs, hashes, strict=True)],
         "tokenizer": build.tokenizer.identity(),
         **plan,
         "patient_key_id": key_id(build.patient_key),
     }
 
 
-def _describe_input(entry: Input, key: bytes) -> dict[str, Any]:
+def _describe_input(entry: Input, sha256: str, key: bytes) -> dict[str, Any]:
     described: dict[str, Any] = {
         "name": os.fsencode(entry.path.name).decode(errors="replace"),
-        "sha256": _input_sha256(entry),
+        "sha256": sha256,
     }
     if entry.source and entry.source.name:
         filters = [  # their values may be identifiers
@@ -162,13 +175,6 @@ def _describe_input(entry: Input, key: bytes) -> dict[str, Any]:
         ]  # fmt: skip
         described["source"] = entry.source.compared() | {"filters": filters}
     return described
-
-
-def _input_sha256(entry: Input) -> str:
-    if not entry.is_folder:
-        return file_sha256(entry.path)
-    lines = [f"{file.relative_to(entry.path)} {file_sha256(file)}" for file in entry.files]
-    return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()  # names need not be UTF-8
 
 
 def _save_tokenizer(loaded: Any, build: ShardBuild) -> None:

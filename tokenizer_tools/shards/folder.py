@@ -2,6 +2,7 @@
 
     manifest.json, notes.arrow, tokenizer/, SPLIT/part-N.arrow     the result
     work/plan.json             what the shards will depend on; its format version holds for all of work/
+    work/inputs.json           after stage prepare: where each part begins in the inputs
     work/notes/                what is kept of the notes of each part, and done.json
     work/ids/                  the token ids of each part, until it is packed, or with pack timeline until all is
     work/near/                 for near-duplicates: signatures and shingles of each part, then what was decided
@@ -69,6 +70,11 @@ class ShardBuild:
     def tokenizer_folder(self) -> Path:
         """Where the shards keep their tokenizer."""
         return self.out / TOKENIZER_FOLDER
+
+    @property
+    def inputs_file(self) -> Path:
+        """What stage prepare has learned of the inputs."""
+        return self.work / "inputs.json"
 
     @property
     def scan_folder(self) -> Path:

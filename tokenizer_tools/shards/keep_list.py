@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from tempfile import TemporaryFile
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tokenizer_tools.corpus.deduplicate import HASH_DTYPE, first_occurrences, ranks_within
+from tokenizer_tools.corpus.deduplicate import HASH_DTYPE, first_occurrences, numbered, ranks_within
 from tokenizer_tools.corpus.times import sort_key
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import SPLITS
@@ -19,8 +22,8 @@ from tokenizer_tools.shards.scan import Named, Outcome, ScannedNotes
 from tokenizer_tools.shards.shingles import save_array
 from tokenizer_tools.shards.workers import Workers
 
-NOTES_IN_MEMORY = 4_000_000
-"""Notes whose hashes are compared at once, 60 bytes each."""
+NOTES_IN_MEMORY = 2_000_000
+"""Notes whose hashes are compared at once, 200 bytes each."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +58,15 @@ def make_keep_list(
     paths = [build.work / "outcome.npy", build.work / "time_order.npy"]
     if not all(path.exists() for path in paths):
         outcomes = np.concatenate([scanned.column(number, "outcomes") for number in range(scanned.parts)])
-        for index, columns in _kept_by_hash(scanned, outcomes, "hashes"):
-            outcomes[index[~first_occurrences(columns[:, 0])]] = Outcome.DROPPED_DUPLICATE
+        for index, (hashes,) in _kept_by_hash(scanned, outcomes, "hashes"):
+            outcomes[index[~first_occurrences(hashes)]] = Outcome.DROPPED_DUPLICATE
         if earlier:
             outcomes[earlier.known(outcomes == Outcome.KEPT)] = Outcome.DROPPED_DUPLICATE
         if build.settings.duplicates.near != "off":
             outcomes[_near(scanned, outcomes == Outcome.KEPT, build, workers, earlier)] = Outcome.DROPPED_NEAR_DUPLICATE
         time_order = np.zeros(len(outcomes), np.int32)
-        for index, columns in _kept_by_hash(scanned, outcomes, "groups", "times"):
-            time_order[index] = ranks_within(columns[:, 0], columns[:, 1])
+        for index, (groups, times) in _kept_by_hash(scanned, outcomes, "groups", "times"):
+            time_order[index] = ranks_within(groups, times)
         for path, array in zip(paths, (outcomes, time_order), strict=True):
             save_array(path, array)
     keep = KeepList(scanned, *(np.load(path, mmap_mode="r") for path in paths))
@@ -83,8 +86,8 @@ def first_notes_of_patients(keep: KeepList) -> npt.NDArray[np.int32]:
     """(notes read,): the number of the first note of each note's patient; else of its admission, else of its text.
     Dropped notes count, too."""
     first = np.zeros(len(keep.outcomes), np.int32)
-    for index, columns in _kept_by_hash(keep.scanned, np.full_like(keep.outcomes, Outcome.KEPT), "groups"):
-        _, firsts, group = np.unique(columns[:, 0], return_index=True, return_inverse=True)
+    for index, (groups,) in _kept_by_hash(keep.scanned, np.full_like(keep.outcomes, Outcome.KEPT), "groups"):
+        _, firsts, group = np.unique(numbered(groups), return_index=True, return_inverse=True)
         first[index] = index[firsts][group]
     return first
 
@@ -109,24 +112,31 @@ def _near(
 
 def _kept_by_hash(
     scanned: ScannedNotes, outcomes: npt.NDArray[np.uint8], hashed: str, *others: str
-) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.bytes_]]]:
+) -> Iterator[tuple[npt.NDArray[np.int64], list[npt.NDArray[Any]]]]:
     """Yield the kept notes in buckets. Notes with the same value in the column `hashed` share a bucket, and a bucket
-    fits into memory, however large the corpus is.
+    fits into memory, however large the corpus is. Each part is read once, as opening its file takes the longest.
 
     Yields:
-        (notes,): the notes' numbers among all notes, ascending; (notes, 1 + others): the columns' values.
+        (notes,): the notes' numbers among all notes, ascending; and (notes,): each of the columns.
     """
-    buckets = -(-len(outcomes) // NOTES_IN_MEMORY)
-    for bucket in range(buckets):
-        indices, columns = [], []
+    names, buckets = (hashed, *others), -(-len(outcomes) // NOTES_IN_MEMORY)
+    dtypes = (HASH_DTYPE if column.dtype.kind == "S" else column.dtype for column in scanned.columns(0, *names))
+    record = np.dtype([("note", np.int64), *zip(names, dtypes, strict=True)])
+    with ExitStack() as stack:
+        files = [stack.enter_context(TemporaryFile(dir=scanned.folder)) for _ in range(buckets)]
         for number in range(scanned.parts):
-            values = scanned.columns(number, hashed, *others)
             chosen = outcomes[scanned.notes_of(number)] == Outcome.KEPT
-            if buckets > 1:
-                chosen &= _bucket_of(values[0], buckets) == bucket
-            indices.append(np.flatnonzero(chosen) + scanned.starts[number])
-            columns.append(np.stack([column[chosen].astype(HASH_DTYPE) for column in values], axis=1))
-        yield np.concatenate(indices), np.concatenate(columns)
+            records = np.empty(np.count_nonzero(chosen), record)
+            records["note"] = np.flatnonzero(chosen) + scanned.starts[number]
+            for name, column in zip(names, scanned.columns(number, *names), strict=True):
+                records[name] = column[chosen]
+            bucket_of = _bucket_of(records[hashed], buckets)
+            for bucket, file in enumerate(files):
+                file.write(records[bucket_of == bucket].data)
+        for file in files:
+            file.seek(0)
+            records = np.frombuffer(file.read(), record)
+            yield records["note"], [records[name] for name in names]
 
 
 def _bucket_of(hashes: npt.NDArray[np.bytes_], buckets: int) -> npt.NDArray[np.uint64]:
@@ -149,19 +159,16 @@ class PeopleCounts:
 
 def count_people(keep: KeepList, earlier: GroupNotes) -> PeopleCounts:
     """Count distinct patients and admissions of the kept notes that earlier shards don't hold in the same split."""
-    patients, admissions, in_several = np.zeros(len(SPLITS), np.int64), np.zeros(len(SPLITS), np.int64), 0
-    for _, columns in _kept_by_hash(keep.scanned, keep.outcomes, "groups", "named", "splits"):
-        people, group_of = np.unique(columns[:, :2], axis=0, return_inverse=True)
-        before = earlier.of(people[:, 0]) > 0
+    counts, in_several = np.zeros((len(Named), len(SPLITS)), np.int64), 0
+    for _, (groups, named, splits) in _kept_by_hash(keep.scanned, keep.outcomes, "groups", "named", "splits"):
+        numbers = numbered(groups) * len(Named) + named
+        _, first, person_of = np.unique(numbers, return_index=True, return_inverse=True)
+        before = earlier.of(groups[first]) > 0
         now = before.copy()
-        now[group_of.reshape(-1), columns[:, 2].astype(int)] = True
-        is_patient, is_admission = (
-            people[:, 1] == str(int(kind)).encode() for kind in (Named.PATIENT, Named.ADMISSION)
-        )
-        patients += (now & ~before)[is_patient].sum(axis=0)
-        admissions += (now & ~before)[is_admission].sum(axis=0)
-        in_several += int(((now.sum(axis=1) > 1) & (before.sum(axis=1) <= 1))[is_patient].sum())
-    return PeopleCounts(patients.tolist(), admissions.tolist(), in_several)
+        now[person_of, splits] = True
+        np.add.at(counts, named[first], now & ~before)
+        in_several += int(((now.sum(axis=1) > 1) & (before.sum(axis=1) <= 1))[named[first] == Named.PATIENT].sum())
+    return PeopleCounts(counts[Named.PATIENT].tolist(), counts[Named.ADMISSION].tolist(), in_several)
 
 
 def count_notes(keep: KeepList) -> list[int]:

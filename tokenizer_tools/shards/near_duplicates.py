@@ -81,9 +81,10 @@ def _decide(
     across = store.rules.near == "keep"
     order = np.lexsort((notes, splits, notes >= first_new)) if across else np.arange(len(notes))
     in_order, shingles = notes[order], Shingles(store, starts)
+    numbers = in_order.tolist()
     verdict = find_near_duplicates(
         shingles.signatures(in_order),
-        lambda place: shingles.of(int(in_order[place])),
+        lambda place: shingles.of(numbers[place]),
         splits[order] if across else None,
         store.rules,
         int((notes < first_new).sum()),

@@ -29,6 +29,7 @@ from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import write_json
 from tokenizer_tools.progress import Progress
 from tokenizer_tools.shards.folder import ShardBuild
+from tokenizer_tools.shards.prepared_inputs import prepared_inputs
 from tokenizer_tools.shards.settings import BuildOptions
 from tokenizer_tools.shards.token_ids import tokenise
 from tokenizer_tools.shards.workers import Job, Workers
@@ -79,6 +80,7 @@ class ScannedNotes:
     def __init__(self, build: ShardBuild, parts: int) -> None:
         self.parts = parts
         self._build = build
+        self.folder = build.scan_folder
         sizes = (len(self.column(number, "outcomes")) for number in range(parts))
         self.starts = [0, *accumulate(sizes)]
         """(parts + 1,): the number of each part's first note, and of all notes."""
@@ -113,11 +115,15 @@ def scan(inputs: list[Input], build: ShardBuild, options: BuildOptions, workers:
         return None if options.stage == "scan" else ScannedNotes(build, int(json.loads(done.read_text())["parts"]))
     build.scan_folder.mkdir(exist_ok=True, mode=0o700)
     settings, count = build.settings, 0
+    positions = [known.files for known in prepared_inputs(build)]
+
+    def is_missing(number: int) -> bool:
+        return options.is_of_share(number) and not build.scan_file(number).exists()
 
     def jobs() -> Iterator[Job]:
         nonlocal count
-        for part in parts_of(inputs, settings.notes_per_part, settings.reading, settings.split):
-            if options.is_of_share(count) and not build.scan_file(count).exists():
+        for part in parts_of(inputs, settings.notes_per_part, settings.reading, settings.split, is_missing, positions):
+            if part:
                 yield partial(scan_part, count, part, build)
             count += 1
 

@@ -70,11 +70,9 @@ class Shingles:
 
     def __init__(self, store: ShingleStore, starts: Sequence[int]) -> None:
         self._store, self._starts = store, np.array(starts)
-        self._read = lru_cache(_NOTES_IN_MEMORY)(partial(_read, lru_cache(_OPEN_PARTS)(store.open), self._starts))
-
-    def of(self, note: int) -> npt.NDArray[np.uint64]:
-        """The shingles of a note, by its number among all: sorted, each once."""
-        return self._read(note)
+        read = partial(_read, lru_cache(_OPEN_PARTS)(store.open), self._starts)
+        self.of: Callable[[int], npt.NDArray[np.uint64]] = lru_cache(_NOTES_IN_MEMORY)(read)
+        """Gives the shingles of a note, by its number among all: sorted, each once."""
 
     def signatures(self, notes: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
         """(notes, permutations): of notes by their numbers among all."""

@@ -19,8 +19,6 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 
 from tokenizer_tools.corpus.input_files import Input
-from tokenizer_tools.corpus.input_options import find_sources
-from tokenizer_tools.corpus.read_notes import read_notes
 from tokenizer_tools.corpus.split_patients import load_key_of
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import copy_files, flush_folder
@@ -30,12 +28,13 @@ from tokenizer_tools.shard_reading import record_batches
 from tokenizer_tools.shards.append.joined import join
 from tokenizer_tools.shards.append.sides import check_lists, check_sides, groups_of, listed_before
 from tokenizer_tools.shards.apply_lists import apply_lists, hash_lists
-from tokenizer_tools.shards.build import make_manifest, make_plan
+from tokenizer_tools.shards.build import make_manifest, make_plan, open_inputs
 from tokenizer_tools.shards.describe.describe import add_missing_report
 from tokenizer_tools.shards.earlier_notes import EarlierNotes, next_part
 from tokenizer_tools.shards.folder import ShardBuild, Start, disk_errors, lock, prepare_folder
 from tokenizer_tools.shards.keep_list import make_keep_list
 from tokenizer_tools.shards.pack import pack
+from tokenizer_tools.shards.prepared_inputs import hash_inputs
 from tokenizer_tools.shards.scan import scan
 from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
 from tokenizer_tools.shards.workers import LostWorkerError, Workers
@@ -96,9 +95,7 @@ def append_notes(
 
 def _append(notes: Sequence[Path], shards: Path, settings: ShardSettings, workers: Workers) -> Manifest:
     before = Manifest.load(shards)
-    inputs = find_sources(notes, settings.reading)
-    for entry in inputs:
-        next(read_notes([entry], settings.reading, settings.split), None)  # most mistakes show in the first note
+    inputs = open_inputs(notes, settings)
     for entry in inputs:
         say(entry.describe())
     key = load_key_of(shards, before.patient_key_id, Path(settings.patient_key) if settings.patient_key else None)
@@ -106,7 +103,7 @@ def _append(notes: Sequence[Path], shards: Path, settings: ShardSettings, worker
     whitespace = before.unknown.written_as_spaces
     build = ShardBuild(shards / FOLDER / _BUILD, settings, before.tokenizer, whitespace, key, start)
     listed = settings.split.lists.read()
-    plan = make_plan(build, inputs, listed)
+    plan = make_plan(build, inputs, hash_inputs(build, inputs, BuildOptions()), listed)
     if (staged := _staged(build)) and staged.fingerprint == before.fingerprint:  # killed behind the last rename
         _finish(build, shards)
         if staged.settings["inputs"][start.input - len(inputs) :] == plan["inputs"]:

@@ -181,10 +181,10 @@ def _people(table: NotesTable, notes: FoundNotes) -> _People:
 
 def check_patients(table: NotesTable, notes: FoundNotes, manifest: Manifest) -> Check:
     """Count whose the notes of each split are, and who is in several splits."""
-    people, check, rule = _people(table, notes), Check("patients"), manifest.split_rule
-    all_named = manifest.split_by != "note" and (rule["validation"] + rule["test"] > 0 or "lists" in rule)
+    people, check = _people(table, notes), Check("patients")
     several, said = len(people.in_several), manifest.patients_in_several_splits
-    check.found = f"{people.distinct:,} {'patients' if all_named else 'patients, or notes that name none'}"
+    who = "patients" if manifest.names_each_person else "patients, or notes that name none"
+    check.found = f"{people.distinct:,} {who}"
     check.found += f", {several:,} in several splits" if several else ", none in two splits"
     if manifest.split_by != "note" and several:
         place = f"the patient of note {people.in_several[0]:,}"
@@ -195,7 +195,7 @@ def check_patients(table: NotesTable, notes: FoundNotes, manifest: Manifest) -> 
         check.compare("patients and admissions in several splits", NOTES_TABLE_NAME, several, said)
     for split, name in enumerate(SPLITS):
         info, most = manifest.splits[name], int(people.by_split[split])
-        least = most if all_named else people.with_notes[split]
+        least = most if manifest.names_each_person else people.with_notes[split]
         people_said = info.patients + info.admissions
         if not least <= people_said <= most:
             check.compare("patients and admissions of the split", name, most, people_said)

@@ -1,4 +1,4 @@
-"""What a shard folder holds, in words and as flat figures."""
+"""What a build says of its shards when it ends: lines to print, and flat figures for --json."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MUCH_PADDING = 0.1
 """Share of padding from which less is advised."""
 
 
-def describe(manifest: Manifest, out: Path, already_built: bool) -> list[str]:
+def summary_lines(manifest: Manifest, out: Path, already_built: bool) -> list[str]:
     """Lines to print after a build."""
     counts = manifest.counts
     built = "already built" if already_built else "built"
@@ -95,7 +95,7 @@ def _describe_sources(manifest: Manifest) -> list[str]:
     ]
 
 
-def describe_appended(manifest: Manifest) -> list[str]:
+def appended_lines(manifest: Manifest) -> list[str]:
     """Say what the last appending has added, and what it can't have checked."""
     last = manifest.appended[-1]
     lines = [f"  appended: {last.notes:,} of {last.read:,} notes read, {last.tokens:,} tokens"]
