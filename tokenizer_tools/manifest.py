@@ -97,6 +97,9 @@ class UnknownTokens:
     """The most frequent characters behind them, and how often each occurs."""
     written_as_spaces: str
     """White space that the tokenizer doesn't know, and that became spaces."""
+    lost_word_starts: int | None = None
+    """Words right after an unknown character, which lack the mark of a word's start. None in shards of builds that
+    didn't count them."""
 
 
 @dataclass(frozen=True)

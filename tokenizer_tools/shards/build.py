@@ -51,7 +51,7 @@ from tokenizer_tools.shards.scan import Outcome, scan
 from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
 from tokenizer_tools.shards.write import write_notes_table
 from tokenizer_tools.tokenizer.load import describe_tokenizer, load_tokenizer, save_tokenizer
-from tokenizer_tools.tokenizer.unknown_characters import unknown_tokens, unknown_whitespace
+from tokenizer_tools.tokenizer.unknown_characters import UnknownCount, unknown_tokens, unknown_whitespace
 
 _UNSET_MAX_LENGTH = 1 << 24
 """A model_max_length above this is transformers' way of saying that it isn't set."""
@@ -222,8 +222,5 @@ def _counts(keep: KeepList, build: ShardBuild) -> dict[str, int]:
 
 
 def _unknown(packed: list[PackedPart], files: list[ShardFile], written_as_spaces: str) -> UnknownTokens:
-    characters = Counter[str]()
-    for part in packed:
-        characters.update(part.unknown_characters)
-    tokens = sum(entry.tokens for entry in files)
-    return unknown_tokens(sum(part.unknown_tokens for part in packed), characters, tokens, written_as_spaces)
+    count = sum((part.unknown for part in packed), UnknownCount())
+    return unknown_tokens(count, sum(entry.tokens for entry in files), written_as_spaces)

@@ -155,6 +155,11 @@ def _read_plan(build: ShardBuild) -> dict[str, Any]:
     return read_json(build.work / "plan.json", FORMAT_VERSION, f"delete {build.out}, or choose another --out")
 
 
+def other_version(path: Path) -> UserError:
+    """What to say of a file in a subfolder of `work` that another version has written."""
+    return UserError(f"{path}: of another version; delete {path.parents[2]}, or choose another --out")
+
+
 def _refuse_other_settings(out: Path, earlier: dict[str, Any], plan: dict[str, Any], what: str) -> None:
     differing = sorted(key for key in earlier.keys() | plan.keys() if earlier.get(key) != plan.get(key))
     if differing:

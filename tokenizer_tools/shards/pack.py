@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tokenizer_tools.corpus.placeholders import COUNTED
-from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import file_sha256, write_json
 from tokenizer_tools.manifest import SPLITS, ShardFile
 from tokenizer_tools.progress import Progress
-from tokenizer_tools.shards.folder import ShardBuild
+from tokenizer_tools.shards.folder import ShardBuild, other_version
 from tokenizer_tools.shards.keep_list import KeepList
 from tokenizer_tools.shards.sequences import pack_sequences
 from tokenizer_tools.shards.token_ids import delete_ids, load_ids
 from tokenizer_tools.shards.workers import advance, run_jobs
 from tokenizer_tools.shards.write import write_sequences
+from tokenizer_tools.tokenizer.unknown_characters import UnknownCount
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,16 @@ class PackedPart:
 
     files: dict[str, ShardFile]
     """The shard file of each split, unless it would be empty."""
-    unknown_tokens: int
-    unknown_characters: dict[str, int]
-    """The characters behind the unknown tokens, and how often each occurs."""
+    unknown: UnknownCount
     placeholders: dict[str, int]
     """By kind."""
     tokens_by_input: list[int]
     """Tokens of each input's notes, by the input's number; inputs after the last one with notes are left out."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields; `asdict` breaks a Counter."""
+        files = {split: vars(entry) for split, entry in self.files.items()}
+        return vars(self) | {"files": files, "unknown": vars(self.unknown)}
 
     @classmethod
     def load(cls, path: Path) -> PackedPart:
@@ -47,9 +51,10 @@ class PackedPart:
         """
         raw = json.loads(path.read_text())
         try:
-            return cls(**raw | {"files": {split: ShardFile(**entry) for split, entry in raw["files"].items()}})
-        except TypeError:
-            raise UserError(f"{path}: of another version; delete {path.parents[2]}, or choose another --out") from None
+            files = {split: ShardFile(**entry) for split, entry in raw["files"].items()}
+            return cls(**raw | {"files": files, "unknown": UnknownCount.of(raw["unknown"])})
+        except (KeyError, TypeError):
+            raise other_version(path) from None
 
 
 def pack(keep: KeepList, build: ShardBuild, workers: int | None) -> list[PackedPart]:
@@ -96,10 +101,8 @@ def pack_part(number: int, kept: npt.NDArray[np.bool_], first_note: int, build: 
             write_sequences(build.out / path, sequences, build.id_dtype)
             tokens = sum(len(sequence.input_ids) for sequence in sequences)
             files[name] = ShardFile(path, len(sequences), tokens, file_sha256(build.out / path))
-    unknown_tokens, unknown_characters = part_ids.unknown_of(notes)
     by_input = np.bincount(inputs, weights=part_ids.lengths[notes]).astype(int).tolist()
-    counts = dict(unknown_characters), placeholders  # asdict() breaks a Counter
-    part = PackedPart(files, unknown_tokens, *counts, by_input)
-    write_json(build.packed_file(number), asdict(part))
+    part = PackedPart(files, part_ids.unknown_of(notes), placeholders, by_input)
+    write_json(build.packed_file(number), part.to_json())
     delete_ids(number, build)
     advance(len(kept))

@@ -113,6 +113,7 @@ def summarise(manifest: Manifest) -> dict[str, Any]:
         "patients_in_several_splits": manifest.patients_in_several_splits,
         "unknown_tokens": manifest.unknown.tokens,
         "unknown_share": manifest.unknown.share,
+        "lost_word_starts": manifest.unknown.lost_word_starts,
     }
     flat |= {f"notes_{name}": count for name, count in manifest.counts.items()}
     flat |= {f"placeholders_{name}": count for name, count in manifest.placeholders.items()}

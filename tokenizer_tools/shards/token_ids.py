@@ -7,7 +7,6 @@ within a part are kept once; those of notes that are dropped later, in vain.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -19,12 +18,12 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from tokenizer_tools.files import write_json
-from tokenizer_tools.shards.folder import ShardBuild
+from tokenizer_tools.shards.folder import ShardBuild, other_version
 from tokenizer_tools.shards.shingles import save_array
 from tokenizer_tools.shards.workers import advance
 from tokenizer_tools.tokenizer.fast_ids import IdEncoder
 from tokenizer_tools.tokenizer.load import forbidden_ids, note_ids
-from tokenizer_tools.tokenizer.unknown_characters import count_unknown
+from tokenizer_tools.tokenizer.unknown_characters import UnknownCount, count_unknown
 
 _BATCH = 500
 """Texts that are tokenised at once."""
@@ -40,8 +39,8 @@ class PartIds:
     """(texts + 1,), where each text's begin, and the end."""
     text_of: npt.NDArray[np.int64]
     """(notes of the part,), the number of a note's text."""
-    unknown: dict[int, tuple[int, dict[str, int]]]
-    """Of texts with unknown tokens: the number of these, and the characters behind them."""
+    unknown: dict[int, UnknownCount]
+    """Of texts with unknown tokens."""
 
     def of(self, note: int) -> npt.NDArray[Any]:
         """The ids of a note, by its number in the part: (tokens,)."""
@@ -53,14 +52,10 @@ class PartIds:
         """(notes of the part,): the number of each note's tokens."""
         return np.diff(self.starts)[self.text_of]
 
-    def unknown_of(self, notes: npt.NDArray[np.int64]) -> tuple[int, Counter[str]]:
-        """The number of unknown tokens of some notes, and the characters behind them."""
-        tokens, characters = 0, Counter[str]()
-        for text in self.text_of[notes].tolist():
-            if text in self.unknown:
-                tokens += self.unknown[text][0]
-                characters.update(self.unknown[text][1])
-        return tokens, characters
+    def unknown_of(self, notes: npt.NDArray[np.int64]) -> UnknownCount:
+        """What the tokenizer can't represent of some notes."""
+        counts = (self.unknown[text] for text in self.text_of[notes].tolist() if text in self.unknown)
+        return sum(counts, UnknownCount())
 
 
 def tokenise(number: int, texts: Sequence[str], build: ShardBuild) -> None:
@@ -69,16 +64,16 @@ def tokenise(number: int, texts: Sequence[str], build: ShardBuild) -> None:
     forbidden = forbidden_ids(backend, info)
     numbers = {text: i for i, text in enumerate(dict.fromkeys(texts))}
     token_ids: list[npt.NDArray[Any]] = []
-    unknown: dict[str, tuple[int, dict[str, int]]] = {}
+    unknown: dict[str, dict[str, Any]] = {}
     distinct = list(numbers)
     for start in range(0, len(distinct), _BATCH):
         batch = distinct[start : start + _BATCH]
         encoded = encode(batch)
         for i, (text, tokens) in enumerate(zip(batch, encoded, strict=True), start=start):
             token_ids.append(note_ids(tokens, info, forbidden, build.id_dtype))
-            count, characters = count_unknown(backend, [text], [tokens], info.unknown_token, info.unknown_id)
-            if count:
-                unknown[str(i)] = count, dict(characters)
+            count = count_unknown(backend, [text], [tokens], info.unknown_token, info.unknown_id)
+            if count.tokens:
+                unknown[str(i)] = vars(count)
         advance(len(batch))
     advance(len(texts) - len(distinct))
     build.ids_folder.mkdir(exist_ok=True, mode=0o700)
@@ -89,10 +84,18 @@ def tokenise(number: int, texts: Sequence[str], build: ShardBuild) -> None:
 
 
 def load_ids(number: int, build: ShardBuild) -> PartIds:
-    """Read what `tokenise` has written of a part."""
+    """Read what `tokenise` has written of a part.
+
+    Raises:
+        UserError: another version has.
+    """
     ids, starts, text_of = (np.load(_file(build, number, what)) for what in ("ids", "starts", "texts"))
-    unknown = json.loads(_file(build, number, "unknown").read_text())
-    return PartIds(ids, starts, text_of, {int(text): counted for text, counted in unknown.items()})
+    path = _file(build, number, "unknown")
+    try:
+        unknown = {int(text): UnknownCount.of(count) for text, count in json.loads(path.read_text()).items()}
+    except TypeError:
+        raise other_version(path) from None
+    return PartIds(ids, starts, text_of, unknown)
 
 
 def delete_ids(number: int, build: ShardBuild) -> None:

@@ -90,6 +90,8 @@ class Unknown:
     """Number of the others, of those that the manifest names."""
     written_as_spaces: list[str]
     """Code points of white space that became spaces."""
+    lost_word_starts: int | None
+    """Words right after an unknown character. None if they weren't counted."""
 
 
 @dataclass(frozen=True)
@@ -254,4 +256,5 @@ def _unknown(manifest: Manifest) -> Unknown:
         characters=frequent,
         rare_characters=len(unknown.characters) - len(frequent),
         written_as_spaces=[f"U+{ord(character):04X}" for character in unknown.written_as_spaces],
+        lost_word_starts=unknown.lost_word_starts,
     )

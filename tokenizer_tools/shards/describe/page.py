@@ -137,6 +137,8 @@ def _unknown(unknown: Unknown) -> str:
     text = f"<p>{counted} unknown to the tokenizer."
     spaces = ", ".join(unknown.written_as_spaces[:8]) + (", …" if len(unknown.written_as_spaces) > 8 else "")
     text += f" White space that it doesn't know ({spaces}) was written as spaces." if spaces else ""
+    if unknown.lost_word_starts:
+        text += f" {shown(unknown.lost_word_starts)} words stand right after one, and lose the mark of their start."
     if unknown.rare_characters:
         text += f" {unknown.rare_characters} more characters occur fewer than {SMALLEST} times and aren't named."
     rows = [(_character(each), shown(count)) for each, count in unknown.characters.items()]

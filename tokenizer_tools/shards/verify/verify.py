@@ -101,7 +101,8 @@ def _load_manifest(folder: Path) -> Manifest:
     counts += [count for entry in entries for count in (entry.sequences, entry.tokens)]
     counts += [count for entry in manifest.withdrawn for count in (entry.patients, entry.notes, entry.tokens)]
     info = manifest.tokenizer
-    counts += [manifest.sequence_length, manifest.unknown.tokens, info.vocab_size, info.begin_id, info.end_id]
+    counts += [manifest.sequence_length, manifest.unknown.tokens, manifest.unknown.lost_word_starts or 0]
+    counts += [info.vocab_size, info.begin_id, info.end_id]
     counts += [
         *manifest.counts.values(),
         *manifest.placeholders.values(),
