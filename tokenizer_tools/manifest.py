@@ -117,6 +117,33 @@ class SourceInfo:
 
 
 @dataclass(frozen=True)
+class CopiedParagraphs:
+    """What was left out of notes that are kept, because it stands in an earlier note of the patient."""
+
+    paragraphs: int = 0
+    tokens: int = 0
+    notes: int = 0
+    """Kept notes that something was left out of."""
+    cannot_be_cut: int = 0
+    """Copied paragraphs of kept notes that stay, as the tokenizer's ids without them can't be told."""
+    placeholder_tokens: dict[str, int] = field(default_factory=dict)
+    """Of the tokens, those that may stand for a placeholder. `Manifest.placeholders` counts them, too."""
+
+    def __add__(self, other: CopiedParagraphs) -> CopiedParagraphs:
+        tokens = {
+            token: self.placeholder_tokens.get(token, 0) + other.placeholder_tokens.get(token, 0)
+            for token in {**self.placeholder_tokens, **other.placeholder_tokens}
+        }
+        return CopiedParagraphs(
+            self.paragraphs + other.paragraphs,
+            self.tokens + other.tokens,
+            self.notes + other.notes,
+            self.cannot_be_cut + other.cannot_be_cut,
+            tokens,
+        )
+
+
+@dataclass(frozen=True)
 class Withdrawal:
     """What `withdraw` left out. Figures alone: nothing says whose the notes were."""
 
@@ -159,6 +186,8 @@ class Manifest:
     withdrawn: list[Withdrawal] = field(default_factory=list)
     """Withdrawals of patients, in order. After one, `unknown`, `placeholders` and kept notes with something about their
     time are upper bounds where the shards can't tell how many there were."""
+    copied: CopiedParagraphs | None = None
+    """None if no copied paragraphs were left out. Not changed by a withdrawal."""
     format_version: int = FORMAT_VERSION
 
     @property
@@ -177,6 +206,8 @@ class Manifest:
         facts = asdict(self)
         if not self.withdrawn:
             del facts["withdrawn"]  # as in shards of builds without this field
+        if self.copied is None:
+            del facts["copied"]
         write_json(folder / MANIFEST_NAME, facts)
 
     @classmethod
@@ -202,6 +233,7 @@ class Manifest:
                 for name, split in raw["splits"].items()
             }
             raw["withdrawn"] = [Withdrawal(**entry) for entry in raw.get("withdrawn", [])]
+            raw["copied"] = CopiedParagraphs(**raw["copied"]) if raw.get("copied") else None
             return cls(**raw)
         except (TypeError, KeyError, AttributeError) as error:
             raise UserError(

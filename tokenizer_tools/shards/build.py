@@ -33,6 +33,7 @@ from tokenizer_tools.manifest import (
     FORMAT_VERSION,
     SPLITS,
     TOKENIZER_FOLDER,
+    CopiedParagraphs,
     Manifest,
     ShardFile,
     SplitInfo,
@@ -51,6 +52,7 @@ from tokenizer_tools.shards.scan import Outcome, scan
 from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
 from tokenizer_tools.shards.write import write_notes_table
 from tokenizer_tools.tokenizer.load import describe_tokenizer, load_tokenizer, save_tokenizer
+from tokenizer_tools.tokenizer.paragraph_ids import divides_at
 from tokenizer_tools.tokenizer.unknown_characters import UnknownCount, unknown_tokens, unknown_whitespace
 
 _UNSET_MAX_LENGTH = 1 << 24
@@ -91,6 +93,11 @@ def build_shards(
     loaded = load_tokenizer(tokenizer)
     key = load_patient_key(Path(settings.patient_key) if settings.patient_key else None)
     info = describe_tokenizer(loaded, tokenizer, settings.placeholder)
+    if settings.duplicates.copied == "drop" and not divides_at(loaded.backend_tokenizer):
+        raise UserError(
+            f"{tokenizer}: whether this tokenizer divides text at white space isn't known, so paragraphs can't be left "
+            "out of token ids; take a byte-level BPE or BigBird's, or leave out --duplicates.copied"
+        )
     whitespace = unknown_whitespace(loaded.backend_tokenizer, info.unknown_id)
     build = ShardBuild(out, settings, info, whitespace, key)
     plan = _plan(build, inputs)
@@ -206,6 +213,9 @@ def _finish(packed: list[PackedPart], keep: KeepList, build: ShardBuild, plan: d
         },
         fingerprint=fingerprint(build.tokenizer.sha256, settings.sequence_length, all_files),
         placeholders=sorted_counts(sum((Counter(part.placeholders) for part in packed), Counter[str]())),
+        copied=sum((part.copied for part in packed), CopiedParagraphs())
+        if settings.duplicates.copied == "drop"
+        else None,
     )
     manifest.save(build.out)
     shutil.rmtree(build.work)

@@ -5,6 +5,7 @@
     work/notes/                what is kept of the notes of each part, and done.json
     work/ids/                  the token ids of each part, until it is packed
     work/near/                 for near-duplicates: signatures and shingles of each part, then what was decided
+    work/paragraphs/           for copied paragraphs: hashes and token counts of all, then what was decided
     work/outcome.npy, work/time_order.npy     the keep list
     work/packed/               one file per packed part
 
@@ -27,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from tokenizer_tools.corpus.clean_notes import clean
+from tokenizer_tools.corpus.clean_notes import clean, clean_in_paragraphs
 from tokenizer_tools.corpus.placeholders import Replacement
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import read_json, write_json
@@ -108,6 +109,13 @@ class ShardBuild:
         """
         rules = self.settings.cleaning
         return clean(text, rules, self._replacement, self.unknown_whitespace, person, placeholders)
+
+    def clean_in_paragraphs(
+        self, text: str, person: str, placeholders: Counter[str] | None = None
+    ) -> tuple[str, list[int]]:
+        """The same text, and where its paragraphs end: see `clean_notes.clean_in_paragraphs`."""
+        rules = self.settings.cleaning
+        return clean_in_paragraphs(text, rules, self._replacement, self.unknown_whitespace, person, placeholders)
 
 
 def is_prepared(build: ShardBuild, plan: dict[str, Any]) -> bool:

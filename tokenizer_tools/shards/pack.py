@@ -14,8 +14,9 @@ import numpy.typing as npt
 
 from tokenizer_tools.corpus.placeholders import COUNTED
 from tokenizer_tools.files import file_sha256, write_json
-from tokenizer_tools.manifest import SPLITS, ShardFile
+from tokenizer_tools.manifest import SPLITS, CopiedParagraphs, ShardFile
 from tokenizer_tools.progress import Progress
+from tokenizer_tools.shards.copied import count_copied, without_copies
 from tokenizer_tools.shards.folder import ShardBuild, other_version
 from tokenizer_tools.shards.keep_list import KeepList
 from tokenizer_tools.shards.sequences import pack_sequences
@@ -36,11 +37,13 @@ class PackedPart:
     """By kind."""
     tokens_by_input: list[int]
     """Tokens of each input's notes, by the input's number; inputs after the last one with notes are left out."""
+    copied: CopiedParagraphs
+    """What was left out of its kept notes."""
 
     def to_json(self) -> dict[str, Any]:
         """Its fields; `asdict` breaks a Counter."""
         files = {split: vars(entry) for split, entry in self.files.items()}
-        return vars(self) | {"files": files, "unknown": vars(self.unknown)}
+        return vars(self) | {"files": files, "unknown": vars(self.unknown), "copied": vars(self.copied)}
 
     @classmethod
     def load(cls, path: Path) -> PackedPart:
@@ -52,7 +55,8 @@ class PackedPart:
         raw = json.loads(path.read_text())
         try:
             files = {split: ShardFile(**entry) for split, entry in raw["files"].items()}
-            return cls(**raw | {"files": files, "unknown": UnknownCount.of(raw["unknown"])})
+            copied = CopiedParagraphs(**raw["copied"])
+            return cls(**raw | {"files": files, "unknown": UnknownCount.of(raw["unknown"]), "copied": copied})
         except (KeyError, TypeError):
             raise other_version(path) from None
 
@@ -83,7 +87,10 @@ def pack_part(number: int, kept: npt.NDArray[np.bool_], first_note: int, build: 
         first_note: the notes table's row of the part's first kept note.
         build: the build.
     """
-    part_ids, notes = load_ids(number, build), np.flatnonzero(kept)
+    part_ids, notes, copied = load_ids(number, build), np.flatnonzero(kept), CopiedParagraphs()
+    if build.settings.duplicates.copied == "drop":
+        whole, part_ids = part_ids, without_copies(number, part_ids, build)
+        copied = count_copied(number, notes, whole, part_ids, build)
     with np.load(build.scan_file(number)) as scanned:
         splits, inputs = scanned["splits"][kept], scanned["sources"][kept]
         placeholders = dict(zip(COUNTED, scanned["placeholders"][kept].sum(axis=0).tolist(), strict=True))
@@ -102,7 +109,7 @@ def pack_part(number: int, kept: npt.NDArray[np.bool_], first_note: int, build: 
             tokens = sum(len(sequence.input_ids) for sequence in sequences)
             files[name] = ShardFile(path, len(sequences), tokens, file_sha256(build.out / path))
     by_input = np.bincount(inputs, weights=part_ids.lengths[notes]).astype(int).tolist()
-    part = PackedPart(files, part_ids.unknown_of(notes), placeholders, by_input)
+    part = PackedPart(files, part_ids.unknown_of(notes), placeholders, by_input, copied)
     write_json(build.packed_file(number), part.to_json())
     delete_ids(number, build)
     advance(len(kept))

@@ -6,8 +6,9 @@ within a part are kept once; those of notes that are dropped later, in vain.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,6 +28,7 @@ from tokenizer_tools.tokenizer.unknown_characters import UnknownCount, count_unk
 
 _BATCH = 500
 """Texts that are tokenised at once."""
+BatchHook = Callable[[Sequence[str], Sequence[npt.NDArray[Any]], Sequence[UnknownCount]], None]
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,10 @@ class PartIds:
 
     def of(self, note: int) -> npt.NDArray[Any]:
         """The ids of a note, by its number in the part: (tokens,)."""
-        text = self.text_of[note]
+        return self.of_text(self.text_of[note])
+
+    def of_text(self, text: int) -> npt.NDArray[Any]:
+        """The ids of a text, by its number: (tokens,)."""
         return self.ids[self.starts[text] : self.starts[text + 1]]
 
     @property
@@ -57,10 +62,30 @@ class PartIds:
         counts = (self.unknown[text] for text in self.text_of[notes].tolist() if text in self.unknown)
         return sum(counts, UnknownCount())
 
+    def identity(self, text: int) -> npt.NDArray[np.uint64]:
+        """(2,): a hash of a text's ids, and of the characters behind the unknown ones among them."""
+        unknown = self.unknown.get(text, UnknownCount())
+        digest = hashlib.blake2b(self.of_text(text).tobytes(), digest_size=16)
+        digest.update(json.dumps([unknown.tokens, sorted(unknown.characters.items())]).encode())
+        return np.frombuffer(digest.digest(), np.uint64)
 
-def tokenise(number: int, texts: Sequence[str], build: ShardBuild) -> None:
-    """Write the token ids of a part, of all its notes' cleaned texts."""
-    info, (backend, encode) = build.tokenizer, _encoder(build)
+    def with_texts(self, texts: Mapping[int, tuple[npt.NDArray[Any], UnknownCount]]) -> PartIds:
+        """The same part with other ids of some texts, and what is unknown of these."""
+        ids = [texts[text][0] if text in texts else self.of_text(text) for text in range(len(self.starts) - 1)]
+        unknown = self.unknown | {text: count for text, (_, count) in texts.items()}
+        return PartIds(np.concatenate(ids), np.cumsum([0, *map(len, ids)], dtype=np.int64), self.text_of, unknown)
+
+
+def tokenise(number: int, texts: Sequence[str], build: ShardBuild, each_batch: BatchHook | None = None) -> None:
+    """Write the token ids of a part, of all its notes' cleaned texts.
+
+    Args:
+        number: of the part.
+        texts: of all its notes, cleaned.
+        build: the build.
+        each_batch: is given some different texts, their ids without begin and end tokens, and what is unknown of them.
+    """
+    info, (backend, encode) = build.tokenizer, encoder(build)
     forbidden = forbidden_ids(backend, info)
     numbers = {text: i for i, text in enumerate(dict.fromkeys(texts))}
     token_ids: list[npt.NDArray[Any]] = []
@@ -68,12 +93,13 @@ def tokenise(number: int, texts: Sequence[str], build: ShardBuild) -> None:
     distinct = list(numbers)
     for start in range(0, len(distinct), _BATCH):
         batch = distinct[start : start + _BATCH]
-        encoded = encode(batch)
-        for i, (text, tokens) in enumerate(zip(batch, encoded, strict=True), start=start):
+        encoded, counts = encode(batch), list[UnknownCount]()
+        for text, tokens in zip(batch, encoded, strict=True):
             token_ids.append(note_ids(tokens, info, forbidden, build.id_dtype))
-            count = count_unknown(backend, [text], [tokens], info.unknown_token, info.unknown_id)
-            if count.tokens:
-                unknown[str(i)] = vars(count)
+            counts.append(count_unknown(backend, [text], [tokens], info.unknown_token, info.unknown_id))
+        unknown |= {str(i): vars(count) for i, count in enumerate(counts, start) if count.tokens}
+        if each_batch:
+            each_batch(batch, encoded, counts)
         advance(len(batch))
     advance(len(texts) - len(distinct))
     build.ids_folder.mkdir(exist_ok=True, mode=0o700)
@@ -98,6 +124,12 @@ def load_ids(number: int, build: ShardBuild) -> PartIds:
     return PartIds(ids, starts, text_of, unknown)
 
 
+def load_text_of(number: int, build: ShardBuild) -> npt.NDArray[np.int64]:
+    """(notes of the part,): the number of each note's text."""
+    text_of: npt.NDArray[np.int64] = np.load(_file(build, number, "texts"))
+    return text_of
+
+
 def delete_ids(number: int, build: ShardBuild) -> None:
     """Delete what `tokenise` has written of a part."""
     for what in ("ids", "starts", "texts", "unknown"):
@@ -108,7 +140,7 @@ def _file(build: ShardBuild, number: int, what: str) -> Path:
     return build.ids_folder / f"part-{number:05d}.{what}.{'json' if what == 'unknown' else 'npy'}"
 
 
-def _encoder(build: ShardBuild) -> tuple[Tokenizer, IdEncoder]:
+def encoder(build: ShardBuild) -> tuple[Tokenizer, IdEncoder]:
     """The tokenizer, loaded once per process, and what encodes by it."""
     return _loaded(build.tokenizer_folder / "tokenizer.json", tuple(build.tokenizer.placeholder_ids))
 

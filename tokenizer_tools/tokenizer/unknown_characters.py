@@ -41,6 +41,10 @@ class UnknownCount:
         tokens, lost = self.tokens + other.tokens, self.lost_word_starts + other.lost_word_starts
         return UnknownCount(tokens, lost, self.characters + other.characters)
 
+    def __sub__(self, other: UnknownCount) -> UnknownCount:
+        tokens, lost = self.tokens - other.tokens, self.lost_word_starts - other.lost_word_starts
+        return UnknownCount(tokens, lost, self.characters - other.characters)
+
 
 def unknown_whitespace(backend: Tokenizer, unknown_id: int) -> str:
     """White space that becomes the unknown token within a text, and so hides where the next word starts. BigBird's

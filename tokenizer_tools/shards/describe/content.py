@@ -20,7 +20,7 @@ _LONGEST_NAME = 60
 _PERCENTILES = (5, 25, 50, 75, 95)
 _SETTINGS = {
     "split": ("by", "validation", "test", "seed"),
-    "duplicates": ("near", "threshold", "ngram", "permutations"),
+    "duplicates": ("near", "threshold", "ngram", "permutations", "copied", "copied_words"),
 }
 """Settings that are shown, of those with parts. Others could hold a user's own words."""
 
@@ -95,6 +95,17 @@ class Unknown:
 
 
 @dataclass(frozen=True)
+class Copied:
+    """Copied paragraphs that were left out, by the manifest."""
+
+    paragraphs: int
+    tokens: int
+    notes: Shown
+    """That they were left out of."""
+    cannot_be_cut: int
+
+
+@dataclass(frozen=True)
 class ShardReport:
     """All of it."""
 
@@ -116,6 +127,8 @@ class ShardReport:
     lengths: Lengths
     rows: Rows
     unknown: Unknown
+    copied: Copied | None
+    """None if copied paragraphs stay."""
     word_kind: str | None
     """How words were told apart in token ids; None if they couldn't be."""
     smallest_count: int = SMALLEST
@@ -161,6 +174,7 @@ def make_report(folder: Path, manifest: Manifest) -> ShardReport:
             padding_share=_share(positions - counts.total.tokens, positions),
         ),
         unknown=_unknown(manifest),
+        copied=_copied(manifest),
         word_kind=counts.kind,
     )
 
@@ -175,7 +189,8 @@ def _patients(manifest: Manifest) -> tuple[str, bool]:
 
 
 def _settings(manifest: Manifest) -> dict[str, Any]:
-    parts = {"split": manifest.split_rule, "duplicates": manifest.settings.get("duplicates") or {"near": "off"}}
+    duplicates = {"near": "off", "copied": "keep"} | manifest.settings.get("duplicates", {})
+    parts = {"split": manifest.split_rule, "duplicates": duplicates}
     return {
         "sequence_length": manifest.sequence_length,
         "notes_per_part": manifest.notes_per_part,
@@ -245,6 +260,12 @@ def _histogram(lengths: Integers) -> list[Bin]:
     after = {edge: next(iter(edges[i + 1 :]), 2 * edge) for i, edge in enumerate(edges)}
     ends = [*(start for start, _, _ in bins[1:]), after[bounds[-1]]]
     return [Bin(start, end - 1, joined, show(n)) for (start, joined, n), end in zip(bins, ends, strict=True)]
+
+
+def _copied(manifest: Manifest) -> Copied | None:
+    if (copied := manifest.copied) is None:
+        return None
+    return Copied(copied.paragraphs, copied.tokens, show(copied.notes), copied.cannot_be_cut)
 
 
 def _unknown(manifest: Manifest) -> Unknown:

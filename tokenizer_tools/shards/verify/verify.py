@@ -111,6 +111,8 @@ def _load_manifest(folder: Path) -> Manifest:
     ]
     texts = [text for entry in entries for text in (entry.path, entry.sha256)] + [info.sha256]
     counts += [count for source in manifest.sources for count in (source.notes, source.tokens)]
+    if copied := manifest.copied:
+        counts += [copied.paragraphs, copied.tokens, copied.notes, *copied.placeholder_tokens.values()]
     rule = manifest.split_rule
     sound = (
         tuple(manifest.splits) == SPLITS
@@ -124,6 +126,7 @@ def _load_manifest(folder: Path) -> Manifest:
         and isinstance(manifest.settings, dict)
         and isinstance(manifest.settings.get("inputs"), list)
         and isinstance(manifest.settings.get("split"), dict)
+        and isinstance(manifest.settings.get("duplicates", {}), dict)
     )
     if not sound:
         raise _damaged(folder)
