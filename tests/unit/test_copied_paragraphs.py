@@ -102,7 +102,9 @@ def test_blank_lines_divide_paragraphs_before_lines_are_joined():
 
 @given(paragraphs=st.lists(st.tuples(*[st.integers(0, 2)] * 3), max_size=30))
 def test_a_copy_stands_in_an_earlier_note_of_the_patient(paragraphs):
-    columns = [np.array([row[i] for row in paragraphs], kind) for i, kind in enumerate((np.int64, np.uint64, np.int32))]
+    columns = [
+        np.array([row[i] for row in paragraphs], kind) for i, kind in enumerate((np.uint64, np.uint64, np.int32))
+    ]
     expected = [
         any(a == patient and b == text and c < rank for a, b, c in paragraphs) for patient, text, rank in paragraphs
     ]

@@ -24,7 +24,7 @@ def paragraph_hash(text: str, fewest_words: int) -> int:
 
 
 def find_copies(
-    patients: npt.NDArray[np.int64], hashes: npt.NDArray[np.uint64], ranks: npt.NDArray[np.int32]
+    patients: npt.NDArray[np.uint64], hashes: npt.NDArray[np.uint64], ranks: npt.NDArray[np.int32]
 ) -> npt.NDArray[np.bool_]:
     """Which paragraphs stand in an earlier note of the patient. One that stands twice in a note isn't a copy of itself.
 
@@ -38,8 +38,9 @@ def find_copies(
     """
     copies = np.zeros(len(hashes), dtype=bool)
     if len(hashes):
-        order = np.lexsort((ranks, hashes, patients))
-        is_new = np.append(True, (np.diff(patients[order]) != 0) | (hashes[order][1:] != hashes[order][:-1]))
-        first_ranks = ranks[order][is_new][np.cumsum(is_new) - 1]
-        copies[order] = ranks[order] > first_ranks
+        order = np.lexsort((hashes, patients))
+        patients, hashes, ranks = patients[order], hashes[order], ranks[order]
+        is_new = np.append(True, (patients[1:] != patients[:-1]) | (hashes[1:] != hashes[:-1]))
+        earliest = np.minimum.reduceat(ranks, np.flatnonzero(is_new))
+        copies[order] = ranks > earliest[np.cumsum(is_new) - 1]
     return copies

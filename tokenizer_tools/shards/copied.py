@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from enum import IntEnum
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,6 @@ import numpy.typing as npt
 from tokenizer_tools.corpus.copied_paragraphs import TOO_SHORT, find_copies
 from tokenizer_tools.manifest import CopiedParagraphs
 from tokenizer_tools.progress import Progress
-from tokenizer_tools.shards.buckets import kept_by_hash
 from tokenizer_tools.shards.folder import ShardBuild
 from tokenizer_tools.shards.paragraphs import ParagraphStore
 from tokenizer_tools.shards.scan import Outcome, ScannedNotes
@@ -29,6 +28,8 @@ from tokenizer_tools.tokenizer.unknown_characters import UnknownCount
 
 PARAGRAPHS_IN_MEMORY = 2_000_000
 """Paragraphs that are compared at once, 100 bytes each."""
+_ROW = np.dtype([("patient", np.uint64), ("hash", np.uint64), ("rank", np.int32), ("paragraph", np.int64)])
+"""A paragraph while it is compared: half of the patient's hash, its own, the note's place in time, and its number."""
 NOTES_IN_MEMORY = 4_000_000
 """Notes whose ids are compared at once, 60 bytes each."""
 
@@ -78,37 +79,43 @@ def _copies(
     store = ParagraphStore.of(build)
     starts = [0, *accumulate(len(store.load(number, "hashes")) for number in range(scanned.parts))]
     copies = np.zeros(starts[-1], dtype=bool)
-    buckets = max(1, -(-starts[-1] // PARAGRAPHS_IN_MEMORY))
-    for index, columns in kept_by_hash(scanned, outcomes, buckets, "groups"):
-        patients = np.unique(columns[:, 0], return_inverse=True)[1].astype(np.int64)
-        found = []
-        bounds = np.searchsorted(index, scanned.starts)
-        for number in range(scanned.parts):
-            own = slice(bounds[number], bounds[number + 1])
-            paragraphs, notes, hashes = _long_paragraphs(number, index[own] - scanned.starts[number], build)
-            notes += own.start
-            found.append((paragraphs + starts[number], patients[notes], hashes, time_order[index[notes]]))
-        paragraphs, *compared = (np.concatenate(column) for column in zip(*found, strict=True))
-        copies[paragraphs] = find_copies(*compared)
+    buckets = [store.folder / f"bucket-{number:05d}" for number in range(-(-starts[-1] // PARAGRAPHS_IN_MEMORY))]
+    for path in buckets:
+        path.unlink(missing_ok=True)  # of a build that was killed
+    for number in range(scanned.parts):
+        kept = np.flatnonzero(outcomes[scanned.notes_of(number)] == Outcome.KEPT)
+        rows = _long_paragraphs(number, kept, scanned, build)
+        rows["rank"] = time_order[scanned.notes_of(number)][rows["rank"]]
+        rows["paragraph"] += starts[number]
+        bucket = rows["patient"] % max(1, len(buckets))
+        rows = rows[np.argsort(bucket, kind="stable")]
+        bounds = np.searchsorted(np.sort(bucket), np.arange(len(buckets) + 1))
+        for path, (start, stop) in zip(buckets, pairwise(bounds), strict=True):
+            with path.open("ab") as stream:
+                stream.write(rows[start:stop].tobytes())
+    for path in buckets:
+        rows = np.fromfile(path, _ROW)
+        copies[rows["paragraph"]] = find_copies(rows["patient"], rows["hash"], rows["rank"])
+        path.unlink()
     return copies, starts
 
 
 def _long_paragraphs(
-    number: int, notes: npt.NDArray[np.int64], build: ShardBuild
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
-    """The paragraphs, of some notes of a part, that aren't too short.
-
-    Returns:
-        (paragraphs,): their numbers in the part, the places of their notes in `notes`, and their hashes.
-    """
+    number: int, notes: npt.NDArray[np.int64], scanned: ScannedNotes, build: ShardBuild
+) -> npt.NDArray[Any]:
+    """(paragraphs,): those of some notes of a part that aren't too short, by their numbers in the part. In the place of
+    the rank, the note's number in the part."""
     store, texts = ParagraphStore.of(build), load_text_of(number, build)[notes]
     starts = store.load(number, "starts")
     counts = starts[texts + 1] - starts[texts]
     places = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    paragraphs, whose = np.repeat(starts[texts], counts) + places, np.repeat(np.arange(len(notes)), counts)
-    hashes = store.load(number, "hashes")[paragraphs]
-    is_long = hashes != TOO_SHORT
-    return paragraphs[is_long], whose[is_long], hashes[is_long]
+    rows = np.empty(len(places), _ROW)
+    rows["paragraph"] = np.repeat(starts[texts], counts) + places
+    rows["hash"] = store.load(number, "hashes")[rows["paragraph"]]
+    hexadecimal = scanned.column(number, "groups")[notes].tobytes().decode()
+    rows["patient"] = np.repeat(np.frombuffer(bytes.fromhex(hexadecimal), np.uint64)[::2], counts)
+    rows["rank"] = np.repeat(notes, counts)
+    return rows[rows["hash"] != TOO_SHORT]
 
 
 def cut_part(number: int, copies: npt.NDArray[np.bool_], build: ShardBuild) -> None:

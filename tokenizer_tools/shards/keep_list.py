@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tokenizer_tools.corpus.deduplicate import first_occurrences, ranks_within
+from tokenizer_tools.corpus.deduplicate import HASH_DTYPE, first_occurrences, ranks_within
 from tokenizer_tools.corpus.times import sort_key
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import SPLITS
-from tokenizer_tools.shards.buckets import kept_by_hash
 from tokenizer_tools.shards.copied import leave_out_copies
 from tokenizer_tools.shards.folder import ShardBuild
 from tokenizer_tools.shards.near_duplicates import near_duplicates
@@ -47,7 +46,7 @@ def make_keep_list(scanned: ScannedNotes, build: ShardBuild, workers: int | None
     paths = [build.work / "outcome.npy", build.work / "time_order.npy"]
     if not all(path.exists() for path in paths):
         outcomes = np.concatenate([scanned.column(number, "outcomes") for number in range(scanned.parts)])
-        for index, columns in _in_buckets(scanned, outcomes, "hashes"):
+        for index, columns in _kept_by_hash(scanned, outcomes, "hashes"):
             outcomes[index[~first_occurrences(columns[:, 0])]] = Outcome.DROPPED_DUPLICATE
         if build.settings.duplicates.near != "off":
             splits = np.concatenate([scanned.column(number, "splits") for number in range(scanned.parts)])
@@ -61,13 +60,8 @@ def make_keep_list(scanned: ScannedNotes, build: ShardBuild, workers: int | None
             save_array(path, array)
     keep = KeepList(scanned, *(np.load(path, mmap_mode="r") for path in paths))
     if not (keep.outcomes == Outcome.KEPT).any():
-        counts = np.bincount(keep.outcomes, minlength=len(Outcome)).tolist()
-        reasons = ", ".join(
-            f"{counts[one]:,} {one.name[8:].replace('_', ' ').lower()}" for one in Outcome if counts[one]
-        )
         raise UserError(
-            f"no note with text in the input ({len(keep.outcomes):,} read: {reasons}); check --notes, --columns.text "
-            "and what drops them"
+            f"no note with text in the input ({len(keep.outcomes):,} read); check --notes and --columns.text"
         )
     return keep
 
@@ -75,15 +69,38 @@ def make_keep_list(scanned: ScannedNotes, build: ShardBuild, workers: int | None
 def _time_order(scanned: ScannedNotes, outcomes: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
     """(notes read,): the place of each kept note among its patient's, by time."""
     time_order = np.zeros(len(outcomes), np.int32)
-    for index, columns in _in_buckets(scanned, outcomes, "groups", "times"):
+    for index, columns in _kept_by_hash(scanned, outcomes, "groups", "times"):
         time_order[index] = ranks_within(columns[:, 0], columns[:, 1])
     return time_order
 
 
-def _in_buckets(
+def _kept_by_hash(
     scanned: ScannedNotes, outcomes: npt.NDArray[np.uint8], hashed: str, *others: str
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.bytes_]]]:
-    return kept_by_hash(scanned, outcomes, -(-len(outcomes) // NOTES_IN_MEMORY), hashed, *others)
+    """Yield the kept notes in buckets. Notes with the same value in the column `hashed` share a bucket, and a bucket
+    fits into memory, however large the corpus is.
+
+    Yields:
+        (notes,): the notes' numbers among all notes, ascending; (notes, 1 + others): the columns' values.
+    """
+    buckets = -(-len(outcomes) // NOTES_IN_MEMORY)
+    for bucket in range(buckets):
+        indices, columns = [], []
+        for number in range(scanned.parts):
+            values = scanned.columns(number, hashed, *others)
+            chosen = outcomes[scanned.notes_of(number)] == Outcome.KEPT
+            if buckets > 1:
+                chosen &= _bucket_of(values[0], buckets) == bucket
+            indices.append(np.flatnonzero(chosen) + scanned.starts[number])
+            columns.append(np.stack([column[chosen].astype(HASH_DTYPE) for column in values], axis=1))
+        yield np.concatenate(indices), np.concatenate(columns)
+
+
+def _bucket_of(hashes: npt.NDArray[np.bytes_], buckets: int) -> npt.NDArray[np.uint64]:
+    """(notes,): a number below `buckets` that equal hashes share."""
+    first_digits = np.ascontiguousarray(hashes).view(np.uint64)[:: HASH_DTYPE.itemsize // 8]
+    mixed = (first_digits * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)  # text has few different low bits
+    return mixed % np.uint64(buckets)
 
 
 @dataclass(frozen=True)
@@ -100,7 +117,7 @@ class PeopleCounts:
 def count_people(keep: KeepList) -> PeopleCounts:
     """Count distinct patients and admissions of the kept notes."""
     counts, in_several = {Named.PATIENT: [0] * len(SPLITS), Named.ADMISSION: [0] * len(SPLITS)}, 0
-    for _, columns in _in_buckets(keep.scanned, keep.outcomes, "groups", "named", "splits"):
+    for _, columns in _kept_by_hash(keep.scanned, keep.outcomes, "groups", "named", "splits"):
         groups, named, splits = np.unique(columns, axis=0).T
         for kind, by_split in counts.items():
             is_kind = named == str(int(kind)).encode()
