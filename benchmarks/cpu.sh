@@ -34,6 +34,7 @@ for model in "$@"; do
     bench "mtsamples_$model" mtsamples.py --family "$model" --notes "$data/notes/mtsamples_all.jsonl.gz" \
         --tokenizer "$data/tokenizers/$model"
     bench "unknown_tokens_$model" unknown_tokens.py --tokenizer "$model"
+    bench "copied_paragraphs_$model" copied_paragraphs.py --model "$model"
     bench "shards_$model" shards.py --model "$model" --tokenizers "$data/tokenizers" \
         ${DATATROVE:+--datatrove "$DATATROVE"}
     bench "run_mlm_baseline_$model" run_mlm_baseline.py --steps 1 --repeats 5 --config benchmarks/mtsamples.yaml \

@@ -33,9 +33,9 @@ def shares(texts: list[str], tokenizer: Any) -> dict[str, Any]:
     for name, whitespace in (("as_written", ""), ("in_shards", unknown_whitespace(backend, unknown))):
         cleaned = [clean(text, CleaningRules(), Replacement(token), whitespace) for text in texts]
         ids = encode(backend, cleaned)
-        count, characters = count_unknown(backend, cleaned, ids, token, unknown)
-        found[name] = round(count / sum(len(each) + 2 for each in ids), 5)  # a begin and an end for each note
-    return found | {"characters_left": dict(characters.most_common(10)), "notes": len(texts)}
+        count = count_unknown(backend, cleaned, ids, token, unknown)
+        found[name] = round(count.tokens / sum(len(each) + 2 for each in ids), 5)  # a begin and an end for each note
+    return found | {"characters_left": dict(count.characters.most_common(10)), "notes": len(texts)}
 
 
 def main() -> None:

@@ -98,6 +98,9 @@ class UnknownTokens:
     """The most frequent characters behind them, and how often each occurs."""
     written_as_spaces: str
     """White space that the tokenizer doesn't know, and that became spaces."""
+    lost_word_starts: int | None = None
+    """Words right after an unknown character, which lack the mark of a word's start. None in shards of builds that
+    didn't count them."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,33 @@ class SourceInfo:
     tokens: int
     counts: dict[str, int]
     """Notes read, kept, and dropped by reason, as in the manifest's own counts."""
+
+
+@dataclass(frozen=True)
+class CopiedParagraphs:
+    """What was left out of notes that are kept, because it stands in an earlier note of the patient."""
+
+    paragraphs: int = 0
+    tokens: int = 0
+    notes: int = 0
+    """Kept notes that something was left out of."""
+    cannot_be_cut: int = 0
+    """Copied paragraphs of kept notes that stay, as the tokenizer's ids without them can't be told."""
+    placeholder_tokens: dict[str, int] = field(default_factory=dict)
+    """Of the tokens, those that may stand for a placeholder. `Manifest.placeholders` counts them, too."""
+
+    def __add__(self, other: CopiedParagraphs) -> CopiedParagraphs:
+        tokens = {
+            token: self.placeholder_tokens.get(token, 0) + other.placeholder_tokens.get(token, 0)
+            for token in {**self.placeholder_tokens, **other.placeholder_tokens}
+        }
+        return CopiedParagraphs(
+            self.paragraphs + other.paragraphs,
+            self.tokens + other.tokens,
+            self.notes + other.notes,
+            self.cannot_be_cut + other.cannot_be_cut,
+            tokens,
+        )
 
 
 @dataclass(frozen=True)
@@ -181,6 +211,8 @@ class Manifest:
     time are upper bounds where the shards can't tell how many there were."""
     appended: list[Appending] = field(default_factory=list)
     """What was appended, in order. The most frequent unknown characters are then those of each part alone, added."""
+    copied: CopiedParagraphs | None = None
+    """None if no copied paragraphs were left out. Not changed by a withdrawal."""
     format_version: int = FORMAT_VERSION
 
     @property
@@ -214,7 +246,7 @@ class Manifest:
     def save(self, folder: Path) -> None:
         """Write `manifest.json`. It is the last file to be written, so a folder that has it is complete."""
         facts = asdict(self)
-        for name in ("withdrawn", "appended"):
+        for name in ("withdrawn", "appended", "copied"):
             if not facts[name]:
                 del facts[name]  # as in shards of builds without this field
         write_json(folder / MANIFEST_NAME, facts)
@@ -243,6 +275,7 @@ class Manifest:
             }
             raw["withdrawn"] = [Withdrawal(**entry) for entry in raw.get("withdrawn", [])]
             raw["appended"] = [Appending(**entry) for entry in raw.get("appended", [])]
+            raw["copied"] = CopiedParagraphs(**raw["copied"]) if raw.get("copied") else None
             return cls(**raw)
         except (TypeError, KeyError, AttributeError) as error:
             raise UserError(

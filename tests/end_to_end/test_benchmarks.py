@@ -67,6 +67,12 @@ def test_near_duplicates(bench):
     assert result["recall"] >= 0.99 and result["precision"] == 1 and result["pairs_above"] > 50 < result["pairs_below"]
 
 
+def test_copied_paragraphs(bench, corpus):
+    result = bench("copied_paragraphs.py", "--patients", 40, "--repeats", 1, "--tokenizer", corpus / "tokenizer")
+    assert result["paragraphs"] == result["paragraphs_expected"] > 50 and result["cannot_be_cut"] == 0
+    assert result["notes_cut"] == result["notes_cut_expected"] > 20 and result["tokens_left_out"] > 1000
+
+
 def test_lengths(tmp_path, monkeypatch):
     """One short step for real; what is made of times and peaks with made-up ones."""
     sys.path.insert(0, str(BENCHMARKS))

@@ -272,7 +272,10 @@ def test_older_shards_can_be_described(shards, capsys):
     (shards / "manifest.json").write_text(json.dumps(raw))
     assert main(["describe-shards", str(shards)]) == 0
     assert capsys.readouterr().out.splitlines() == [str(shards / name) for name in REPORT_NAMES]
-    assert report(shards)["kept_although"] == {} and report(shards)["settings"]["duplicates"] == {"near": "off"}
+    assert report(shards)["kept_although"] == {} and report(shards)["settings"]["duplicates"] == {
+        "near": "off",
+        "copied": "keep",
+    }
 
 
 def test_verify_takes_shards_with_and_without_a_report(shards):

@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections import Counter
+from dataclasses import replace
 
 import pytest
 from conftest import SHARED
@@ -16,9 +18,23 @@ from tokenizer_tools.manifest import Manifest, UnknownTokens
 from tokenizer_tools.shards import summary
 from tokenizer_tools.shards.build import build_shards
 from tokenizer_tools.shards.settings import ShardSettings
-from tokenizer_tools.tokenizer.unknown_characters import count_unknown, describe_unknown, unknown_whitespace
+from tokenizer_tools.tokenizer.unknown_characters import (
+    UnknownCount,
+    count_unknown,
+    describe_unknown,
+    unknown_whitespace,
+)
 
 BIGBIRD, LONGFORMER = (SHARED / "tokenizers" / name for name in ("bigbird", "longformer"))
+
+
+def unigram(*words):
+    """BigBird's kind of tokenizer, with these pieces, each also after a space."""
+    pieces = [("<unk>", 0.0), ("▁", -2.0), *((mark + word, -1.0) for word in words for mark in ("", "▁"))]
+    backend = Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=False))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.add_special_tokens(["<unk>"])
+    return backend
 
 
 def build(tmp_path, text, tokenizer=BIGBIRD, **options):
@@ -44,7 +60,7 @@ def test_newline_and_tab_become_spaces_if_bigbird_does_not_know_them(tmp_path):
 @pytest.mark.shared
 def test_longformers_newlines_stay(tmp_path):
     manifest, tokens = build(tmp_path, "Meds:\nmetoprolol 25 mg ≥ 5", LONGFORMER)
-    assert "Ċ" in tokens and manifest.unknown == UnknownTokens(0, 0.0, {}, "")
+    assert "Ċ" in tokens and manifest.unknown == UnknownTokens(0, 0.0, {}, "", 0)
 
 
 @pytest.mark.slow
@@ -57,6 +73,11 @@ def test_unknown_characters_are_counted_and_named_but_placeholders_are_not(tmp_p
     assert manifest.unknown.share == round(share, 6)
     line = f"  {share:.2%} of the tokens are unknown to the tokenizer (≥ U+2265 2, → U+2192 1, ≤ U+2264 1); newline and"
     assert summary.summary_lines(manifest, tmp_path / "s", False)[-1].startswith(line)
+    assert manifest.unknown.lost_word_starts == 0
+    facts = json.loads((tmp_path / "s" / "manifest.json").read_text())
+    del facts["unknown"]["lost_word_starts"]
+    (tmp_path / "s" / "manifest.json").write_text(json.dumps(facts))
+    assert Manifest.load(tmp_path / "s").unknown.lost_word_starts is None  # of an earlier build
 
 
 @pytest.mark.slow
@@ -99,7 +120,16 @@ def test_only_the_unknown_characters_of_an_unknown_word_are_named():
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     text = "ab a≥b b"
     found = count_unknown(backend, [text], [backend.encode(text).ids], "[UNK]", 0)
-    assert found == (1, {"≥": 1})
+    assert found == UnknownCount(1, 0, Counter("≥"))
+
+
+def test_words_right_after_an_unknown_character_are_counted():
+    """Their first piece has no mark of a word's start. Unknown letters and accents are of a word."""
+    backend = unigram("aspirin", "na", "ve", "25", "≤", "e")
+    for text, lost in (("\naspirin", 1), ("•aspirin ≥≥25 ≤25 ≥ 25", 2), ("naïve e\u0301ve <unk>25", 0)):
+        count = count_unknown(backend, [text], [backend.encode(text).ids], "<unk>", 0)
+        assert count.lost_word_starts == lost, text
+        assert (count.tokens > 0) and count == UnknownCount.of(json.loads(json.dumps(vars(count))))
 
 
 @pytest.mark.slow
@@ -107,6 +137,7 @@ def test_what_is_unknown_is_said_in_a_line():
     """Of characters that can't be seen, the code point alone."""
     assert describe_unknown(UnknownTokens(0, 0.0, {}, "")) == "no token is unknown to the tokenizer"
     unknown = UnknownTokens(1234, 0.0123, {"≥": 1200, "\u0301": 34}, "\t\u2003")
+    assert "; 56 words stand right after one, and" in describe_unknown(replace(unknown, lost_word_starts=56))
     assert describe_unknown(unknown) == (
         "1.23% of the tokens are unknown to the tokenizer (≥ U+2265 1,200, U+0301 34); tab, which it doesn't know, "
         "became spaces"

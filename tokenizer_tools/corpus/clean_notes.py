@@ -7,10 +7,11 @@ rules change no case, which is left to the tokenizer.
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields
-from functools import cache, partial
+from functools import cache, partial, reduce
 from typing import Literal
 
 from tokenizer_tools.corpus.cleaning_rules import (
@@ -61,6 +62,10 @@ LOSSY = frozenset(
     ("mojibake", "lower_case", "brackets", "placeholders", "list_numbers", "titles", "date_headings", "double_marks")
 )
 """Rules that may change something protected. `clean` counts what they changed."""
+
+_LAYOUT = frozenset(("unknown_whitespace", "whitespace", "join_lines"))
+"""The last steps, which change nothing but white space."""
+_BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n)+")
 
 
 @dataclass(frozen=True)
@@ -166,6 +171,42 @@ def clean(
     for _, function in cleaning_steps(rules, replacement, unknown_whitespace, person, counts):
         text = function(text)
     return text
+
+
+def clean_in_paragraphs(
+    text: str,
+    rules: CleaningRules,
+    replacement: Replacement,
+    unknown_whitespace: str = "",
+    person: str = "",
+    counts: Counter[str] | None = None,
+) -> tuple[str, list[int]]:
+    r"""Apply the rules that are switched on, and tell the paragraphs apart, which blank lines divided before the last
+        rules may have joined them.
+
+        >>> clean_in_paragraphs("Pain:\nnone \n\n\n Plan: rest", CleaningRules(), Replacement(None), "\n")
+    ('Pain: none Plan: rest', [10, 21])
+
+        Args:
+            text, rules, replacement, unknown_whitespace, person, counts: as for `clean`.
+
+        Returns:
+            What `clean` returns, and where each paragraph ends in it. White space before a paragraph is of it.
+    """
+    layout = []
+    for name, function in cleaning_steps(rules, replacement, unknown_whitespace, person, counts):
+        if name in _LAYOUT:
+            layout.append(function)
+        else:
+            text = function(text)
+    cleaned, *paragraphs = (
+        reduce(lambda piece, function: function(piece), layout, piece) for piece in (text, *_BLANK_LINES.split(text))
+    )
+    ends, place = [], 0
+    for paragraph in filter(None, map(str.strip, paragraphs)):
+        place = cleaned.index(paragraph, place) + len(paragraph)
+        ends.append(place)
+    return cleaned, [*ends[:-1], *([len(cleaned)] if ends else [])]
 
 
 def cleaning_steps(

@@ -11,9 +11,9 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +34,8 @@ _MIX = np.uint64(0xBF58476D1CE4E5B9)
 
 @dataclass(frozen=True)
 class DuplicateRules:
-    """What becomes of near-duplicates. Of exact duplicates the first in input order stays, always."""
+    """What becomes of near-duplicates, and of copied paragraphs. Of exact duplicates the first in input order stays,
+    always."""
 
     near: Literal["off", "keep", "drop"] = "off"
     """drop: of near-duplicates the first in input order stays. keep: only those of another split are dropped: from
@@ -46,9 +47,21 @@ class DuplicateRules:
     """Words per run."""
     permutations: Annotated[int, Range(16, 1024)] = 96
     """MinHash values per note. More of them overlook fewer pairs, and take longer."""
+    copied: Literal["keep", "drop"] = "keep"
+    """drop: a paragraph that stands word for word in an earlier note of the same patient is left out."""
+    copied_words: Annotated[int, Range(1, 100_000)] = 20
+    """Shorter paragraphs stay. What is as short as 'No known drug allergies' recurs because it is still so, and the
+    note would be less without it; a text of 20 words, about two sentences, was hardly written twice."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
+
+    def compared(self) -> dict[str, Any]:
+        """The rules that another build of the same shards must share: those of what isn't looked for are left out."""
+        values = asdict(self)
+        copied = {name: values.pop(name) for name in ("copied", "copied_words")}
+        near = values if self.near != "off" else {}
+        return near | (copied if self.copied == "drop" else {})
 
     @cached_property
     def rows(self) -> int:

@@ -32,6 +32,7 @@ from tokenizer_tools.manifest import (
     MANIFEST_NAME,
     SPLITS,
     TOKENIZER_FOLDER,
+    CopiedParagraphs,
     Manifest,
     ShardFile,
     SplitInfo,
@@ -53,7 +54,8 @@ from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
 from tokenizer_tools.shards.workers import Workers
 from tokenizer_tools.shards.write import load_libraries, notes_tables, write_notes
 from tokenizer_tools.tokenizer.load import describe_tokenizer, load_tokenizer, save_tokenizer
-from tokenizer_tools.tokenizer.unknown_characters import unknown_tokens, unknown_whitespace
+from tokenizer_tools.tokenizer.paragraph_ids import divides_at
+from tokenizer_tools.tokenizer.unknown_characters import UnknownCount, unknown_tokens, unknown_whitespace
 
 _LARGE = 32_000_000
 """Bytes of input from which worker processes start before the tokenizer is loaded, which takes seconds."""
@@ -103,6 +105,11 @@ def _build(
     loaded = load_tokenizer(tokenizer)
     key = load_patient_key(Path(settings.patient_key) if settings.patient_key else None)
     info = describe_tokenizer(loaded, tokenizer, settings.placeholder)
+    if settings.duplicates.copied == "drop" and not divides_at(loaded.backend_tokenizer):
+        raise UserError(
+            f"{tokenizer}: whether this tokenizer divides text at white space isn't known, so paragraphs can't be left "
+            "out of token ids; take a byte-level BPE or BigBird's, or leave out --duplicates.copied"
+        )
     whitespace = unknown_whitespace(loaded.backend_tokenizer, info.unknown_id)
     build = ShardBuild(out, settings, info, whitespace, key)
     listed = settings.split.lists.read()
@@ -253,6 +260,9 @@ def make_manifest(
         },
         fingerprint=fingerprint(build.tokenizer.sha256, settings.sequence_length, all_files),
         placeholders=sorted_counts(sum((Counter(part.placeholders) for part in packed), Counter[str]())),
+        copied=sum((part.copied for part in packed), CopiedParagraphs())
+        if settings.duplicates.copied == "drop"
+        else None,
     )
 
 
@@ -265,8 +275,5 @@ def _counts(keep: KeepList, build: ShardBuild) -> dict[str, int]:
 
 
 def _unknown(packed: list[PackedPart], files: list[ShardFile], written_as_spaces: str) -> UnknownTokens:
-    characters = Counter[str]()
-    for part in packed:
-        characters.update(part.unknown_characters)
-    tokens = sum(entry.tokens for entry in files)
-    return unknown_tokens(sum(part.unknown_tokens for part in packed), characters, tokens, written_as_spaces)
+    count = sum((part.unknown for part in packed), UnknownCount())
+    return unknown_tokens(count, sum(entry.tokens for entry in files), written_as_spaces)

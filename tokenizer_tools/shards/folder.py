@@ -6,6 +6,7 @@
     work/notes/                what is kept of the notes of each part, and done.json
     work/ids/                  the token ids of each part, until it is packed, or with pack timeline until all is
     work/near/                 for near-duplicates: signatures and shingles of each part, then what was decided
+    work/paragraphs/           for copied paragraphs: hashes and token counts of all, then what was decided
     work/outcome.npy, work/time_order.npy     the keep list
     work/first_notes.npy       with pack timeline: whose notes are packed when
     work/packed/               one file per packed part, and with pack timeline one per shard file of patients
@@ -29,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from tokenizer_tools.corpus.clean_notes import clean
+from tokenizer_tools.corpus.clean_notes import clean, clean_in_paragraphs
 from tokenizer_tools.corpus.placeholders import Replacement
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import read_json, write_json
@@ -134,6 +135,13 @@ class ShardBuild:
         rules = self.settings.cleaning
         return clean(text, rules, self._replacement, self.unknown_whitespace, person, placeholders)
 
+    def clean_in_paragraphs(
+        self, text: str, person: str, placeholders: Counter[str] | None = None
+    ) -> tuple[str, list[int]]:
+        """The same text, and where its paragraphs end: see `clean_notes.clean_in_paragraphs`."""
+        rules = self.settings.cleaning
+        return clean_in_paragraphs(text, rules, self._replacement, self.unknown_whitespace, person, placeholders)
+
 
 def is_prepared(build: ShardBuild, plan: dict[str, Any]) -> bool:
     """Whether `prepare_folder` would change nothing, so that several machines may start at once."""
@@ -178,6 +186,11 @@ def prepare_folder(build: ShardBuild, plan: dict[str, Any]) -> Manifest | None:
 
 def _read_plan(build: ShardBuild) -> dict[str, Any]:
     return read_json(build.work / "plan.json", FORMAT_VERSION, f"delete {build.out}, or choose another --out")
+
+
+def other_version(path: Path) -> UserError:
+    """What to say of a file in a subfolder of `work` that another version has written."""
+    return UserError(f"{path}: of another version; delete {path.parents[2]}, or choose another --out")
 
 
 def _refuse_other_settings(out: Path, earlier: dict[str, Any], plan: dict[str, Any], what: str) -> None:

@@ -15,6 +15,7 @@ from tokenizer_tools.corpus.deduplicate import HASH_DTYPE, first_occurrences, nu
 from tokenizer_tools.corpus.times import sort_key
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import SPLITS
+from tokenizer_tools.shards.copied import leave_out_copies
 from tokenizer_tools.shards.earlier_notes import EarlierNotes, GroupNotes
 from tokenizer_tools.shards.folder import ShardBuild
 from tokenizer_tools.shards.near_duplicates import near_duplicates
@@ -64,20 +65,16 @@ def make_keep_list(
             outcomes[earlier.known(outcomes == Outcome.KEPT)] = Outcome.DROPPED_DUPLICATE
         if build.settings.duplicates.near != "off":
             outcomes[_near(scanned, outcomes == Outcome.KEPT, build, workers, earlier)] = Outcome.DROPPED_NEAR_DUPLICATE
-        time_order = np.zeros(len(outcomes), np.int32)
-        for index, (groups, times) in _kept_by_hash(scanned, outcomes, "groups", "times"):
-            time_order[index] = ranks_within(groups, times)
+        time_order = _time_order(scanned, outcomes)
+        if build.settings.duplicates.copied == "drop":
+            leave_out_copies(scanned, outcomes, time_order, build, workers)
+            time_order = _time_order(scanned, outcomes)
         for path, array in zip(paths, (outcomes, time_order), strict=True):
             save_array(path, array)
     keep = KeepList(scanned, *(np.load(path, mmap_mode="r") for path in paths))
     if not (keep.outcomes == Outcome.KEPT).any():
-        counts = np.bincount(keep.outcomes, minlength=len(Outcome)).tolist()
-        reasons = ", ".join(
-            f"{counts[one]:,} {one.name[8:].replace('_', ' ').lower()}" for one in Outcome if counts[one]
-        )
         raise UserError(
-            f"no note with text in the input ({len(keep.outcomes):,} read: {reasons}); check --notes, --columns.text "
-            "and what drops them"
+            f"no note with text in the input ({len(keep.outcomes):,} read); check --notes and --columns.text"
         )
     return keep
 
@@ -108,6 +105,14 @@ def _near(
     splits = np.concatenate([earlier.splits, splits])
     pairs = near_duplicates(build.shingles, starts, candidates, splits, workers, earlier.starts[-1])
     return pairs[:, 0] - earlier.starts[-1]
+
+
+def _time_order(scanned: ScannedNotes, outcomes: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
+    """(notes read,): the place of each kept note among its patient's, by time."""
+    time_order = np.zeros(len(outcomes), np.int32)
+    for index, (groups, times) in _kept_by_hash(scanned, outcomes, "groups", "times"):
+        time_order[index] = ranks_within(groups, times)
+    return time_order
 
 
 def _kept_by_hash(

@@ -29,9 +29,10 @@ from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import write_json
 from tokenizer_tools.progress import Progress
 from tokenizer_tools.shards.folder import ShardBuild
+from tokenizer_tools.shards.paragraphs import ParagraphTally
 from tokenizer_tools.shards.prepared_inputs import prepared_inputs
 from tokenizer_tools.shards.settings import BuildOptions
-from tokenizer_tools.shards.token_ids import tokenise
+from tokenizer_tools.shards.token_ids import load_ids, tokenise
 from tokenizer_tools.shards.workers import Job, Workers
 
 
@@ -48,6 +49,7 @@ class Outcome(IntEnum):
     DROPPED_NEAR_DUPLICATE = 7
     DROPPED_FILTERED = 8
     DROPPED_UNLISTED = 9
+    DROPPED_COPIED = 10
 
 
 class Named(IntEnum):
@@ -141,16 +143,24 @@ def scan(inputs: list[Input], build: ShardBuild, options: BuildOptions, workers:
 
 def scan_part(number: int, part: Part, build: ShardBuild) -> None:
     """Write what the keep list, the notes table and stage pack need of one part."""
-    settings, rows, texts = build.settings, [], []
+    settings, rows, texts = build.settings, [], list[str]()
+    copied, ends = settings.duplicates.copied == "drop", dict[str, list[int]]()
     for note in notes_of(part, settings.reading, settings.split):
         placeholders = Counter[str]()
-        text = build.clean(note.text, note.person, placeholders)
+        if copied:
+            text, own_ends = build.clean_in_paragraphs(note.text, note.person, placeholders)
+            ends.setdefault(text, own_ends)
+        else:
+            text = build.clean(note.text, note.person, placeholders)
         rows.append(_scan_note(note, text, build) | {"placeholders": [placeholders[kind] for kind in COUNTED]})
         texts.append(text)
     columns = {name: np.array([row[name] for row in rows], dtype) for name, dtype in _COLUMNS.items()}
     if settings.duplicates.near != "off" and not build.appends:  # else by token ids: see earlier_notes.py
         build.shingles.write(number, texts)
-    tokenise(number, texts, build)
+    tally = ParagraphTally(build, ends) if copied else None
+    tokenise(number, texts, build, tally.add if tally else None)
+    if tally:
+        tally.write(number, load_ids(number, build))
     _write(build.scan_file(number), columns)
 
 

@@ -30,7 +30,7 @@ class ShardSettings:
     cleaning: CleaningRules = field(default_factory=CleaningRules)
     """Which cleaning rules run."""
     duplicates: DuplicateRules = field(default_factory=DuplicateRules)
-    """What becomes of near-duplicates."""
+    """What becomes of near-duplicates and copied paragraphs."""
     sequence_length: SequenceLength = 4096
     """Tokens per sequence."""
     pack: Literal["notes", "timeline"] = "notes"
@@ -70,7 +70,8 @@ class ShardSettings:
             left_out.add("placeholder")
         if self.placeholder != "surrogates":
             left_out.add("surrogate_seed")
-        if self.duplicates.near == "off":
+        values["duplicates"] = self.duplicates.compared()
+        if not values["duplicates"]:
             left_out.add("duplicates")  # as in shards of builds without this setting
         return {name: value for name, value in values.items() if name not in left_out}
 

@@ -44,6 +44,7 @@ def summary_lines(manifest: Manifest, out: Path, already_built: bool) -> list[st
         lines.append(f"  {_describe_timelines(manifest)}")
     lines += _describe_sources(manifest)
     lines.append(f"  {_describe_near(manifest)}")
+    lines += _describe_copied(manifest)
     lines += _describe_times(counts)
     lines += [f"  {line}" for line in describe_placeholders(manifest.placeholders)]
     lines.append(f"  {describe_unknown(manifest.unknown)}")
@@ -111,11 +112,24 @@ def appended_lines(manifest: Manifest) -> list[str]:
 def _describe_near(manifest: Manifest) -> str:
     """Say what became of near-duplicates."""
     rules, crowded = manifest.settings.get("duplicates"), manifest.counts.get("kept_not_fully_compared", 0)
-    if rules is None:
+    if rules is None or "near" not in rules:
         return "near-duplicates weren't looked for; --duplicates.near drop does"
     line = f"near-duplicates, which share {rules['threshold']:.0%} of their runs of {rules['ngram']} words: "
     line += "the first stays" if rules["near"] == "drop" else "kept, but not across splits"
     return line + (f"; {crowded:,} notes are like too many others to be compared with all" if crowded else "")
+
+
+def _describe_copied(manifest: Manifest) -> list[str]:
+    """Say what was left out of notes, if that was asked."""
+    copied = manifest.copied
+    if copied is None:
+        return []
+    line = f"  copied paragraphs, of {manifest.settings['duplicates']['copied_words']} words and more: "
+    line += (
+        f"{copied.paragraphs:,} ({copied.tokens:,} tokens) left out of {copied.notes:,} notes, as an earlier note of "
+    )
+    line += "the patient has them"
+    return [line + (f"; {copied.cannot_be_cut:,} can't be cut out and stay" if copied.cannot_be_cut else "")]
 
 
 def _describe_times(counts: dict[str, int]) -> list[str]:
@@ -145,6 +159,7 @@ def summarise(manifest: Manifest) -> dict[str, Any]:
         "padding_share": manifest.padding_share,
         "unknown_tokens": manifest.unknown.tokens,
         "unknown_share": manifest.unknown.share,
+        "lost_word_starts": manifest.unknown.lost_word_starts,
     }
     flat |= {f"notes_{name}": count for name, count in manifest.counts.items()}
     flat |= {f"placeholders_{name}": count for name, count in manifest.placeholders.items()}
@@ -152,5 +167,8 @@ def summarise(manifest: Manifest) -> dict[str, Any]:
         counts = asdict(replace(split, files=[]))
         flat |= {f"{name}_{key}": value for key, value in counts.items() if key != "files"}
     flat["appended"] = [asdict(entry) for entry in manifest.appended]
+    if manifest.copied:
+        flat |= {f"copied_{name}": count for name, count in asdict(manifest.copied).items()}
+        flat["copied_placeholder_tokens"] = sum(manifest.copied.placeholder_tokens.values())
     flat["sources"] = [asdict(source) for source in manifest.sources]
     return flat

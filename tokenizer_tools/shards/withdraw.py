@@ -288,6 +288,7 @@ def _manifest(before: Manifest, splits: dict[str, SplitInfo], packing: _Packing)
             round(unknown / tokens, 6),
             {},  # whose they were isn't known: they may be a withdrawn patient's
             before.unknown.written_as_spaces,
+            None if before.unknown.lost_word_starts is None else min(before.unknown.lost_word_starts, unknown),
         ),
         fingerprint=fingerprint(before.tokenizer.sha256, before.sequence_length, files),
         sources=[_source_without(source, packing) for source in before.sources],

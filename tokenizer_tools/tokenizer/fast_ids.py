@@ -123,7 +123,10 @@ class _FastEncoding:
     def of(cls, state: dict[str, Any], placeholders: tuple[str, ...]) -> _FastEncoding | None:
         """Of a tokenizer.json; None if it has another form."""
         added = [entry for entry in state["added_tokens"] if entry["content"] in placeholders]
-        if not _is_byte_level_bpe(state) or len(added) < len(placeholders) or not all(map(_is_bare, added)):
+        is_plain = is_byte_level(state) and all(
+            state["model"][name] in values for name, values in _PLAIN.items() if name in state["model"]
+        )
+        if not is_plain or len(added) < len(placeholders) or not all(map(_is_bare, added)):
             return None
         vocabulary = state["model"]["vocab"]
         of_byte = _characters_of_bytes()
@@ -149,14 +152,14 @@ class _FastEncoding:
         return cls(encoding, np.array(ids, dtype=np.int32), placeholders)
 
 
-def _is_byte_level_bpe(state: dict[str, Any]) -> bool:
+def is_byte_level(state: dict[str, Any]) -> bool:
+    """Whether a tokenizer.json is a byte-level BPE's that divides text as GPT-2's, before anything that changes it."""
     model, step = state["model"], state["pre_tokenizer"] or {}
     plain = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
     return (
         model["type"] == "BPE"
         and state["normalizer"] is None
         and all(step.get(name) == value for name, value in plain.items())
-        and all(model[name] in values for name, values in _PLAIN.items() if name in model)
     )
 
 

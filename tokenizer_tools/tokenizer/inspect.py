@@ -6,7 +6,6 @@ Counts only: no word of a note is in the result.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from tokenizer_tools.tokenizer.load import encode, load_tokenizer
 from tokenizer_tools.tokenizer.settings import InspectSettings, LearningSettings
 from tokenizer_tools.tokenizer.training_notes import TrainingNote, find_notes, no_training_notes
 from tokenizer_tools.tokenizer.unknown_characters import (
+    UnknownCount,
     count_unknown,
     describe_unknown,
     unknown_tokens,
@@ -142,15 +142,14 @@ class _Tally:
         self.counts, self.whitespace = counts, whitespace
         self.categories: dict[str, Counts] = {}
         self.lost_word_starts = 0
-        self._unknown_tokens, self._characters = 0, Counter[str]()
+        self._unknown = UnknownCount()
         self._word_start = re.compile(rf"[{re.escape(whitespace)}](?=[^\W_])") if whitespace else None
 
     def add(self, notes: list[TrainingNote]) -> None:
         """Count notes."""
         texts, counts = [note.text for note in notes], self.counts
         ids = encode(counts.backend, texts)
-        unknown, characters = count_unknown(counts.backend, texts, ids, counts.unknown_token, counts.unknown_id)
-        self._unknown_tokens, self._characters = self._unknown_tokens + unknown, self._characters + characters
+        self._unknown += count_unknown(counts.backend, texts, ids, counts.unknown_token, counts.unknown_id)
         for note, tokens, words in zip(notes, ids, counts.add(notes), strict=True):
             category = self.categories.setdefault(note.category, Counts())
             category.notes, category.tokens = category.notes + 1, category.tokens + len(tokens)
@@ -163,7 +162,7 @@ class _Tally:
 
     def unknown(self, tokens: int) -> UnknownTokens:
         """What the tokenizer can't represent, of so many tokens."""
-        return unknown_tokens(self._unknown_tokens, self._characters, tokens, self.whitespace)
+        return unknown_tokens(self._unknown, tokens, self.whitespace)
 
 
 def describe_left_out(choice: Choice | Inspection, tokens: int, settings: LearningSettings) -> list[str]:

@@ -6,6 +6,8 @@ import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +18,32 @@ from tokenizer_tools.manifest import UnknownTokens
 NAMED_CHARACTERS = 20
 """Number of the most frequent characters that the manifest names."""
 _WHITESPACE = "".join(character for character in map(chr, range(sys.maxunicode + 1)) if character.isspace())
+
+
+@dataclass
+class UnknownCount:
+    """What a tokenizer can't represent of some texts."""
+
+    tokens: int = 0
+    """Unknown tokens."""
+    lost_word_starts: int = 0
+    """Words right after an unknown character that is none of a word. Where the vocabulary marks a word's start by the
+    space before it, they have no such mark."""
+    characters: Counter[str] = field(default_factory=Counter)
+    """Those behind the tokens, and how often each occurs."""
+
+    @classmethod
+    def of(cls, fields: dict[str, Any]) -> UnknownCount:
+        """Of its fields as JSON has them."""
+        return cls(**fields | {"characters": Counter(fields["characters"])})
+
+    def __add__(self, other: UnknownCount) -> UnknownCount:
+        tokens, lost = self.tokens + other.tokens, self.lost_word_starts + other.lost_word_starts
+        return UnknownCount(tokens, lost, self.characters + other.characters)
+
+    def __sub__(self, other: UnknownCount) -> UnknownCount:
+        tokens, lost = self.tokens - other.tokens, self.lost_word_starts - other.lost_word_starts
+        return UnknownCount(tokens, lost, self.characters - other.characters)
 
 
 def unknown_whitespace(backend: Tokenizer, unknown_id: int) -> str:
@@ -34,9 +62,9 @@ def count_unknown(
     ids: Sequence[Sequence[int] | npt.NDArray[np.integer]],
     unknown_token: str,
     unknown_id: int,
-) -> tuple[int, Counter[str]]:
-    """Count the unknown tokens of texts, and the characters behind them. Unknown tokens that a text spells out, as a
-    placeholder, don't count.
+) -> UnknownCount:
+    """Count the unknown tokens of texts, the characters behind them, and what becomes of the words after them. Unknown
+    tokens that a text spells out, as a placeholder, don't count.
 
     Args:
         backend: the tokenizer.
@@ -45,13 +73,13 @@ def count_unknown(
         unknown_token: the unknown token as text.
         unknown_id: its id.
     """
-    total, characters = 0, Counter[str]()
+    count = UnknownCount()
     is_unknown: dict[str, bool] = {}
     for text, tokens in zip(texts, ids, strict=True):
         unknown = int(np.count_nonzero(np.asarray(tokens) == unknown_id)) - text.count(unknown_token)
         if unknown <= 0:
             continue
-        total += unknown
+        count.tokens += unknown
         encoding = backend.encode(text, add_special_tokens=False)
         for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
             if token == unknown_id and text[start:end].strip() != unknown_token:
@@ -59,22 +87,26 @@ def count_unknown(
                 for character in set(behind) - is_unknown.keys():
                     is_unknown[character] = unknown_id in backend.encode(character, add_special_tokens=False).ids
                 # WordPiece makes a whole word unknown for one character.
-                characters.update([character for character in behind if is_unknown[character]] or behind)
-    return total, characters
+                count.characters.update([character for character in behind if is_unknown[character]] or behind)
+                count.lost_word_starts += text[end : end + 1].isalnum() and not _is_of_a_word(text[end - 1])
+    return count
 
 
-def unknown_tokens(count: int, characters: Counter[str], tokens: int, written_as_spaces: str) -> UnknownTokens:
+def _is_of_a_word(character: str) -> bool:
+    return character.isalnum() or unicodedata.combining(character) > 0
+
+
+def unknown_tokens(count: UnknownCount, tokens: int, written_as_spaces: str) -> UnknownTokens:
     """What a manifest says of unknown tokens.
 
     Args:
-        count: unknown tokens.
-        characters: those behind them, and how often each occurs; the most frequent are named.
+        count: what is unknown; the most frequent characters are named.
         tokens: all tokens.
         written_as_spaces: from `unknown_whitespace`.
     """
-    most_frequent = sorted(characters.items(), key=lambda item: (-item[1], item[0]))[:NAMED_CHARACTERS]
-    share = round(count / tokens, 6) if tokens else 0.0
-    return UnknownTokens(count, share, dict(most_frequent), written_as_spaces)
+    most_frequent = sorted(count.characters.items(), key=lambda item: (-item[1], item[0]))[:NAMED_CHARACTERS]
+    share = round(count.tokens / tokens, 6) if tokens else 0.0
+    return UnknownTokens(count.tokens, share, dict(most_frequent), written_as_spaces, count.lost_word_starts)
 
 
 def name_of(character: str) -> str:
@@ -89,6 +121,8 @@ def describe_unknown(unknown: UnknownTokens) -> str:
     line = "no token is unknown to the tokenizer"
     if unknown.tokens:
         line = f"{unknown.share:.2%} of the tokens are unknown to the tokenizer{f' ({named})' if named else ''}"
+    if unknown.lost_word_starts:
+        line += f"; {unknown.lost_word_starts:,} words stand right after one, and so lose the mark of their start"
     whitespace = unknown.written_as_spaces
     names = [name for character, name in (("\n", "newline"), ("\t", "tab")) if character in whitespace]
     if whitespace:

@@ -54,18 +54,10 @@ class WordEncoding:
     @classmethod
     def of(cls, state: dict[str, Any], backend: Tokenizer, placeholders: Sequence[str]) -> WordEncoding | None:
         """Of a tokenizer.json; None if its words aren't encoded by themselves."""
-        normalizer = state["normalizer"] or {"type": "Sequence", "normalizers": []}
-        steps = normalizer["normalizers"] if normalizer["type"] == "Sequence" else [normalizer]
         added = {entry["content"]: entry for entry in state["added_tokens"]}
         found = [added[token] for token in placeholders if token in added]
         takes_surroundings = any(entry[key] for entry in found for key in ("single_word", "lstrip", "rstrip"))
-        if (
-            state["model"]["type"] != "Unigram"
-            or state["pre_tokenizer"] != _DIVIDES_AT_SPACES
-            or any(step not in _ON_SPACES_ALONE for step in steps)
-            or len(found) < len(placeholders)
-            or takes_surroundings
-        ):
+        if not divides_at_spaces(state) or len(found) < len(placeholders) or takes_surroundings:
             return None
         ids = {entry["content"]: entry["id"] for entry in found}
         return cls(backend, ids, [token for token in added if token and token not in ids])
@@ -101,6 +93,17 @@ class WordEncoding:
             if piece:
                 words += piece.removeprefix(" ").split(" ")
         return words
+
+
+def divides_at_spaces(state: dict[str, Any]) -> bool:
+    """Whether a tokenizer.json is a Unigram's that divides text at spaces alone, before anything that changes it."""
+    normalizer = state["normalizer"] or {"type": "Sequence", "normalizers": []}
+    steps = normalizer["normalizers"] if normalizer["type"] == "Sequence" else [normalizer]
+    return (
+        state["model"]["type"] == "Unigram"
+        and state["pre_tokenizer"] == _DIVIDES_AT_SPACES
+        and all(step in _ON_SPACES_ALONE for step in steps)
+    )
 
 
 def _packed(ids: list[int]) -> bytes:

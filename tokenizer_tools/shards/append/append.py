@@ -199,6 +199,11 @@ def _refuse_unfit(manifest: Manifest, shards: Path, tokenizer: str | None) -> No
             f"{shards}: built with --pack timeline, and a patient's new notes would stand apart from the earlier ones; "
             "build the shards again from all notes"
         )
+    if manifest.copied:
+        raise UserError(
+            f"{shards}: built with --duplicates.copied drop, and the shards don't say which paragraphs of new notes "
+            "stand in earlier ones; build them again from all notes"
+        )
     if not manifest.sources:
         raise UserError(f"{shards}: of an earlier version, which didn't count by source; build them again to append")
     try:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tokenizer_tools.corpus.placeholders import sorted_counts
 from tokenizer_tools.manifest import Appending, Manifest, SourceInfo, SplitInfo, UnknownTokens, fingerprint
-from tokenizer_tools.tokenizer.unknown_characters import unknown_tokens
+from tokenizer_tools.tokenizer.unknown_characters import UnknownCount, unknown_tokens
 
 _OF_LISTS = {"listed_ids", "listed_ids_without_notes"}
 """Counts of the user's own split lists, over all notes."""
@@ -65,8 +65,11 @@ def _join_splits(before: SplitInfo, new: SplitInfo) -> SplitInfo:
 
 
 def _join_unknown(before: UnknownTokens, new: UnknownTokens, tokens: int) -> UnknownTokens:
-    characters = Counter(before.characters) + Counter(new.characters)
-    return unknown_tokens(before.tokens + new.tokens, characters, tokens, before.written_as_spaces)
+    earlier, later = (
+        UnknownCount(each.tokens, each.lost_word_starts or 0, Counter(each.characters)) for each in (before, new)
+    )
+    joined = unknown_tokens(earlier + later, tokens, before.written_as_spaces)
+    return joined if before.lost_word_starts is not None else replace(joined, lost_word_starts=None)
 
 
 def _join_sources(before: list[SourceInfo], new: list[SourceInfo]) -> list[SourceInfo]:

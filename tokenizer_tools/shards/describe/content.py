@@ -20,7 +20,7 @@ _LONGEST_NAME = 60
 _PERCENTILES = (5, 25, 50, 75, 95)
 _SETTINGS = {
     "split": ("by", "validation", "test", "seed"),
-    "duplicates": ("near", "threshold", "ngram", "permutations"),
+    "duplicates": ("near", "threshold", "ngram", "permutations", "copied", "copied_words"),
 }
 """Settings that are shown, of those with parts. Others could hold a user's own words."""
 
@@ -90,6 +90,19 @@ class Unknown:
     """Number of the others, of those that the manifest names."""
     written_as_spaces: list[str]
     """Code points of white space that became spaces."""
+    lost_word_starts: int | None
+    """Words right after an unknown character. None if they weren't counted."""
+
+
+@dataclass(frozen=True)
+class Copied:
+    """Copied paragraphs that were left out, by the manifest."""
+
+    paragraphs: int
+    tokens: int
+    notes: Shown
+    """That they were left out of."""
+    cannot_be_cut: int
 
 
 @dataclass(frozen=True)
@@ -114,6 +127,8 @@ class ShardReport:
     lengths: Lengths
     rows: Rows
     unknown: Unknown
+    copied: Copied | None
+    """None if copied paragraphs stay."""
     word_kind: str | None
     """How words were told apart in token ids; None if they couldn't be."""
     smallest_count: int = SMALLEST
@@ -159,6 +174,7 @@ def make_report(folder: Path, manifest: Manifest) -> ShardReport:
             padding_share=_share(positions - counts.total.tokens, positions),
         ),
         unknown=_unknown(manifest),
+        copied=_copied(manifest),
         word_kind=counts.kind,
     )
 
@@ -173,7 +189,8 @@ def _patients(manifest: Manifest) -> tuple[str, bool]:
 
 
 def _settings(manifest: Manifest) -> dict[str, Any]:
-    parts = {"split": manifest.split_rule, "duplicates": manifest.settings.get("duplicates") or {"near": "off"}}
+    duplicates = {"near": "off", "copied": "keep"} | manifest.settings.get("duplicates", {})
+    parts = {"split": manifest.split_rule, "duplicates": duplicates}
     return {
         "sequence_length": manifest.sequence_length,
         "pack": manifest.pack,
@@ -246,6 +263,12 @@ def _histogram(lengths: Integers) -> list[Bin]:
     return [Bin(start, end - 1, joined, show(n)) for (start, joined, n), end in zip(bins, ends, strict=True)]
 
 
+def _copied(manifest: Manifest) -> Copied | None:
+    if (copied := manifest.copied) is None:
+        return None
+    return Copied(copied.paragraphs, copied.tokens, show(copied.notes), copied.cannot_be_cut)
+
+
 def _unknown(manifest: Manifest) -> Unknown:
     unknown = manifest.unknown
     frequent = {character: count for character, count in unknown.characters.items() if count >= SMALLEST}
@@ -255,4 +278,5 @@ def _unknown(manifest: Manifest) -> Unknown:
         characters=frequent,
         rare_characters=len(unknown.characters) - len(frequent),
         written_as_spaces=[f"U+{ord(character):04X}" for character in unknown.written_as_spaces],
+        lost_word_starts=unknown.lost_word_starts,
     )

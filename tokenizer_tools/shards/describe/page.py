@@ -90,8 +90,8 @@ def _removed(report: ShardReport) -> str:
         + _cells("Notes by what became of them", ("notes", "count"), rows)
         + "</div>"
         + (f"<p>Of the notes that were kept: {'; '.join(apart)}.</p>" if apart else "")
-        + f"<p>Near-duplicates: {_near(report)}. Cleaning rules, in order: {rules}. What they change in texts isn't "
-        "recorded; <code>clinical-pretrain clean</code> counts it.</p>"
+        + f"<p>Near-duplicates: {_near(report)}. Copied paragraphs: {_copied(report)}. Cleaning rules, in order: "
+        f"{rules}. What they change in texts isn't recorded; <code>clinical-pretrain clean</code> counts it.</p>"
     )
 
 
@@ -101,6 +101,16 @@ def _near(report: ShardReport) -> str:
         return "not looked for"
     became = {"drop": "dropped", "keep": "kept, but not across splits"}.get(str(rules.get("near")), "see the settings")
     return f"{became} ({100 * rules.get('threshold', 0):g} % of runs of {rules.get('ngram')} words in common)"
+
+
+def _copied(report: ShardReport) -> str:
+    copied = report.copied
+    if copied is None:
+        return "they stay"
+    words = report.settings["duplicates"]["copied_words"]
+    text = f"{shown(copied.paragraphs)} of {words} words and more ({shown(copied.tokens)} tokens) were left out of "
+    text += f"{escape(shown(copied.notes))} notes, as an earlier note of the patient has them"
+    return text + (f"; {shown(copied.cannot_be_cut)} more couldn't be cut out" if copied.cannot_be_cut else "")
 
 
 def _lengths(report: ShardReport) -> str:
@@ -137,6 +147,8 @@ def _unknown(unknown: Unknown) -> str:
     text = f"<p>{counted} unknown to the tokenizer."
     spaces = ", ".join(unknown.written_as_spaces[:8]) + (", …" if len(unknown.written_as_spaces) > 8 else "")
     text += f" White space that it doesn't know ({spaces}) was written as spaces." if spaces else ""
+    if unknown.lost_word_starts:
+        text += f" {shown(unknown.lost_word_starts)} words stand right after one, and lose the mark of their start."
     if unknown.rare_characters:
         text += f" {unknown.rare_characters} more characters occur fewer than {SMALLEST} times and aren't named."
     rows = [(_character(each), shown(count)) for each, count in unknown.characters.items()]
@@ -160,7 +172,7 @@ def _settings(report: ShardReport) -> str:
         ("A row holds", "notes of one patient, in time order" if settings["pack"] == "timeline" else "any notes"),
         ("Split", ", ".join(f"{name} {value}" for name, value in settings["split"].items())),
         ("Splits with a list of their own", ", ".join(settings["split_lists"]) or "none"),
-        ("Near-duplicates", ", ".join(f"{name} {value}" for name, value in settings["duplicates"].items())),
+        ("Near-duplicates and copies", ", ".join(f"{name} {value}" for name, value in settings["duplicates"].items())),
         ("Notes per part", f"{settings['notes_per_part']:,}"),
         ("Versions", ", ".join(f"{name} {version}" for name, version in report.versions.items())),
     ]

@@ -13,6 +13,7 @@ _REASONS = {
     "malformed": "malformed row",
     "no_patient": "no patient",
     "marked_error": "marked as an error",
+    "copied": "nothing left without copied paragraphs",
     "filtered": "left out by a source's filters",
     "unlisted": "on none of the split lists",
     "withdrawn": "of a patient who withdrew",

@@ -140,6 +140,7 @@ def check_manifest(manifest: Manifest) -> Check:
         "split_rule": (manifest.split_rule, {"hash": "sha256", **plan["split"]}),
         "cleaning_rules": (manifest.cleaning_rules, plan.get("cleaning")),
         "notes_per_part": (manifest.notes_per_part, plan.get("notes_per_part")),
+        "copied": (manifest.copied is not None, plan.get("duplicates", {}).get("copied") == "drop"),
         "patient_key_id": (manifest.patient_key_id, plan.get("patient_key_id")),
     }
     for name, (value, planned) in twice.items():

@@ -112,7 +112,8 @@ def _load_manifest(folder: Path) -> Manifest:
     counts += [count for entry in manifest.appended for count in (entry.inputs, entry.read, entry.notes, entry.tokens)]
     counts += [entry.sequences.get(name, 0) for entry in manifest.appended for name in entry.sequences and SPLITS]
     info = manifest.tokenizer
-    counts += [manifest.sequence_length, manifest.unknown.tokens, info.vocab_size, info.begin_id, info.end_id]
+    counts += [manifest.sequence_length, manifest.unknown.tokens, manifest.unknown.lost_word_starts or 0]
+    counts += [info.vocab_size, info.begin_id, info.end_id]
     counts += [
         *manifest.counts.values(),
         *manifest.placeholders.values(),
@@ -121,6 +122,8 @@ def _load_manifest(folder: Path) -> Manifest:
     ]
     texts = [text for entry in entries for text in (entry.path, entry.sha256)] + [info.sha256]
     counts += [count for source in manifest.sources for count in (source.notes, source.tokens)]
+    if copied := manifest.copied:
+        counts += [copied.paragraphs, copied.tokens, copied.notes, *copied.placeholder_tokens.values()]
     rule = manifest.split_rule
     sound = (
         tuple(manifest.splits) == SPLITS
@@ -135,6 +138,7 @@ def _load_manifest(folder: Path) -> Manifest:
         and isinstance(manifest.settings.get("inputs"), list)
         and manifest.pack in ("notes", "timeline")
         and isinstance(manifest.settings.get("split"), dict)
+        and isinstance(manifest.settings.get("duplicates", {}), dict)
     )
     if not sound:
         raise _damaged(folder)
