@@ -8,6 +8,7 @@ settings are those of the task's PaperProtocol, and the last epoch is kept, what
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import random
 import tempfile
@@ -42,6 +43,8 @@ from clinical_pretrain.tasks.windows import tags_of
 from tokenizer_tools.errors import UserError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from clinical_pretrain.tasks.catalogue import Task
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -84,7 +87,7 @@ class _Trial:
         paper = task.paper if settings.protocol == "paper" else None
         tokenizer = load_tokenizer(model)
         self.names = tags_of(data.labels) if data.kind == "entities" else list(data.labels)
-        self.network = network = load_with_head(model, data.kind, self.names)
+        self.network = network = self._load()
         rule = EncodingRule(
             min(longest_input(network, tokenizer), settings.max_length or 1 << 30),
             by_line=paper is not None and paper.sentences,
@@ -103,6 +106,11 @@ class _Trial:
         self.chosen: dict[str, Any] = {}
         self.weights: dict[str, torch.Tensor] = {}
         self.seconds = 0.0
+
+    def _load(self) -> PreTrainedModel:
+        """The pretrained weights with a new head, which the seed alone decides."""
+        set_seed(self.seed)
+        return load_with_head(self.model, self.data.kind, self.names)
 
     def _train_examples(self, share: float) -> list[Example]:
         examples = self.encoder(self.data.splits["train"], 0.5 if self.data.kind == "answers" else 0.0)
@@ -132,8 +140,9 @@ class _Trial:
     def train(self, learning_rate: float) -> None:
         """Train with one learning rate, and keep its best epoch if it is the best of all."""
         began = time.monotonic()
-        set_seed(self.seed)
-        network = load_with_head(self.model, self.data.kind, self.names)
+        if self.candidates:  # another training has changed the weights
+            self.network = self._load()
+        network = self.network
         count_attention(network, self.attention)
         if self.settings.activation_checkpointing:
             network.gradient_checkpointing_enable()
@@ -148,11 +157,11 @@ class _Trial:
             )
             trainer.remove_callback(PrinterCallback)
             trainer.train()
-        self.network = network
         self.seconds += time.monotonic() - began
 
     def _arguments(self, learning_rate: float, folder: str) -> TrainingArguments:
         settings = self.settings
+        steps = settings.epochs * math.ceil(len(self.train_examples) / settings.batch_size)
         arguments = TrainingArguments(
             output_dir=folder,
             save_strategy="no",
@@ -163,7 +172,7 @@ class _Trial:
             seed=self.seed,
             learning_rate=learning_rate,
             num_train_epochs=settings.epochs,
-            max_steps=settings.max_steps or -1,
+            max_steps=min(settings.max_steps, steps) or -1,  # Trainer would go beyond the epochs
             per_device_train_batch_size=settings.micro_batch_size,
             gradient_accumulation_steps=settings.batch_size // settings.micro_batch_size,
             warmup_steps=0.1,

@@ -169,6 +169,34 @@ def test_the_development_split_chooses_the_learning_rate_and_the_epoch(models):
 
 
 @pytest.mark.slow
+def test_a_model_is_loaded_once_for_each_learning_rate(models, monkeypatch):
+    loaded = []
+
+    def load(*arguments):
+        loaded.append(arguments)
+        return load_with_head(*arguments)
+
+    monkeypatch.setattr("clinical_pretrain.tasks.finetune.load_with_head", load)
+    data = task_data("entities", numbers=(16, 8, 8))
+    one = run("entities", models / "bert", data, learning_rates=[1e-3], epochs=1)
+    assert len(loaded) == 1
+    two = run("entities", models / "bert", data, learning_rates=[5e-3, 1e-3], epochs=1)
+    assert len(loaded) == 3
+    assert two.details["candidates"][1] == one.details["candidates"][0]  # the first training leaves no trace
+
+
+@pytest.mark.slow
+def test_steps_for_a_trial_do_not_go_beyond_the_epochs(models):
+    data = task_data("entities", numbers=(20, 8, 8))
+    whole = run("entities", models / "bert", data, epochs=2)
+    assert [one["epoch"] for one in whole.details["candidates"]] == [1.0, 2.0]
+    more = run("entities", models / "bert", data, epochs=2, max_steps=1000)
+    assert more.details["candidates"] == whole.details["candidates"] and more.predictions == whole.predictions
+    less = run("entities", models / "bert", data, epochs=2, max_steps=1)
+    assert [one["epoch"] for one in less.details["candidates"]] == [pytest.approx(1 / 3, abs=1e-3)]
+
+
+@pytest.mark.slow
 def test_bigbirds_attention_is_counted_by_batch_and_steps_are_shown(models, monkeypatch, capsys):
     monkeypatch.setattr("clinical_pretrain.console.LOG_SECONDS", 0)
     data = task_data("class", words=150, numbers=(8, 4, 4))
