@@ -34,6 +34,7 @@ def table(argv: Sequence[str]) -> dict[str, Any]:
         "rows": made.rows(),
         "baseline": made.baseline,
         "comparisons": made.comparisons,
+        "trial_comparisons": made.trial_comparisons,
         "level": made.resampling.level,
         "resamples": made.resampling.resamples,
         "notes": made.notes,

@@ -204,9 +204,10 @@ def _legend(table: Table, style: Style) -> list[str]:
         f"documents where the data names none, {resamples} resamples. {style.best_is}"
     )
     lines = [style.escape(first)]
-    if table.comparisons:
-        reference = table.baseline or "the best of its task"
-        how = f"paired bootstrap, p at most {SIGNIFICANT} after Holm's correction for {table.comparisons} comparisons"
+    counts = (table.comparisons, ""), (table.trial_comparisons, " of trials")
+    if made := [f"{count} comparison{'s' if count > 1 else ''}{which}" for count, which in counts if count]:
+        reference = table.baseline or "the best of its column"
+        how = f"paired bootstrap, p at most {SIGNIFICANT} after Holm's correction for {' and for '.join(made)}"
         differs, same = (style.raised(sign).strip() for sign in (style.differs, style.same))
         lines.append(f"{differs} {style.escape(f'differs significantly from {reference} ({how})')}; {same} doesn't.")
         if table.baseline is None:

@@ -122,6 +122,7 @@ def test_what_is_done_is_not_done_again(words, tiny, shards, tmp_path, capsys, m
     lines = said.splitlines()
     assert lines[0].startswith("words: ") and lines[1] == "words, ours, seed 0: started"
     assert any(re.fullmatch(r"words, ours, seed 0: f1 [\d.]+ % \[[\d.]+, [\d.]+\], 0:00:\d\d", line) for line in lines)
+    assert "  a trial: fine-tuned for at most 1 steps; no result of a model" in lines
     assert lines[-2] == f"{out}: 1 trials run, 0 done before, 1 left out"
     assert lines[-1].endswith(f"clinical-pretrain table {out}")
 

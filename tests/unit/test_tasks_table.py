@@ -266,11 +266,23 @@ def test_undefined_labels_the_most_frequent_class_and_patients_on_both_sides_are
 
 
 def test_few_documents_have_no_interval(tmp_path):
-    table = World(tmp_path, tested=9).add_all(("base", "ours"), tasks=("findings",)).table()
+    world = World(tmp_path, tested=9).add_all(("base", "ours"), tasks=("findings",))
+    table = world.table()
     cell = column(table, "findings").cells["ours"]
     assert (cell.low, cell.high, cell.p_value, table.comparisons) == (None, None, None, 0)
-    assert cell.notes == ["no interval or p value: fewer than 10 patients or documents"]
+    said = "too few documents for an interval: 9, where 10 are needed"
+    assert cell.notes == [f"{said}; likewise for a p value"] and column(table, "findings").too_few == said
     assert cell.score is not None and "[" not in markdown(table).partition("Mean over")[0]
+    assert all(said in text(table) for text in (terminal, markdown, latex))
+    row = next(row for row in table.rows() if row["model"] == "base")
+    assert (row["p_value"], row["significant"], row["compared_with"]) == (None, None, "ours") and row["difference"] < 0
+    assert ResultFolder.of(world.results, "findings", "ours", 0).read().main.no_interval == said
+
+
+def test_few_patients_have_no_interval(tmp_path):
+    """However many documents they have."""
+    found = column(World(tmp_path, tested=18).add_all(("base", "ours"), tasks=("yes_no",)).table(), "yes_no")
+    assert (found.documents, found.too_few) == (18, "too few patients for an interval: 9, where 10 are needed")
 
 
 def test_without_the_data_there_is_no_significance(world):
@@ -315,6 +327,46 @@ def test_protocols_and_settings_stand_in_columns_of_their_own(world):
     world.add("findings", "other", 0, settings={"epochs": 2, "micro_batch_size": 1, "max_length": 512})
     assert len(world.table().columns) == 2
     assert column(table, "findings")[1].notes == ["the paper's protocol, with the deviations that result.json lists"]
+
+
+def test_trials_are_marked_and_stay_among_themselves(world):
+    """`ours` has a trial where the others have full runs: nobody may take it for one."""
+    world.add_all(("base", "ours"), tasks=("findings", "yes_no"))
+    full = {(row["task"], row["model"]): row for row in world.table(baseline="base").rows()}
+    for model in ("alike", "other"):
+        world.add("yes_no", model, 0, settings={"epochs": 2, "max_steps": 20})
+    world.add("yes_no", "other", 1, settings={"epochs": 2, "max_steps": 30})
+    table = world.table(baseline="base")
+    titles = ["findings", "yes_no", "yes_no (trial, 20 steps)", "yes_no (trial, 30 steps)"]
+    assert [one.title for one in table.columns] == titles and [one.trial_steps for one in table.columns] == [
+        0,
+        0,
+        20,
+        30,
+    ]
+    assert (table.comparisons, table.trial_comparisons) == (2, 0)
+    for row in table.rows():
+        if row["score"] is not None:
+            assert row["trial_steps"] == (20 if row["model"] == "alike" else row["trial_steps"])
+            assert bool(row["trial_steps"]) == (row["model"] in ("alike", "other"))
+        if before := full.get((row["column"], row["model"])):
+            assert row["adjusted_p_value"] == before["adjusted_p_value"] and row["best"] == before["best"]
+    said = "They stand in columns of their own, and are neither averaged nor compared with full runs"
+    assert all(said in re.sub(r"\s+", " ", text(table)) for text in (terminal, markdown, latex))
+    assert "a trial: fine-tuned for at most 20 steps; no result of a model" in terminal(table)
+
+    among_themselves = world.table()  # each with the best of its column
+    assert (among_themselves.comparisons, among_themselves.trial_comparisons) == (2, 1)
+    assert "correction for 2 comparisons and for 1 comparison of trials)" in re.sub(
+        r"\s+", " ", terminal(among_themselves)
+    )
+    rows = [row for row in among_themselves.rows() if row["compared_with"] and row["trial_steps"]]
+    assert [row["adjusted_p_value"] for row in rows] == [rows[0]["p_value"]]
+
+
+def test_a_trial_alone_says_so_in_its_heading(world):
+    world.add("findings", "ours", 0, settings={"epochs": 2, "max_steps": 1000})
+    assert "findings (trial, 1,000 steps)" in terminal(world.table())
 
 
 def test_contamination_is_a_footnote(world):
