@@ -138,6 +138,8 @@ def divide(results: Sequence[Result], models: Sequence[str], unfinished: Sequenc
             cell.complete = set(cell.seeds) == seeds
         title = subject.task + _distinction(subject, same_task)
         columns.append(Column(title, subject, sorted(seeds), main.documents, main.units, cells))
+        if len({other.data_sha256 for other in same_task}) > 1:
+            columns[-1].notes.append("this task was evaluated on several data sets, which are never compared")
     return sorted(columns, key=lambda column: (column.trial_steps > 0, column.subject.task, column.title))
 
 

@@ -13,7 +13,9 @@ import pytest
 from table_world import CONTAMINATION, LABELS, SECRET, TASKS, TESTED, World
 
 from clinical_pretrain.cli import main
+from clinical_pretrain.tasks.catalogue import read_task
 from clinical_pretrain.tasks.contamination import Contamination
+from clinical_pretrain.tasks.evaluation import data_sha256
 from clinical_pretrain.tasks.results import ResultFolder
 from clinical_pretrain.tasks.table_formats import latex, markdown, terminal
 from tokenizer_tools.errors import UserError
@@ -160,6 +162,71 @@ def test_latex_is_escaped(full):
     assert {row.count("&") for row in rows if row != r"\midrule"} == {4}
     assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
     assert text.isascii()
+
+
+HOSTILE = ("a_b & 50%", "~/m\\x", "{x}", "[1]*", "$x^2#", "<a|b>\n\nc--d")
+COMMANDS = {"begin", "end", "centering", "small", "toprule", "midrule", "bottomrule", "textbf", "scriptsize", "caption",
+            "label", "par", "smallskip", "linewidth", "footnotesize", "dagger", "approx", "textbackslash",
+            "textasciitilde", "textasciicircum", "textless", "textgreater", "textbar"}  # fmt: skip
+"""What LaTeX knows by itself, or with booktabs."""
+
+
+def assert_latex(text):
+    """Check what makes LaTeX stop, or print something else: there is no LaTeX in the tests.
+
+    Returns the number of cells of each row.
+    """
+    comments = [line for line in text.split("\n") if line.startswith("%")]
+    assert comments == [r"% Needs \usepackage{booktabs}."] and text.startswith(comments[0])
+    body = text.partition("\n")[2]
+    assert "\n\n" not in body and body.isascii()  # a paragraph's end in an argument is an error
+    tokens = re.findall(r"\\[A-Za-z]+|\\.|.", body, re.DOTALL)
+    assert {token[1:] for token in tokens if re.fullmatch(r"\\[A-Za-z]+", token)} <= COMMANDS
+    assert {token for token in tokens if re.fullmatch(r"\\[^A-Za-z]", token)} <= {
+        "\\\\",
+        *(f"\\{c}" for c in "&%$#_{}"),
+    }
+    assert not {"%", "#", "~"} & {*tokens} and tokens.count("$") % 2 == 0
+    depth, maths = 0, False
+    for number, token in enumerate(tokens):
+        depth += {"{": 1, "}": -1}.get(token, 0)
+        maths ^= token == "$"
+        assert depth >= 0 and (maths or token not in ("^", "_")), "".join(tokens[max(0, number - 40) : number + 1])
+        if token == "\\\\":  # else taken for its argument
+            assert "".join(tokens[number + 1 :]).lstrip()[0] not in "[*"
+    assert depth == 0 and not maths
+    environments = []
+    for begins, name in re.findall(r"\\(begin|end)\{(\w+)\}", body):
+        assert begins == "begin" or environments.pop() == name
+        environments += [name] * (begins == "begin")
+    assert not environments
+    (specification,) = re.findall(r"\\begin\{tabular\}\{(l+)\}", body)
+    rows = body.partition(r"\toprule")[2].partition(r"\bottomrule")[0].replace("\\midrule\n", "")
+    cells = [len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows.strip().removesuffix(r"\\").split("\\\\\n")]
+    assert set(cells) == {len(specification)}
+    return cells
+
+
+def test_latex_holds_whatever_models_tasks_and_labels_are_called(full):
+    table = full.table(baseline="base")
+    assert assert_latex(latex(full.table())) == [5] * 7 and assert_latex(latex(table)) == [7] * 5
+    names = dict(zip(table.models, HOSTILE, strict=False))
+    columns = [
+        replace(
+            one,
+            title=HOSTILE[number],
+            cells={names[model]: cell for model, cell in one.cells.items()},
+            notes=[f"a note on {HOSTILE[-1 - number]}"],
+        )
+        for number, one in enumerate(table.columns)
+    ]
+    hostile = replace(table, models=list(HOSTILE[:3]), columns=columns, baseline=HOSTILE[2], notes=list(HOSTILE))
+    assert assert_latex(latex(hostile)) == [7] * 5  # a task in each row
+    assert assert_latex(latex(replace(hostile, columns=columns[:2]))) == [3] * 7  # a model in each row
+    text = latex(hostile)
+    assert r"a\_b \& 50\%" in text and r"\textasciitilde{}/m\textbackslash{}x" in text and r"\{x\}" in text
+    assert r"{[}1]{*}" in text and r"\textless{}a\textbar{}b\textgreater{} c-{}-d" in text
+    assert len(markdown(hostile).split("\n\n")[0].split("\n")) == 6  # no line end inside a row
 
 
 def test_the_terminal_has_100_columns(full):
@@ -313,6 +380,32 @@ def test_other_gold_is_noticed_and_a_data_root_is_taken(world):
     annotations.write_text(annotations.read_text().replace("Finding", "Other"))
     table = world.table(data_root=moved)
     assert table.comparisons == 0 and table.notes[0].endswith("its data isn't that of the evaluation any more.")
+
+
+@pytest.mark.parametrize(("file", "old", "new"), [("test0.ann", "Finding", "Sign"), ("test0.txt", "has", "had")])
+def test_models_on_two_data_sets_are_not_paired_though_all_ids_are_the_same(file, old, new, world):
+    """Other gold on the same texts, or other texts."""
+    world.add_all(("base", "other"), tasks=("findings",))
+    path = world.root / "data" / "findings" / "test" / file
+    path.write_text(path.read_text().replace(old, new))
+    ids = [document.id for document in world.documents("findings")]
+    world.data["findings"] = read_task(world.tasks["findings"], world.root / "data" / "findings").data
+    assert [document.id for document in world.documents("findings")] == ids
+    world.add_all(("ours", "alike"), tasks=("findings",))
+    table = world.table()
+    found = column(table, "findings")
+    assert all(re.fullmatch(r"findings \(data [0-9a-f]{8}\)", one.title) for one in found) and len(found) == 2
+    for one in found:
+        assert "this task was evaluated on several data sets, which are never compared" in one.notes
+    pairs = {(row["model"], row["compared_with"]) for row in table.rows() if row["compared_with"]}
+    assert pairs == {("alike", "ours")}  # the others' data isn't there any more
+    assert sum("its data isn't that of the evaluation any more" in note for note in table.notes) == 1
+
+
+def test_data_sets_are_told_apart_by_their_whole_hash(world):
+    world.add("findings", "base", 0)
+    world.add("findings", "ours", 0, data_sha256=data_sha256(world.data["findings"])[:8] + "0" * 56)
+    assert len(world.table().columns) == 2 and world.table().comparisons == 0
 
 
 def test_protocols_and_settings_stand_in_columns_of_their_own(world):
