@@ -14,7 +14,7 @@ import random
 import tempfile
 import time
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -73,10 +73,19 @@ def finetune(task: Task, data: TaskData, model: str, seed: int, settings: Finetu
         if settings.precision == "fp16":
             raise UserError("--precision fp16 needs a GPU; use fp32, or bf16")
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # accelerate imports DeepSpeed, which would warn of no GPU
-    trial = _Trial(task, data, model, seed, settings.for_task(task))
+    trial = _Trial(task, sample_development(data, settings.development_documents), model, seed, settings.for_task(task))
     for learning_rate in trial.settings.learning_rates:
         trial.train(learning_rate)
     return trial.outcome()
+
+
+def sample_development(data: TaskData, documents: int) -> TaskData:
+    """Keep so many documents of the development split, the same whatever the model and the seed; all for 0."""
+    whole = data.splits["development"]
+    if not 0 < documents < len(whole):
+        return data
+    kept = sorted(random.Random(0).sample(range(len(whole)), documents))
+    return replace(data, splits=data.splits | {"development": [whole[number] for number in kept]})
 
 
 class _Trial:
@@ -223,11 +232,13 @@ class _Trial:
         self.network.load_state_dict(self.weights)
         predictions = self._predict(self.network, "test")
         paper = self.task.paper if self.settings.protocol == "paper" else None
+        documents = len(self.data.splits["development"])
+        chosen_by = f"{self.task.metric} on {documents:,} documents of the development split"
         details = {
             "settings": asdict(self.settings),
             "candidates": self.candidates,
             "chosen": self.chosen,
-            "chosen_by": "the last epoch" if paper else f"{self.task.metric} on the development split",
+            "chosen_by": "the last epoch" if paper else chosen_by,
             "test_split": "predicted once, at the end",
             "deviations": list(paper.deviations) if paper else [],
             "tokens_per_sequence": self.encoder.rule.longest,

@@ -34,6 +34,8 @@ class FinetuneSettings:
     """Of autocast; the weights are fp32."""
     activation_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, a third more time."""
+    development_documents: int = 0
+    """Documents of the development split that choose: the same sample of it for all models and seeds; 0: all."""
     max_steps: int = 0
     """End each training after this many steps, for a trial; 0: after its epochs."""
 
@@ -45,6 +47,7 @@ class FinetuneSettings:
             or self.batch_size < 1
             or self.batch_size % self.micro_batch_size > 0,
             "--max-length must be 0 or at least 32": self.max_length < 0 or 0 < self.max_length < 32,
+            "--development-documents must not be negative": self.development_documents < 0,
             "--max-steps must not be negative": self.max_steps < 0,
         }
         if found := [fault for fault, holds in faults.items() if holds]:

@@ -70,6 +70,8 @@ class Trial:
         settings: dict[str, Any] = {}
         if task.choices is None:
             settings = json.loads(json.dumps(asdict(self.settings.for_task(task))))
+            if not self.settings.development_documents:  # as in results of versions without this setting
+                del settings["development_documents"]
         return Subject(
             task=task.name,
             model=self.model.name,

@@ -14,8 +14,9 @@ import pytest
 from clinical_pretrain.cli import main
 from clinical_pretrain.commands.evaluate import _parse, evaluation_parser, named_models
 from clinical_pretrain.release.facts_file import write_facts
+from clinical_pretrain.tasks.finetune_settings import FinetuneSettings
 from clinical_pretrain.tasks.results import ResultFolder, find_results
-from clinical_pretrain.tasks.trials import NamedModel
+from clinical_pretrain.tasks.trials import NamedModel, TaskFolder, Trial
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import Manifest
 
@@ -214,6 +215,18 @@ def test_multiple_choice_is_answered_once_without_fine_tuning(tiny, tmp_path, ca
     assert all(result.subject.settings == {} and result.splits["test"] == 12 for result in results)
     assert evaluate(tiny, tmp_path / "results", *tasks, "--epochs", "3") == 0  # of no meaning here
     assert "0 trials run, 2 done before" in capsys.readouterr().out
+
+
+def test_a_setting_of_its_default_leaves_earlier_results_what_they_are(words, unread, tmp_path):
+    """Results of versions without `--development-documents` are those of all documents."""
+    from clinical_pretrain.tasks.catalogue import TASKS
+
+    place, model = TaskFolder(TASKS["words"], unread / "data" / "words"), NamedModel("ours", str(unread / "model"))
+    settings = [
+        Trial(place, model, 0, FinetuneSettings(development_documents=number), tmp_path).subject("1").settings
+        for number in (0, 7)
+    ]
+    assert "development_documents" not in settings[0] and settings[1]["development_documents"] == 7
 
 
 def test_a_trial_that_another_process_is_at_is_left_out(words, unread, tmp_path, capsys):

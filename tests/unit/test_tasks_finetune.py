@@ -29,7 +29,7 @@ from transformers import (
 )
 
 from clinical_pretrain.tasks.encoding import IGNORED, Collator, Encoder, EncodingRule
-from clinical_pretrain.tasks.finetune import _balanced, finetune
+from clinical_pretrain.tasks.finetune import _balanced, finetune, sample_development
 from clinical_pretrain.tasks.finetune_settings import FinetuneSettings
 from clinical_pretrain.tasks.heads import labels_loss, load_with_head, longest_input
 from clinical_pretrain.tasks.predict import _best_span
@@ -183,6 +183,29 @@ def test_a_model_is_loaded_once_for_each_learning_rate(models, monkeypatch):
     two = run("entities", models / "bert", data, learning_rates=[5e-3, 1e-3], epochs=1)
     assert len(loaded) == 3
     assert two.details["candidates"][1] == one.details["candidates"][0]  # the first training leaves no trace
+
+
+def test_a_sample_of_the_development_split_is_always_the_same():
+    data = task_data("class", numbers=(4, 20, 6))
+    whole = data.splits["development"]
+    first, again = (sample_development(data, 5).splits["development"] for _ in range(2))
+    assert first == again == [document for document in whole if document in first] and len(first) == 5
+    assert sample_development(data, 0) is data and sample_development(data, 20) is data
+    assert sample_development(data, 5).splits["test"] == data.splits["test"]
+
+
+@pytest.mark.slow
+def test_a_sample_of_the_development_split_can_choose(models):
+    data = task_data("class", numbers=(8, 20, 6))
+    sampled = sample_development(data, 5)
+    outcome, expected = (
+        run("class", models / "bert", each, epochs=2, **changes)
+        for each, changes in ((data, {"development_documents": 5}), (sampled, {}))
+    )
+    assert outcome.predictions == expected.predictions
+    assert outcome.details["candidates"] == expected.details["candidates"]
+    assert outcome.details["chosen_by"] == "accuracy on 5 documents of the development split"
+    assert outcome.details["windows"]["development"] == 5
 
 
 @pytest.mark.slow
