@@ -70,8 +70,8 @@ def finetune(task: Task, data: TaskData, model: str, seed: int, settings: Finetu
     transformers.logging.set_verbosity_error()  # that the head is new is no news
     transformers.logging.disable_progress_bar()
     if not torch.cuda.is_available():
-        if settings.precision == "fp16":
-            raise UserError("--precision fp16 needs a GPU; use fp32, or bf16")
+        if "fp16" in (settings.precision, settings.prediction_precision):
+            raise UserError("fp16 needs a GPU; use --precision and --prediction-precision fp32 or bf16")
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # accelerate imports DeepSpeed, which would warn of no GPU
     trial = _Trial(task, sample_development(data, settings.development_documents), model, seed, settings.for_task(task))
     for learning_rate in trial.settings.learning_rates:
@@ -135,9 +135,9 @@ class _Trial:
         return [example for windows in questions for example in windows]
 
     def _predictor(self) -> Predictor:
-        predictor = Predictor(
-            self.encoder, self.collator, self.settings.micro_batch_size, DTYPES[self.settings.precision]
-        )
+        precision = self.settings.prediction_precision
+        dtype = DTYPES[self.settings.precision if precision == "same" else precision]
+        predictor = Predictor(self.encoder, self.collator, self.settings.micro_batch_size, dtype)
         if self.data.kind == "answers":
             found = [example.target for example in self.train_examples if example.target[0] != IGNORED]
             lengths = [last - first + 1 for first, last in found]

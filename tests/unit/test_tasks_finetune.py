@@ -209,6 +209,24 @@ def test_a_sample_of_the_development_split_can_choose(models):
 
 
 @pytest.mark.slow
+def test_predictions_have_a_precision_of_their_own(models):
+    """The weights are those of training in fp32, so the probabilities differ by rounding alone."""
+    data = task_data("class", numbers=(8, 6, 12))
+    exact, rounded, trained = (
+        np.array(
+            [
+                one.probabilities
+                for one in run("class", models / "bert", data, epochs=1, **changes).predictions.documents
+            ]
+        )
+        for changes in ({}, {"prediction_precision": "bf16"}, {"precision": "bf16", "prediction_precision": "fp32"})
+    )
+    assert 0 < np.abs(rounded - exact).max() < 0.02 and not np.array_equal(trained, exact)
+    with pytest.raises(UserError, match="fp16 needs a GPU"):
+        run("class", models / "bert", data, prediction_precision="fp16")
+
+
+@pytest.mark.slow
 def test_steps_for_a_trial_do_not_go_beyond_the_epochs(models):
     data = task_data("entities", numbers=(20, 8, 8))
     whole = run("entities", models / "bert", data, epochs=2)
