@@ -158,7 +158,7 @@ def _distinction(subject: Subject, same_task: Sequence[Subject]) -> str:
         value = own.get(name)
         if name == "max_steps":  # a trial says so even where it stands alone
             parts += [f"trial, {value:,} steps"] if value else []
-        elif any(other.get(name) != value for other in others):
+        elif value is not None and any(other.get(name) != value for other in others):
             parts.append(str(value) if name == "protocol" else f"{name} {str(value)[:8] if name == 'data' else value}")
     return f" ({', '.join(parts)})" if parts else ""
 

@@ -243,11 +243,21 @@ def test_what_cannot_be_read_is_refused_before_anything_runs(words, unread, tmp_
         (("--models", "ours=nowhere"), "nowhere: neither a folder nor a model"),
         (("--suite", "word"), "unknown task word (did you mean words?)"),
         (("--learning-rates", "[0]"), "--learning-rates must be above 0"),
+        (("--data-root", "nowhere"), "--data-root nowhere: no such folder; name the one"),
     ):
         assert evaluate(unread, tmp_path / "results", *option) == 2
         error = capsys.readouterr().err
         assert error.startswith(f"error: {said}") and error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_data_root_that_is_not_there_is_refused_by_all_commands(tmp_path, capsys):
+    for command in (["tasks"], ["table", str(tmp_path)]):
+        assert main([*command, "--data-root", "nowhere"]) == 2
+        assert capsys.readouterr() == (
+            "",
+            "error: --data-root nowhere: no such folder; name the one that has a folder of data for each task\n",
+        )
 
 
 def test_a_missing_accelerate_is_told_first(words, unread, tmp_path, capsys, monkeypatch):
