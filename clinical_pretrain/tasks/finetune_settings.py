@@ -33,12 +33,13 @@ class FinetuneSettings:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of autocast; the weights are fp32."""
     prediction_precision: Literal["same", "fp32", "bf16", "fp16"] = "same"
-    """Likewise, where the development and test splits are predicted: a CPU with bf16 predicts faster in it, but doesn't
-    train faster."""
+    """Of autocast when the development and test splits are predicted; `same`: that of training. A CPU that has bf16
+    predicts faster in it, but doesn't train faster."""
     activation_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, a third more time."""
     development_documents: int = 0
-    """Documents of the development split that choose: the same sample of it for all models and seeds; 0: all."""
+    """Number of development documents that choose learning rate and epoch, the same for all seeds and models; 0 for
+    all."""
     max_steps: int = 0
     """End each training after this many steps, for a trial; 0: after its epochs."""
 
