@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clinical_pretrain.commands.cluster import slurm_parser
-from clinical_pretrain.commands.options import CommandParser, divide, make_parser, parse, report
+from clinical_pretrain.commands.options import CommandParser, data_root, divide, make_parser, parse, report
 from tokenizer_tools.command_line import typed
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.ranges import Range
@@ -117,7 +117,7 @@ def read_evaluation(parser: CommandParser, args: jsonargparse.Namespace) -> Eval
     models = named_models(args.models, args.shards or "")
     from clinical_pretrain.tasks.trials import find_places
 
-    return _evaluation(parser, args, find_places(args.suite, Path(args.data_root)), models)
+    return _evaluation(parser, args, find_places(args.suite, data_root(args.data_root)), models)
 
 
 def named_models(models: str, shards: str) -> list[NamedModel]:

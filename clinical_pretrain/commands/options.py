@@ -163,3 +163,14 @@ def report(args: jsonargparse.Namespace, result: dict[str, Any]) -> dict[str, An
     if args.json:
         write_report(args.json, result)
     return result
+
+
+def data_root(path: str) -> Path:
+    """The folder of --data-root.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not Path(path).is_dir():
+        raise UserError(f"--data-root {path}: no such folder; name the one that has a folder of data for each task")
+    return Path(path)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from clinical_pretrain.commands.options import make_parser, parse, report
+from clinical_pretrain.commands.options import data_root, make_parser, parse, report
 from clinical_pretrain.console import console
 
 
@@ -25,7 +25,7 @@ def table(argv: Sequence[str]) -> dict[str, Any]:
     from clinical_pretrain.tasks.table_plot import plot_table
 
     results = Path(args.results)
-    made = make_table(results, Path(args.data_root) if args.data_root else None, args.baseline)
+    made = make_table(results, data_root(args.data_root) if args.data_root else None, args.baseline)
     out = Path(args.out) if args.out else results
     files = [str(path) for path in (*write_texts(made, out), *plot_table(made, out))]
     console.say(terminal(made))
@@ -34,6 +34,7 @@ def table(argv: Sequence[str]) -> dict[str, Any]:
         "rows": made.rows(),
         "baseline": made.baseline,
         "comparisons": made.comparisons,
+        "trial_comparisons": made.trial_comparisons,
         "level": made.resampling.level,
         "resamples": made.resampling.resamples,
         "notes": made.notes,

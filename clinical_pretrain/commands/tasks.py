@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clinical_pretrain.commands.options import make_parser, parse, report
+from clinical_pretrain.commands.options import data_root, make_parser, parse, report
 from tokenizer_tools.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,16 +27,17 @@ def tasks(argv: Sequence[str]) -> dict[str, Any]:
     args = parse(parser, argv)
     if args.read and not args.data_root:
         raise UserError("--read needs --data-root, the folder with the data")
+    root = data_root(args.data_root) if args.data_root else None
     from clinical_pretrain.tasks.catalogue import SUITES, find_suite
 
     found = []
     for task in find_suite(args.suite or ",".join(SUITES)):
         facts = _facts(task)
-        if args.data_root:
-            facts |= look_for(task, Path(args.data_root), args.read)
+        if root:
+            facts |= look_for(task, root, args.read)
         print("\n".join(_lines(facts)) + "\n", flush=True)
         found.append(facts)
-    if args.data_root:
+    if root:
         there = sum(facts["state"] in ("found", "read") for facts in found)
         print(f"{args.data_root}: {there} of {len(found)} tasks found")
     result = report(args, {"tasks": found})
@@ -45,12 +46,12 @@ def tasks(argv: Sequence[str]) -> dict[str, Any]:
     return result
 
 
-def look_for(task: Task, data_root: Path, read: bool) -> dict[str, Any]:
+def look_for(task: Task, root: Path, read: bool) -> dict[str, Any]:
     """What there is of a task's data.
 
     Args:
         task: of the catalogue, or a user's own.
-        data_root: the folder with a folder for each task.
+        root: the folder with a folder for each task.
         read: whether to read what is found.
 
     Returns:
@@ -59,7 +60,7 @@ def look_for(task: Task, data_root: Path, read: bool) -> dict[str, Any]:
     """
     from clinical_pretrain.tasks.catalogue import read_task
 
-    folder = task.folder(data_root)
+    folder = task.folder(root)
     facts: dict[str, Any] = {"folder": str(folder), "state": "found"}
     if not folder.is_dir():
         return facts | {"state": "no folder"}

@@ -21,7 +21,7 @@ from transformers.models.big_bird.modeling_big_bird import (
     BigBirdModel,
     BigBirdSelfAttention,
 )
-from transformers.models.longformer.modeling_longformer import LongformerSelfAttention
+from transformers.models.longformer.modeling_longformer import LongformerModel, LongformerSelfAttention
 
 from clinical_pretrain.models.attention import bigbird, longformer
 from clinical_pretrain.models.attention.backend import Backend
@@ -46,6 +46,9 @@ def accelerate_attention(model: Model) -> Model:
     Outputs and gradients are the same to rounding, in training and in evaluation mode, with padding and global
     attention, on CPUs and GPUs. Dropout draws other random numbers. Where attention weights are asked for
     (`output_attentions`), transformers' own code computes them.
+
+    Longformer's inputs aren't padded to a multiple of its largest window, which makes 512 tokens of a sentence of 40;
+    the backend pads what it needs.
 
     Two side effects of transformers' BigBird are left out: training resets NumPy's global random generator, and a
     batch of short sequences makes all later ones attend to everything, too. Here it is full attention for that batch.
@@ -74,6 +77,9 @@ def accelerate_attention(model: Model) -> Model:
         if isinstance(module, BigBirdModel) and not hasattr(module, "_attention_is_chosen"):
             module.register_forward_pre_hook(_choose_attention, with_kwargs=True)
             module._attention_is_chosen = True
+        if isinstance(module, LongformerModel) and not hasattr(module, "_padding_is_chosen"):
+            module.register_forward_pre_hook(_choose_padding, with_kwargs=True)
+            module._padding_is_chosen = True
     return model
 
 
@@ -100,10 +106,29 @@ def _choose_attention(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
     length = next((value.shape[1] for value in inputs if value is not None), 0)
     if model.config.attention_type == "block_sparse":
         model.set_attention_type("block_sparse" if length > longest_full(model.config) else "original_full")
-    asked = kwargs.get("output_attentions")
-    gives_weights = bool(model.config.output_attentions if asked is None else asked)
+    gives_weights = _asks_for_weights(model, kwargs)
     for layer in model.encoder.layer:
         layer.attention.self.gives_weights = gives_weights
+
+
+def _choose_padding(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Before a Longformer's forward(): pad only where weights are asked for, which transformers' own code computes."""
+    if _asks_for_weights(model, kwargs):
+        vars(model).pop("_pad_to_window_size", None)
+    else:
+        model._pad_to_window_size = _leave_unpadded
+
+
+def _leave_unpadded(
+    input_ids: Any, attention_mask: Any, token_type_ids: Any, position_ids: Any, inputs_embeds: Any, pad_token_id: int
+) -> tuple[Any, ...]:
+    """Instead of LongformerModel's method of that signature: no padding, and the inputs as they are."""
+    return 0, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds
+
+
+def _asks_for_weights(model: Any, kwargs: dict[str, Any]) -> bool:
+    asked = kwargs.get("output_attentions")
+    return bool(model.config.output_attentions if asked is None else asked)
 
 
 class FastLongformerSelfAttention(LongformerSelfAttention):

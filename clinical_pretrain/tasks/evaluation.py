@@ -185,7 +185,7 @@ def pooled(results: Sequence[Result], folder: Path, documents: Sequence[Document
         "protocol": first.protocol,
     }
     if len(results) > 1:
-        console.say(_line(f"{first.task}, {first.model}, mean of {len(results)} seeds", row))
+        console.say(_line(f"{first.task}, {first.model}, mean of {len(results)} seeds", first.metric, score))
     return row
 
 
@@ -203,12 +203,14 @@ def finish_trial(trial: Trial, loaded: LoadedTask, report: Report) -> Result:
             if contamination != result.contamination:  # shards were named that weren't before
                 result = replace(result, contamination=contamination)
                 trial.folder.write(result)
-            console.say(_line(f"{trial}: done before", result.to_json()))
+            console.say(_line(f"{trial}: done before", result.subject.metric, result.main))
         else:
             console.say(f"{trial}: started")
             result = run_trial(trial, loaded)
             report.made += 1
-            console.say(_line(str(trial), result.to_json()) + f", {duration(result.seconds)}")
+            console.say(_line(str(trial), result.subject.metric, result.main) + f", {duration(result.seconds)}")
+    if steps := result.subject.settings.get("max_steps"):
+        console.say(f"  a trial: fine-tuned for at most {steps:,} steps; no result of a model")
     if result.contamination is not None:
         from clinical_pretrain.tasks.contamination import describe
 
@@ -268,10 +270,11 @@ def _compute(trial: Trial, loaded: LoadedTask) -> Outcome:
     return finetune(task, loaded.data, trial.model.path, trial.seed, trial.settings)
 
 
-def _line(what: str, facts: dict[str, Any]) -> str:
-    """A line of a score in per cent. `facts` has metric, score, low and high."""
-    score, low, high = (facts[name] for name in ("score", "low", "high"))
-    if score is None:
-        return f"{what}: {facts['metric']} undefined"
-    interval = f" [{100 * low:.1f}, {100 * high:.1f}]" if low is not None else ", too few documents for an interval"
-    return f"{what}: {facts['metric']} {100 * score:.1f} %{interval}"
+def _line(what: str, metric: str, score: bootstrap.Score) -> str:
+    """A line of a score in per cent."""
+    if score.value is None:
+        return f"{what}: {metric} undefined"
+    interval = f", {score.no_interval}"
+    if score.low is not None and score.high is not None:
+        interval = f" [{100 * score.low:.1f}, {100 * score.high:.1f}]"
+    return f"{what}: {metric} {100 * score.value:.1f} %{interval}"

@@ -8,12 +8,13 @@ settings are those of the task's PaperProtocol, and the last epoch is kept, what
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import random
 import tempfile
 import time
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,6 +43,8 @@ from clinical_pretrain.tasks.windows import tags_of
 from tokenizer_tools.errors import UserError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from clinical_pretrain.tasks.catalogue import Task
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -67,13 +70,22 @@ def finetune(task: Task, data: TaskData, model: str, seed: int, settings: Finetu
     transformers.logging.set_verbosity_error()  # that the head is new is no news
     transformers.logging.disable_progress_bar()
     if not torch.cuda.is_available():
-        if settings.precision == "fp16":
-            raise UserError("--precision fp16 needs a GPU; use fp32, or bf16")
+        if "fp16" in (settings.precision, settings.prediction_precision):
+            raise UserError("fp16 needs a GPU; use --precision and --prediction-precision fp32 or bf16")
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # accelerate imports DeepSpeed, which would warn of no GPU
-    trial = _Trial(task, data, model, seed, settings.for_task(task))
+    trial = _Trial(task, sample_development(data, settings.development_documents), model, seed, settings.for_task(task))
     for learning_rate in trial.settings.learning_rates:
         trial.train(learning_rate)
     return trial.outcome()
+
+
+def sample_development(data: TaskData, documents: int) -> TaskData:
+    """Keep so many documents of the development split, the same whatever the model and the seed; all for 0."""
+    whole = data.splits["development"]
+    if not 0 < documents < len(whole):
+        return data
+    kept = sorted(random.Random(0).sample(range(len(whole)), documents))
+    return replace(data, splits=data.splits | {"development": [whole[number] for number in kept]})
 
 
 class _Trial:
@@ -84,7 +96,7 @@ class _Trial:
         paper = task.paper if settings.protocol == "paper" else None
         tokenizer = load_tokenizer(model)
         self.names = tags_of(data.labels) if data.kind == "entities" else list(data.labels)
-        self.network = network = load_with_head(model, data.kind, self.names)
+        self.network = network = self._load()
         rule = EncodingRule(
             min(longest_input(network, tokenizer), settings.max_length or 1 << 30),
             by_line=paper is not None and paper.sentences,
@@ -104,6 +116,11 @@ class _Trial:
         self.weights: dict[str, torch.Tensor] = {}
         self.seconds = 0.0
 
+    def _load(self) -> PreTrainedModel:
+        """The pretrained weights with a new head, which the seed alone decides."""
+        set_seed(self.seed)
+        return load_with_head(self.model, self.data.kind, self.names)
+
     def _train_examples(self, share: float) -> list[Example]:
         examples = self.encoder(self.data.splits["train"], 0.5 if self.data.kind == "answers" else 0.0)
         if not any((example.target != IGNORED).any() for example in examples):
@@ -118,9 +135,9 @@ class _Trial:
         return [example for windows in questions for example in windows]
 
     def _predictor(self) -> Predictor:
-        predictor = Predictor(
-            self.encoder, self.collator, self.settings.micro_batch_size, DTYPES[self.settings.precision]
-        )
+        precision = self.settings.prediction_precision
+        dtype = DTYPES[self.settings.precision if precision == "same" else precision]
+        predictor = Predictor(self.encoder, self.collator, self.settings.micro_batch_size, dtype)
         if self.data.kind == "answers":
             found = [example.target for example in self.train_examples if example.target[0] != IGNORED]
             lengths = [last - first + 1 for first, last in found]
@@ -132,8 +149,9 @@ class _Trial:
     def train(self, learning_rate: float) -> None:
         """Train with one learning rate, and keep its best epoch if it is the best of all."""
         began = time.monotonic()
-        set_seed(self.seed)
-        network = load_with_head(self.model, self.data.kind, self.names)
+        if self.candidates:  # another training has changed the weights
+            self.network = self._load()
+        network = self.network
         count_attention(network, self.attention)
         if self.settings.activation_checkpointing:
             network.gradient_checkpointing_enable()
@@ -148,11 +166,11 @@ class _Trial:
             )
             trainer.remove_callback(PrinterCallback)
             trainer.train()
-        self.network = network
         self.seconds += time.monotonic() - began
 
     def _arguments(self, learning_rate: float, folder: str) -> TrainingArguments:
         settings = self.settings
+        steps = settings.epochs * math.ceil(len(self.train_examples) / settings.batch_size)
         arguments = TrainingArguments(
             output_dir=folder,
             save_strategy="no",
@@ -163,7 +181,7 @@ class _Trial:
             seed=self.seed,
             learning_rate=learning_rate,
             num_train_epochs=settings.epochs,
-            max_steps=settings.max_steps or -1,
+            max_steps=min(settings.max_steps, steps) or -1,  # Trainer would go beyond the epochs
             per_device_train_batch_size=settings.micro_batch_size,
             gradient_accumulation_steps=settings.batch_size // settings.micro_batch_size,
             warmup_steps=0.1,
@@ -214,11 +232,13 @@ class _Trial:
         self.network.load_state_dict(self.weights)
         predictions = self._predict(self.network, "test")
         paper = self.task.paper if self.settings.protocol == "paper" else None
+        documents = len(self.data.splits["development"])
+        chosen_by = f"{self.task.metric} on {documents:,} documents of the development split"
         details = {
             "settings": asdict(self.settings),
             "candidates": self.candidates,
             "chosen": self.chosen,
-            "chosen_by": "the last epoch" if paper else f"{self.task.metric} on the development split",
+            "chosen_by": "the last epoch" if paper else chosen_by,
             "test_split": "predicted once, at the end",
             "deviations": list(paper.deviations) if paper else [],
             "tokens_per_sequence": self.encoder.rule.longest,

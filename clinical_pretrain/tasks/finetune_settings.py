@@ -32,8 +32,14 @@ class FinetuneSettings:
     """Tokens of the longest sequence; 0: as many as the model takes."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of autocast; the weights are fp32."""
+    prediction_precision: Literal["same", "fp32", "bf16", "fp16"] = "same"
+    """Of autocast when the development and test splits are predicted; `same`: that of training. A CPU that has bf16
+    predicts faster in it, but doesn't train faster."""
     activation_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, a third more time."""
+    development_documents: int = 0
+    """Number of development documents that choose learning rate and epoch, the same for all seeds and models; 0 for
+    all."""
     max_steps: int = 0
     """End each training after this many steps, for a trial; 0: after its epochs."""
 
@@ -45,6 +51,7 @@ class FinetuneSettings:
             or self.batch_size < 1
             or self.batch_size % self.micro_batch_size > 0,
             "--max-length must be 0 or at least 32": self.max_length < 0 or 0 < self.max_length < 32,
+            "--development-documents must not be negative": self.development_documents < 0,
             "--max-steps must not be negative": self.max_steps < 0,
         }
         if found := [fault for fault, holds in faults.items() if holds]:

@@ -34,6 +34,10 @@ from clinical_pretrain.tasks.table_columns import (
 from tokenizer_tools.command_line import typed
 from tokenizer_tools.errors import UserError
 
+TRIALS = (
+    "Trials (--max-steps) show that a task runs. They stand in columns of their own, and are neither averaged nor "
+    "compared with full runs; their p values are adjusted by themselves."
+)
 NAMED = 10
 """Number of unfinished trials that are named."""
 
@@ -47,7 +51,9 @@ class Table:
     baseline: str | None
     """The model that all others are compared with; None: the best of each column."""
     comparisons: int
-    """Number of p values that were adjusted together."""
+    """Number of p values that were adjusted together, of full runs."""
+    trial_comparisons: int
+    """Likewise of trials, by themselves."""
     resampling: Resampling
     notes: list[str]
     """About the whole table."""
@@ -94,7 +100,10 @@ def make_table(
         else:
             _score(column, results, baseline, data.splits["test"], resampling)
             add_notes(column, data)
-    return Table(models, columns, baseline, _adjust(columns), resampling, notes + name_lengths(found))
+    trials = [column for column in columns if column.trial_steps]
+    comparisons = _adjust([column for column in columns if not column.trial_steps]), _adjust(trials)
+    notes += [TRIALS] if trials else []
+    return Table(models, columns, baseline, *comparisons, resampling, notes + name_lengths(found))
 
 
 def _read_data(column: Column, data_root: Path | None) -> TaskData | str:
@@ -189,7 +198,7 @@ def _find_best(column: Column) -> None:
 
 
 def _adjust(columns: Sequence[Column]) -> int:
-    """Adjust the p values of all comparisons for their number, which is returned."""
+    """Adjust the p values of these columns' comparisons for their number, which is returned."""
     cells = [cell for column in columns for cell in column.cells.values()]
     p_values = {
         str(number): cell.comparison.p_value
@@ -214,6 +223,7 @@ def _row(column: Column, model: str, cell: Cell) -> dict[str, Any]:
         "seeds": cell.seeds,
         "seed_scores": [result.main.value for result in cell.results],
         "protocol": column.subject.protocol,
+        "trial_steps": column.trial_steps,
         "documents": column.documents,
         "units": column.units,
         "complete": cell.complete,

@@ -11,7 +11,7 @@ from typing import Any
 
 from clinical_pretrain.tasks.records import TaskData
 from clinical_pretrain.tasks.results import REMEDY, SAME_FUNCTION, Result, ResultFolder, Subject
-from clinical_pretrain.tasks.scores.bootstrap import MAX_UNDEFINED, MIN_UNITS, Comparison
+from clinical_pretrain.tasks.scores.bootstrap import MAX_UNDEFINED, MIN_UNITS, Comparison, too_few
 from clinical_pretrain.tasks.splits import patients_on_both_sides
 from tokenizer_tools.errors import UserError
 
@@ -70,6 +70,16 @@ class Column:
     """By model."""
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def trial_steps(self) -> int:
+        """Number of steps after which each training of a trial ended (--max-steps); 0: a full run."""
+        return int(self.subject.settings.get("max_steps", 0))
+
+    @property
+    def too_few(self) -> str:
+        """Says that it has too few documents for intervals and p values; empty if it has enough."""
+        return too_few(self.units, self.documents) if self.units < MIN_UNITS else ""
+
 
 def refuse_mixtures(results: Sequence[Result]) -> None:
     """Refuse a model's name that stands for two models, or for two maximum lengths on one task.
@@ -105,7 +115,7 @@ def find_unfinished(results: Path) -> list[str]:
 
 
 def divide(results: Sequence[Result], models: Sequence[str], unfinished: Sequence[str]) -> list[Column]:
-    """Divide results by task, and those of a task by everything that makes scores incomparable.
+    """Divide results by task, and those of a task by everything that makes scores incomparable. Trials come last.
 
     Args:
         results: in the order of their seeds.
@@ -128,21 +138,28 @@ def divide(results: Sequence[Result], models: Sequence[str], unfinished: Sequenc
             cell.complete = set(cell.seeds) == seeds
         title = subject.task + _distinction(subject, same_task)
         columns.append(Column(title, subject, sorted(seeds), main.documents, main.units, cells))
-    return sorted(columns, key=lambda column: (column.subject.task, column.title))
+        if len({other.data_sha256 for other in same_task}) > 1:
+            columns[-1].notes.append("this task was evaluated on several data sets, which are never compared")
+    return sorted(columns, key=lambda column: (column.trial_steps > 0, column.subject.task, column.title))
 
 
 def _facets(subject: Subject) -> dict[str, Any]:
     """What has to be equal in a column, by name."""
     settings = {name: value for name, value in subject.settings.items() if name not in OF_THE_MODEL}
-    return settings | {"protocol": subject.protocol, "measure": subject.metric, "data": subject.data_sha256[:8]}
+    return settings | {"protocol": subject.protocol, "measure": subject.metric, "data": subject.data_sha256}
 
 
 def _distinction(subject: Subject, same_task: Sequence[Subject]) -> str:
-    """In what the columns of a task differ, such as ` (paper, epochs 4)`; empty if there is but one."""
+    """In what the columns of a task differ, such as ` (paper, epochs 4)`; empty if there is but one, of full runs."""
     own, others = _facets(subject), [_facets(other) for other in same_task]
     names = dict.fromkeys(name for other in others for name in other)
-    differing = [name for name in names if any(other.get(name) != own.get(name) for other in others)]
-    parts = [str(own.get(name)) if name == "protocol" else f"{name} {own.get(name)}" for name in differing]
+    parts = []
+    for name in names:
+        value = own.get(name)
+        if name == "max_steps":  # a trial says so even where it stands alone
+            parts += [f"trial, {value:,} steps"] if value else []
+        elif value is not None and any(other.get(name) != value for other in others):
+            parts.append(str(value) if name == "protocol" else f"{name} {str(value)[:8] if name == 'data' else value}")
     return f" ({', '.join(parts)})" if parts else ""
 
 
@@ -158,8 +175,8 @@ def add_notes(column: Column, data: TaskData | None) -> None:
     """
     subject = column.subject
     main = next(cell.results[0].main for cell in column.cells.values() if cell.results)
-    if steps := subject.settings.get("max_steps"):
-        column.notes.append(f"a trial: fine-tuned for at most {steps:,} steps")
+    if column.trial_steps:
+        column.notes.append(f"a trial: fine-tuned for at most {column.trial_steps:,} steps; no result of a model")
     if subject.protocol == "paper":
         column.notes.append("the paper's protocol, with the deviations that result.json lists")
     if main.undefined_labels:
@@ -188,8 +205,8 @@ def _notes(cell: Cell, column: Column, resampled: bool) -> Iterable[str]:
         yield f"seeds {own} alone, of {all_seeds}: neither called best nor compared until all are there"
     if cell.score is None:
         yield "undefined"
-    elif column.units < MIN_UNITS:
-        yield f"no interval or p value: fewer than {MIN_UNITS} patients or documents"
+    elif column.too_few:
+        yield f"{column.too_few}; likewise for a p value"
     elif resampled and (cell.low is None or (cell.comparison and cell.comparison.p_value is None)):
         yield f"no interval or p value: undefined in over {MAX_UNDEFINED:.0%} of the resamples"
     yield from dict.fromkeys(_contamination(result) for result in cell.results if result.contamination)

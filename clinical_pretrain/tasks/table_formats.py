@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import string
 import textwrap
 from collections.abc import Callable
@@ -30,10 +31,22 @@ LATEX = str.maketrans(
         "<": r"\textless{}",
         ">": r"\textgreater{}",
         "|": r"\textbar{}",
-        "—": "---",
+        "[": "{[}",  # at the beginning of a row it would be an argument of the line end before
+        "*": "{*}",
     }
 )
 MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\`*|<"})
+
+
+def _one_line(text: str) -> str:
+    """A text without line ends and control characters."""
+    return " ".join("".join(character if character.isprintable() else " " for character in text).split())
+
+
+def _latex(text: str) -> str:
+    """A text that LaTeX prints as it stands."""
+    escaped = re.sub("-(?=-)", "-{}", _one_line(text).translate(LATEX))  # two hyphens would be joined to a dash
+    return escaped.replace("—", "---")
 
 
 @dataclass(frozen=True)
@@ -52,9 +65,9 @@ class Style:
     """For the legend."""
 
 
-TERMINAL = Style(str, lambda score: f"{score}*", str, lambda marks: f" {marks}", "†", "≈", "*: best.")
+TERMINAL = Style(_one_line, lambda score: f"{score}*", str, lambda marks: f" {marks}", "†", "≈", "*: best.")
 MARKDOWN_STYLE = Style(
-    lambda text: text.translate(MARKDOWN),
+    lambda text: _one_line(text).translate(MARKDOWN),
     lambda score: f"**{score}**",
     str,
     lambda marks: f"<sup>{marks}</sup>",
@@ -63,7 +76,7 @@ MARKDOWN_STYLE = Style(
     "Bold: best.",
 )
 LATEX_STYLE = Style(
-    lambda text: text.translate(LATEX),
+    _latex,
     lambda score: rf"\textbf{{{score}}}",
     lambda interval: rf"{{\scriptsize {interval}}}",
     lambda marks: f"$^{{{marks}}}$",
@@ -204,9 +217,10 @@ def _legend(table: Table, style: Style) -> list[str]:
         f"documents where the data names none, {resamples} resamples. {style.best_is}"
     )
     lines = [style.escape(first)]
-    if table.comparisons:
-        reference = table.baseline or "the best of its task"
-        how = f"paired bootstrap, p at most {SIGNIFICANT} after Holm's correction for {table.comparisons} comparisons"
+    counts = (table.comparisons, ""), (table.trial_comparisons, " of trials")
+    if made := [f"{count} comparison{'s' if count > 1 else ''}{which}" for count, which in counts if count]:
+        reference = table.baseline or "the best of its column"
+        how = f"paired bootstrap, p at most {SIGNIFICANT} after Holm's correction for {' and for '.join(made)}"
         differs, same = (style.raised(sign).strip() for sign in (style.differs, style.same))
         lines.append(f"{differs} {style.escape(f'differs significantly from {reference} ({how})')}; {same} doesn't.")
         if table.baseline is None:

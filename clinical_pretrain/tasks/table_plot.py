@@ -47,7 +47,10 @@ def plot_table(table: Table, out: Path) -> list[Path]:
     if not all(cell.complete for column in table.columns for cell in column.cells.values() if cell.results):
         axes.plot([], [], "o", color="grey", fillstyle="none", label="lacks seeds")
     names = [
-        f"{column.title}\n{MEASURES.get(column.subject.metric, column.subject.metric)}" for column in table.columns
+        "\n".join(
+            filter(None, (column.title, MEASURES.get(column.subject.metric, column.subject.metric), column.too_few))
+        )
+        for column in table.columns
     ]
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)

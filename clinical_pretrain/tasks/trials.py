@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from clinical_pretrain.tasks.finetune_settings import FinetuneSettings
     from clinical_pretrain.tasks.task import Task
 
+ADDED_LATER = {"development_documents": 0, "prediction_precision": "same"}
+"""Settings of fine-tuning, and the default by which they stand in no result, as in those of versions without them."""
+
 
 @dataclass(frozen=True)
 class NamedModel:
@@ -70,6 +73,9 @@ class Trial:
         settings: dict[str, Any] = {}
         if task.choices is None:
             settings = json.loads(json.dumps(asdict(self.settings.for_task(task))))
+            for name, default in ADDED_LATER.items():
+                if settings[name] == default:
+                    del settings[name]
         return Subject(
             task=task.name,
             model=self.model.name,

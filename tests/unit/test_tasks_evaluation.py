@@ -14,8 +14,9 @@ import pytest
 from clinical_pretrain.cli import main
 from clinical_pretrain.commands.evaluate import _parse, evaluation_parser, named_models
 from clinical_pretrain.release.facts_file import write_facts
+from clinical_pretrain.tasks.finetune_settings import FinetuneSettings
 from clinical_pretrain.tasks.results import ResultFolder, find_results
-from clinical_pretrain.tasks.trials import NamedModel
+from clinical_pretrain.tasks.trials import ADDED_LATER, NamedModel, TaskFolder, Trial
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import Manifest
 
@@ -122,6 +123,7 @@ def test_what_is_done_is_not_done_again(words, tiny, shards, tmp_path, capsys, m
     lines = said.splitlines()
     assert lines[0].startswith("words: ") and lines[1] == "words, ours, seed 0: started"
     assert any(re.fullmatch(r"words, ours, seed 0: f1 [\d.]+ % \[[\d.]+, [\d.]+\], 0:00:\d\d", line) for line in lines)
+    assert "  a trial: fine-tuned for at most 1 steps; no result of a model" in lines
     assert lines[-2] == f"{out}: 1 trials run, 0 done before, 1 left out"
     assert lines[-1].endswith(f"clinical-pretrain table {out}")
 
@@ -215,6 +217,18 @@ def test_multiple_choice_is_answered_once_without_fine_tuning(tiny, tmp_path, ca
     assert "0 trials run, 2 done before" in capsys.readouterr().out
 
 
+def test_a_setting_of_its_default_leaves_earlier_results_what_they_are(words, unread, tmp_path):
+    """Results of versions without a setting are those of its default."""
+    from clinical_pretrain.tasks.catalogue import TASKS
+
+    place, model = TaskFolder(TASKS["words"], unread / "data" / "words"), NamedModel("ours", str(unread / "model"))
+    settings = [
+        Trial(place, model, 0, FinetuneSettings(development_documents=number), tmp_path).subject("1").settings
+        for number in (0, 7)
+    ]
+    assert not ADDED_LATER.keys() & settings[0].keys() and settings[1]["development_documents"] == 7
+
+
 def test_a_trial_that_another_process_is_at_is_left_out(words, unread, tmp_path, capsys):
     with ResultFolder.of(tmp_path, "words", "ours", 0).locked():
         assert evaluate(unread, tmp_path, "--seeds", "1", "--suite", "words") == 2
@@ -229,11 +243,21 @@ def test_what_cannot_be_read_is_refused_before_anything_runs(words, unread, tmp_
         (("--models", "ours=nowhere"), "nowhere: neither a folder nor a model"),
         (("--suite", "word"), "unknown task word (did you mean words?)"),
         (("--learning-rates", "[0]"), "--learning-rates must be above 0"),
+        (("--data-root", "nowhere"), "--data-root nowhere: no such folder; name the one"),
     ):
         assert evaluate(unread, tmp_path / "results", *option) == 2
         error = capsys.readouterr().err
         assert error.startswith(f"error: {said}") and error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_data_root_that_is_not_there_is_refused_by_all_commands(tmp_path, capsys):
+    for command in (["tasks"], ["table", str(tmp_path)]):
+        assert main([*command, "--data-root", "nowhere"]) == 2
+        assert capsys.readouterr() == (
+            "",
+            "error: --data-root nowhere: no such folder; name the one that has a folder of data for each task\n",
+        )
 
 
 def test_a_missing_accelerate_is_told_first(words, unread, tmp_path, capsys, monkeypatch):

@@ -29,7 +29,7 @@ from transformers import (
 )
 
 from clinical_pretrain.tasks.encoding import IGNORED, Collator, Encoder, EncodingRule
-from clinical_pretrain.tasks.finetune import _balanced, finetune
+from clinical_pretrain.tasks.finetune import _balanced, finetune, sample_development
 from clinical_pretrain.tasks.finetune_settings import FinetuneSettings
 from clinical_pretrain.tasks.heads import labels_loss, load_with_head, longest_input
 from clinical_pretrain.tasks.predict import _best_span
@@ -166,6 +166,75 @@ def test_the_development_split_chooses_the_learning_rate_and_the_epoch(models):
     # The kept epoch, not the last one, predicts: without the other learning rate the result is the same.
     alone = run("answers", models / "longformer", data, learning_rates=[5e-3], epochs=8)
     assert alone.predictions.documents == outcome.predictions.documents
+
+
+@pytest.mark.slow
+def test_a_model_is_loaded_once_for_each_learning_rate(models, monkeypatch):
+    loaded = []
+
+    def load(*arguments):
+        loaded.append(arguments)
+        return load_with_head(*arguments)
+
+    monkeypatch.setattr("clinical_pretrain.tasks.finetune.load_with_head", load)
+    data = task_data("entities", numbers=(16, 8, 8))
+    one = run("entities", models / "bert", data, learning_rates=[1e-3], epochs=1)
+    assert len(loaded) == 1
+    two = run("entities", models / "bert", data, learning_rates=[5e-3, 1e-3], epochs=1)
+    assert len(loaded) == 3
+    assert two.details["candidates"][1] == one.details["candidates"][0]  # the first training leaves no trace
+
+
+def test_a_sample_of_the_development_split_is_always_the_same():
+    data = task_data("class", numbers=(4, 20, 6))
+    whole = data.splits["development"]
+    first, again = (sample_development(data, 5).splits["development"] for _ in range(2))
+    assert first == again == [document for document in whole if document in first] and len(first) == 5
+    assert sample_development(data, 0) is data and sample_development(data, 20) is data
+    assert sample_development(data, 5).splits["test"] == data.splits["test"]
+
+
+@pytest.mark.slow
+def test_a_sample_of_the_development_split_can_choose(models):
+    data = task_data("class", numbers=(8, 20, 6))
+    sampled = sample_development(data, 5)
+    outcome, expected = (
+        run("class", models / "bert", each, epochs=2, **changes)
+        for each, changes in ((data, {"development_documents": 5}), (sampled, {}))
+    )
+    assert outcome.predictions == expected.predictions
+    assert outcome.details["candidates"] == expected.details["candidates"]
+    assert outcome.details["chosen_by"] == "accuracy on 5 documents of the development split"
+    assert outcome.details["windows"]["development"] == 5
+
+
+@pytest.mark.slow
+def test_predictions_have_a_precision_of_their_own(models):
+    """The weights are those of training in fp32, so the probabilities differ by rounding alone."""
+    data = task_data("class", numbers=(8, 6, 12))
+    exact, rounded, trained = (
+        np.array(
+            [
+                one.probabilities
+                for one in run("class", models / "bert", data, epochs=1, **changes).predictions.documents
+            ]
+        )
+        for changes in ({}, {"prediction_precision": "bf16"}, {"precision": "bf16", "prediction_precision": "fp32"})
+    )
+    assert 0 < np.abs(rounded - exact).max() < 0.02 and not np.array_equal(trained, exact)
+    with pytest.raises(UserError, match="fp16 needs a GPU"):
+        run("class", models / "bert", data, prediction_precision="fp16")
+
+
+@pytest.mark.slow
+def test_steps_for_a_trial_do_not_go_beyond_the_epochs(models):
+    data = task_data("entities", numbers=(20, 8, 8))
+    whole = run("entities", models / "bert", data, epochs=2)
+    assert [one["epoch"] for one in whole.details["candidates"]] == [1.0, 2.0]
+    more = run("entities", models / "bert", data, epochs=2, max_steps=1000)
+    assert more.details["candidates"] == whole.details["candidates"] and more.predictions == whole.predictions
+    less = run("entities", models / "bert", data, epochs=2, max_steps=1)
+    assert [one["epoch"] for one in less.details["candidates"]] == [pytest.approx(1 / 3, abs=1e-3)]
 
 
 @pytest.mark.slow

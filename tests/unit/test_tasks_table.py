@@ -13,7 +13,9 @@ import pytest
 from table_world import CONTAMINATION, LABELS, SECRET, TASKS, TESTED, World
 
 from clinical_pretrain.cli import main
+from clinical_pretrain.tasks.catalogue import read_task
 from clinical_pretrain.tasks.contamination import Contamination
+from clinical_pretrain.tasks.evaluation import data_sha256
 from clinical_pretrain.tasks.results import ResultFolder
 from clinical_pretrain.tasks.table_formats import latex, markdown, terminal
 from tokenizer_tools.errors import UserError
@@ -162,6 +164,71 @@ def test_latex_is_escaped(full):
     assert text.isascii()
 
 
+HOSTILE = ("a_b & 50%", "~/m\\x", "{x}", "[1]*", "$x^2#", "<a|b>\n\nc--d")
+COMMANDS = {"begin", "end", "centering", "small", "toprule", "midrule", "bottomrule", "textbf", "scriptsize", "caption",
+            "label", "par", "smallskip", "linewidth", "footnotesize", "dagger", "approx", "textbackslash",
+            "textasciitilde", "textasciicircum", "textless", "textgreater", "textbar"}  # fmt: skip
+"""What LaTeX knows by itself, or with booktabs."""
+
+
+def assert_latex(text):
+    """Check what makes LaTeX stop, or print something else: there is no LaTeX in the tests.
+
+    Returns the number of cells of each row.
+    """
+    comments = [line for line in text.split("\n") if line.startswith("%")]
+    assert comments == [r"% Needs \usepackage{booktabs}."] and text.startswith(comments[0])
+    body = text.partition("\n")[2]
+    assert "\n\n" not in body and body.isascii()  # a paragraph's end in an argument is an error
+    tokens = re.findall(r"\\[A-Za-z]+|\\.|.", body, re.DOTALL)
+    assert {token[1:] for token in tokens if re.fullmatch(r"\\[A-Za-z]+", token)} <= COMMANDS
+    assert {token for token in tokens if re.fullmatch(r"\\[^A-Za-z]", token)} <= {
+        "\\\\",
+        *(f"\\{c}" for c in "&%$#_{}"),
+    }
+    assert not {"%", "#", "~"} & {*tokens} and tokens.count("$") % 2 == 0
+    depth, maths = 0, False
+    for number, token in enumerate(tokens):
+        depth += {"{": 1, "}": -1}.get(token, 0)
+        maths ^= token == "$"
+        assert depth >= 0 and (maths or token not in ("^", "_")), "".join(tokens[max(0, number - 40) : number + 1])
+        if token == "\\\\":  # else taken for its argument
+            assert "".join(tokens[number + 1 :]).lstrip()[0] not in "[*"
+    assert depth == 0 and not maths
+    environments = []
+    for begins, name in re.findall(r"\\(begin|end)\{(\w+)\}", body):
+        assert begins == "begin" or environments.pop() == name
+        environments += [name] * (begins == "begin")
+    assert not environments
+    (specification,) = re.findall(r"\\begin\{tabular\}\{(l+)\}", body)
+    rows = body.partition(r"\toprule")[2].partition(r"\bottomrule")[0].replace("\\midrule\n", "")
+    cells = [len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows.strip().removesuffix(r"\\").split("\\\\\n")]
+    assert set(cells) == {len(specification)}
+    return cells
+
+
+def test_latex_holds_whatever_models_tasks_and_labels_are_called(full):
+    table = full.table(baseline="base")
+    assert assert_latex(latex(full.table())) == [5] * 7 and assert_latex(latex(table)) == [7] * 5
+    names = dict(zip(table.models, HOSTILE, strict=False))
+    columns = [
+        replace(
+            one,
+            title=HOSTILE[number],
+            cells={names[model]: cell for model, cell in one.cells.items()},
+            notes=[f"a note on {HOSTILE[-1 - number]}"],
+        )
+        for number, one in enumerate(table.columns)
+    ]
+    hostile = replace(table, models=list(HOSTILE[:3]), columns=columns, baseline=HOSTILE[2], notes=list(HOSTILE))
+    assert assert_latex(latex(hostile)) == [7] * 5  # a task in each row
+    assert assert_latex(latex(replace(hostile, columns=columns[:2]))) == [3] * 7  # a model in each row
+    text = latex(hostile)
+    assert r"a\_b \& 50\%" in text and r"\textasciitilde{}/m\textbackslash{}x" in text and r"\{x\}" in text
+    assert r"{[}1]{*}" in text and r"\textless{}a\textbar{}b\textgreater{} c-{}-d" in text
+    assert len(markdown(hostile).split("\n\n")[0].split("\n")) == 6  # no line end inside a row
+
+
 def test_the_terminal_has_100_columns(full):
     table = full.table()
     many = replace(table, columns=[replace(one, title=f"{one.title}_{i}") for i in range(3) for one in table.columns])
@@ -266,11 +333,23 @@ def test_undefined_labels_the_most_frequent_class_and_patients_on_both_sides_are
 
 
 def test_few_documents_have_no_interval(tmp_path):
-    table = World(tmp_path, tested=9).add_all(("base", "ours"), tasks=("findings",)).table()
+    world = World(tmp_path, tested=9).add_all(("base", "ours"), tasks=("findings",))
+    table = world.table()
     cell = column(table, "findings").cells["ours"]
     assert (cell.low, cell.high, cell.p_value, table.comparisons) == (None, None, None, 0)
-    assert cell.notes == ["no interval or p value: fewer than 10 patients or documents"]
+    said = "too few documents for an interval: 9, where 10 are needed"
+    assert cell.notes == [f"{said}; likewise for a p value"] and column(table, "findings").too_few == said
     assert cell.score is not None and "[" not in markdown(table).partition("Mean over")[0]
+    assert all(said in text(table) for text in (terminal, markdown, latex))
+    row = next(row for row in table.rows() if row["model"] == "base")
+    assert (row["p_value"], row["significant"], row["compared_with"]) == (None, None, "ours") and row["difference"] < 0
+    assert ResultFolder.of(world.results, "findings", "ours", 0).read().main.no_interval == said
+
+
+def test_few_patients_have_no_interval(tmp_path):
+    """However many documents they have."""
+    found = column(World(tmp_path, tested=18).add_all(("base", "ours"), tasks=("yes_no",)).table(), "yes_no")
+    assert (found.documents, found.too_few) == (18, "too few patients for an interval: 9, where 10 are needed")
 
 
 def test_without_the_data_there_is_no_significance(world):
@@ -303,6 +382,32 @@ def test_other_gold_is_noticed_and_a_data_root_is_taken(world):
     assert table.comparisons == 0 and table.notes[0].endswith("its data isn't that of the evaluation any more.")
 
 
+@pytest.mark.parametrize(("file", "old", "new"), [("test0.ann", "Finding", "Sign"), ("test0.txt", "has", "had")])
+def test_models_on_two_data_sets_are_not_paired_though_all_ids_are_the_same(file, old, new, world):
+    """Other gold on the same texts, or other texts."""
+    world.add_all(("base", "other"), tasks=("findings",))
+    path = world.root / "data" / "findings" / "test" / file
+    path.write_text(path.read_text().replace(old, new))
+    ids = [document.id for document in world.documents("findings")]
+    world.data["findings"] = read_task(world.tasks["findings"], world.root / "data" / "findings").data
+    assert [document.id for document in world.documents("findings")] == ids
+    world.add_all(("ours", "alike"), tasks=("findings",))
+    table = world.table()
+    found = column(table, "findings")
+    assert all(re.fullmatch(r"findings \(data [0-9a-f]{8}\)", one.title) for one in found) and len(found) == 2
+    for one in found:
+        assert "this task was evaluated on several data sets, which are never compared" in one.notes
+    pairs = {(row["model"], row["compared_with"]) for row in table.rows() if row["compared_with"]}
+    assert pairs == {("alike", "ours")}  # the others' data isn't there any more
+    assert sum("its data isn't that of the evaluation any more" in note for note in table.notes) == 1
+
+
+def test_data_sets_are_told_apart_by_their_whole_hash(world):
+    world.add("findings", "base", 0)
+    world.add("findings", "ours", 0, data_sha256=data_sha256(world.data["findings"])[:8] + "0" * 56)
+    assert len(world.table().columns) == 2 and world.table().comparisons == 0
+
+
 def test_protocols_and_settings_stand_in_columns_of_their_own(world):
     world.add_all(("base", "ours"), tasks=("findings",))
     world.add("findings", "alike", 0, protocol="paper", settings={"epochs": 4})
@@ -315,6 +420,46 @@ def test_protocols_and_settings_stand_in_columns_of_their_own(world):
     world.add("findings", "other", 0, settings={"epochs": 2, "micro_batch_size": 1, "max_length": 512})
     assert len(world.table().columns) == 2
     assert column(table, "findings")[1].notes == ["the paper's protocol, with the deviations that result.json lists"]
+
+
+def test_trials_are_marked_and_stay_among_themselves(world):
+    """`ours` has a trial where the others have full runs: nobody may take it for one."""
+    world.add_all(("base", "ours"), tasks=("findings", "yes_no"))
+    full = {(row["task"], row["model"]): row for row in world.table(baseline="base").rows()}
+    for model in ("alike", "other"):
+        world.add("yes_no", model, 0, settings={"epochs": 2, "max_steps": 20})
+    world.add("yes_no", "other", 1, settings={"epochs": 2, "max_steps": 30})
+    table = world.table(baseline="base")
+    titles = ["findings", "yes_no", "yes_no (trial, 20 steps)", "yes_no (trial, 30 steps)"]
+    assert [one.title for one in table.columns] == titles and [one.trial_steps for one in table.columns] == [
+        0,
+        0,
+        20,
+        30,
+    ]
+    assert (table.comparisons, table.trial_comparisons) == (2, 0)
+    for row in table.rows():
+        if row["score"] is not None:
+            assert row["trial_steps"] == (20 if row["model"] == "alike" else row["trial_steps"])
+            assert bool(row["trial_steps"]) == (row["model"] in ("alike", "other"))
+        if before := full.get((row["column"], row["model"])):
+            assert row["adjusted_p_value"] == before["adjusted_p_value"] and row["best"] == before["best"]
+    said = "They stand in columns of their own, and are neither averaged nor compared with full runs"
+    assert all(said in re.sub(r"\s+", " ", text(table)) for text in (terminal, markdown, latex))
+    assert "a trial: fine-tuned for at most 20 steps; no result of a model" in terminal(table)
+
+    among_themselves = world.table()  # each with the best of its column
+    assert (among_themselves.comparisons, among_themselves.trial_comparisons) == (2, 1)
+    assert "correction for 2 comparisons and for 1 comparison of trials)" in re.sub(
+        r"\s+", " ", terminal(among_themselves)
+    )
+    rows = [row for row in among_themselves.rows() if row["compared_with"] and row["trial_steps"]]
+    assert [row["adjusted_p_value"] for row in rows] == [rows[0]["p_value"]]
+
+
+def test_a_trial_alone_says_so_in_its_heading(world):
+    world.add("findings", "ours", 0, settings={"epochs": 2, "max_steps": 1000})
+    assert "findings (trial, 1,000 steps)" in terminal(world.table())
 
 
 def test_contamination_is_a_footnote(world):

@@ -21,6 +21,7 @@ MIN_UNITS = 10
 """Fewest patients for an interval or a p value: resamples of fewer vary less than new ones would."""
 MAX_UNDEFINED = 0.1
 """Largest share of resamples without a value for an interval or a p value: the others don't stand for all."""
+UNDEFINED_RESAMPLES = f"no interval: undefined in over {MAX_UNDEFINED:.0%} of the resamples"
 WEIGHTS_AT_ONCE = 1 << 22
 """Number of weights that are held in memory at once, 8 bytes each."""
 
@@ -52,6 +53,13 @@ class Score:
     """For a macro average: the labels that it is taken over."""
     undefined_labels: tuple[str, ...] = ()
     """For a macro average: the labels that it leaves out."""
+
+    @property
+    def no_interval(self) -> str:
+        """Why a defined score has no interval; empty if it has one."""
+        if self.low is not None:
+            return ""
+        return too_few(self.units, self.documents) if self.units < MIN_UNITS else UNDEFINED_RESAMPLES
 
 
 @dataclass(frozen=True)
@@ -151,6 +159,12 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[name]))
         adjusted[name] = largest
     return {name: adjusted[name] for name in p_values}
+
+
+def too_few(units: int, documents: int) -> str:
+    """Say that there are fewer than MIN_UNITS patients or, where no patient is named, documents."""
+    what = "patients" if units < documents else "documents"
+    return f"too few {what} for an interval: {units}, where {MIN_UNITS} are needed"
 
 
 def sampling_units(documents: Sequence[Document]) -> NDArray[np.int64]:
