@@ -385,6 +385,19 @@ def test_a_copy_that_cannot_be_cut_stays_and_is_counted(tokenizers, tmp_path):
     assert any("; 2 can't be cut out and stay" in line for line in summary_lines(manifest, tmp_path / "s", False))
 
 
+def test_a_note_of_copies_alone_goes_even_if_it_cannot_be_divided(tokenizers, tmp_path):
+    """A no-break space before a blank line, under minimal rules, is a token of both."""
+    path, said = tmp_path / "notes.csv", ["continue all home meds", "follow up in two weeks", "call if it hurts again"]
+    texts = ["\n\n".join(said), "\u00a0\n\n".join(said[:2]), "\u00a0\n\n".join([*said[1:], "B"])]
+    with path.open("w", newline="") as stream:
+        csv.writer(stream).writerows([("SUBJECT_ID", "TEXT"), *((1, text) for text in texts)])
+    rules = {"duplicates": DuplicateRules(copied="drop", copied_words=4), "cleaning": CleaningRules("minimal")}
+    manifest = build(path, tokenizers["bpe"], tmp_path / "s", split=SplitRule(0, 0), **rules)
+    assert manifest.counts["dropped_copied"] == 1 and manifest.copied.cannot_be_cut == 2
+    backend = Tokenizer.from_file(str(tokenizers["bpe"] / "tokenizer.json"))
+    assert ids_of_notes(tmp_path / "s", manifest) == [backend.encode(texts[0]).ids, backend.encode(texts[2]).ids]
+
+
 def test_another_kind_of_tokenizer_is_refused(world, tmp_path):
     with pytest.raises(UserError, match="whether this tokenizer divides text at white space isn't known"):
         build(world[0], word_level(tmp_path / "t"), tmp_path / "s")

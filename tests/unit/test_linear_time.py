@@ -9,6 +9,7 @@ import time
 import pytest
 from conftest import REPOSITORY
 
+from tokenizer_tools.corpus.clean_notes import CleaningRules, clean_in_paragraphs
 from tokenizer_tools.corpus.columns import describe_columns, likely_columns
 from tokenizer_tools.corpus.identifiers import LostDigitsError, identifier_of, text_of
 from tokenizer_tools.corpus.placeholders import Replacement, replace_placeholders
@@ -91,8 +92,9 @@ def identifier_or_refusal(text):
     "function",
     [identifier_or_refusal, text_of, parse_time, lambda text: describe_columns([text]),
      lambda text: likely_columns((text,)),
-     lambda text: replace_placeholders(f"{text}**]", Replacement(None, "surrogates"))],
-    ids=["identifier", "text", "time", "columns", "likely columns", "placeholders"],
+     lambda text: replace_placeholders(f"{text}**]", Replacement(None, "surrogates")),
+     lambda text: clean_in_paragraphs(text, CleaningRules("minimal"), Replacement(None), "\n")],
+    ids=["identifier", "text", "time", "columns", "likely columns", "placeholders", "paragraphs"],
 )  # fmt: skip
 @pytest.mark.timeout(600)
 def test_every_reader_of_a_cell_is_linear(function):

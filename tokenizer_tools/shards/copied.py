@@ -28,10 +28,10 @@ from tokenizer_tools.tokenizer.unknown_characters import UnknownCount
 
 PARAGRAPHS_IN_MEMORY = 2_000_000
 """Paragraphs that are compared at once, 100 bytes each."""
+NOTES_IN_MEMORY = 4_000_000
+"""Notes whose rests are compared at once, 60 bytes each."""
 _ROW = np.dtype([("patient", np.uint64), ("hash", np.uint64), ("rank", np.int32), ("paragraph", np.int64)])
 """A paragraph while it is compared: half of the patient's hash, its own, the note's place in time, and its number."""
-NOTES_IN_MEMORY = 4_000_000
-"""Notes whose ids are compared at once, 60 bytes each."""
 
 
 class Fate(IntEnum):
@@ -84,8 +84,7 @@ def _copies(
         path.unlink(missing_ok=True)  # of a build that was killed
     for number in range(scanned.parts):
         kept = np.flatnonzero(outcomes[scanned.notes_of(number)] == Outcome.KEPT)
-        rows = _long_paragraphs(number, kept, scanned, build)
-        rows["rank"] = time_order[scanned.notes_of(number)][rows["rank"]]
+        rows = _long_paragraphs(number, kept, time_order[scanned.notes_of(number)][kept], scanned, build)
         rows["paragraph"] += starts[number]
         bucket = rows["patient"] % max(1, len(buckets))
         rows = rows[np.argsort(bucket, kind="stable")]
@@ -101,10 +100,14 @@ def _copies(
 
 
 def _long_paragraphs(
-    number: int, notes: npt.NDArray[np.int64], scanned: ScannedNotes, build: ShardBuild
+    number: int,
+    notes: npt.NDArray[np.int64],
+    ranks: npt.NDArray[np.int32],
+    scanned: ScannedNotes,
+    build: ShardBuild,
 ) -> npt.NDArray[Any]:
-    """(paragraphs,): those of some notes of a part that aren't too short, by their numbers in the part. In the place of
-    the rank, the note's number in the part."""
+    """(paragraphs,), as `_ROW`: those of some notes of a part that aren't too short. Notes and paragraphs have their
+    numbers in the part."""
     store, texts = ParagraphStore.of(build), load_text_of(number, build)[notes]
     starts = store.load(number, "starts")
     counts = starts[texts + 1] - starts[texts]
@@ -114,7 +117,7 @@ def _long_paragraphs(
     rows["hash"] = store.load(number, "hashes")[rows["paragraph"]]
     hexadecimal = scanned.column(number, "groups")[notes].tobytes().decode()
     rows["patient"] = np.repeat(np.frombuffer(bytes.fromhex(hexadecimal), np.uint64)[::2], counts)
-    rows["rank"] = np.repeat(notes, counts)
+    rows["rank"] = np.repeat(ranks, counts)
     return rows[rows["hash"] != TOO_SHORT]
 
 
@@ -129,37 +132,39 @@ def cut_part(number: int, copies: npt.NDArray[np.bool_], build: ShardBuild) -> N
     store = ParagraphStore.of(build)
     starts, lengths, leading = (store.load(number, what) for what in ("starts", "lengths", "leading"))
     fates = copies.astype(np.uint8) * np.uint8(Fate.LEFT_OUT)
-    for text in np.flatnonzero(_any_by_text(copies, starts)).tolist():
+    for text in np.flatnonzero(_count_by_text(copies, starts)).tolist():
         own = slice(starts[text], starts[text + 1])
         stays = np.flatnonzero(~copies[own])
+        if not len(stays):
+            continue  # the note is dropped
         if lengths[own][0] < 0:
             fates[own][copies[own]] = Fate.CANNOT_BE_CUT
-        elif len(stays) and leading[own][stays[0]] < 0:
+        elif leading[own][stays[0]] < 0:
             fates[starts[text]] = Fate.CANNOT_BE_CUT  # so that this paragraph stands first
     store.save(number, fates=fates)
     identities = store.load(number, "identities")
-    if (fates == Fate.LEFT_OUT).any():
+    if texts := _cut_texts(fates, starts):
         rest, identities = without_copies(number, load_ids(number, build), build), np.array(identities)
-        for text in np.flatnonzero(_any_by_text(fates == Fate.LEFT_OUT, starts)).tolist():
+        for text in texts:
             identities[text] = rest.identity(text)
     store.save(number, cut_identities=identities)
     advance(len(load_text_of(number, build)))
 
 
 def without_copies(number: int, part_ids: PartIds, build: ShardBuild) -> PartIds:
-    """A part's token ids without those of the paragraphs that are left out."""
+    """A part's token ids without those of the paragraphs that are left out. Texts that have no other are as before."""
     store = ParagraphStore.of(build)
     starts, lengths, leading, fates = (store.load(number, what) for what in ("starts", "lengths", "leading", "fates"))
-    gone, unknown = fates == Fate.LEFT_OUT, store.load_unknown(number)
+    unknown = store.load_unknown(number)
     rests: dict[int, tuple[npt.NDArray[Any], UnknownCount]] = {}
-    for text in np.flatnonzero(_any_by_text(gone, starts)).tolist():
+    for text in _cut_texts(fates, starts):
         own = slice(starts[text], starts[text + 1])
-        stays = np.repeat(~gone[own], lengths[own])
-        if not gone[own].all():
-            first = int(np.argmin(gone[own]))
-            start = int(lengths[own][:first].sum())
-            stays[start : start + leading[own][first]] = False
-        left_out = (unknown.get(paragraph) for paragraph in (np.flatnonzero(gone[own]) + own.start).tolist())
+        gone = fates[own] == Fate.LEFT_OUT
+        stays = np.repeat(~gone, lengths[own])
+        first = int(np.argmin(gone))
+        start = int(lengths[own][:first].sum())
+        stays[start : start + leading[own][first]] = False
+        left_out = (unknown.get(paragraph) for paragraph in (np.flatnonzero(gone) + own.start).tolist())
         whole = part_ids.unknown.get(text, UnknownCount())
         rests[text] = (
             part_ids.of_text(text)[np.concatenate([[True], stays, [True]])],
@@ -168,17 +173,24 @@ def without_copies(number: int, part_ids: PartIds, build: ShardBuild) -> PartIds
     return part_ids.with_texts(rests)
 
 
-def _any_by_text(chosen: npt.NDArray[np.bool_], starts: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """(texts,): which texts have a paragraph that is chosen, (paragraphs,)."""
-    return np.diff(np.concatenate([[0], np.cumsum(chosen)])[starts]) > 0
+def _count_by_text(chosen: npt.NDArray[np.bool_], starts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """(texts,): how many of each text's paragraphs are chosen, (paragraphs,)."""
+    return np.diff(np.concatenate([[0], np.cumsum(chosen)])[starts])
+
+
+def _cut_texts(fates: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64]) -> list[int]:
+    """The texts of which some paragraphs are left out, and others aren't."""
+    gone = _count_by_text(fates == Fate.LEFT_OUT, starts)
+    cut: list[int] = np.flatnonzero((gone > 0) & (gone < np.diff(starts))).tolist()
+    return cut
 
 
 def _drop_without_rest(scanned: ScannedNotes, outcomes: npt.NDArray[np.uint8], build: ShardBuild) -> None:
     """Drop the notes of which each paragraph is left out."""
     store = ParagraphStore.of(build)
     for number in range(scanned.parts):
-        starts, stays = store.load(number, "starts"), store.load(number, "fates") != Fate.LEFT_OUT
-        is_gone = ~_any_by_text(stays, starts)[load_text_of(number, build)]
+        starts, fates = store.load(number, "starts"), store.load(number, "fates")
+        is_gone = (_count_by_text(fates != Fate.LEFT_OUT, starts) == 0)[load_text_of(number, build)]
         of_part = outcomes[scanned.notes_of(number)]
         of_part[is_gone & (of_part == Outcome.KEPT)] = Outcome.DROPPED_COPIED
 
@@ -192,8 +204,7 @@ def _drop_repeated(scanned: ScannedNotes, outcomes: npt.NDArray[np.uint8], build
             notes = np.flatnonzero(outcomes[scanned.notes_of(number)] == Outcome.KEPT)
             texts = load_text_of(number, build)[notes]
             identities = store.load(number, "cut_identities")[texts]
-            gone = store.load(number, "fates") == Fate.LEFT_OUT
-            is_cut = _any_by_text(gone, store.load(number, "starts"))[texts]
+            is_cut = np.isin(texts, _cut_texts(store.load(number, "fates"), store.load(number, "starts")))
             chosen = identities[:, 0] % buckets == bucket
             found.append((notes[chosen] + scanned.starts[number], identities[chosen], is_cut[chosen]))
         notes, identities, is_cut = (np.concatenate(column) for column in zip(*found, strict=True))
@@ -215,18 +226,19 @@ def count_copied(
     """
     store, texts = ParagraphStore.of(build), whole.text_of[notes]
     starts, fates = store.load(number, "starts"), store.load(number, "fates")
-    by_fate = {fate: np.diff(np.concatenate([[0], np.cumsum(fates == fate)])[starts])[texts] for fate in Fate}
+    by_fate = {fate: _count_by_text(fates == fate, starts)[texts] for fate in Fate}
     cut = texts[by_fate[Fate.LEFT_OUT] > 0].tolist()
-    placeholders = {
-        token: sum(
-            int((ids.of_text(text) == token_id).sum()) * sign for ids, sign in ((whole, 1), (rest, -1)) for text in cut
-        )
-        for token, token_id in build.tokenizer.placeholder_ids.items()
-    }
+
+    def count(ids: PartIds, token_id: int) -> int:
+        return sum(int(np.count_nonzero(ids.of_text(text) == token_id)) for text in cut)
+
     return CopiedParagraphs(
         paragraphs=int(by_fate[Fate.LEFT_OUT].sum()),
         tokens=int((whole.lengths - rest.lengths)[notes].sum()),
         notes=len(cut),
         cannot_be_cut=int(by_fate[Fate.CANNOT_BE_CUT].sum()),
-        placeholder_tokens=placeholders,
+        placeholder_tokens={
+            token: count(whole, token_id) - count(rest, token_id)
+            for token, token_id in build.tokenizer.placeholder_ids.items()
+        },
     )
