@@ -73,8 +73,13 @@ def make_keep_list(
             save_array(path, array)
     keep = KeepList(scanned, *(np.load(path, mmap_mode="r") for path in paths))
     if not (keep.outcomes == Outcome.KEPT).any():
+        counts = np.bincount(keep.outcomes, minlength=len(Outcome)).tolist()
+        reasons = ", ".join(
+            f"{counts[one]:,} {one.name[8:].replace('_', ' ').lower()}" for one in Outcome if counts[one]
+        )
         raise UserError(
-            f"no note with text in the input ({len(keep.outcomes):,} read); check --notes and --columns.text"
+            f"no note with text in the input ({len(keep.outcomes):,} read: {reasons}); check --notes, --columns.text "
+            "and what drops them"
         )
     return keep
 
