@@ -104,8 +104,8 @@ def withdraw(
 ) -> WithdrawnShards:
     """Make shards without the notes of some patients. The earlier shards are only read.
 
-    Memory: one shard file, as in a build, and a few bytes for each withdrawn note; with pack timeline, also 8 bytes for
-    each note.
+    Memory: one shard file, as in a build, and a few bytes for each withdrawn note; with pack timeline, also 30 bytes
+    for each note.
 
     Args:
         shards: finished shards.
