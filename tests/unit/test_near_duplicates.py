@@ -81,6 +81,21 @@ def test_hashes_and_similarities_are_those_of_the_definition(texts, ngram):
     assert jaccard(found[0], found).tolist() == similarities
 
 
+def test_words_are_separated_by_what_python_takes_for_white_space():
+    """Each character of the basic plane, which has all white space, between two others and at both ends."""
+    characters = [chr(code) for code in range(0x10000) if not 0xD800 <= code < 0xE000]
+    _, starts = near.shingle_hashes([f"{one}a{one}b{one}" for one in characters], 1)
+    assert np.diff(starts).tolist() == [len(f"{one}a{one}b{one}".lower().split()) for one in characters]
+
+
+@given(st.lists(st.text(max_size=20), min_size=1, max_size=5))
+def test_equal_words_have_equal_hashes(texts):
+    hashes, _ = near.shingle_hashes(texts, 1)
+    words = [word for text in texts for word in text.lower().split() or [""]]
+    assert len(hashes) == len(words)
+    assert len(set(hashes.tolist())) == len(set(words)) == len(set(zip(hashes.tolist(), words, strict=True)))
+
+
 @given(st.floats(0.5, 1), st.integers(16, 1024))
 def test_the_bands_overlook_one_pair_in_a_hundred_at_most(threshold, permutations):
     rules = DuplicateRules("drop", threshold, 5, permutations)

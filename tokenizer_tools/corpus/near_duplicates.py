@@ -95,26 +95,25 @@ class _WordHashes(dict[str, int]):
 _word_hashes = _WordHashes()
 
 
-def words_of(text: str) -> list[str]:
-    """A text's words: what white space separates, in lower case."""
-    return text.lower().split()
-
-
 def shingle_hashes(texts: Iterable[str], ngram: int) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
-    """Hash the shingles of texts, each as often as it occurs. A text of fewer words than `ngram` has one shingle.
+    """Hash the shingles of texts, each as often as it occurs. Words are what white space separates, in lower case. A
+    text of fewer words than `ngram` has one shingle.
 
     Returns:
         (shingles,): the hashes of all texts, back to back; (texts + 1,): where each text begins, and the end.
     """
-    words: list[str] = []
-    lengths: list[int] = []
-    for text in texts:
-        own = words_of(text)
-        own += [_PADDING] * (ngram - len(own))
-        words += own
-        lengths.append(len(own))
-    values = np.fromiter(map(_word_hashes.__getitem__, words), np.uint64, len(words))
-    ends = np.cumsum(lengths, dtype=np.int64)
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    # Arrow's white space is Python's, and a text of nothing else gives one empty word.
+    lists = pc.utf8_split_whitespace(pa.array([text.lower().strip() for text in texts], pa.large_string()))
+    words, ends = lists.flatten().dictionary_encode(), lists.offsets.to_numpy()[1:]
+    different = words.dictionary.to_pylist()
+    values = np.fromiter(map(_word_hashes.__getitem__, different), np.uint64, len(different))[words.indices.to_numpy()]
+    missing = np.maximum(ngram - np.diff(ends, prepend=0), 0)
+    if missing.any():
+        values = np.insert(values, np.repeat(ends, missing), _word_hashes[_PADDING])
+        ends = ends + np.cumsum(missing)
     runs = max(len(values) - ngram + 1, 0)
     shingles = np.zeros(runs, np.uint64)
     for place in range(ngram):
