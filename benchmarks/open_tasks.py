@@ -51,7 +51,7 @@ OPTIONS = {
     "mtsamples": ["--epochs", 1, "--learning-rates", "1e-3"],
 }
 """Few steps, as two CPU cores train them; of a larger learning rate than models of base size take. Of COVID-QA's 16
-development articles, 13,291 windows, three choose the epoch: all would take twice as long as the training."""
+development articles, 13,291 windows, three choose the epoch: all would take longer than the training."""
 SEQUENCE_LENGTH = 512
 SEEDS = 3
 

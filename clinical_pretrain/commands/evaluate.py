@@ -112,12 +112,14 @@ def read_evaluation(parser: CommandParser, args: jsonargparse.Namespace) -> Eval
     """What the options of evaluate ask for.
 
     Raises:
-        UserError: a name is unknown, given twice, or can't be a folder's.
+        UserError: a name is unknown, given twice, or can't be a folder's; or there is no --data-root.
     """
     models = named_models(args.models, args.shards or "")
     from clinical_pretrain.tasks.trials import find_places
 
-    return _evaluation(parser, args, find_places(args.suite, data_root(args.data_root)), models)
+    evaluation = _evaluation(parser, args, find_places(args.suite, Path(args.data_root)), models)
+    data_root(args.data_root)
+    return evaluation
 
 
 def named_models(models: str, shards: str) -> list[NamedModel]:
