@@ -26,7 +26,7 @@ from shards import DATA, TEXT, measured
 from tokenizer_tools.corpus.clean_notes import CleaningRules, clean
 from tokenizer_tools.corpus.placeholders import Replacement
 from tokenizer_tools.corpus.synthetic_notes import COLUMNS, notes_of
-from tokenizer_tools.corpus.times import sort_key
+from tokenizer_tools.corpus.times import parse_time, sort_key
 from tokenizer_tools.files import write_json
 from tokenizer_tools.manifest import Manifest
 
@@ -36,7 +36,7 @@ WORDS = 20
 
 def when(row: tuple[str, ...]) -> bytes:
     """Where a note stands in time."""
-    return sort_key(row[TIME] or row[DAY])
+    return sort_key(parse_time(row[TIME] or row[DAY]) or "")
 
 
 def corpus(patients: int) -> list[tuple[str, ...]]:

@@ -66,7 +66,7 @@ def withdraw(argv: Sequence[str]) -> dict[str, Any]:
 
 def _limits(before: Manifest) -> Iterator[str]:
     """What a withdrawal from shards can't do, where it could matter."""
-    dropped = before.counts["dropped_duplicate"] + before.counts.get("dropped_near_duplicate", 0)
+    dropped = sum(before.counts.get(f"dropped_{how}", 0) for how in ("duplicate", "near_duplicate", "copied"))
     if dropped:
         yield (
             f"  {dropped:,} notes had been dropped as duplicates; those that were like a withdrawn note alone can't be "

@@ -230,11 +230,10 @@ def expected_notes(notes, joined):
     return final, dropped, len(touched), sum(paragraphs_gone[number] for number in touched)
 
 
-def build(path, tokenizer, out, workers=1, **settings):
+def build(path, tokenizer, out, workers=1, stage="all", share="0/1", **settings):
     settings = {"duplicates": DROP, "split": RULE, "notes_per_part": 40} | settings
-    return build_shards(
-        [path], str(tokenizer), out, ShardSettings(sequence_length=64, **settings), BuildOptions(workers)
-    )
+    options = BuildOptions(workers, stage, share)
+    return build_shards([path], str(tokenizer), out, ShardSettings(sequence_length=64, **settings), options)
 
 
 def content(folder):
@@ -301,7 +300,7 @@ def test_shards_without_copies_pass_all_checks(built):
         assert summarise(manifest)["copied_tokens"] == manifest.copied.tokens > 0
 
 
-@pytest.mark.parametrize("workers", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4))])
 def test_neither_workers_nor_small_memory_change_anything(workers, world, tokenizers, built, tmp_path, monkeypatch):
     monkeypatch.setattr(copied, "PARAGRAPHS_IN_MEMORY", 50)
     monkeypatch.setattr(copied, "NOTES_IN_MEMORY", 30)
@@ -321,6 +320,12 @@ def test_nothing_is_appended(world, built):
     settings = settings_of(built["bpe"][0], InputOptions(), None)
     with pytest.raises(UserError, match="don't say which paragraphs of new notes stand in earlier ones; build them ag"):
         append_notes([world[0]], built["bpe"][0], settings)
+
+
+def test_machines_that_share_the_work_change_nothing(world, tokenizers, built, tmp_path):
+    for stage, share in (("prepare", "0/1"), ("scan", "1/2"), ("scan", "0/2"), ("all", "0/1")):
+        build(world[0], tokenizers["unigram"], tmp_path / "s", 1, stage, share, split=BY_ADMISSION)
+    assert content(tmp_path / "s") == content(built["unigram"][0])
 
 
 @pytest.mark.slow
