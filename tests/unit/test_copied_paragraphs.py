@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 import pytest
 from conftest import SHARED
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_tokenizer import word_level
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
@@ -156,6 +156,7 @@ def test_ids_of_the_rest_are_the_tokenizers_own(text, stays, profile, tokenizers
 
 @pytest.mark.shared
 @pytest.mark.slow
+@settings(max_examples=25)
 @given(text=texts, stays=st.lists(st.booleans(), min_size=50, max_size=50), profile=st.sampled_from(sorted(PROFILES)))
 def test_ids_of_the_rest_are_those_of_longformers_and_bigbirds(text, stays, profile):
     for name in ("longformer", "bigbird"):
