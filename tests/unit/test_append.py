@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -311,8 +310,36 @@ def refused(copy, shards, message, *notes, **reading):
 
 def test_the_same_notes_twice(copy, shards, files):
     refused(copy, shards, r"a.csv: already in .*, byte for byte; leave it out", files[0])
+    manifest = append(copy, files[1])
+    appended = content(copy)
+    assert append(copy, files[1]) == manifest and content(copy) == appended  # as after a kill in the very end
+    with pytest.raises(UserError, match=r"b\.csv: already in"):
+        append(copy, files[2], files[1])
+
+
+def test_files_that_are_lost_between_a_kill_and_the_next_start(copy, files, monkeypatch, tmp_path):
+    earlier, save = content(copy), Manifest.save
+
+    def killed(manifest, folder):
+        if folder == copy:
+            raise Killed
+        save(manifest, folder)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Manifest, "save", killed)
+        append(copy, files[1])
+    faults = [fault for check in verify_shards(copy).failed for fault in check.faults]
+    assert any(fault.what == "an unfinished appending" and "delete" not in fault.remedy for fault in faults)
+    assert not any(fault.what == "not a file of these shards" for fault in faults)
+    with pytest.raises(UserError, match=r"run the same build-shards --append command again$"):
+        withdraw(copy, read_patients(PATIENTS[:1]), tmp_path / "without")
+    new = next(path for path in sorted(copy.glob("*/part-*.arrow")) if str(path.relative_to(copy)) not in earlier)
+    moved = new.rename(tmp_path / "moved")
+    with pytest.raises(UserError, match="made by this appending, but gone or changed since"):
+        append(copy, files[1])
+    moved.rename(new)
     append(copy, files[1])
-    refused(copy, shards, "b.csv: already in", files[2], files[1])
+    assert_sound(copy)
 
 
 def test_another_unfinished_appending(copy, files, monkeypatch):
@@ -407,6 +434,16 @@ def test_split_by_note(files, tokenizer, tmp_path):
     assert_sound(shards)
 
 
+def test_a_patient_taken_off_a_list(files, tokenizer, tmp_path):
+    """Split by note, and this patient's notes were held out by the list alone."""
+    lists = write_lists(tmp_path / "lists", test=PATIENTS[:5])
+    shards = build(files[:1], tokenizer, tmp_path / "shards", split=SplitRule(0.2, 0.2, by="note", lists=lists))
+    with pytest.raises(UserError, match="of a patient whose earlier notes are in another split"):
+        append_listed(shards, write_lists(tmp_path / "less", test=PATIENTS[:1]), files[1])
+    append_listed(shards, lists, files[1])
+    assert_sound(shards)
+
+
 def test_damaged_shards(copy, files):
     name = next(iter(shard_files(copy)))
     (copy / name).write_bytes((copy / name).read_bytes()[:-8] + b"12345678")
@@ -446,7 +483,9 @@ def test_the_command(copy, files, tmp_path, capfd):
     assert run("--notes", files[1], "--out", copy, "--append", "--json", tmp_path / "x.json", "--split.seed", 0) == 0
     assert "  appended: 47 of 50 notes read, " in capfd.readouterr().out
     assert json.loads((tmp_path / "x.json").read_text())["appended"][0]["notes"] == 47
-    assert run("--notes", files[1], "--out", copy, "--append") == 2
+    assert run("--notes", files[1], "--out", copy, "--append") == 0
+    assert "these notes were appended before; nothing is left to do" in capfd.readouterr().err
+    assert run("--notes", files[2], files[1], "--out", copy, "--append") == 2
     assert "already in" in capfd.readouterr().err
     assert main(["describe-shards", str(copy)]) == 0
 
@@ -560,10 +599,7 @@ def test_killed_while_files_are_moved(copy, files, monkeypatch, tmp_path):
         left[0] = 0
         found.add(is_new := Manifest.load(disturbed) == after)
         assert is_new or Manifest.load(disturbed) == before
-        with (
-            suppress(UserError) if number > total - 2 else nullcontext()
-        ):  # "already in", as all but a deletion was done
-            append(disturbed, files[1])
+        append(disturbed, files[1])
         assert content(disturbed) == content(undisturbed)
     assert total > 15 and found == {True, False}
 

@@ -188,6 +188,15 @@ def _read_plan(build: ShardBuild) -> dict[str, Any]:
     return read_json(build.work / "plan.json", FORMAT_VERSION, f"delete {build.out}, or choose another --out")
 
 
+def finish_append(shards: Path) -> str | None:
+    """How to end an unfinished appending; None if there is none. Once files are being moved, it can't be given up."""
+    folder = shards / "append"
+    if not folder.exists():
+        return None
+    remedy = "run the same build-shards --append command again"
+    return remedy if any(folder.glob("*/work/manifest.json")) else f"{remedy}, or delete {folder} to give it up"
+
+
 def other_version(path: Path) -> UserError:
     """What to say of a file in a subfolder of `work` that another version has written."""
     return UserError(f"{path}: of another version; delete {path.parents[2]}, or choose another --out")

@@ -1,7 +1,8 @@
 """Withdraw patients: make shards without their notes, from finished shards alone.
 
 Each shard file is packed anew from the token ids of the notes that are left, by the code that packs a build. It keeps
-its borders, so the shard files are byte for byte those of a build whose input has no text in these patients' notes.
+its borders, so the shard files are byte for byte those of a build whose input has no text in these patients' notes, if
+nothing was left out because it stood in one of these.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from tokenizer_tools.manifest import (
 )
 from tokenizer_tools.progress import Progress
 from tokenizer_tools.shard_reading import Lists, columns_of_lists, record_batches, whole_notes
-from tokenizer_tools.shards.folder import disk_errors
+from tokenizer_tools.shards.folder import disk_errors, finish_append
 from tokenizer_tools.shards.sequences import pack_sequences
 from tokenizer_tools.shards.verify.notes import load_notes_table
 from tokenizer_tools.shards.write import write_notes, write_sequences
@@ -119,6 +120,8 @@ def withdraw(
             the key isn't theirs.
     """
     before = Manifest.load(shards)
+    if remedy := finish_append(shards):
+        raise UserError(f"{shards}: notes are being appended, or were until a stop; {remedy}")
     _check_names_patients(before, shards)
     key = load_key_of(shards, before.patient_key_id, patient_key)
     if out.resolve().is_relative_to(shards.resolve()):

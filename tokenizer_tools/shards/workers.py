@@ -47,6 +47,7 @@ class Workers:
     def __init__(self, count: int | None = None) -> None:
         self.count = count or int(os.environ.get("SLURM_CPUS_PER_TASK") or len(os.sched_getaffinity(0)))
         self._pool: ProcessPoolExecutor | None = None
+        self._has_run = False
 
     def __enter__(self) -> Workers:
         global _notes_done
@@ -70,6 +71,7 @@ class Workers:
             LostWorkerError: a worker process was killed.
             BaseException: whatever a job raises; the earliest job that fails, if several do.
         """
+        self._has_run = True
         first = list(itertools.islice(jobs, 2))
         jobs = itertools.chain(first, jobs)
         with _shown(progress):
@@ -109,7 +111,7 @@ class Workers:
     ) -> None:
         if self._pool is None:
             return
-        if isinstance(error, KeyboardInterrupt):
+        if isinstance(error, KeyboardInterrupt) or not self._has_run:  # they may still be loading libraries
             for process in list(self._pool._processes.values()):
                 process.kill()
         self._pool.shutdown(cancel_futures=True)

@@ -4,7 +4,8 @@ The new notes are built in `append/`, by the stages of a build: scan, keep list,
 numbered behind the earlier ones. When `append/shards/work/manifest.json` is there, all is made, and what is left is to
 move it: shard files, notes table, and last the manifest, by which they begin to count. A start after a kill goes on
 where the last one was. Until the manifest is replaced, the shards are those of before; only for the moment between the
-last two renames the notes table has rows at its end that no shard file names yet, which harms no reader.
+last two renames the notes table has rows at its end that no shard file names yet. Training reads such a table; `verify`
+and `withdraw` ask for the same command again.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from tokenizers import Tokenizer
 from tokenizer_tools.corpus.input_files import Input
 from tokenizer_tools.corpus.split_patients import load_key_of
 from tokenizer_tools.errors import UserError
-from tokenizer_tools.files import copy_files, flush_folder
+from tokenizer_tools.files import copy_files, file_sha256, flush_folder
 from tokenizer_tools.manifest import MANIFEST_NAME, NOTES_TABLE_NAME, REPORT_NAMES, SPLITS, TOKENIZER_FOLDER, Manifest
 from tokenizer_tools.progress import say
 from tokenizer_tools.shard_reading import record_batches
@@ -106,8 +107,10 @@ def _append(notes: Sequence[Path], shards: Path, settings: ShardSettings, worker
     plan = make_plan(build, inputs, hash_inputs(build, inputs, BuildOptions()), listed)
     if (staged := _staged(build)) and staged.fingerprint == before.fingerprint:  # killed behind the last rename
         _finish(build, shards)
-        if staged.settings["inputs"][start.input - len(inputs) :] == plan["inputs"]:
-            return before
+    if before.appended and before.settings["inputs"][-before.appended[-1].inputs :] == plan["inputs"]:
+        say(f"{shards}: these notes were appended before; nothing is left to do")
+        add_missing_report(shards)
+        return before
     check_lists(before, settings.split.lists, shards)
     known = {entry["sha256"] for entry in before.settings["inputs"]}
     for entry, described in zip(inputs, plan["inputs"], strict=True):
@@ -147,10 +150,10 @@ def _stage(
     if listed:
         apply_lists(scanned, inputs, build, listed, listed_before(earlier, listed, shards))
     keep = make_keep_list(scanned, build, workers, earlier)
-    by_admission = build.settings.split.by == "admission"
-    groups = earlier.count_groups(groups_of(keep, by_admission))
-    if build.settings.split.needs_identity and build.settings.split.by != "note":
-        check_sides(keep, groups, before, inputs, by_admission)
+    rule = build.settings.split
+    groups = earlier.count_groups(groups_of(keep, rule.by == "admission"))
+    if rule.needs_identity or listed:
+        check_sides(keep, groups, before, inputs, rule)
     packed = pack(keep, build, workers)
     tables = (pa.Table.from_batches([batch]) for batch in record_batches(shards / NOTES_TABLE_NAME))
     write_notes(build.out, chain(tables, notes_tables(keep, build.start.input, groups)))
@@ -165,8 +168,13 @@ def _staged(build: ShardBuild) -> Manifest | None:
 
 
 def _install(build: ShardBuild, shards: Path) -> Manifest:
-    """Move what was made into the shard folder. Again after a kill, it moves what is left."""
+    """Move what was made into the shard folder. Again after a kill, it moves what is left.
+
+    Raises:
+        UserError: a file that was moved before isn't there any more.
+    """
     manifest = Manifest.load(build.work)
+    known = {entry.path for split in Manifest.load(shards).splits.values() for entry in split.files}
     for split in SPLITS:
         made = sorted((build.out / split).glob("*.arrow"))
         if made:
@@ -175,6 +183,13 @@ def _install(build: ShardBuild, shards: Path) -> Manifest:
             path.replace(shards / split / path.name)
         if made:
             flush_folder(shards / split)
+    for entry in (entry for split in manifest.splits.values() for entry in split.files if entry.path not in known):
+        if not (shards / entry.path).is_file() or file_sha256(shards / entry.path) != entry.sha256:
+            is_early = (build.out / NOTES_TABLE_NAME).exists()
+            remedy = (
+                f"delete {shards / FOLDER}, and append again" if is_early else "build the shards again from all notes"
+            )
+            raise UserError(f"{shards / entry.path}: made by this appending, but gone or changed since; {remedy}")
     for name in REPORT_NAMES:
         (shards / name).unlink(missing_ok=True)
     if (build.out / NOTES_TABLE_NAME).exists():

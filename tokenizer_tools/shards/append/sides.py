@@ -10,6 +10,7 @@ import numpy.typing as npt
 from tokenizer_tools.corpus.deduplicate import HASH_DTYPE
 from tokenizer_tools.corpus.input_files import Input
 from tokenizer_tools.corpus.split_lists import SplitLists
+from tokenizer_tools.corpus.split_patients import SplitRule
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import SPLITS, Manifest
 from tokenizer_tools.shards.earlier_notes import EarlierNotes, GroupNotes
@@ -59,13 +60,16 @@ def groups_of(keep: KeepList, with_admissions: bool) -> npt.NDArray[np.bytes_]:
     return found[found != b""]
 
 
-def check_sides(keep: KeepList, groups: GroupNotes, before: Manifest, inputs: list[Input], by_admission: bool) -> None:
-    """Check that no one stands in another split than before.
+def check_sides(keep: KeepList, groups: GroupNotes, before: Manifest, inputs: list[Input], rule: SplitRule) -> None:
+    """Check that no one stands in another split than before. With `split.by note` that holds for the splits with a list
+    alone: who has notes there was on it.
 
     Raises:
         UserError: someone would, or it can't be known.
     """
     has_patients = any(split.patients for split in before.splits.values())
+    by_admission, listed = rule.by == "admission", rule.lists.files()
+    is_open = np.array([rule.by == "note" and split not in listed for split in SPLITS])
     elsewhere, unsure = _Places(inputs), _Places(inputs)
     for number in range(keep.scanned.parts):
         columns = keep.scanned.columns(number, "groups", "admissions", "named", "splits", "sources", "rows")
@@ -79,6 +83,7 @@ def check_sides(keep: KeepList, groups: GroupNotes, before: Manifest, inputs: li
             is_alone = (named == Named.ADMISSION) & (before_of.sum(axis=1) == 0) & has_patients
             unsure.add(places, is_alone)
         before_of[np.arange(len(splits)), splits] = 0
+        before_of[:, is_open] = 0
         elsewhere.add(places, np.asarray(before_of.any(axis=1)))
     elsewhere.refuse(
         "of a patient whose earlier notes are in another split than this one would be; build the shards again from all "

@@ -22,6 +22,7 @@ from tokenizer_tools.manifest import (
     SplitInfo,
     fingerprint,
 )
+from tokenizer_tools.shards.folder import finish_append
 from tokenizer_tools.shards.verify.checks import COPY, REBUILD, Check
 from tokenizer_tools.tokenizer.identity import tokenizer_sha256, vocab_sha256
 
@@ -57,11 +58,12 @@ def check_files(folder: Path, manifest: Manifest) -> tuple[Check, set[str]]:
             size += path.stat().st_size
         elif name in folders and path.is_dir() and not path.is_symlink():
             continue
+        elif (folder / "append").exists() and path.match("*/part-*.arrow"):
+            continue  # its own, or moved from there
         elif not any(name.startswith(f"{above}/") for above in foreign):
             foreign.add(name)
             if name == "append":
-                remedy = "run the same build-shards --append command again, or delete this folder to give it up"
-                check.fault("an unfinished appending", "append/", remedy)
+                check.fault("an unfinished appending", "append/", finish_append(folder) or "")
             elif name == "work":
                 check.fault("left over by a build", "work/", "run the same build-shards command again: it deletes this")
             else:
@@ -119,7 +121,8 @@ def check_fingerprint(manifest: Manifest) -> Check:
     check.compare("fingerprint", MANIFEST_NAME, computed, manifest.fingerprint)
     for entry in manifest.appended:
         if entry.sequences:
-            first = [file for name, split in manifest.splits.items() for file in _first(split, entry.sequences[name])]
+            numbers = {name: entry.sequences.get(name, 0) for name in manifest.splits}
+            first = [file for name, split in manifest.splits.items() for file in _first(split, numbers[name])]
             earlier = fingerprint(manifest.tokenizer.sha256, manifest.sequence_length, first)
             check.compare("fingerprint of the shards before an appending", MANIFEST_NAME, earlier, entry.fingerprint)
     return check

@@ -123,7 +123,8 @@ def _load_manifest(folder: Path) -> Manifest:
     texts = [text for entry in entries for text in (entry.path, entry.sha256)] + [info.sha256]
     counts += [count for source in manifest.sources for count in (source.notes, source.tokens)]
     if copied := manifest.copied:
-        counts += [copied.paragraphs, copied.tokens, copied.notes, *copied.placeholder_tokens.values()]
+        counts += [copied.paragraphs, copied.tokens, copied.notes, copied.cannot_be_cut]
+        counts += copied.placeholder_tokens.values()
     rule = manifest.split_rule
     sound = (
         tuple(manifest.splits) == SPLITS
