@@ -66,6 +66,7 @@ def sections() -> Iterator[str]:
         ("The stock recipe under DeepSpeed", r"run_mlm_baseline_.*", BASELINE_HEAD, baseline_row),
         ("The same function", r"parity_.*", PARITY_HEAD, parity_rows),
         ("From notes to a model, on real corpora", r"(mtsamples|mts_dialog)_.*", MTSAMPLES_HEAD, mtsamples_row),
+        ("Notes to shards", r"shards_.*", SHARDS_HEAD, shards_rows),
         ("Open tasks, with and without pretraining", r"open_tasks", OPEN_TASKS_HEAD, open_tasks_rows),
         ("Saving and loading a checkpoint", r"saving_.*", SAVING_HEAD, saving_row),
         ("Under faults", r"chaos.*", CHAOS_HEAD, chaos_rows),
@@ -270,6 +271,40 @@ def open_tasks_rows(result: dict[str, Any]) -> list[Any]:
          f"{row['adjusted_p_value']:.4f}"]
         for row in rows if row["model"] == "pretrained"
     ]  # fmt: skip
+
+
+SHARDS_HEAD = [
+    "model",
+    "MB of text",
+    "what",
+    "seconds",
+    "MB/s",
+    "CPU seconds",
+    "peak MB",
+    "raw tokenizer's time / this",
+]
+SHARDS_SUBJECTS = {
+    "raw": "raw tokenizer, on cleaned texts",
+    "ours": "build-shards",
+    "ours_near": "… with near-duplicates dropped",
+    "ours_gz": "… from .csv.gz",
+    "run_mlm": "run_mlm.py's preprocessing",
+    "datatrove": "datatrove",
+}
+
+
+def shards_rows(result: dict[str, Any]) -> list[list[Any]]:
+    """Of shards.py."""
+    rows = []
+    for name, what in SHARDS_SUBJECTS.items():
+        if f"seconds_{name}" in result:
+            ratio = result.get(f"of_ceiling{name.removeprefix('ours')}") if name.startswith("ours") else None
+            rows.append([
+                MODELS[result["model"]], result["megabytes"], what,
+                *(number(result[f"{figure}_{name}"], 1) for figure in ("seconds", "mb_per_second", "cpu_seconds")),
+                number(result[f"peak_mb_{name}"]), f"**{ratio:.2f}**" if ratio else "-",
+            ])  # fmt: skip
+    return rows
 
 
 SAVING_HEAD = ["model", "layers", "ZeRO", "ranks", "precision", "MB", "s to save, DeepSpeed", "and flushed", "ours",
