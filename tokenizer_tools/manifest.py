@@ -175,6 +175,8 @@ class Appending:
     sequences: dict[str, int]
     """Of the shards before, by split. They are the first ones of each split. Empty after a withdrawal, which packs
     sequences anew."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Notes dropped, by reason, as in `Manifest.counts`. Empty also if none was."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +214,7 @@ class Manifest:
     appended: list[Appending] = field(default_factory=list)
     """What was appended, in order. The most frequent unknown characters are then those of each part alone, added."""
     copied: CopiedParagraphs | None = None
-    """None if no copied paragraphs were left out. Not changed by a withdrawal."""
+    """None if no copied paragraphs were left out. Upper bounds after a withdrawal, which doesn't change it."""
     format_version: int = FORMAT_VERSION
 
     @property

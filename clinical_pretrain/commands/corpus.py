@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
 
 
-def shards_parser(command: str, description: str | None, appends: bool = False) -> CommandParser:
+def shards_parser(command: str, description: str | None) -> CommandParser:
     """The options of build-shards. submit-shards chooses stages and shares itself, and doesn't append."""
     from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
 
@@ -36,8 +36,9 @@ def shards_parser(command: str, description: str | None, appends: bool = False) 
     add_notes_options(parser)
     parser.add_argument(
         "--tokenizer",
-        required=not appends,
-        help="tokenizer folder or Hub id, usually the base model's; not needed with --append",
+        required=command == "submit-shards",
+        help="tokenizer folder or Hub id, usually the base model's"
+        + ("; required, but for --append" if command == "build-shards" else ""),
     )
     parser.add_argument("--out", required=True, help="shard folder to create, or to resume an earlier build in")
     if command == "build-shards":
@@ -65,10 +66,13 @@ def build_shards(argv: Sequence[str]) -> dict[str, Any]:
     from tokenizer_tools.shards.summary import appended_lines, summarise, summary_lines
 
     appends = "--append" in argv
-    parser = shards_parser("build-shards", build_shards.__doc__, appends)
+    parser = shards_parser("build-shards", build_shards.__doc__)
     args = parse(parser, argv)
     out = Path(args.out)
     already_built = (out / MANIFEST_NAME).exists() and not appends
+    if args.tokenizer is None and not appends:
+        theirs = f"; to append to the finished shards in {out}, add --append" if already_built else ""
+        raise UserError(f"missing: --tokenizer (see {parser.prog} --help){theirs}")
     options = parser.settings(BuildOptions, args)
     if appends:
         given = {
@@ -80,7 +84,11 @@ def build_shards(argv: Sequence[str]) -> dict[str, Any]:
     if manifest is None:
         print(f"{out}: stage {args.stage}{f' {args.share}' if args.stage == 'pack' else ''} is done")
         return report(args, {"stage": args.stage})
-    print("\n".join([*summary_lines(manifest, out, already_built), *(appended_lines(manifest) if appends else ())]))
+    if appends:
+        lines = appended_lines(manifest, out, args.sources or ", ".join(args.notes))
+    else:
+        lines = summary_lines(manifest, out, already_built)
+    print("\n".join(lines))
     if (out / REPORT_NAMES[0]).exists():
         print(f"  {out / REPORT_NAMES[0]} says more, without any text of a note")
     return report(args, summarise(manifest))

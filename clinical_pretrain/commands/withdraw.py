@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def withdraw(argv: Sequence[str]) -> dict[str, Any]:
     """Make shards without a patient's notes, and say which runs and exported models have seen them."""
     from clinical_pretrain.observe.exposure import TracedNotes, exposures, find_runs_and_models
-    from tokenizer_tools.shards.summary import summarise, summary_lines
+    from tokenizer_tools.shards.summary import summarise, withdrawn_lines
     from tokenizer_tools.shards.withdraw import read_patients
     from tokenizer_tools.shards.withdraw import withdraw as make_shards_without
 
@@ -34,6 +34,12 @@ def withdraw(argv: Sequence[str]) -> dict[str, Any]:
     )
     parser.add_argument("--patients-file", help="text file with one identifier per line")
     parser.add_argument(
+        "--ignore-unknown",
+        action="store_true",
+        help="leave out, and count, identifiers without a note in the shards, as on a list of the whole hospital; "
+        "without this they are an error",
+    )
+    parser.add_argument(
         "--runs",
         nargs="+",
         default=[],
@@ -45,20 +51,24 @@ def withdraw(argv: Sequence[str]) -> dict[str, Any]:
     patients = read_patients(args.patient, Path(args.patients_file) if args.patients_file else None)
     if runs:
         find_runs_and_models(runs)  # a wrong path shows before the shards are made
-    made = make_shards_without(shards, patients, out, Path(args.patient_key) if args.patient_key else None)
-    print("\n".join([*summary_lines(made.manifest, out, already_built=False), *_limits(made.before)]))
+    key = Path(args.patient_key) if args.patient_key else None
+    made = make_shards_without(shards, patients, out, key, args.ignore_unknown)
+    print("\n".join([*withdrawn_lines(made.manifest, out), *_limits(made.before)]))
     withdrawal = made.withdrawal
     print(
         f"withdrawn: {withdrawal.notes:,} notes, {withdrawal.tokens:,} tokens, of "
         f"{'1 patient' if withdrawal.patients == 1 else f'{withdrawal.patients:,} patients'}; {shards} still holds "
         "them: delete it, its copies and its backups"
     )
+    if made.unknown:
+        print(f"{made.unknown:,} of {len(patients):,} patients that were named have no note in {shards}: left out")
     traced = TracedNotes(made.before, made.manifest.fingerprint, made.sequences)
     found = exposures(runs, traced) if runs else []
     print("\n".join(_describe_exposures(found, out, withdrawal.patients)))
     result = {
         **summarise(made.manifest),
         "withdrawn": asdict(withdrawal),
+        "unknown_patients": made.unknown,
         "runs": [asdict(each) for each in found] if runs else None,
     }
     return report(args, result)
@@ -69,8 +79,8 @@ def _limits(before: Manifest) -> Iterator[str]:
     dropped = sum(before.counts.get(f"dropped_{how}", 0) for how in ("duplicate", "near_duplicate", "copied"))
     if dropped:
         yield (
-            f"  {dropped:,} notes had been dropped as duplicates; those that were like a withdrawn note alone can't be "
-            "restored from shards, only by building them again from the notes"
+            f"  {dropped:,} notes were dropped as duplicates earlier; if the note that one of them repeats is "
+            "withdrawn now, only a new build brings it back"
         )
     if not before.names_each_patient:
         yield "  notes that name no patient, or only an admission, can't be told to be a withdrawn patient's, and stay"

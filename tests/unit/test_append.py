@@ -132,7 +132,7 @@ def test_equals_a_build_of_all_notes(copy, shards, files, tokenizer, tmp_path):
     (entry,) = found.pop("appended")
     assert found == expected
     assert manifest == Manifest.load(copy)
-    assert (entry["read"], entry["notes"]) == (50, 47)
+    assert (entry["read"], entry["notes"], entry["dropped"]) == (50, 47, {"dropped_duplicate": 3})
     assert entry["fingerprint"] == Manifest.load(shards).fingerprint
     table, of_rebuilt, earlier = (notes_table(folder) for folder in (copy, rebuilt, shards))
     order, _ = table.pop("time_order"), of_rebuilt.pop("time_order")
@@ -355,7 +355,23 @@ def test_another_unfinished_appending(copy, files, monkeypatch):
 def test_nothing_new(copy, shards, files, tmp_path):
     rows = list(csv.reader(files[0].open()))[1:]
     notes = write_csv(tmp_path / "again.csv", rows[::-1])
-    refused(copy, shards, r"no note with text in the input \(80 read: 80 duplicate\)", notes)
+    refused(
+        copy,
+        shards,
+        r"^nothing to append: none of the 80 notes is new \(80 duplicate\); .*shards are as they were$",
+        notes,
+    )
+    nothing = write_csv(tmp_path / "nothing.csv", [[PATIENTS[0], "", "", "", " "]] * 3)
+    refused(copy, shards, r"^nothing to append: none of the 3 notes can be used \(3 empty\)", nothing)
+
+
+def test_no_column_of_patients(copy, shards, tmp_path):
+    """The error doesn't offer a split that shards don't take."""
+    notes = tmp_path / "x.csv"
+    notes.write_text("TEXT\n1 2 3\n")
+    with pytest.raises(UserError, match=r"no patient column; .*--columns\.patient") as caught:
+        append(copy, notes)
+    assert "by note" not in str(caught.value) and content(copy) == content(shards)
 
 
 def test_another_key(copy, shards, files, tmp_path):
@@ -384,7 +400,7 @@ def test_stages(copy, files, stage):
 
 def test_timelines(files, tokenizer, tmp_path):
     shards = build([files[0]], tokenizer, tmp_path / "shards", pack="timeline")
-    with pytest.raises(UserError, match="a patient's new notes would stand apart from the earlier ones; build the sh"):
+    with pytest.raises(UserError, match="a patient's new notes would stand apart from the earlier ones; build them"):
         append(shards, files[1])
 
 
@@ -481,8 +497,12 @@ def run(*words):
 
 def test_the_command(copy, files, tmp_path, capfd):
     assert run("--notes", files[1], "--out", copy, "--append", "--json", tmp_path / "x.json", "--split.seed", 0) == 0
-    assert "  appended: 47 of 50 notes read, " in capfd.readouterr().out
-    assert json.loads((tmp_path / "x.json").read_text())["appended"][0]["notes"] == 47
+    manifest = Manifest.load(copy)
+    assert capfd.readouterr().out.splitlines()[0] == (
+        f"{copy}: 47 of 50 new notes appended, {manifest.appended[0].tokens:,} tokens (dropped: 3 duplicate); "
+        "127 notes in all"
+    )
+    assert json.loads((tmp_path / "x.json").read_text())["appended"][0]["dropped"] == {"dropped_duplicate": 3}
     assert run("--notes", files[1], "--out", copy, "--append") == 0
     assert "these notes were appended before; nothing is left to do" in capfd.readouterr().err
     assert run("--notes", files[2], files[1], "--out", copy, "--append") == 2
@@ -508,15 +528,31 @@ def test_where_no_shards_are(files, tmp_path, capfd):
     assert run("--notes", files[1], "--out", tmp_path / "none", "--append") == 2
     assert "so this is not a finished shard folder" in capfd.readouterr().err
     assert run("--notes", files[1], "--out", tmp_path / "none") == 2
-    assert "missing: --tokenizer" in capfd.readouterr().err
+    assert capfd.readouterr().err.endswith("missing: --tokenizer (see clinical-pretrain build-shards --help)\n")
     assert main(["submit-shards", "--append", "--notes", str(files[1]), "--out", "x"]) == 2
     assert "--append" in capfd.readouterr().err
 
 
+def test_append_is_forgotten(copy, shards, files, tokenizer, tmp_path, capfd):
+    assert run("--notes", files[1], "--out", copy) == 2
+    assert f"; to append to the finished shards in {copy}, add --append\n" in capfd.readouterr().err
+    with pytest.raises(UserError, match="shards: holds finished shards of other notes; --append adds these to them"):
+        build(files[1:2], tokenizer, copy)
+    with pytest.raises(UserError, match=r"holds finished shards with other settings \(inputs, pack\)"):
+        build(files[1:2], tokenizer, copy, pack="timeline")
+    assert content(copy) == content(shards)
+    timelines = build(files[:1], tokenizer, tmp_path / "timelines", pack="timeline")
+    with pytest.raises(UserError, match=r"holds finished shards with other settings \(inputs\); choose another"):
+        build(files[1:2], tokenizer, timelines, pack="timeline")
+
+
 def test_patients_who_were_withdrawn(copy, files, tmp_path, capfd):
     withdraw(copy, read_patients(PATIENTS[:1]), tmp_path / "without")
+    capfd.readouterr()
     assert run("--notes", files[1], "--out", tmp_path / "without", "--append") == 0
-    assert "  1 patient was withdrawn from these shards, which don't say who" in capfd.readouterr().out
+    out, err = capfd.readouterr()
+    assert err.startswith("1 patient was withdrawn from these shards, which don't say who: keep their notes out of")
+    assert f"  1 patient was withdrawn from these shards: if {files[1]} has notes of theirs, they are in again: " in out
 
 
 # Kills ----------------------------------------------------------------------------------------------------------------

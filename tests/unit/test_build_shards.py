@@ -307,6 +307,11 @@ def test_a_full_disk_leaves_the_folder_restartable(built, corpus, tmp_path):
         ('text\n""\n"  "\n', [], "no note with text"),
         (b"subject_id,text\n1,ok\n2,caf\xe9\n", [], "row 2: not valid UTF-8"),
         (
+            b"subject_id,text\n1,caf\xe9\n",
+            ["--on-bad-row", "skip"],
+            "no note is left of the 1 in the input (1 invalid utf8); check --notes, and the encoding, which must be",
+        ),
+        (
             "subject_id,text\n1,hello\n",
             ["--placeholder", "[DEID]"],
             "--placeholder [DEID]: the tokenizer has no special token",

@@ -28,14 +28,15 @@ from tokenizer_tools.corpus.split_patients import SplitRule
 from tokenizer_tools.corpus.synthetic_notes import COLUMNS, notes_of
 from tokenizer_tools.corpus.times import sort_key
 from tokenizer_tools.errors import UserError
-from tokenizer_tools.manifest import SPLITS, CopiedParagraphs
+from tokenizer_tools.manifest import SPLITS, CopiedParagraphs, Manifest
 from tokenizer_tools.shards import copied
-from tokenizer_tools.shards.append.append import append_notes
-from tokenizer_tools.shards.append.settings import settings_of
+from tokenizer_tools.shards.append.settings import refuse_other_settings, settings_of
 from tokenizer_tools.shards.build import build_shards
+from tokenizer_tools.shards.describe.describe import describe_shards
 from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
-from tokenizer_tools.shards.summary import summarise, summary_lines
+from tokenizer_tools.shards.summary import summarise, summary_lines, withdrawn_lines
 from tokenizer_tools.shards.verify.verify import verify_shards
+from tokenizer_tools.shards.withdraw import read_patients, withdraw
 from tokenizer_tools.tokenizer.fast_ids import IdEncoder
 from tokenizer_tools.tokenizer.load import encode, forbidden_ids, note_ids
 from tokenizer_tools.tokenizer.paragraph_ids import ParagraphEncoder, divides_at
@@ -317,10 +318,25 @@ def test_timelines_are_without_copies(world, tokenizers, built, tmp_path):
     assert not [check for check in verify_shards(tmp_path / "s").failed if check.name != "modes"]
 
 
-def test_nothing_is_appended(world, built):
-    settings = settings_of(built["bpe"][0], InputOptions(), None)
-    with pytest.raises(UserError, match="don't say which paragraphs of new notes stand in earlier ones; build them ag"):
-        append_notes([world[0]], built["bpe"][0], settings)
+def test_nothing_is_appended(built):
+    shards, message = built["bpe"][0], "don't say which paragraphs of new notes stand in earlier ones; build them again"
+    with pytest.raises(UserError, match=message):
+        settings_of(shards, InputOptions(), None)
+    with pytest.raises(UserError, match=message):  # before a setting that differs, as leaving it out doesn't help
+        refuse_other_settings(shards, ShardSettings(), {"duplicates.copied"})
+
+
+def test_counts_are_upper_bounds_after_a_withdrawal(built, tmp_path):
+    shards, before = built["bpe"]
+    withdraw(shards, read_patients(["1"]), tmp_path / "new")
+    manifest, copied = Manifest.load(tmp_path / "new"), before.copied
+    (line,) = [line for line in withdrawn_lines(manifest, tmp_path / "new") if "copied paragraphs" in line]
+    assert f"at most {copied.paragraphs:,} (at most {copied.tokens:,} tokens) left out of at most" in line
+    assert line.endswith(" (counted before the withdrawal)")
+    describe_shards(tmp_path / "new")
+    page = (tmp_path / "new" / "report.html").read_text()
+    assert "were left out of at most" in page and "(counted before the withdrawal)" in page
+    assert "at most" not in "".join(summary_lines(before, shards, False))
 
 
 def test_machines_that_share_the_work_change_nothing(world, tokenizers, built, tmp_path):

@@ -234,7 +234,7 @@ def test_the_manifest_the_report_and_verify_agree(what, built, world):
     assert manifest.settings["duplicates"] == {"near": what, "threshold": 0.8, "ngram": 5, "permutations": 96}
     assert manifest.counts["kept_not_fully_compared"] == 0
     said = summary_lines(manifest, out, False)
-    assert f"{manifest.counts['dropped_near_duplicate']:,} near duplicate" in said[0]
+    assert f"{manifest.counts['dropped_near_duplicate']:,} near-duplicate" in said[0]
     assert any(line.startswith("  near-duplicates, which share 80% of their runs of 5 words: ") for line in said)
     checks = {check.name: check.state for check in verify_shards(out).checks if check.name != "modes"}
     assert set(checks.values()) == {"ok"}

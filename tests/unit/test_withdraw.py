@@ -17,6 +17,7 @@ from tokenizer_tools.manifest import REPORT_NAMES, SPLITS, Manifest, Withdrawal
 from tokenizer_tools.shard_reading import record_batches
 from tokenizer_tools.shards.build import build_shards
 from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
+from tokenizer_tools.shards.summary import withdrawn_lines
 from tokenizer_tools.shards.verify.verify import verify_shards
 from tokenizer_tools.shards.withdraw import read_patients, withdraw
 
@@ -163,6 +164,8 @@ def test_placeholders_become_an_upper_bound(rows, tokenizer, tmp_path):
     shards = build(rows, tokenizer, tmp_path / "shards")
     found = without(shards, tmp_path / "new", TRAINED[2])
     assert found.manifest.placeholders == found.before.placeholders == {"name": len(rows) + 9}
+    line = f"  placeholders: at most {len(rows) + 9} name (counted before the withdrawal)"
+    assert line in withdrawn_lines(found.manifest, tmp_path / "new")
     assert not verify_shards(shards).failed and not verify_shards(tmp_path / "new").failed
 
 
@@ -184,7 +187,8 @@ def test_the_command_tells_nothing_of_the_patient(shards, tmp_path, capsys):
     call = ["withdraw", str(shards), "--patients-file", str(tmp_path / "patients.txt"), "--out", str(new)]
     assert main([*call, "--json", str(tmp_path / "report.json")]) == 0
     output = "".join(capsys.readouterr())
-    assert "3 withdrawn)\n" in output and "of 1 patient; " in output
+    kept = Manifest.load(new).counts["kept"]
+    assert f"{new}: {kept} notes, without 1 patient who withdrew\n" in output and "of 1 patient; " in output
     assert f"{shards} still holds them: delete it" in output and "no runs were checked" in output
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["withdrawn"]["notes"] == report["notes_dropped_withdrawn"] == 3 and report["runs"] is None
@@ -200,7 +204,32 @@ def test_it_says_what_it_cannot_do(rows, tokenizer, tmp_path, capsys):
     shards = build([*rows, *admissions, rows[0]], tokenizer, tmp_path / "shards", split=SplitRule(0, 0))
     assert main(["withdraw", str(shards), "--patient", PATIENTS[0], "--out", str(tmp_path / "new")]) == 0
     output = capsys.readouterr().out
-    assert "  1 notes had been dropped as duplicates; " in output and "notes that name no patient, or only" in output
+    assert "  1 notes were dropped as duplicates earlier; if the note that one of them repeats is withdrawn" in output
+    assert "notes that name no patient, or only" in output
+
+
+def test_a_list_with_strangers(shards, tmp_path, capsys):
+    """Patients of a whole hospital, most of whom have no note here."""
+    file, new, strangers = tmp_path / "many.txt", tmp_path / "new", [str(number) for number in range(990001, 990032)]
+    call = ["withdraw", str(shards), "--patients-file", str(file), "--out", str(new)]
+    patients = [TRAINED[1], HELD_OUT[0]]
+    file.write_text("\n".join([*strangers[:5], *patients, *strangers[5:]]))
+    assert main(call) == 2
+    error = capsys.readouterr().err
+    assert f"{file}, lines 1, 2, 3, 4, 5 and 26 more: no note in {shards} is of these patients; check the" in error
+    assert "leave them out (--ignore-unknown does)" in error and not new.exists()
+    assert main([*call, "--ignore-unknown", "--json", str(tmp_path / "x.json")]) == 0
+    output = capsys.readouterr()
+    assert "notes, without 2 patients who withdrew\n" in output.out
+    assert f"31 of 33 patients that were named have no note in {shards}: left out" in output.out
+    assert json.loads((tmp_path / "x.json").read_text())["unknown_patients"] == 31
+    found = without(shards, tmp_path / "exact", *patients)
+    assert content(new) == content(tmp_path / "exact") and found.unknown == 0
+    file.write_text("\n".join(strangers[:2]))
+    assert main([*call[:-1], str(tmp_path / "none"), "--ignore-unknown"]) == 2
+    error = capsys.readouterr().err
+    assert f"{file}, lines 1, 2: no note" in error and "--ignore-unknown" not in error
+    assert not any(stranger in f"{output}{error}" for stranger in strangers)
 
 
 def test_a_killed_withdrawal_starts_again(shards, tmp_path):
@@ -244,7 +273,7 @@ def test_the_file_of_patients_is_read_as_lists_of_splits_are(tmp_path):
     ("change", "arguments", "message"),
     [
         (None, ["--patient", "7999"], "--patient, number 1: no note in "),
-        (None, ["--patient", TRAINED[0], "7998", "--patient", "7999"], "--patient, number 2; --patient, number 3: no"),
+        (None, ["--patient", TRAINED[0], "7998", "--patient", "7999"], "--patient, numbers 2, 3: no note"),
         (None, ["--patient", "unknown"], "--patient, number 1: stands for a missing"),
         (None, ["--patient", "7.9E+11"], "--patient, number 1: a number that has lost digits"),
         (None, [], "no patient is named; give --patient ID, or --patients-file FILE"),

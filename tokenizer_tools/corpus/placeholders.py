@@ -147,20 +147,24 @@ def sorted_counts(counts: Counter[str]) -> dict[str, int]:
     return {name: counts[name] for name in COUNTED if counts[name]}
 
 
-def describe_placeholders(counts: Mapping[str, int]) -> list[str]:
+def describe_placeholders(counts: Mapping[str, int], most: str = "") -> list[str]:
     """Say in lines how many placeholders there are of each kind, and which have no surrogate.
 
     Args:
         counts: from `sorted_counts`.
+        most: stands before each count: "at most " of an upper bound.
     """
     names = {"other": "of other kinds", "underscores": "___"}
     found = [f"{count:,} {names.get(name, name)}" for name, count in counts.items() if not name.count("without")]
-    lines = [f"placeholders: {', '.join(found)}"] if found else []
+    lines = [f"placeholders: {most}{', '.join(found)}"] if found else []
     if count := counts.get("without_surrogate"):
-        lines.append(f"{count:,} placeholders have no surrogate, as their kind or date isn't known: unk replaces them")
+        lines.append(
+            f"{most}{count:,} placeholders have no surrogate, as their kind or date isn't known: unk replaces them"
+        )
     if count := counts.get("notes_without_patient"):
         lines.append(
-            f"{count:,} notes with surrogates name no patient: these are consistent within the admission or note alone"
+            f"{most}{count:,} notes with surrogates name no patient: these are consistent within the admission or note "
+            "alone"
         )
     return lines
 

@@ -20,6 +20,8 @@ from tokenizer_tools.corpus.times import parse_time
 from tokenizer_tools.errors import UserError
 
 UNCATEGORISED = "uncategorised"
+BY_NOTE = "; or split by --split.by note (a patient's notes may then be trained on and held out at once)"
+"""A remedy where no patients are known, which isn't one for notes that are appended to shards."""
 
 
 @dataclass(frozen=True)
@@ -256,14 +258,13 @@ class NoteReader:
         if "patient" in names or "admission" in names:
             named = " and ".join(names[role][0] for role in ("patient", "admission") if role in names)
             return BadRowError(row.place, "no_patient", f"no patient in {named}; fill it in")
-        by_note = "split by --split.by note (a patient's notes may then be trained on and held out at once)"
         if self.input.kind in ONE_NOTE:
             counts = enumerate(self.input.folders_by_level(), start=1)
             levels = ", ".join(f"level {level}: {count:,}" for level, count in counts)
             folders = f"if folders are patients, name their level with --patient-folder ({levels} folders); "
-            files = "if files are named by patients, say how with --patient-from, such as '{patient}-*.txt'; or "
-            return UserError(f"{self.input.path}: no patients are known; {folders if levels else ''}{files}{by_note}")
-        message = f"no patient column; {describe_columns(row.columns)}; {likely_columns(row.columns)}; or {by_note}"
+            files = "if files are named by patients, say how with --patient-from, such as '{patient}-*.txt'"
+            return UserError(f"{self.input.path}: no patients are known; {folders if levels else ''}{files}{BY_NOTE}")
+        message = f"no patient column; {describe_columns(row.columns)}; {likely_columns(row.columns)}{BY_NOTE}"
         if self.input.kind == "jsonl":
             return BadRowError(row.place, "no_patient", message)
         return UserError(f"{row.where}: {message}")

@@ -35,6 +35,7 @@ from tokenizer_tools.corpus.placeholders import Replacement
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import read_json, write_json
 from tokenizer_tools.manifest import FORMAT_VERSION, MANIFEST_NAME, TOKENIZER_FOLDER, Manifest, TokenizerInfo
+from tokenizer_tools.shards.append.settings import why_not_appendable
 from tokenizer_tools.shards.settings import ShardSettings
 from tokenizer_tools.shards.shingles import ShingleStore
 
@@ -164,6 +165,7 @@ def prepare_folder(build: ShardBuild, plan: dict[str, Any]) -> Manifest | None:
         raise UserError(f"{out}: a file; --out takes a folder")
     if (out / MANIFEST_NAME).exists():
         manifest = Manifest.load(out)
+        _refuse_other_notes(out, manifest, plan)
         _refuse_other_settings(out, manifest.settings, plan, "finished shards")
         shutil.rmtree(work, ignore_errors=True)
         return manifest
@@ -200,6 +202,16 @@ def finish_append(shards: Path) -> str | None:
 def other_version(path: Path) -> UserError:
     """What to say of a file in a subfolder of `work` that another version has written."""
     return UserError(f"{path}: of another version; delete {path.parents[2]}, or choose another --out")
+
+
+def _refuse_other_notes(out: Path, manifest: Manifest, plan: dict[str, Any]) -> None:
+    """Refuse notes that could be appended, where nothing else differs."""
+    built = manifest.settings
+    before, now = ([entry["sha256"] for entry in inputs] for inputs in (built["inputs"], plan["inputs"]))
+    if before != now and built | {"inputs": plan["inputs"]} == plan and not why_not_appendable(manifest):
+        raise UserError(
+            f"{out}: holds finished shards of other notes; --append adds these to them, another --out builds anew"
+        )
 
 
 def _refuse_other_settings(out: Path, earlier: dict[str, Any], plan: dict[str, Any], what: str) -> None:

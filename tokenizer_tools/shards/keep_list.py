@@ -21,10 +21,21 @@ from tokenizer_tools.shards.folder import ShardBuild
 from tokenizer_tools.shards.near_duplicates import near_duplicates
 from tokenizer_tools.shards.scan import Named, Outcome, ScannedNotes
 from tokenizer_tools.shards.shingles import save_array
+from tokenizer_tools.shards.summary import describe_dropped
 from tokenizer_tools.shards.workers import Workers
 
 NOTES_IN_MEMORY = 2_000_000
 """Notes whose hashes are compared at once, 200 bytes each."""
+_TO_CHECK = {
+    Outcome.DROPPED_EMPTY: "--columns.text",
+    Outcome.DROPPED_INVALID_UTF8: "the encoding, which must be UTF-8",
+    Outcome.DROPPED_MALFORMED: "how the rows are written",
+    Outcome.DROPPED_NO_PATIENT: "--columns.patient",
+    Outcome.DROPPED_MARKED_ERROR: "--columns.error",
+    Outcome.DROPPED_FILTERED: "the filters of --sources",
+    Outcome.DROPPED_UNLISTED: "--split.lists",
+}
+"""What to look at where all notes are dropped, some of them for this reason."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +85,23 @@ def make_keep_list(
     keep = KeepList(scanned, *(np.load(path, mmap_mode="r") for path in paths))
     if not (keep.outcomes == Outcome.KEPT).any():
         counts = np.bincount(keep.outcomes, minlength=len(Outcome)).tolist()
-        reasons = ", ".join(
-            f"{counts[one]:,} {one.name[8:].replace('_', ' ').lower()}" for one in Outcome if counts[one]
-        )
-        raise UserError(
-            f"no note with text in the input ({len(keep.outcomes):,} read: {reasons}); check --notes, --columns.text "
-            "and what drops them"
-        )
+        raise _nothing_kept({one: counts[one] for one in Outcome if counts[one]}, build)
     return keep
+
+
+def _nothing_kept(counts: dict[Outcome, int], build: ShardBuild) -> UserError:
+    """What to say if no note stays. Of the notes read, so many were dropped for each reason that occurs."""
+    read, reasons = sum(counts.values()), describe_dropped({one.name.lower(): count for one, count in counts.items()})
+    if build.appends:
+        is_known = counts.keys() & {Outcome.DROPPED_DUPLICATE, Outcome.DROPPED_NEAR_DUPLICATE}
+        return UserError(
+            f"nothing to append: none of the {read:,} notes {'is new' if is_known else 'can be used'} ({reasons}); "
+            f"{build.out.parents[1]} are as they were"
+        )
+    if counts.keys() <= {Outcome.DROPPED_EMPTY}:
+        return UserError(f"no note with text in the input ({read:,} read); check --notes and --columns.text")
+    check = ", ".join(what for outcome, what in _TO_CHECK.items() if outcome in counts)
+    return UserError(f"no note is left of the {read:,} in the input ({reasons}); check --notes, and {check}")
 
 
 def first_notes_of_patients(keep: KeepList) -> npt.NDArray[np.int32]:

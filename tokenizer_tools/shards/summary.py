@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,58 @@ from tokenizer_tools.tokenizer.unknown_characters import describe_unknown
 
 _MUCH_PADDING = 0.1
 """Share of padding from which less is advised."""
+_BOUND = "at most ", " (counted before the withdrawal)"
+"""What stands before and behind a count that a withdrawal can't take anything from."""
 
 
 def summary_lines(manifest: Manifest, out: Path, already_built: bool) -> list[str]:
     """Lines to print after a build."""
     counts = manifest.counts
     built = "already built" if already_built else "built"
-    lines = [f"{out}: {built}, {counts['kept']:,} of {counts['read']:,} notes kept"]
-    lines[0] += _describe_dropped(counts)
+    first = f"{out}: {built}, {counts['kept']:,} of {counts['read']:,} notes kept{_in_parentheses(counts)}"
+    return [first, *_figures(manifest)]
+
+
+def appended_lines(manifest: Manifest, out: Path, notes: str) -> list[str]:
+    """Lines to print after notes were appended.
+
+    Args:
+        manifest: of all notes.
+        out: the shard folder.
+        notes: the files that were appended, for a message.
+    """
+    last = manifest.appended[-1]
+    lines = [
+        f"{out}: {last.notes:,} of {last.read:,} new notes appended, {last.tokens:,} tokens"
+        f"{_in_parentheses(last.dropped)}; {manifest.counts['kept']:,} notes in all",
+        *_figures(manifest),
+    ]
+    if manifest.withdrawn:
+        lines.append(
+            f"  {withdrawn_before(manifest)}: if {notes} has notes of theirs, they are in again: withdraw once more"
+        )
+    return lines
+
+
+def withdrawn_lines(manifest: Manifest, out: Path) -> list[str]:
+    """Lines to print after a withdrawal."""
+    patients = _patients(manifest.withdrawn[-1].patients)
+    return [f"{out}: {manifest.counts['kept']:,} notes, without {patients} who withdrew", *_figures(manifest)]
+
+
+def withdrawn_before(manifest: Manifest) -> str:
+    """Say how many patients were withdrawn from shards."""
+    count = sum(entry.patients for entry in manifest.withdrawn)
+    return f"{_patients(count)} {'was' if count == 1 else 'were'} withdrawn from these shards"
+
+
+def _patients(count: int) -> str:
+    return "1 patient" if count == 1 else f"{count:,} patients"
+
+
+def _figures(manifest: Manifest) -> list[str]:
+    """Lines on all notes of the shards."""
+    counts, lines = manifest.counts, []
     patients = sum(split.patients for split in manifest.splits.values())
     admissions = sum(split.admissions for split in manifest.splits.values())
     for name, split in manifest.splits.items():
@@ -46,19 +91,28 @@ def summary_lines(manifest: Manifest, out: Path, already_built: bool) -> list[st
     lines.append(f"  {_describe_near(manifest)}")
     lines += _describe_copied(manifest)
     lines += _describe_times(counts)
-    lines += [f"  {line}" for line in describe_placeholders(manifest.placeholders)]
+    most, before = _BOUND if manifest.withdrawn else ("", "")
+    lines += [f"  {line}{before}" for line in describe_placeholders(manifest.placeholders, most)]
     lines.append(f"  {describe_unknown(manifest.unknown)}")
     return lines
 
 
-def _describe_dropped(counts: dict[str, int]) -> str:
-    """List what was dropped, in parentheses; empty if nothing was."""
-    dropped = [
-        f"{count:,} {name.removeprefix('dropped_').replace('_', ' ')}"
+def describe_dropped(counts: Mapping[str, int]) -> str:
+    """List how many notes were dropped, by reason; empty if none was.
+
+    Args:
+        counts: as in a manifest.
+    """
+    return ", ".join(
+        f"{count:,} {name.removeprefix('dropped_').replace('near_', 'near-').replace('_', ' ')}"
         for name, count in counts.items()
         if name.startswith("dropped_") and count
-    ]
-    return f" (dropped: {', '.join(dropped)})" if dropped else ""
+    )
+
+
+def _in_parentheses(counts: Mapping[str, int]) -> str:
+    dropped = describe_dropped(counts)
+    return f" (dropped: {dropped})" if dropped else ""
 
 
 def _describe_lists(manifest: Manifest) -> str:
@@ -91,22 +145,9 @@ def _describe_sources(manifest: Manifest) -> list[str]:
         return []
     return [
         f"  source {source.name}: {source.notes:,} of {source.counts['read']:,} notes kept, {source.tokens:,} tokens"
-        f"{_describe_dropped(source.counts)}"
+        f"{_in_parentheses(source.counts)}"
         for source in manifest.sources
     ]
-
-
-def appended_lines(manifest: Manifest) -> list[str]:
-    """Say what the last appending has added, and what it can't have checked."""
-    last = manifest.appended[-1]
-    lines = [f"  appended: {last.notes:,} of {last.read:,} notes read, {last.tokens:,} tokens"]
-    if manifest.withdrawn:
-        patients = sum(entry.patients for entry in manifest.withdrawn)
-        lines.append(
-            f"  {patients:,} {'patient was' if patients == 1 else 'patients were'} withdrawn from these shards, which "
-            "don't say who: keep their notes out of what you append"
-        )
-    return lines
 
 
 def _describe_near(manifest: Manifest) -> str:
@@ -124,12 +165,12 @@ def _describe_copied(manifest: Manifest) -> list[str]:
     copied = manifest.copied
     if copied is None:
         return []
+    most, before = _BOUND if manifest.withdrawn else ("", "")
     line = f"  copied paragraphs, of {manifest.settings['duplicates']['copied_words']} words and more: "
-    line += (
-        f"{copied.paragraphs:,} ({copied.tokens:,} tokens) left out of {copied.notes:,} notes, as an earlier note of "
-    )
-    line += "the patient has them"
-    return [line + (f"; {copied.cannot_be_cut:,} can't be cut out and stay" if copied.cannot_be_cut else "")]
+    line += f"{most}{copied.paragraphs:,} ({most}{copied.tokens:,} tokens) left out of {most}{copied.notes:,} notes, "
+    line += "as an earlier note of the patient has them"
+    line += f"; {most}{copied.cannot_be_cut:,} can't be cut out and stay" if copied.cannot_be_cut else ""
+    return [line + before]
 
 
 def _describe_times(counts: dict[str, int]) -> list[str]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +67,9 @@ class WithdrawnShards:
     """Of the new shards."""
     sequences: dict[str, npt.NDArray[np.int64]]
     """By split: (n, 2), each sequence of the earlier shards that holds one of their notes, and whose, by the number
-    among the patients that were named. A sequence may hold notes of several."""
+    among the patients that have notes. A sequence may hold notes of several."""
+    unknown: int
+    """Patients who were named, but have no note in the shards."""
 
     @property
     def withdrawal(self) -> Withdrawal:
@@ -101,7 +105,11 @@ def _check_names_patients(manifest: Manifest, shards: Path) -> None:
 
 
 def withdraw(
-    shards: Path, patients: Sequence[NamedPatient], out: Path, patient_key: Path | None = None
+    shards: Path,
+    patients: Sequence[NamedPatient],
+    out: Path,
+    patient_key: Path | None = None,
+    ignore_unknown: bool = False,
 ) -> WithdrawnShards:
     """Make shards without the notes of some patients. The earlier shards are only read.
 
@@ -114,6 +122,7 @@ def withdraw(
         out: the folder to create; it is there whole, or not at all.
         patient_key: the file of the key that the patients of the shards were hashed with. Default: the one that
             build-shards makes.
+        ignore_unknown: whether patients without a note in the shards are left out. At least one must have some.
 
     Raises:
         UserError: a patient has no note in the shards, nothing would be left to train on, the shards are damaged, or
@@ -129,7 +138,7 @@ def withdraw(
             f"{out}: the folder of the shards themselves, or in it, which is only read; choose another --out"
         )
     with disk_errors(out, ""), new_folder(out) as temporary:
-        notes = _find_notes(before, shards, patients, key)
+        notes = _find_notes(before, shards, patients, key, ignore_unknown)
         temporary.mkdir(parents=True, mode=0o700)
         copy_files(shards / TOKENIZER_FOLDER, temporary / TOKENIZER_FOLDER)
         packing = _Packing(shards, before, notes, temporary)
@@ -140,7 +149,7 @@ def withdraw(
         write_notes(temporary, _tables_without(shards, notes))
         manifest = _manifest(before, splits, packing)
         manifest.save(temporary)
-    return WithdrawnShards(before, manifest, packing.sequences)
+    return WithdrawnShards(before, manifest, packing.sequences, len(patients) - manifest.withdrawn[-1].patients)
 
 
 @dataclass(frozen=True)
@@ -150,7 +159,7 @@ class _WithdrawnNotes:
     numbers: npt.NDArray[np.int64]
     """(notes,), ascending."""
     patients: npt.NDArray[np.int64]
-    """(notes,): whose, by the number among the patients that were named."""
+    """(notes,): whose, by the number among the patients that have notes."""
     inputs: npt.NDArray[np.int64]
     """(notes,): from which input."""
 
@@ -167,7 +176,9 @@ class _WithdrawnNotes:
         return notes - np.searchsorted(self.numbers, notes)
 
 
-def _find_notes(manifest: Manifest, shards: Path, patients: Sequence[NamedPatient], key: bytes) -> _WithdrawnNotes:
+def _find_notes(
+    manifest: Manifest, shards: Path, patients: Sequence[NamedPatient], key: bytes, ignore_unknown: bool
+) -> _WithdrawnNotes:
     hashes = pa.array([patient_hash(key, f"patient {patient.identifier}") for patient in patients], pa.string())
     numbers, whose, inputs, rows = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], 0
     for batch in record_batches(shards / NOTES_TABLE_NAME):
@@ -179,16 +190,28 @@ def _find_notes(manifest: Manifest, shards: Path, patients: Sequence[NamedPatien
         rows += batch.num_rows
     if rows != manifest.counts["kept"]:
         raise UserError(f"{shards / NOTES_TABLE_NAME}: not the number of notes in the manifest; {_COPY}")
-    notes = _WithdrawnNotes(np.concatenate(numbers), np.concatenate(whose), np.concatenate(inputs))
-    missing = np.setdiff1d(np.arange(len(patients)), notes.patients)
-    if len(missing):
-        places = "; ".join(patients[number].place for number in missing[:_NAMED])
-        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
-        raise UserError(
-            f"{places}{more}: no note in {shards} is of this patient; check the identifier, or leave it out: either no "
-            "note names it, or all of them were dropped when the shards were built"
-        )
-    return notes
+    found, whose_found = np.unique(np.concatenate(whose), return_inverse=True)
+    missing = np.setdiff1d(np.arange(len(patients)), found)
+    if len(missing) == len(patients) or (len(missing) and not ignore_unknown):
+        raise _no_notes([patients[number].place for number in missing], shards, ignore_unknown)
+    return _WithdrawnNotes(np.concatenate(numbers), whose_found, np.concatenate(inputs))
+
+
+def _no_notes(places: Sequence[str], shards: Path, ignore_unknown: bool) -> UserError:
+    """The error for patients without a note, who were named at some places."""
+    named = []
+    for what, several in groupby((place.rpartition(" ") for place in places[:_NAMED]), key=itemgetter(0)):
+        numbers = [number for _, _, number in several]
+        named.append(f"{what}{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}")
+    more = f" and {len(places) - _NAMED:,} more" if len(places) > _NAMED else ""
+    patients, identifiers, them = (
+        ("this patient", "identifier", "it") if len(places) == 1 else ("these patients", "identifiers", "them")
+    )
+    remedy = "" if ignore_unknown else f", or leave {them} out (--ignore-unknown does)"
+    return UserError(
+        f"{'; '.join(named)}{more}: no note in {shards} is of {patients}; check the {identifiers}{remedy}: either no "
+        f"note names {them}, or all that do were dropped when the shards were built"
+    )
 
 
 def _tables_without(shards: Path, notes: _WithdrawnNotes) -> Iterator[Any]:

@@ -20,6 +20,7 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 
 from tokenizer_tools.corpus.input_files import Input
+from tokenizer_tools.corpus.read_notes import BY_NOTE
 from tokenizer_tools.corpus.split_patients import load_key_of
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import copy_files, file_sha256, flush_folder
@@ -38,6 +39,7 @@ from tokenizer_tools.shards.pack import pack
 from tokenizer_tools.shards.prepared_inputs import hash_inputs
 from tokenizer_tools.shards.scan import scan
 from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
+from tokenizer_tools.shards.summary import withdrawn_before
 from tokenizer_tools.shards.workers import LostWorkerError, Workers
 from tokenizer_tools.shards.write import notes_tables, write_notes
 from tokenizer_tools.tokenizer.identity import tokenizer_sha256
@@ -86,7 +88,7 @@ def append_notes(
         with lock(folder, shared=False):
             shutil.rmtree(folder / _DONE, ignore_errors=True)
             try:
-                _refuse_unfit(Manifest.load(shards), shards, tokenizer)
+                _check_tokenizer(Manifest.load(shards), shards, tokenizer)
                 with Workers(options.workers) as workers:
                     return _append(notes, shards, settings, workers)
             finally:
@@ -96,7 +98,12 @@ def append_notes(
 
 def _append(notes: Sequence[Path], shards: Path, settings: ShardSettings, workers: Workers) -> Manifest:
     before = Manifest.load(shards)
-    inputs = open_inputs(notes, settings)
+    if before.withdrawn:
+        say(f"{withdrawn_before(before)}, which don't say who: keep their notes out of what you append")
+    try:
+        inputs = open_inputs(notes, settings)
+    except UserError as error:
+        raise UserError(str(error).replace(BY_NOTE, "")) from None
     for entry in inputs:
         say(entry.describe())
     key = load_key_of(shards, before.patient_key_id, Path(settings.patient_key) if settings.patient_key else None)
@@ -207,20 +214,8 @@ def _finish(build: ShardBuild, shards: Path) -> None:
     shutil.rmtree(done)
 
 
-def _refuse_unfit(manifest: Manifest, shards: Path, tokenizer: str | None) -> None:
-    """Refuse shards to which nothing can be appended, and another tokenizer."""
-    if manifest.pack == "timeline":
-        raise UserError(
-            f"{shards}: built with --pack timeline, and a patient's new notes would stand apart from the earlier ones; "
-            "build the shards again from all notes"
-        )
-    if manifest.copied:
-        raise UserError(
-            f"{shards}: built with --duplicates.copied drop, and the shards don't say which paragraphs of new notes "
-            "stand in earlier ones; build them again from all notes"
-        )
-    if not manifest.sources:
-        raise UserError(f"{shards}: of an earlier version, which didn't count by source; build them again to append")
+def _check_tokenizer(manifest: Manifest, shards: Path, tokenizer: str | None) -> None:
+    """Refuse a damaged tokenizer, and another one."""
     try:
         own = tokenizer_sha256(Tokenizer.from_file(str(shards / TOKENIZER_FOLDER / "tokenizer.json")))
     except Exception:  # tokenizers has no class of its own for errors

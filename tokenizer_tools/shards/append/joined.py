@@ -33,6 +33,7 @@ def join(before: Manifest, new: Manifest, reading: dict[str, Any]) -> Manifest:
         versions=new.versions,
         fingerprint=before.fingerprint,
         sequences={name: split.sequences for name, split in before.splits.items()},
+        dropped={name: count for name, count in new.counts.items() if name.startswith("dropped_") and count},
     )
     return replace(
         before,

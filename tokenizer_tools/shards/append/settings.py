@@ -32,9 +32,12 @@ def settings_of(
         lists: the user's own split, for shards that have one.
 
     Raises:
-        UserError: they are no finished shards, or of a version that had other settings.
+        UserError: they are no finished shards, or of a version that had other settings, or nothing can be appended
+            to them.
     """
     manifest = Manifest.load(shards)
+    if why := why_not_appendable(manifest):
+        raise UserError(f"{shards}: {why}; build them again from all notes")
     info, built = manifest.tokenizer, manifest.settings
     rules: dict[str, Any] = {name: name in manifest.cleaning_rules for name in RULES}
     token = "unk" if info.placeholder == info.unknown_token else info.placeholder or "drop"
@@ -54,6 +57,18 @@ def settings_of(
             f"{shards}: built by another version of build-shards, whose settings this one doesn't know; build the "
             "shards again from all notes"
         ) from None
+
+
+def why_not_appendable(manifest: Manifest) -> str | None:
+    """Why nothing can be appended to shards; None if notes can."""
+    if manifest.pack == "timeline":
+        return "built with --pack timeline, and a patient's new notes would stand apart from the earlier ones"
+    if manifest.copied:
+        return (
+            "built with --duplicates.copied drop, and the shards don't say which paragraphs of new notes stand in "
+            "earlier ones"
+        )
+    return None if manifest.sources else "of an earlier version, which didn't count by source"
 
 
 def refuse_other_settings(shards: Path, asked: ShardSettings, given: Collection[str]) -> None:

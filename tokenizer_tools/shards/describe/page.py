@@ -108,9 +108,11 @@ def _copied(report: ShardReport) -> str:
     if copied is None:
         return "they stay"
     words = report.settings["duplicates"]["copied_words"]
-    text = f"{shown(copied.paragraphs)} of {words} words and more ({shown(copied.tokens)} tokens) were left out of "
-    text += f"{escape(shown(copied.notes))} notes, as an earlier note of the patient has them"
-    return text + (f"; {shown(copied.cannot_be_cut)} more couldn't be cut out" if copied.cannot_be_cut else "")
+    most = "at most " if "withdrawn" in report.removed else ""
+    text = f"{most}{shown(copied.paragraphs)} of {words} words and more ({most}{shown(copied.tokens)} tokens) were "
+    text += f"left out of {most}{escape(shown(copied.notes))} notes, as an earlier note of the patient has them"
+    text += f"; {most}{shown(copied.cannot_be_cut)} more couldn't be cut out" if copied.cannot_be_cut else ""
+    return text + (" (counted before the withdrawal)" if most else "")
 
 
 def _lengths(report: ShardReport) -> str:
