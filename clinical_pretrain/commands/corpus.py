@@ -130,7 +130,7 @@ def clean(argv: Sequence[str]) -> dict[str, Any]:
     """Show what each cleaning rule does to notes, before and after, and count what it changes."""
     from tokenizer_tools.corpus.clean_report import CleanSettings, describe_counts, describe_examples, report_cleaning
     from tokenizer_tools.corpus.input_options import find_sources
-    from tokenizer_tools.corpus.read_notes import read_notes
+    from tokenizer_tools.corpus.read_notes import check_first_notes, read_notes
 
     parser = make_parser("clean", clean.__doc__)
     add_notes_options(parser)
@@ -146,6 +146,7 @@ def clean(argv: Sequence[str]) -> dict[str, Any]:
             "or add --allow-output"
         )
     inputs = find_sources(notes_paths(args), settings.reading)
+    check_first_notes(inputs, settings.reading)
     found = report_cleaning(read_notes(inputs, settings.reading), settings)
     print("\n".join([*describe_examples(found), *describe_counts(found)]))
     result = report(args, found.to_json())
