@@ -9,6 +9,7 @@ from typing import Any
 from tokenizer_tools.corpus.placeholders import describe_placeholders
 from tokenizer_tools.manifest import SPLITS, Manifest
 from tokenizer_tools.tokenizer.unknown_characters import describe_unknown
+from tokenizer_tools.wording import counted
 
 _MUCH_PADDING = 0.1
 """Share of padding from which less is advised."""
@@ -30,7 +31,7 @@ def summary_lines(manifest: Manifest, out: Path, already_built: bool) -> list[st
             f"{split.tokens:>13,} tokens · {split.notes:>9,} notes{people}"
         )
     if manifest.split_by != "patient":
-        known = f"{manifest.patients_in_several_splits:,} patients are in several splits"
+        known = f"{counted(manifest.patients_in_several_splits, 'patient is', 'patients are')} in several splits"
         lines.append(f"  split by {manifest.split_by}: {known if patients else 'no patient is known'}")
     elif patients == counts["kept"] > 1:
         lines.append(
@@ -45,7 +46,7 @@ def summary_lines(manifest: Manifest, out: Path, already_built: bool) -> list[st
     lines += _describe_sources(manifest)
     lines.append(f"  {_describe_near(manifest)}")
     lines += _describe_copied(manifest)
-    lines += _describe_times(counts)
+    lines += _describe_times(manifest)
     lines += [f"  {line}" for line in describe_placeholders(manifest.placeholders)]
     lines.append(f"  {describe_unknown(manifest.unknown)}")
     return lines
@@ -65,45 +66,65 @@ def _describe_lists(manifest: Manifest) -> str:
     """Say who is on the user's own lists, and what became of the others."""
     lists, counts = manifest.split_rule["lists"], manifest.counts
     splits = ", ".join(split for split in SPLITS if split in lists)
-    line = f"split by lists of {counts['listed_ids']:,} {lists['of']}s ({splits})"
+    line = f"split by lists of {counted(counts['listed_ids'], lists['of'])} ({splits})"
     if without := counts["listed_ids_without_notes"]:
-        line += f", of which {without:,} have no note"
+        line += f", of which {without:,} {'has' if without == 1 else 'have'} no note"
     if shared := counts["listed_elsewhere_by_admission"]:
-        line += f"; {shared:,} notes have an admission that a held-out patient of another list has, too"
+        notes = counted(shared, "note has", "notes have")
+        line += f"; {notes} an admission that a held-out patient of another list has, too"
     return f"{line}; notes of others are {'dropped' if 'train' in lists else 'divided by the shares'}"
 
 
 def _describe_timelines(manifest: Manifest) -> str:
     """Say what one patient in each sequence costs."""
-    line = (
-        f"one patient in each sequence, notes in time order: padding is {manifest.padding_share:.1%} of all positions"
-    )
-    if not any(split.patients or split.admissions for split in manifest.splits.values()):
+    order = "input" if _is_without_times(manifest.counts) else "time"
+    line = f"one patient in each sequence, notes in {order} order: "
+    line += f"padding is {manifest.padding_share:.1%} of all positions"
+    if not _knows_people(manifest):
         return f"{line}; no note names a patient, so each stands alone"
     if manifest.padding_share > _MUCH_PADDING:
         line += "; a shorter --sequence-length, or --pack notes, has less"
     return line
 
 
+def _knows_people(manifest: Manifest) -> bool:
+    """Whether any note names a patient or an admission."""
+    return any(split.patients or split.admissions for split in manifest.splits.values())
+
+
+def _is_without_times(counts: dict[str, int]) -> bool:
+    """Whether no kept note has a time that could be read."""
+    return counts.get("kept_without_time") == counts["kept"]
+
+
 def _describe_sources(manifest: Manifest) -> list[str]:
     """A line for each source, if there are several or the user has described them."""
     if len(manifest.sources) < 2 and not any("source" in entry for entry in manifest.settings["inputs"]):
         return []
-    return [
-        f"  source {source.name}: {source.notes:,} of {source.counts['read']:,} notes kept, {source.tokens:,} tokens"
-        f"{_describe_dropped(source.counts)}"
-        for source in manifest.sources
-    ]
+    lines = []
+    for source in manifest.sources:
+        lines.append(
+            f"  source {source.name}: {source.notes:,} of {counted(source.counts['read'], 'note')} kept, "
+            f"{counted(source.tokens, 'token')}{_describe_dropped(source.counts)}"
+        )
+        if source.counts["read"] == source.counts.get("dropped_filtered", 0) > 0:
+            described = [manifest.settings["inputs"][number]["source"] for number in source.inputs]
+            columns = dict.fromkeys(each["column"] for entry in described for each in entry["filters"])
+            lines.append(
+                f"  WARNING: no row of source {source.name} passes its filters ({', '.join(columns)}); check the "
+                "values there"
+            )
+    return lines
 
 
 def appended_lines(manifest: Manifest) -> list[str]:
     """Say what the last appending has added, and what it can't have checked."""
     last = manifest.appended[-1]
-    lines = [f"  appended: {last.notes:,} of {last.read:,} notes read, {last.tokens:,} tokens"]
+    lines = [f"  appended: {last.notes:,} of {counted(last.read, 'note')} read, {counted(last.tokens, 'token')}"]
     if manifest.withdrawn:
         patients = sum(entry.patients for entry in manifest.withdrawn)
         lines.append(
-            f"  {patients:,} {'patient was' if patients == 1 else 'patients were'} withdrawn from these shards, which "
+            f"  {counted(patients, 'patient was', 'patients were')} withdrawn from these shards, which "
             "don't say who: keep their notes out of what you append"
         )
     return lines
@@ -116,7 +137,10 @@ def _describe_near(manifest: Manifest) -> str:
         return "near-duplicates weren't looked for; --duplicates.near drop does"
     line = f"near-duplicates, which share {rules['threshold']:.0%} of their runs of {rules['ngram']} words: "
     line += "the first stays" if rules["near"] == "drop" else "kept, but not across splits"
-    return line + (f"; {crowded:,} notes are like too many others to be compared with all" if crowded else "")
+    line += f", {manifest.counts.get('dropped_near_duplicate', 0):,} dropped"
+    if crowded:
+        line += f"; {counted(crowded, 'note is', 'notes are')} like too many others to be compared with all"
+    return line
 
 
 def _describe_copied(manifest: Manifest) -> list[str]:
@@ -125,26 +149,34 @@ def _describe_copied(manifest: Manifest) -> list[str]:
     if copied is None:
         return []
     line = f"  copied paragraphs, of {manifest.settings['duplicates']['copied_words']} words and more: "
-    line += (
-        f"{copied.paragraphs:,} ({copied.tokens:,} tokens) left out of {copied.notes:,} notes, as an earlier note of "
-    )
-    line += "the patient has them"
+    line += f"{copied.paragraphs:,} ({counted(copied.tokens, 'token')}) left out of {counted(copied.notes, 'note')}, "
+    line += "as an earlier note of the patient has them"
     return [line + (f"; {copied.cannot_be_cut:,} can't be cut out and stay" if copied.cannot_be_cut else "")]
 
 
-def _describe_times(counts: dict[str, int]) -> list[str]:
+def _describe_times(manifest: Manifest) -> list[str]:
     """Say which notes have no place in time."""
+    counts, has_people = manifest.counts, _knows_people(manifest)
     without, unreadable = counts.get("kept_without_time", 0), counts.get("kept_unreadable_time", 0)
+    if _is_without_times(counts) and unreadable:
+        return [
+            f"  WARNING: none of the {counted(counts['kept'], 'note')} has a time that can be read"
+            f"{', so notes stand in input order' if has_people else ''}; for dates such as 03/04/2101 say --date-order "
+            "day_first or month_first"
+        ]
+    if _is_without_times(counts):
+        order = ": each patient's notes stand in input order" if has_people else ""
+        return [f"  no note has a time{order}"]
     lines = []
     if unreadable:
         lines.append(
-            f"  {unreadable:,} notes have a time that can't be read; if day and month could be confused (03/04/2101), "
-            "say --date-order"
+            f"  {counted(unreadable, 'note has', 'notes have')} a time that can't be read; if day and month could be "
+            "confused (03/04/2101), say --date-order"
         )
-    if without == counts["kept"]:
-        lines.append("  no note has a time: each patient's notes stand in input order")
-    elif without:
-        lines.append(f"  {without:,} notes have no time: they stand after the patient's other notes, in input order")
+    if without:
+        lines.append(
+            f"  {counted(without, 'note has', 'notes have')} no time: after the patient's other notes, in input order"
+        )
     return lines
 
 
