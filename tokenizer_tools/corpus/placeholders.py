@@ -161,8 +161,8 @@ def describe_placeholders(counts: Mapping[str, int]) -> list[str]:
         have = counted(count, "placeholder has", "placeholders have")
         lines.append(f"{have} no surrogate, as the kind or date isn't known: unk replaces each")
     if count := counts.get("notes_without_patient"):
-        names = counted(count, "note with surrogates names", "notes with surrogates name")
-        lines.append(f"{names} no patient: surrogates are consistent within the admission or note alone")
+        notes = counted(count, "note with surrogates names", "notes with surrogates name")
+        lines.append(f"{notes} no patient: surrogates are consistent within the admission or note alone")
     return lines
 
 
