@@ -55,7 +55,10 @@ def shard_settings(parser: CommandParser, args: jsonargparse.Namespace) -> Shard
     """The shard settings among parsed options."""
     from tokenizer_tools.shards.settings import ShardSettings
 
-    return notes_settings(parser, ShardSettings, args)
+    settings = notes_settings(parser, ShardSettings, args)
+    if not getattr(args, "append", False):  # which takes the earlier shards' own
+        settings.duplicates.refuse_without_effect()
+    return settings
 
 
 def build_shards(argv: Sequence[str]) -> dict[str, Any]:

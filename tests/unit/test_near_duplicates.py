@@ -295,7 +295,9 @@ def test_a_rule_that_cannot_be_is_refused(corpus, world, tmp_path, capsys):
     call = ["build-shards", "--notes", str(world[0]), "--tokenizer", str(corpus / "tokenizer"), "--out",
             str(tmp_path / "s"), "--duplicates.threshold", "80"]  # fmt: skip
     assert main(call) == 2
-    assert "threshold is 80.0, must be at most 1" in capsys.readouterr().err and not (tmp_path / "s").exists()
+    assert (
+        "--duplicates.threshold is 80.0, must be at most 1" in capsys.readouterr().err and not (tmp_path / "s").exists()
+    )
 
 
 @pytest.mark.slow
