@@ -240,7 +240,7 @@ def test_clean_counts_kinds_and_what_surrogates_change(tmp_path):
     assert rule["protected_gained"] == {"date": 1}  # and the numbers of labels are gone
     assert rule["protected_lost"] == {"date": 1, "number": 3}
     lines = "\n".join(describe_counts(report))
-    assert "placeholders: 1 name, 1 date, 1 place, 1 ___" in lines and "1 placeholder has no surrogate" in lines
-    assert "1 note with surrogates names no patient" in lines
+    assert "placeholders: 1 name, 1 date, 1 place, 1 ___" in lines and "1 placeholders have no surrogate" in lines
+    assert "1 notes with surrogates name no patient" in lines
     example = next(rule for rule in report.rules if rule.name == "placeholders").examples[0]
     assert "2151-2-19" in example.after

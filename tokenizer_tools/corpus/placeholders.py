@@ -12,7 +12,6 @@ from tokenizer_tools.corpus.deduplicate import text_hash
 from tokenizer_tools.corpus.placeholder_kinds import Kind, Label, label_of
 from tokenizer_tools.corpus.surrogates import surrogate_of
 from tokenizer_tools.errors import UserError
-from tokenizer_tools.wording import counted
 
 Way = Literal["token", "typed", "surrogates", "keep"]
 WAYS: dict[str, Way] = {"typed": "typed", "surrogates": "surrogates", "keep": "keep"}
@@ -158,11 +157,11 @@ def describe_placeholders(counts: Mapping[str, int]) -> list[str]:
     found = [f"{count:,} {names.get(name, name)}" for name, count in counts.items() if not name.count("without")]
     lines = [f"placeholders: {', '.join(found)}"] if found else []
     if count := counts.get("without_surrogate"):
-        have = counted(count, "placeholder has", "placeholders have")
-        lines.append(f"{have} no surrogate, as the kind or date isn't known: unk replaces each")
+        lines.append(f"{count:,} placeholders have no surrogate, as their kind or date isn't known: unk replaces them")
     if count := counts.get("notes_without_patient"):
-        notes = counted(count, "note with surrogates names", "notes with surrogates name")
-        lines.append(f"{notes} no patient: surrogates are consistent within the admission or note alone")
+        lines.append(
+            f"{count:,} notes with surrogates name no patient: these are consistent within the admission or note alone"
+        )
     return lines
 
 

@@ -24,11 +24,11 @@ def summary_lines(manifest: Manifest, out: Path, already_built: bool) -> list[st
     patients = sum(split.patients for split in manifest.splits.values())
     admissions = sum(split.admissions for split in manifest.splits.values())
     for name, split in manifest.splits.items():
-        people = f" · {split.patients:>7,} patients" if patients else ""
-        people += f" · {split.admissions:>7,} admissions without a patient" if admissions else ""
+        people = f" · {counted(split.patients, 'patient'):>16}" if patients else ""
+        people += f" · {counted(split.admissions, 'admission'):>18} without a patient" if admissions else ""
         lines.append(
-            f"  {name:<10} {split.sequences:>9,} sequences of {manifest.sequence_length:,} · "
-            f"{split.tokens:>13,} tokens · {split.notes:>9,} notes{people}"
+            f"  {name:<10} {counted(split.sequences, 'sequence'):>19} of {manifest.sequence_length:,} · "
+            f"{split.tokens:>13,} tokens · {counted(split.notes, 'note'):>15}{people}"
         )
     if manifest.split_by != "patient":
         known = f"{counted(manifest.patients_in_several_splits, 'patient is', 'patients are')} in several splits"
@@ -44,6 +44,7 @@ def summary_lines(manifest: Manifest, out: Path, already_built: bool) -> list[st
     if manifest.pack == "timeline":
         lines.append(f"  {_describe_timelines(manifest)}")
     lines += _describe_sources(manifest)
+    lines += _describe_filters(manifest)
     lines.append(f"  {_describe_near(manifest)}")
     lines += _describe_copied(manifest)
     lines += _describe_times(manifest)
@@ -101,12 +102,17 @@ def _describe_sources(manifest: Manifest) -> list[str]:
     """A line for each source, if there are several or the user has described them."""
     if len(manifest.sources) < 2 and not any("source" in entry for entry in manifest.settings["inputs"]):
         return []
+    return [
+        f"  source {source.name}: {source.notes:,} of {source.counts['read']:,} notes kept, {source.tokens:,} tokens"
+        f"{_describe_dropped(source.counts)}"
+        for source in manifest.sources
+    ]
+
+
+def _describe_filters(manifest: Manifest) -> list[str]:
+    """Warn of sources of which nothing is left: a value of a filter may be misspelt."""
     lines = []
     for source in manifest.sources:
-        lines.append(
-            f"  source {source.name}: {source.notes:,} of {counted(source.counts['read'], 'note')} kept, "
-            f"{counted(source.tokens, 'token')}{_describe_dropped(source.counts)}"
-        )
         if source.counts["read"] == source.counts.get("dropped_filtered", 0) > 0:
             described = [manifest.settings["inputs"][number]["source"] for number in source.inputs]
             columns = dict.fromkeys(each["column"] for entry in described for each in entry["filters"])
@@ -120,11 +126,11 @@ def _describe_sources(manifest: Manifest) -> list[str]:
 def appended_lines(manifest: Manifest) -> list[str]:
     """Say what the last appending has added, and what it can't have checked."""
     last = manifest.appended[-1]
-    lines = [f"  appended: {last.notes:,} of {counted(last.read, 'note')} read, {counted(last.tokens, 'token')}"]
+    lines = [f"  appended: {last.notes:,} of {last.read:,} notes read, {last.tokens:,} tokens"]
     if manifest.withdrawn:
         patients = sum(entry.patients for entry in manifest.withdrawn)
         lines.append(
-            f"  {counted(patients, 'patient was', 'patients were')} withdrawn from these shards, which "
+            f"  {patients:,} {'patient was' if patients == 1 else 'patients were'} withdrawn from these shards, which "
             "don't say who: keep their notes out of what you append"
         )
     return lines
@@ -149,8 +155,10 @@ def _describe_copied(manifest: Manifest) -> list[str]:
     if copied is None:
         return []
     line = f"  copied paragraphs, of {manifest.settings['duplicates']['copied_words']} words and more: "
-    line += f"{copied.paragraphs:,} ({counted(copied.tokens, 'token')}) left out of {counted(copied.notes, 'note')}, "
-    line += "as an earlier note of the patient has them"
+    line += (
+        f"{copied.paragraphs:,} ({copied.tokens:,} tokens) left out of {copied.notes:,} notes, as an earlier note of "
+    )
+    line += "the patient has them"
     return [line + (f"; {copied.cannot_be_cut:,} can't be cut out and stay" if copied.cannot_be_cut else "")]
 
 
