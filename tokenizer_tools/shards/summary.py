@@ -98,17 +98,6 @@ def _is_without_times(counts: dict[str, int]) -> bool:
     return counts.get("kept_without_time") == counts["kept"]
 
 
-def _describe_sources(manifest: Manifest) -> list[str]:
-    """A line for each source, if there are several or the user has described them."""
-    if len(manifest.sources) < 2 and not any("source" in entry for entry in manifest.settings["inputs"]):
-        return []
-    return [
-        f"  source {source.name}: {source.notes:,} of {source.counts['read']:,} notes kept, {source.tokens:,} tokens"
-        f"{_describe_dropped(source.counts)}"
-        for source in manifest.sources
-    ]
-
-
 def _describe_filters(manifest: Manifest) -> list[str]:
     """Warn of sources of which nothing is left: a value of a filter may be misspelt."""
     lines = []
@@ -121,6 +110,17 @@ def _describe_filters(manifest: Manifest) -> list[str]:
                 "values there"
             )
     return lines
+
+
+def _describe_sources(manifest: Manifest) -> list[str]:
+    """A line for each source, if there are several or the user has described them."""
+    if len(manifest.sources) < 2 and not any("source" in entry for entry in manifest.settings["inputs"]):
+        return []
+    return [
+        f"  source {source.name}: {source.notes:,} of {source.counts['read']:,} notes kept, {source.tokens:,} tokens"
+        f"{_describe_dropped(source.counts)}"
+        for source in manifest.sources
+    ]
 
 
 def appended_lines(manifest: Manifest) -> list[str]:
