@@ -21,6 +21,8 @@ SPLITS = ("train", "validation", "test")
 MANIFEST_NAME = "manifest.json"
 NOTES_TABLE_NAME = "notes.arrow"
 TOKENIZER_FOLDER = "tokenizer"
+PLAN_NAME = "work/plan.json"
+"""In the folder of an unfinished build: what the shards will depend on."""
 REPORT_NAMES = ("report.html", "report.svg", "report.json")
 """Files that describe the shards. Nothing depends on them."""
 
@@ -261,6 +263,10 @@ class Manifest:
             UserError: the folder isn't a finished shard folder, or is of another format version.
         """
         path = Path(folder) / MANIFEST_NAME
+        if not Path(folder).exists():
+            raise UserError(f"{folder}: no such folder; shards are made with '{typed()} build-shards'")
+        if not path.exists() and (Path(folder) / PLAN_NAME).exists():
+            raise UserError(f"{folder}: an unfinished build; the same build-shards command resumes it")
         if not path.exists():
             raise UserError(
                 f"{folder}: no {MANIFEST_NAME}, so this is not a finished shard folder; "

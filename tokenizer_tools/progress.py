@@ -6,6 +6,8 @@ import sys
 import time
 from types import TracebackType
 
+from tokenizer_tools.wording import counted
+
 
 def say(line: str) -> None:
     """Print a line to stderr; stdout is for results."""
@@ -69,5 +71,6 @@ class Progress:
 
     def _print(self) -> None:
         self.printed = time.monotonic()
-        of = f" of {self.total:,}" if self.total is not None and self.count < self.total else ""
-        say(f"{self.what}: {self.count:,}{of} notes, {self.printed - self.started:.0f} s")
+        total = max(self.count, self.total or 0)
+        of = f"{self.count:,} of " if self.count < total else ""
+        say(f"{self.what}: {of}{counted(total, 'note')}, {self.printed - self.started:.0f} s")

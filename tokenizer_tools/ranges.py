@@ -43,15 +43,19 @@ SequenceLength = Annotated[int, Range(8, 1_000_000)]
 """Tokens per sequence."""
 
 
-def check_ranges(settings: Any) -> None:
+def check_ranges(settings: Any, section: str = "") -> None:
     """Check the numbers of a settings dataclass against the ranges at its fields.
+
+    Args:
+        settings: the dataclass.
+        section: what stands before the names of its options, such as `--duplicates.`, for messages.
 
     Raises:
         UserError: some are outside; the message names all of them.
     """
     values = {entry.name: getattr(settings, entry.name) for entry in fields(settings)}
     if faults := out_of_range(type(settings), values):
-        raise UserError("; ".join(f"{name} is {values[name]}, {fault}" for name, fault in faults.items()))
+        raise UserError("; ".join(f"{section}{name} is {values[name]}, {fault}" for name, fault in faults.items()))
 
 
 def out_of_range(cls: type, values: Mapping[str, Any]) -> dict[str, str]:

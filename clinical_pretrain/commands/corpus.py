@@ -56,7 +56,10 @@ def shard_settings(parser: CommandParser, args: jsonargparse.Namespace) -> Shard
     """The shard settings among parsed options."""
     from tokenizer_tools.shards.settings import ShardSettings
 
-    return notes_settings(parser, ShardSettings, args)
+    settings = notes_settings(parser, ShardSettings, args)
+    if not getattr(args, "append", False):  # which takes the earlier shards' own
+        settings.duplicates.refuse_without_effect()
+    return settings
 
 
 def build_shards(argv: Sequence[str]) -> dict[str, Any]:
@@ -138,7 +141,7 @@ def clean(argv: Sequence[str]) -> dict[str, Any]:
     """Show what each cleaning rule does to notes, before and after, and count what it changes."""
     from tokenizer_tools.corpus.clean_report import CleanSettings, describe_counts, describe_examples, report_cleaning
     from tokenizer_tools.corpus.input_options import find_sources
-    from tokenizer_tools.corpus.read_notes import read_notes
+    from tokenizer_tools.corpus.read_notes import check_first_notes, read_notes
 
     parser = make_parser("clean", clean.__doc__)
     add_notes_options(parser)
@@ -154,6 +157,7 @@ def clean(argv: Sequence[str]) -> dict[str, Any]:
             "or add --allow-output"
         )
     inputs = find_sources(notes_paths(args), settings.reading)
+    check_first_notes(inputs, settings.reading)
     found = report_cleaning(read_notes(inputs, settings.reading), settings)
     print("\n".join([*describe_examples(found), *describe_counts(found)]))
     result = report(args, found.to_json())

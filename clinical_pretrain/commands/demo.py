@@ -18,7 +18,7 @@ from clinical_pretrain.exit_codes import USER_ERROR
 from clinical_pretrain.run_folder.paths import RunFolder
 from tokenizer_tools.command_line import typed
 from tokenizer_tools.corpus.input_options import find_sources
-from tokenizer_tools.corpus.read_notes import read_notes
+from tokenizer_tools.corpus.read_notes import check_first_notes
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import write_json
 from tokenizer_tools.manifest import Manifest, held_out
@@ -49,8 +49,8 @@ def run_demo(out: Path, options: dict[str, Any], input_arguments: Sequence[str])
     """
     started, notes = time.monotonic(), options["notes"]
     has_notes = bool(notes or options["reading"].sources)
-    for entry in find_sources(notes, options["reading"]) if has_notes else ():
-        next(read_notes([entry], options["reading"], options["split"]), None)  # find mistakes before writing anything
+    inputs = find_sources(notes, options["reading"]) if has_notes else []
+    check_first_notes(inputs, options["reading"], options["split"])  # find mistakes before writing anything
     made_of = {"notes": [str(path.resolve()) for path in notes], "arguments": list(input_arguments)}
     if (out / MADE_OF).exists():
         if json.loads((out / MADE_OF).read_text()) != made_of:

@@ -150,7 +150,8 @@ def _nearest(name: str, valid: Sequence[str]) -> str | None:
 
 
 def _same_last_part(name: str, valid: Sequence[str]) -> str | None:
-    return next((key for key in valid if key.split(".")[-1] == _last_part(name)), None)
+    same = [key for key in valid if key.split(".")[-1] == _last_part(name)]
+    return max(same, key=lambda key: difflib.SequenceMatcher(None, name, key).ratio(), default=None)
 
 
 def _last_part(name: str) -> str:

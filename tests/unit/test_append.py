@@ -526,7 +526,7 @@ def test_wrong_commands(copy, files, words, message, capfd):
 
 def test_where_no_shards_are(files, tmp_path, capfd):
     assert run("--notes", files[1], "--out", tmp_path / "none", "--append") == 2
-    assert "so this is not a finished shard folder" in capfd.readouterr().err
+    assert "none: no such folder; shards are made with" in capfd.readouterr().err
     assert run("--notes", files[1], "--out", tmp_path / "none") == 2
     assert capfd.readouterr().err.endswith("missing: --tokenizer (see clinical-pretrain build-shards --help)\n")
     assert main(["submit-shards", "--append", "--notes", str(files[1]), "--out", "x"]) == 2

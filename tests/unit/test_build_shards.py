@@ -319,7 +319,7 @@ def test_a_full_disk_leaves_the_folder_restartable(built, corpus, tmp_path):
         ("subject_id,text\n1,hello\n", ["--split.validation", "1"], "leave something to train on"),
         ("subject_id,text\n1,hello\n", ["--columns.txt", "x"], "did you mean --columns.text?"),
         ("subject_id,text\n1,hello\n", ["--tokenizer", "nobody/nothing"], "hf download nobody/nothing"),
-        ("subject_id,text\n1,hello\n", ["--tokenizer", "/nowhere"], "neither a folder nor a tokenizer"),
+        ("subject_id,text\n1,hello\n", ["--tokenizer", "/nowhere"], "/nowhere: no such folder; check --tokenizer"),
         ("subject_id,text\n1,hello\n", ["--out", "/proc/nowhere"], "/proc/nowhere"),
         (None, [], "no such file or folder"),
     ],

@@ -14,6 +14,7 @@ from tokenizer_tools.manifest import Manifest
 from tokenizer_tools.shard_reading import record_batches
 from tokenizer_tools.shards.build import build_shards
 from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
+from tokenizer_tools.shards.summary import summary_lines
 
 YAML = """
 sources:
@@ -141,6 +142,13 @@ def test_commands_say_what_came_of_each_source(world, corpus, tmp_path, capsys):
     assert main(["inspect-tokenizer", *sources, "--tokenizer", str(corpus / "tokenizer")]) == 0
     assert main(["clean", *sources, "--json", str(tmp_path / "c.json")]) == 0
     assert json.loads((tmp_path / "c.json").read_text())["notes_unusable"] >= 10
+
+
+def test_a_filter_that_no_row_passes_is_told_without_its_values(world, corpus, tmp_path):
+    describe(world, YAML.replace("CATEGORY: not Radiology", "CATEGORY: Raidology"), "typo.yaml")
+    said = summary_lines(build(world, corpus, tmp_path / "s", sources="typo.yaml"), tmp_path, False)
+    warning = "  WARNING: no row of source mimic passes its filters (CATEGORY); check the values there"
+    assert [line for line in said if "WARNING" in line] == [warning] and "Raidology" not in "".join(said)
 
 
 def test_values_of_filters_may_be_identifiers_and_are_not_kept(world, corpus, tmp_path):

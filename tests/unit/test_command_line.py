@@ -59,6 +59,21 @@ CONFIG = str(REPOSITORY / "configs" / "clinical_longformer.yaml")
             "clean --notes x --cleaning.profile papers",
             "--cleaning.profile is papers, must be one of minimal, default, p",
         ),
+        (
+            "build-shards --notes x --out y --tokenizer z --split.list.test f",
+            "unknown --split.list.test (did you mean --split.lists.test?",
+        ),
+        (
+            "build-shards --notes x --out y --tokenizer z --duplicates.threshold 0.2",
+            "--duplicates.threshold is 0.2, must be at least 0.5",
+        ),
+        (
+            "build-shards --notes x --out y --tokenizer z --duplicates.copied_words 50 --duplicates.ngram 4",
+            "--duplicates.ngram: has no effect without --duplicates.near drop or keep; add that, or leave it out; "
+            "--duplicates.copied_words: has no effect without --duplicates.copied drop; add that, or leave it out",
+        ),
+        ("verify nowhere", "nowhere: no such folder; shards are made with"),
+        ("describe-shards nowhere", "nowhere: no such folder; shards are made with"),
         ("clean --notes x --show -1", "--show is -1, must be at least 0"),
         ("clean --notes x --show 2", "--show prints text of notes, and the output is no terminal, so it could land in"),
         (
@@ -238,7 +253,7 @@ def test_other_ways_to_name_columns_and_notes_are_understood(words, hint, capsys
     assert hint in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["build-shards", "run", "submit"])
+@pytest.mark.parametrize("command", ["build-shards", "clean", "run", "submit"])
 def test_help_shows_meanings_rather_than_python(command, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")
     with pytest.raises(SystemExit):
@@ -246,7 +261,8 @@ def test_help_shows_meanings_rather_than_python(command, capsys, monkeypatch):
     text = capsys.readouterr().out
     assert not re.search(r"default: null|Optional|type: | CONFIG|default: \)|Default.*\(default", text)
     choices = {
-        "build-shards": "the kind to read. (one of csv, jsonl, parquet, txt, xml)",
+        "build-shards": "(null: as the profile says)",
+        "clean": "the kind to read. (one of csv, jsonl, parquet, txt, xml)",
         "run": "transformers needs 4 or more. (default: 128)",
         "submit": "(default: 24:00:00)",
     }

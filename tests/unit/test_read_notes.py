@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tokenizer_tools.corpus.columns import Columns
-from tokenizer_tools.corpus.read_notes import InputOptions, read_notes
+from tokenizer_tools.corpus.input_files import find_inputs
+from tokenizer_tools.corpus.read_notes import InputOptions, check_first_notes, read_notes
 from tokenizer_tools.corpus.split_patients import SplitRule
 from tokenizer_tools.errors import UserError
 
@@ -124,8 +125,16 @@ def test_several_inputs_are_told_apart(tmp_path):
         ("n.parquet", "not parquet", "cannot be read as Parquet"),
         ("n.docx", "x", "unknown kind of file"),
         ("n.csv", 'text\n"never closed\nmore\n', "look for an unclosed quote"),
+        ("n.csv", "MRN;NOTE_DATE;BODY\n1;2;x\n", "no text column; columns found: MRN, NOTE_DATE, BODY; name it"),
+        ("n.tsv", "MRN\tNOTE_DATE\tBODY\n1\t2\tx\n", "columns found: MRN, NOTE_DATE, BODY; name it"),
+        ("n.csv", "Smith_J;note_of, May\n", "look like a header"),
         ("n.csv", "id:text\n1:hello\n", "separated by commas, tabs or semicolons"),
-        ("n.jsonl", '{"text": "a"}\n{"body": "a"}\n', "row 2: no text column"),
+        (
+            "n.jsonl",
+            '{"text": "a"}\n{"body": "a"}\n',
+            "row 2: no text column; columns found: body; name it "
+            "with --columns.text NAME; or drop and count such rows with --on-bad-row skip",
+        ),
         ("n.jsonl", '{"text": ["a"]}\n', "row 1: 'text' holds a list"),
         ("n.csv.gz", "not gzip", "broken or cut-off gzip"),
     ],
@@ -138,6 +147,33 @@ def test_bad_input_names_the_place(tmp_path, name, content, message):
     with pytest.raises(UserError, match=message.replace("(", r"\(")) as caught:
         notes_of(path)
     assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_skipping_rows_is_offered_where_it_helps(tmp_path):
+    """Not for a column that the first row lacks, nor where the lines after a row could be of the same note."""
+    lacking, wanted = write(tmp_path / "n.jsonl", '{"body": "a"}\n'), Columns(text="body", patient="who")
+    for options in ({}, {"columns": wanted}):
+        with pytest.raises(UserError, match=r"row 1: no (text|column)") as caught:
+            notes_of(lacking, **options)
+        assert "--on-bad-row" not in str(caught.value)
+        (note,) = notes_of(lacking, on_bad_row="skip", **options)
+        assert note.fault == "malformed"
+    with pytest.raises(UserError, match=r"complete the row; --on-bad-row skip can't skip it, as the lines after it"):
+        notes_of(write(tmp_path / "n.csv", HEADER + "1,2\n"), on_bad_row="skip")
+
+
+@pytest.mark.parametrize("first", ["csv", "jsonl"])
+def test_several_inputs_with_other_columns_are_told_of_sources(first, tmp_path):
+    known = write(tmp_path / "a.csv", "text\na\n")
+    other = write(tmp_path / f"b.{first}", "note_id,body\n1,b\n" if first == "csv" else '{"body": "b"}\n')
+    for paths in ([known, other], [other, known]):
+        inputs = find_inputs(paths)
+        with pytest.raises(
+            UserError, match=rf"NAME; if the inputs have different .* with --sources .* sources {first}"
+        ):
+            check_first_notes(inputs, InputOptions())
+    with pytest.raises(UserError, match=r"--columns.text NAME$"):
+        check_first_notes(find_inputs([other]), InputOptions())
 
 
 def test_a_cut_off_gzip_file(tmp_path):

@@ -321,7 +321,22 @@ def test_the_build_says_how_much_is_padding(shards, tokenizer, tmp_path, capsys)
     assert report["rows"]["padding_share"] == summarise(manifest)["padding_share"] == round(padding, 6)
     assert report["settings"]["pack"] == "timeline"
     nobody = build([["", "", "", "5 6 7"], ["", "", "", "8 9"]], tokenizer, tmp_path / "nobody", split=SplitRule(0, 0))
-    assert any("no note names a patient, so each stands alone" in each for each in summary_lines(nobody, shards, False))
+    said = summary_lines(nobody, shards, already_built=False)
+    assert any("no note names a patient, so each stands alone" in each for each in said)
+    assert "  no note has a time" in said
+
+
+@pytest.mark.parametrize("patients", [["7001", "7002"], ["", ""]])
+def test_the_build_warns_where_no_time_can_be_read(patients, tokenizer, tmp_path):
+    rows = [[patient, "", "03/04/2101", f"{number} 6 7"] for number, patient in enumerate(patients)]
+    said = summary_lines(build(rows, tokenizer, tmp_path / "shards", split=SplitRule(0, 0)), tmp_path, False)
+    (warning,) = (line for line in said if "WARNING" in line)
+    order = ", so notes stand in input order" if patients[0] else ""
+    assert warning == (
+        f"  WARNING: none of the 2 notes has a time that can be read{order}; for dates such as 03/04/2101 say "
+        "--date-order day_first or month_first"
+    )
+    assert any("notes in input order: padding is" in line for line in said) and "time order" not in "".join(said)
 
 
 @pytest.mark.parametrize("isolate", [False, True])

@@ -436,6 +436,23 @@ def test_all_faults_are_told_with_their_places(shards, tmp_path, capsys):
     assert borders["state"] == "fault" and borders["faults"][0]["count"] == 3
 
 
+def test_who_may_read_how_many_files_and_what_is_unknown(shards):
+    for path in (shards, shards / FIRST, shards / SECOND):
+        path.chmod(path.stat().st_mode | 0o004)
+    said = verify_shards(shards).lines()
+    assert f"  the folder (mode 704) and 2 more: open to other users; chmod -R go= {shards}" in said
+    (line,) = (line for line in said if line.startswith("unknown tokens"))
+    assert re.search(r"ok +none of [\d,]+ tokens, besides [\d,]+ placeholders$", line)
+
+
+def test_an_unfinished_build_is_told_to_be_resumed(tmp_path, capsys):
+    (tmp_path / "s" / "work").mkdir(parents=True)
+    (tmp_path / "s" / "work" / "plan.json").touch()
+    for command in ("verify", "describe-shards"):
+        assert main([command, str(tmp_path / "s")]) == 2
+        assert "s: an unfinished build; the same build-shards command resumes it" in capsys.readouterr().err
+
+
 def test_what_needs_a_missing_file_is_not_checked(shards):
     (shards / SECOND).unlink()
     found = verify_shards(shards)

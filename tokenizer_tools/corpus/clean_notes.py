@@ -73,9 +73,9 @@ class CleaningRules:
     """Which cleaning rules run, in this order."""
 
     profile: Profile = "default"
-    """Which rules are on where nothing else is said: default; minimal (line endings and control characters alone);
-    paper (the preprocessing of Clinical-Longformer, without its fault on decimals); mimic3 or mimic4 (the default
-    rules; in MIMIC-III ___ is an empty field of a form)."""
+    """Which rules are on where nothing else is said (null: as the profile says): default; minimal (line endings and
+    control characters alone); paper (the preprocessing of Clinical-Longformer, without its fault on decimals); mimic3
+    or mimic4 (the default rules; in MIMIC-III ___ is an empty field of a form)."""
     mojibake: bool | None = None
     """Repair UTF-8 that was read as another encoding (needs ftfy; in no profile)."""
     line_endings: bool | None = None

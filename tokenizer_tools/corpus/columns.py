@@ -29,6 +29,10 @@ _LIKELY_ADMISSION = re.compile(
 _COMMON = re.compile(r"(row|note|doc|document|report)?(id|text|body|date|time|type|title)|content|label|index")
 
 
+class MissingColumnError(UserError):
+    """An input lacks a column that is needed. Another input may have it."""
+
+
 @dataclass(frozen=True)
 class Columns:
     """Column names (JSONL: keys) of the input, if they aren't those of MIMIC."""
@@ -59,12 +63,15 @@ def resolve_columns(wanted: Columns, found: tuple[str, ...], where: str) -> dict
         where: the file or row, for messages.
 
     Raises:
-        UserError: a named column is missing, there is no text column, or several columns could be meant.
+        MissingColumnError: a named column is missing, or there is no text column.
+        UserError: several columns could be meant.
     """
     names = {role: _columns_of_role(role, wanted, found, where) for role in KNOWN_COLUMNS}
     names = {role: columns for role, columns in names.items() if columns}
     if "text" not in names:
-        raise UserError(f"{where}: no text column; {describe_columns(found)}; name it with --columns.text NAME")
+        raise MissingColumnError(
+            f"{where}: no text column; {describe_columns(found)}; name it with --columns.text NAME"
+        )
     return names
 
 
@@ -104,13 +111,13 @@ def find_column(asked: str, found: tuple[str, ...], fault: str) -> str:
     """The column that a user means: spelt like it, but for blanks around it and, if there is no such one, for case.
 
     Raises:
-        UserError: there is none; the message begins with `fault`.
+        MissingColumnError: there is none; the message begins with `fault`.
     """
     for spelt in (str, str.strip, lambda name: name.strip().lower()):
         for name in found:
             if spelt(name) == spelt(asked):
                 return name
-    raise UserError(f"{fault}; {describe_columns(found)}")
+    raise MissingColumnError(f"{fault}; {describe_columns(found)}")
 
 
 def _other_patients(found: Iterable[str], wanted: Columns) -> list[str]:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenizer_tools.corpus.columns import describe_columns, likely_columns
+from tokenizer_tools.command_line import typed
+from tokenizer_tools.corpus.columns import MissingColumnError, describe_columns, likely_columns
 from tokenizer_tools.corpus.identifiers import LostDigitsError, identifier_of, text_of
 from tokenizer_tools.corpus.input_files import ONE_NOTE, Input
 from tokenizer_tools.corpus.input_options import InputOptions, find_sources
@@ -80,6 +81,24 @@ def read_notes(
                 yield note
 
 
+def check_first_notes(inputs: Sequence[Input], options: InputOptions, rule: SplitRule | None = None) -> None:
+    """Read the first note of each input, in which most mistakes show.
+
+    Raises:
+        UserError: see `read_notes`.
+    """
+    for entry in inputs:
+        try:
+            next(read_notes([entry], options, rule), None)
+        except MissingColumnError as error:
+            if len(inputs) == 1:
+                raise
+            raise UserError(
+                f"{error}; if the inputs have different columns, describe each with --sources ('{typed()} sources "
+                f"{entry.kind}' prints an example)"
+            ) from None
+
+
 class NoteReader:
     """Turns the rows of one input into notes.
 
@@ -118,7 +137,7 @@ class NoteReader:
     def _note(self, row: Row | BadRowError, number: int, path: Path) -> Note:
         if isinstance(row, BadRowError):
             raise row
-        names, filtered = self._columns(row)
+        names, filtered = self._columns(row, number)
         if not self._is_admitted(row, filtered):
             return self._without_text(number, row.place, "filtered")
         cells = {role: [row.values.get(name) for name in wanted] for role, wanted in names.items()}
@@ -142,7 +161,7 @@ class NoteReader:
         patient, admission = in_path.get("patient", patient), in_path.get("admission", admission)
         needs_identity = self.rule and self.rule.needs_identity and first["text"].strip()
         if needs_identity and not (patient or admission):
-            raise self._no_patient(row)
+            raise self._no_patient(row, number)
         time, has_unreadable_time = self._time(cells.get("time", []))
         return Note(
             text=first["text"],
@@ -199,13 +218,18 @@ class NoteReader:
             has_unreadable = True
         return "", has_unreadable
 
-    def _columns(self, row: Row) -> tuple[dict[str, list[str]], list[str]]:
+    def _can_be_skipped(self, number: int) -> bool:
+        """Whether a row without a column may be skipped: not where all rows have the same columns, nor if the first
+        one already lacks it, unless the user asks for that."""
+        return self.input.kind == "jsonl" and (number > 1 or self.options.on_bad_row == "skip")
+
+    def _columns(self, row: Row, number: int) -> tuple[dict[str, list[str]], list[str]]:
         """The columns of each role, and those of the filters."""
         if row.columns not in self._resolved:
             try:
                 self._resolved = {row.columns: self._wanted.resolve(row.columns, row.where)}
             except UserError as error:
-                if self.input.kind != "jsonl":  # where each row has its own keys
+                if not self._can_be_skipped(number):
                     raise
                 raise BadRowError(row.place, "malformed", str(error).removeprefix(f"{row.where}: ")) from None
         return self._resolved[row.columns]
@@ -248,9 +272,9 @@ class NoteReader:
         except LostDigitsError:
             raise BadRowError(place, "no_patient", "an identifier in its path has lost digits; rename it") from None
 
-    def _no_patient(self, row: Row) -> UserError:
+    def _no_patient(self, row: Row, number: int) -> UserError:
         """The error for a row that names no patient, with the possible remedies."""
-        (names, _), level = self._columns(row), self.source.patient_folder
+        (names, _), level = self._columns(row, number), self.source.patient_folder
         if level and self.input.is_folder:
             return BadRowError(row.place, "no_patient", f"lies above the folders of level {level} (--patient-folder)")
         if self.source.patient_from:
@@ -265,9 +289,9 @@ class NoteReader:
             files = "if files are named by patients, say how with --patient-from, such as '{patient}-*.txt'"
             return UserError(f"{self.input.path}: no patients are known; {folders if levels else ''}{files}{BY_NOTE}")
         message = f"no patient column; {describe_columns(row.columns)}; {likely_columns(row.columns)}{BY_NOTE}"
-        if self.input.kind == "jsonl":
+        if self._can_be_skipped(number):
             return BadRowError(row.place, "no_patient", message)
-        return UserError(f"{row.where}: {message}")
+        return MissingColumnError(f"{row.where}: {message}")
 
 
 def _holds_several(row: Row, name: str, kind: str) -> BadRowError:

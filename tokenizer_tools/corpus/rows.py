@@ -23,6 +23,7 @@ from tokenizer_tools.files import unique_keys
 from tokenizer_tools.xml_files import parse_xml
 
 LONGEST_FIELD = 1 << 28
+_NOT_TO_BE_SKIPPED = "--on-bad-row skip can't skip it, as the lines after it could be of the same note"
 Fault = Literal["invalid_utf8", "malformed", "no_patient", "marked_error", "filtered"]
 
 
@@ -30,7 +31,7 @@ class BadRowError(UserError):
     """A row that can't be used. With `on_bad_row: skip` it becomes a note with a `fault`."""
 
     def __init__(self, place: str, fault: Fault, message: str) -> None:
-        super().__init__(f"{place}: {message}, or drop and count such rows with --on-bad-row skip")
+        super().__init__(f"{place}: {message}; or drop and count such rows with --on-bad-row skip")
         self.place, self.fault, self.message = place, fault, message
 
     def __reduce__(self) -> tuple[type[BadRowError], tuple[str, Fault, str]]:
@@ -153,10 +154,9 @@ def _csv(path: Path, text: io.TextIOWrapper, wanted: Wanted, before: int) -> Ite
         try:
             values = next((values for values in reader if values), None)  # without empty lines
         except csv.Error as error:
-            # Not to be skipped: where the next row begins is unknown, and a line of this note could pass for one.
             raise UserError(
                 f"{path}, after row {max(0, number - 1)}: not a CSV file ({error}); look for an unclosed quote, or a "
-                'stray one: within a field a quote is written twice ("")'
+                f'stray one: within a field a quote is written twice (""); {_NOT_TO_BE_SKIPPED}'
             ) from None
         if values is None:
             break
@@ -164,10 +164,10 @@ def _csv(path: Path, text: io.TextIOWrapper, wanted: Wanted, before: int) -> Ite
             columns = tuple(values)
             wanted.resolve(columns, str(path))
         elif len(values) < len(columns):
-            # A line break without quotes. As above, lines of this note could pass for rows.
+            # A line break without quotes.
             raise UserError(
                 f"{place}: {len(values)} fields where the header has {len(columns)}; quote fields that hold line "
-                'breaks ("), or complete the row'
+                f'breaks ("), or complete the row; {_NOT_TO_BE_SKIPPED}'
             )
         elif len(values) > len(columns):
             yield BadRowError(
@@ -189,13 +189,15 @@ def _bare(name: str) -> str:
 
 
 def separator_of(header: str, wanted: Columns) -> str:
-    """The separator (comma, tab, semicolon or bar) with which the header has a text column."""
+    """The separator (comma, tab, semicolon or bar) with which the header has a text column. If none has, the only one
+    that the header holds, so that a message can name its columns."""
     known = set(KNOWN_COLUMNS["text"])
     for separator in ",\t;|":
         names = next(csv.reader([header], delimiter=separator), [])
         if _bare(wanted.text) in map(_bare, names) if wanted.text else known & set(map(_bare, names)):
             return separator
-    return ","
+    there = [separator for separator in ",\t;|" if separator in header]
+    return there[0] if len(there) == 1 else ","
 
 
 def _jsonl(path: Path, lines: io.TextIOWrapper, before: int) -> Iterator[Row | BadRowError]:

@@ -24,7 +24,7 @@ from typing import Any
 from tokenizer_tools.corpus.input_files import Input
 from tokenizer_tools.corpus.input_options import find_sources
 from tokenizer_tools.corpus.placeholders import sorted_counts
-from tokenizer_tools.corpus.read_notes import read_notes
+from tokenizer_tools.corpus.read_notes import check_first_notes
 from tokenizer_tools.corpus.split_patients import key_id, load_patient_key, patient_hash
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import (
@@ -144,8 +144,7 @@ def open_inputs(notes: Sequence[Path], settings: ShardSettings) -> list[Input]:
         UserError: see `find_sources` and `read_notes`.
     """
     inputs = find_sources(notes, settings.reading)
-    for entry in inputs:
-        next(read_notes([entry], settings.reading, settings.split), None)
+    check_first_notes(inputs, settings.reading, settings.split)
     return inputs
 
 

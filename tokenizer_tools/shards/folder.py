@@ -34,7 +34,7 @@ from tokenizer_tools.corpus.clean_notes import clean, clean_in_paragraphs
 from tokenizer_tools.corpus.placeholders import Replacement
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import read_json, write_json
-from tokenizer_tools.manifest import FORMAT_VERSION, MANIFEST_NAME, TOKENIZER_FOLDER, Manifest, TokenizerInfo
+from tokenizer_tools.manifest import FORMAT_VERSION, MANIFEST_NAME, PLAN_NAME, TOKENIZER_FOLDER, Manifest, TokenizerInfo
 from tokenizer_tools.shards.append.settings import why_not_appendable
 from tokenizer_tools.shards.settings import ShardSettings
 from tokenizer_tools.shards.shingles import ShingleStore
@@ -148,7 +148,7 @@ def is_prepared(build: ShardBuild, plan: dict[str, Any]) -> bool:
     """Whether `prepare_folder` would change nothing, so that several machines may start at once."""
     if (build.out / MANIFEST_NAME).exists():
         return True
-    return build.tokenizer_folder.exists() and (build.work / "plan.json").exists() and _read_plan(build) == plan
+    return build.tokenizer_folder.exists() and (build.out / PLAN_NAME).exists() and _read_plan(build) == plan
 
 
 def prepare_folder(build: ShardBuild, plan: dict[str, Any]) -> Manifest | None:
@@ -169,7 +169,7 @@ def prepare_folder(build: ShardBuild, plan: dict[str, Any]) -> Manifest | None:
         _refuse_other_settings(out, manifest.settings, plan, "finished shards")
         shutil.rmtree(work, ignore_errors=True)
         return manifest
-    if (work / "plan.json").exists():
+    if (out / PLAN_NAME).exists():
         earlier = _read_plan(build)
         if (work / "packed").exists():
             _refuse_other_settings(out, earlier, plan, "an unfinished build")
@@ -182,12 +182,12 @@ def prepare_folder(build: ShardBuild, plan: dict[str, Any]) -> Manifest | None:
     _refuse_unknown_files(out, work)
     out.mkdir(parents=True, exist_ok=True, mode=0o700)
     work.mkdir(exist_ok=True, mode=0o700)
-    write_json(work / "plan.json", plan)
+    write_json(out / PLAN_NAME, plan)
     return None
 
 
 def _read_plan(build: ShardBuild) -> dict[str, Any]:
-    return read_json(build.work / "plan.json", FORMAT_VERSION, f"delete {build.out}, or choose another --out")
+    return read_json(build.out / PLAN_NAME, FORMAT_VERSION, f"delete {build.out}, or choose another --out")
 
 
 def finish_append(shards: Path) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any
 from tokenizer_tools.corpus.placeholders import describe_placeholders
 from tokenizer_tools.manifest import SPLITS, Manifest
 from tokenizer_tools.tokenizer.unknown_characters import describe_unknown
+from tokenizer_tools.wording import counted
 
 _MUCH_PADDING = 0.1
 """Share of padding from which less is advised."""
@@ -68,14 +69,14 @@ def _figures(manifest: Manifest) -> list[str]:
     patients = sum(split.patients for split in manifest.splits.values())
     admissions = sum(split.admissions for split in manifest.splits.values())
     for name, split in manifest.splits.items():
-        people = f" · {split.patients:>7,} patients" if patients else ""
-        people += f" · {split.admissions:>7,} admissions without a patient" if admissions else ""
+        people = f" · {counted(split.patients, 'patient'):>16}" if patients else ""
+        people += f" · {counted(split.admissions, 'admission'):>18} without a patient" if admissions else ""
         lines.append(
-            f"  {name:<10} {split.sequences:>9,} sequences of {manifest.sequence_length:,} · "
-            f"{split.tokens:>13,} tokens · {split.notes:>9,} notes{people}"
+            f"  {name:<10} {counted(split.sequences, 'sequence'):>19} of {manifest.sequence_length:,} · "
+            f"{split.tokens:>13,} tokens · {counted(split.notes, 'note'):>15}{people}"
         )
     if manifest.split_by != "patient":
-        known = f"{manifest.patients_in_several_splits:,} patients are in several splits"
+        known = f"{counted(manifest.patients_in_several_splits, 'patient is', 'patients are')} in several splits"
         lines.append(f"  split by {manifest.split_by}: {known if patients else 'no patient is known'}")
     elif patients == counts["kept"] > 1:
         lines.append(
@@ -88,9 +89,10 @@ def _figures(manifest: Manifest) -> list[str]:
     if manifest.pack == "timeline":
         lines.append(f"  {_describe_timelines(manifest)}")
     lines += _describe_sources(manifest)
+    lines += _describe_filters(manifest)
     lines.append(f"  {_describe_near(manifest)}")
     lines += _describe_copied(manifest)
-    lines += _describe_times(counts)
+    lines += _describe_times(manifest)
     most, before = _BOUND if manifest.withdrawn else ("", "")
     lines += [f"  {line}{before}" for line in describe_placeholders(manifest.placeholders, most)]
     lines.append(f"  {describe_unknown(manifest.unknown)}")
@@ -119,24 +121,49 @@ def _describe_lists(manifest: Manifest) -> str:
     """Say who is on the user's own lists, and what became of the others."""
     lists, counts = manifest.split_rule["lists"], manifest.counts
     splits = ", ".join(split for split in SPLITS if split in lists)
-    line = f"split by lists of {counts['listed_ids']:,} {lists['of']}s ({splits})"
+    line = f"split by lists of {counted(counts['listed_ids'], lists['of'])} ({splits})"
     if without := counts["listed_ids_without_notes"]:
-        line += f", of which {without:,} have no note"
+        line += f", of which {without:,} {'has' if without == 1 else 'have'} no note"
     if shared := counts["listed_elsewhere_by_admission"]:
-        line += f"; {shared:,} notes have an admission that a held-out patient of another list has, too"
+        notes = counted(shared, "note has", "notes have")
+        line += f"; {notes} an admission that a held-out patient of another list has, too"
     return f"{line}; notes of others are {'dropped' if 'train' in lists else 'divided by the shares'}"
 
 
 def _describe_timelines(manifest: Manifest) -> str:
     """Say what one patient in each sequence costs."""
-    line = (
-        f"one patient in each sequence, notes in time order: padding is {manifest.padding_share:.1%} of all positions"
-    )
-    if not any(split.patients or split.admissions for split in manifest.splits.values()):
+    order = "input" if _is_without_times(manifest.counts) else "time"
+    line = f"one patient in each sequence, notes in {order} order: "
+    line += f"padding is {manifest.padding_share:.1%} of all positions"
+    if not _knows_people(manifest):
         return f"{line}; no note names a patient, so each stands alone"
     if manifest.padding_share > _MUCH_PADDING:
         line += "; a shorter --sequence-length, or --pack notes, has less"
     return line
+
+
+def _knows_people(manifest: Manifest) -> bool:
+    """Whether any note names a patient or an admission."""
+    return any(split.patients or split.admissions for split in manifest.splits.values())
+
+
+def _is_without_times(counts: dict[str, int]) -> bool:
+    """Whether no kept note has a time that could be read."""
+    return counts.get("kept_without_time") == counts["kept"]
+
+
+def _describe_filters(manifest: Manifest) -> list[str]:
+    """Warn of sources of which nothing is left: a value of a filter may be misspelt."""
+    lines = []
+    for source in manifest.sources:
+        if source.counts["read"] == source.counts.get("dropped_filtered", 0) > 0:
+            described = [manifest.settings["inputs"][number]["source"] for number in source.inputs]
+            columns = dict.fromkeys(each["column"] for entry in described for each in entry["filters"])
+            lines.append(
+                f"  WARNING: no row of source {source.name} passes its filters ({', '.join(columns)}); check the "
+                "values there"
+            )
+    return lines
 
 
 def _describe_sources(manifest: Manifest) -> list[str]:
@@ -157,7 +184,10 @@ def _describe_near(manifest: Manifest) -> str:
         return "near-duplicates weren't looked for; --duplicates.near drop does"
     line = f"near-duplicates, which share {rules['threshold']:.0%} of their runs of {rules['ngram']} words: "
     line += "the first stays" if rules["near"] == "drop" else "kept, but not across splits"
-    return line + (f"; {crowded:,} notes are like too many others to be compared with all" if crowded else "")
+    line += f", {manifest.counts.get('dropped_near_duplicate', 0):,} dropped"
+    if crowded:
+        line += f"; {counted(crowded, 'note is', 'notes are')} like too many others to be compared with all"
+    return line
 
 
 def _describe_copied(manifest: Manifest) -> list[str]:
@@ -173,19 +203,29 @@ def _describe_copied(manifest: Manifest) -> list[str]:
     return [line + before]
 
 
-def _describe_times(counts: dict[str, int]) -> list[str]:
+def _describe_times(manifest: Manifest) -> list[str]:
     """Say which notes have no place in time."""
+    counts, has_people = manifest.counts, _knows_people(manifest)
     without, unreadable = counts.get("kept_without_time", 0), counts.get("kept_unreadable_time", 0)
+    if _is_without_times(counts) and unreadable:
+        return [
+            f"  WARNING: none of the {counted(counts['kept'], 'note')} has a time that can be read"
+            f"{', so notes stand in input order' if has_people else ''}; for dates such as 03/04/2101 say --date-order "
+            "day_first or month_first"
+        ]
+    if _is_without_times(counts):
+        order = ": each patient's notes stand in input order" if has_people else ""
+        return [f"  no note has a time{order}"]
     lines = []
     if unreadable:
         lines.append(
-            f"  {unreadable:,} notes have a time that can't be read; if day and month could be confused (03/04/2101), "
-            "say --date-order"
+            f"  {counted(unreadable, 'note has', 'notes have')} a time that can't be read; if day and month could be "
+            "confused (03/04/2101), say --date-order"
         )
-    if without == counts["kept"]:
-        lines.append("  no note has a time: each patient's notes stand in input order")
-    elif without:
-        lines.append(f"  {without:,} notes have no time: they stand after the patient's other notes, in input order")
+    if without:
+        lines.append(
+            f"  {counted(without, 'note has', 'notes have')} no time: after the patient's other notes, in input order"
+        )
     return lines
 
 

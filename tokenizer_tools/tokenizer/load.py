@@ -35,6 +35,8 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerFast:
     folder = Path(name_or_path)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{name_or_path}: a file; --tokenizer takes a folder or a Hub id")
+    if not folder.exists() and name_or_path.startswith(("/", "./", "../")):
+        raise UserError(f"{name_or_path}: no such folder; check --tokenizer")
     tokenizer = _from_pretrained(name_or_path)
     if not getattr(tokenizer, "is_fast", False):
         raise UserError(f"{name_or_path}: no fast tokenizer can be made of it; save one with save_pretrained() first")

@@ -12,7 +12,7 @@ from tokenizer_tools.corpus.deduplicate import text_hash
 from tokenizer_tools.corpus.input_files import Input
 from tokenizer_tools.corpus.input_options import InputOptions, find_sources
 from tokenizer_tools.corpus.placeholders import Replacement
-from tokenizer_tools.corpus.read_notes import read_notes
+from tokenizer_tools.corpus.read_notes import check_first_notes, read_notes
 from tokenizer_tools.corpus.split_lists import ListedSplits
 from tokenizer_tools.corpus.split_patients import SplitRule, patients_of_admissions, unknown_patient
 from tokenizer_tools.errors import UserError
@@ -111,8 +111,7 @@ def find_notes(notes: Sequence[Path], reading: InputOptions, split: SplitRule) -
         UserError: a file is missing, of unknown kind or broken, or its first row can't be used.
     """
     inputs = find_sources(notes, reading)
-    for entry in inputs:
-        next(read_notes([entry], reading, split), None)
+    check_first_notes(inputs, reading, split)
     return inputs
 
 

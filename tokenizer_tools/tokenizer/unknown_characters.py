@@ -14,6 +14,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from tokenizer_tools.manifest import UnknownTokens
+from tokenizer_tools.wording import counted
 
 NAMED_CHARACTERS = 20
 """Number of the most frequent characters that the manifest names."""
@@ -122,7 +123,8 @@ def describe_unknown(unknown: UnknownTokens) -> str:
     if unknown.tokens:
         line = f"{unknown.share:.2%} of the tokens are unknown to the tokenizer{f' ({named})' if named else ''}"
     if unknown.lost_word_starts:
-        line += f"; {unknown.lost_word_starts:,} words stand right after one, and so lose the mark of their start"
+        words = counted(unknown.lost_word_starts, "word stands", "words stand")
+        line += f"; {words} right after one, without the mark of a word's start"
     whitespace = unknown.written_as_spaces
     names = [name for character, name in (("\n", "newline"), ("\t", "tab")) if character in whitespace]
     if whitespace:

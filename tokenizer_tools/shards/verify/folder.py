@@ -84,14 +84,17 @@ def _size(size: float) -> str:
 
 def check_modes(folder: Path) -> Check:
     """Nobody but the owner may read, write or enter anything, as build-shards leaves it."""
-    check, remedy = Check("modes"), f"chmod -R go= {folder}"
+    check, opened = Check("modes"), dict[str, list[str]]()
     for path in (folder, *sorted(folder.rglob("*"))):
-        place = "." if path == folder else path.relative_to(folder).as_posix()
+        place = "the folder" if path == folder else path.relative_to(folder).as_posix()
         if path != folder and path.is_symlink():
             check.fault("a link: what it leads to isn't checked", place, "put the file itself here")
         elif mode := stat.S_IMODE(path.stat().st_mode) & 0o077:
             who = "the group" if not mode & 0o007 else "other users"
-            check.fault(f"open to {who}", f"{place} (mode {stat.S_IMODE(path.stat().st_mode):o})", remedy)
+            opened.setdefault(who, []).append(f"{place} (mode {stat.S_IMODE(path.stat().st_mode):o})")
+    for who, places in opened.items():
+        more = f" and {len(places) - 1:,} more" if len(places) > 1 else ""
+        check.fault(f"open to {who}", f"{places[0]}{more}", f"chmod -R go= {folder}")
     check.found = "someone else has access" if check.faults else "only the owner has access"
     return check
 

@@ -17,6 +17,7 @@ from tokenizer_tools.manifest import MANIFEST_NAME, NOTES_TABLE_NAME, SPLITS, Ma
 from tokenizer_tools.shard_reading import record_batches
 from tokenizer_tools.shards.verify.checks import COPY, REBUILD, Check
 from tokenizer_tools.shards.verify.sequences import FoundNotes
+from tokenizer_tools.wording import counted
 
 _COLUMNS = {"patient": pa.string(), "category": pa.string(), "source": pa.int16(), "time_order": pa.int32()}
 _HASH_CHARACTERS = 32
@@ -237,8 +238,13 @@ def check_unknown(found: int, tokens: int, manifest: Manifest) -> Check:
         tokens: all tokens in the shard files.
         manifest: of the shards.
     """
-    check, said = Check("unknown tokens"), manifest.unknown
-    check.found = f"{found:,} of {tokens:,} tokens; by the manifest {said.tokens:,}, without placeholders"
+    check, said, info = Check("unknown tokens"), manifest.unknown, manifest.tokenizer
+    check.found = f"{f'{said.tokens:,}' if said.tokens else 'none'} of {counted(tokens, 'token')}"
+    if others := max(0, found - said.tokens):
+        nouns = ["special token spelt out in notes", "special tokens spelt out in notes"]
+        if info.unknown_id in info.placeholder_ids.values():
+            nouns = ["placeholder"]
+        check.found += f", besides {counted(others, *nouns)}"
     if said.tokens > found:
         check.compare("unknown tokens", MANIFEST_NAME, found, said.tokens)
     check.compare("share of unknown tokens", MANIFEST_NAME, round(said.tokens / max(tokens, 1), 6), said.share)
