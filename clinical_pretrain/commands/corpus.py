@@ -85,7 +85,7 @@ def build_shards(argv: Sequence[str]) -> dict[str, Any]:
     else:
         manifest = build(notes_paths(args), args.tokenizer, out, shard_settings(parser, args), options)
     if manifest is None:
-        print(f"{out}: stage {args.stage}{f' {args.share}' if args.stage == 'pack' else ''} is done")
+        print(f"{out}: stage {args.stage}{f' {args.share}' if args.stage == 'scan' else ''} is done")
         return report(args, {"stage": args.stage})
     if appends:
         lines = appended_lines(manifest, out, args.sources or ", ".join(args.notes))

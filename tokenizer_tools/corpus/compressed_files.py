@@ -6,11 +6,18 @@ import gzip
 import io
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from tokenizer_tools.errors import UserError
+
+_unpack: Any = gzip.open
+_broken: Any = zlib.error
+with suppress(ImportError):  # it isn't made for every processor
+    from isal import igzip, isal_zlib
+
+    _unpack, _broken = igzip.open, isal_zlib.error
 
 COMPRESSIONS = (".gz", ".zst")
 """Endings after those of a kind of files, as in .csv.gz."""
@@ -20,7 +27,8 @@ COMPRESSIONS = (".gz", ".zst")
 def open_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file for reading its bytes, unpacked if its name ends in .gz or .zst.
 
-    Arrow unpacks Zstandard: unlike other readers it notices that a file was cut off.
+    ISA-L unpacks gzip, three times as fast as zlib, where the processor has it. Arrow unpacks Zstandard: unlike other
+    readers it notices that a file was cut off.
 
     Raises:
         UserError: the compressed file is broken or cut off, also later, while it is read.
@@ -28,9 +36,9 @@ def open_file(path: Path) -> Iterator[BinaryIO]:
     name = path.name.lower()
     if name.endswith(".gz"):
         try:
-            with path.open("rb") as raw, gzip.open(raw) as unpacked:
-                yield unpacked  # type: ignore[misc]  # it has all methods
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            with path.open("rb") as raw, _unpack(raw) as unpacked:
+                yield unpacked
+        except (EOFError, gzip.BadGzipFile, _broken) as error:
             raise UserError(f"{path}: broken or cut-off gzip file ({error}); copy it again") from None
     elif name.endswith(".zst"):
         import pyarrow as pa
