@@ -49,18 +49,14 @@ def appended_lines(manifest: Manifest, out: Path, notes: str) -> list[str]:
 
 def withdrawn_lines(manifest: Manifest, out: Path) -> list[str]:
     """Lines to print after a withdrawal."""
-    patients = _patients(manifest.withdrawn[-1].patients)
+    patients = counted(manifest.withdrawn[-1].patients, "patient")
     return [f"{out}: {manifest.counts['kept']:,} notes, without {patients} who withdrew", *_figures(manifest)]
 
 
 def withdrawn_before(manifest: Manifest) -> str:
     """Say how many patients were withdrawn from shards."""
     count = sum(entry.patients for entry in manifest.withdrawn)
-    return f"{_patients(count)} {'was' if count == 1 else 'were'} withdrawn from these shards"
-
-
-def _patients(count: int) -> str:
-    return "1 patient" if count == 1 else f"{count:,} patients"
+    return f"{counted(count, 'patient was', 'patients were')} withdrawn from these shards"
 
 
 def _figures(manifest: Manifest) -> list[str]:
