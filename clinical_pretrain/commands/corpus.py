@@ -58,7 +58,7 @@ def shard_settings(parser: CommandParser, args: jsonargparse.Namespace) -> Shard
 
     settings = notes_settings(parser, ShardSettings, args)
     if not getattr(args, "append", False):  # which takes the earlier shards' own
-        settings.duplicates.refuse_without_effect()
+        settings.refuse_without_effect()
     return settings
 
 

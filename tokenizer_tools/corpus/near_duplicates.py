@@ -18,7 +18,6 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from tokenizer_tools.errors import UserError
 from tokenizer_tools.ranges import Range, check_ranges
 
 _RECALL = 0.99
@@ -56,24 +55,6 @@ class DuplicateRules:
 
     def __post_init__(self) -> None:
         check_ranges(self, "--duplicates.")
-
-    def refuse_without_effect(self) -> None:
-        """Refuse values other than the defaults that change nothing, as what they are for is off.
-
-        Raises:
-            UserError: there are some; the message names all of them.
-        """
-        near, copied = "--duplicates.near drop or keep", "--duplicates.copied drop"
-        needed = dict.fromkeys(("threshold", "ngram", "permutations"), near) if self.near == "off" else {}
-        if self.copied == "keep":
-            needed["copied_words"] = copied
-        faults = [
-            f"--duplicates.{name}: has no effect without {other}; add that, or leave it out"
-            for name, other in needed.items()
-            if getattr(self, name) != getattr(DuplicateRules, name)
-        ]
-        if faults:
-            raise UserError("; ".join(faults))
 
     def compared(self) -> dict[str, Any]:
         """The rules that another build of the same shards must share: those of what isn't looked for are left out."""

@@ -53,6 +53,25 @@ class ShardSettings:
         check_ranges(self)
         check_placeholder_choice(self.placeholder, self.cleaning)
 
+    def refuse_without_effect(self) -> None:
+        """Refuse values other than the defaults that change nothing, as what they are for is off.
+
+        Raises:
+            UserError: there are some; the message names all of them.
+        """
+        rules, needed = self.duplicates, dict[str, str]()
+        if rules.near == "off":
+            needed |= dict.fromkeys(("threshold", "ngram", "permutations"), "near drop or keep")
+        if rules.copied == "keep":
+            needed["copied_words"] = "copied drop"
+        faults = [
+            f"--duplicates.{name}: has no effect without --duplicates.{other}; add that, or leave it out"
+            for name, other in needed.items()
+            if getattr(rules, name) != getattr(DuplicateRules, name)
+        ]
+        if faults:
+            raise UserError("; ".join(faults))
+
     def compared(self) -> dict[str, Any]:
         """The settings that another build in the same folder must share. The patient key and a placeholder's one token
         are compared by what they stand for: a key's id, a token."""
