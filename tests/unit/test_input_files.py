@@ -295,7 +295,7 @@ def test_all_commands_that_read_notes_have_all_their_options(capsys):
         for path in folder.glob("*.py")
         for option in re.findall(r"--[a-z][\w.-]*\w", path.read_text())
         if not path.name.startswith("synthetic")
-    } - {"--placeholder", "--patient-key", "--columns", "--split.lists"}  # of build-shards; and prefixes of f-strings
+    } - {"--placeholder", "--patient-key", "--columns", "--split.lists", "--duplicates"}  # of build-shards; prefixes
     # Named to those alone who gave it, another of them, or --placeholder.
     recommended -= {"--cleaning.mojibake", "--cleaning.profile", "--cleaning.placeholders", "--cleaning.brackets"}
     assert {"--split.by", "--columns.patient", "--on-bad-row", "--patient-folder"} <= recommended
