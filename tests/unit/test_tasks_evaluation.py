@@ -239,7 +239,7 @@ def test_a_trial_that_another_process_is_at_is_left_out(words, unread, tmp_path,
 
 def test_what_cannot_be_read_is_refused_before_anything_runs(words, unread, tmp_path, capsys):
     for option, said in (
-        (("--shards", "ours=nowhere"), "nowhere: no manifest.json"),
+        (("--shards", "ours=nowhere"), "nowhere: no such folder; shards are made"),
         (("--models", "ours=nowhere"), "nowhere: neither a folder nor a model"),
         (("--suite", "word"), "unknown task word (did you mean words?)"),
         (("--learning-rates", "[0]"), "--learning-rates must be above 0"),

@@ -137,7 +137,7 @@ def test_what_is_unknown_is_said_in_a_line():
     """Of characters that can't be seen, the code point alone."""
     assert describe_unknown(UnknownTokens(0, 0.0, {}, "")) == "no token is unknown to the tokenizer"
     unknown = UnknownTokens(1234, 0.0123, {"≥": 1200, "\u0301": 34}, "\t\u2003")
-    assert "; 56 words stand right after one, and" in describe_unknown(replace(unknown, lost_word_starts=56))
+    assert "; 56 words stand right after one, without" in describe_unknown(replace(unknown, lost_word_starts=56))
     assert describe_unknown(unknown) == (
         "1.23% of the tokens are unknown to the tokenizer (≥ U+2265 1,200, U+0301 34); tab, which it doesn't know, "
         "became spaces"
