@@ -81,7 +81,7 @@ class Cluster:
     def ok(self, *words: object, **environment: str) -> str:
         """A command that must succeed; its output."""
         done = self.run(*words, **environment)
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.returncode == 0, (done.returncode, done.stdout + done.stderr)
         return done.stdout
 
     def sbatch(self, *words: object, **environment: str) -> str:
@@ -89,13 +89,13 @@ class Cluster:
         return self.ok("sbatch", "--parsable", *words, **environment).strip()
 
     def facts(self, job: str) -> dict[str, str]:
-        """What SLURM knows of a job."""
-        line = self.ok("scontrol", "--oneliner", "show", "job", job).splitlines()[0]
-        return dict(word.split("=", 1) for word in line.split() if "=" in word)
+        """What SLURM knows of a job; nothing while its controller doesn't answer."""
+        said = self.run("scontrol", "--oneliner", "show", "job", job).stdout.splitlines()
+        return dict(word.split("=", 1) for word in said[0].split() if "=" in word) if said else {}
 
     def state(self, job: str) -> str:
         """SLURM's word."""
-        return self.facts(job)["JobState"]
+        return self.facts(job).get("JobState", "UNKNOWN")
 
     def wait(self, job: str, *states: str, seconds: float = 400) -> str:
         """Until a job is in one of these states."""

@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import random
+import re
 
 import pyarrow as pa
 import pytest
@@ -195,7 +196,8 @@ def test_the_command_tells_nothing_of_the_patient(shards, tmp_path, capsys):
     hashed = patient_hash(load_patient_key(default_key_path()), f"patient {patient}")
     assert hashed in notes_table(shards)["patient"]
     for told in (output, json.dumps(report), (new / "manifest.json").read_text(), str(notes_table(new))):
-        assert hashed not in told and patient not in told
+        assert hashed not in told
+        assert patient not in re.sub("[0-9a-f]{32,}", "", told)  # which other hashes may have by chance
     assert main(["verify", str(new)]) == 0
 
 
