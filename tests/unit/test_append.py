@@ -5,14 +5,12 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
+from shard_folders import content, kill_when_there, notes_table, shard_files
 from tiny_tokenizer import word_level
 
 from clinical_pretrain.cli import main
@@ -23,7 +21,6 @@ from tokenizer_tools.corpus.split_lists import SplitLists
 from tokenizer_tools.corpus.split_patients import SplitRule
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import REPORT_NAMES, SPLITS, Manifest
-from tokenizer_tools.shard_reading import record_batches
 from tokenizer_tools.shards.append import append as append_module
 from tokenizer_tools.shards.append.append import append_notes
 from tokenizer_tools.shards.append.settings import refuse_other_settings, settings_of
@@ -97,18 +94,6 @@ def shards(files, tokenizer, tmp_path_factory):
 @pytest.fixture
 def copy(shards, tmp_path):
     return shutil.copytree(shards, tmp_path / "shards")
-
-
-def content(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-def shard_files(folder):
-    return {name: data for name, data in content(folder).items() if name.startswith(SPLITS)}
-
-
-def notes_table(folder):
-    return pa.Table.from_batches(record_batches(folder / "notes.arrow")).to_pydict()
 
 
 def facts(folder):
@@ -648,10 +633,6 @@ def test_killed_at_any_moment(copy, files, tmp_path):
             "--out", str(copy), "--workers", "1"]  # fmt: skip
     made = copy / "append" / "shards"
     for wait_for in ("work/plan.json", "work/earlier/file-00003.npy", "train/part-00004.arrow", "work/manifest.json"):
-        process = subprocess.Popen(call, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        while not (made / wait_for).exists() and process.poll() is None:
-            time.sleep(0.001)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        kill_when_there(call, made / wait_for)
     subprocess.run(call, capture_output=True)
     assert content(copy) == content(undisturbed)

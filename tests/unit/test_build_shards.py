@@ -6,12 +6,12 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from shard_folders import content, kill_when_there
 from tokenizers import Tokenizer
 
 from clinical_pretrain.data.shards import Split, note_categories
@@ -37,10 +37,6 @@ def command(corpus, out, *options, notes=None):
     notes = str(notes or corpus / "notes.csv")
     return [sys.executable, "-m", "clinical_pretrain", "build-shards", "--notes", notes, "--tokenizer",
             str(corpus / "tokenizer"), "--out", str(out), *options]  # fmt: skip
-
-
-def content(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -195,11 +191,7 @@ def test_killed_at_any_moment_and_started_again(built, corpus, tmp_path):
     call = command(corpus, out, "--sequence-length", "256", "--split.validation", "0.1", "--split.test", "0.1",
                    "--notes-per-part", "100", "--workers", "1")  # fmt: skip
     for wait_for in ("work/plan.json", "work/notes/part-00001.npz", "train/part-00002.arrow"):
-        process = subprocess.Popen(call, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        while not (out / wait_for).exists() and process.poll() is None:
-            time.sleep(0.001)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        kill_when_there(call, out / wait_for)
         assert not (out / "manifest.json").exists()
         assert stat.S_IMODE((out / "work").stat().st_mode) == 0o700
     survivor = (out / "train/part-00000.arrow").stat().st_mtime_ns

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from shard_folders import content
 from test_sources import describe, write_table
 from test_split_lists import faults
 
@@ -63,10 +64,6 @@ def build(world, corpus, out, sources="sources.yaml", **options):
 def built(world, corpus, tmp_path_factory):
     out = tmp_path_factory.mktemp("built") / "shards"
     return out, build(world, corpus, out)
-
-
-def content(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_notes_and_tokens_are_counted_by_source(built):

@@ -2,11 +2,8 @@
 
 import csv
 import random
-import signal
 import stat
-import subprocess
 import sys
-import time
 from functools import cache
 
 import numpy as np
@@ -14,6 +11,7 @@ import pytest
 from conftest import SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shard_folders import content, kill_when_there
 from tiny_tokenizer import word_level
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -238,10 +236,6 @@ def build(path, tokenizer, out, workers=1, stage="all", share="0/1", **settings)
     return build_shards([path], str(tokenizer), out, ShardSettings(sequence_length=64, **settings), options)
 
 
-def content(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
 def ids_of_notes(out, manifest):
     """By the notes table's row."""
     found = {}
@@ -353,11 +347,7 @@ def test_kills_change_nothing(world, tokenizers, built, tmp_path):
             str(WORDS), "--split.by", "admission", "--split.validation", "0.1", "--split.test", "0.1",
             "--notes-per-part", "40", "--sequence-length", "64", "--workers", "1"]  # fmt: skip
     for wait_for in ("paragraphs/part-00003.leading.npy", "paragraphs/part-00002.fates.npy", "packed/part-00001.json"):
-        process = subprocess.Popen(call, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        while not (out / "work" / wait_for).exists() and process.poll() is None:
-            time.sleep(0.001)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        kill_when_there(call, out / "work" / wait_for)
         assert not (out / "manifest.json").exists()
         assert stat.S_IMODE((out / "work" / "paragraphs").stat().st_mode) == 0o700
     build(world[0], tokenizers["bpe"], out, split=BY_ADMISSION)

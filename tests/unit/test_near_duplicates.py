@@ -4,11 +4,9 @@ import csv
 import errno
 import itertools
 import os
-import signal
 import stat
 import subprocess
 import sys
-import time
 from collections import Counter, defaultdict
 from dataclasses import replace
 
@@ -17,6 +15,7 @@ import pytest
 from conftest import SHARED
 from hypothesis import given
 from hypothesis import strategies as st
+from shard_folders import content, kill_when_there
 
 from clinical_pretrain.cli import main
 from tokenizer_tools.corpus import near_duplicates as near
@@ -172,10 +171,6 @@ def build_keep_list(*arguments, **options):
         build(*arguments, **options)
 
 
-def content(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
 @pytest.fixture(scope="module")
 def built(corpus, world, tmp_path_factory):
     """What a build with one worker makes, by what it does with near-duplicates: the folder, and notes' outcomes."""
@@ -260,11 +255,7 @@ def test_killed_at_any_moment_and_started_again(built, corpus, world, tmp_path):
             "--split.validation", "0.2", "--split.test", "0.2", "--duplicates.near", "drop",
             "--workers", "1"]  # fmt: skip
     for wait_for in ("near/part-00001.shingles.npy", "near/job-00000.npy"):
-        process = subprocess.Popen(call, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        while not (out / "work" / wait_for).exists() and process.poll() is None:
-            time.sleep(0.001)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        kill_when_there(call, out / "work" / wait_for)
         assert not (out / "manifest.json").exists()
         assert stat.S_IMODE((out / "work" / "near").stat().st_mode) == 0o700
     build(corpus, world, out, DROP, workers=1)

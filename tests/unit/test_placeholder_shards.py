@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from shard_folders import content
 from tokenizers import Tokenizer
 
 from clinical_pretrain.cli import main
@@ -40,10 +41,6 @@ def build(notes, tokenizer, out, workers=1, **settings):
     split = settings.pop("split", SplitRule(0.2, 0.1))
     settings = ShardSettings(sequence_length=256, split=split, notes_per_part=100, **settings)
     return build_shards([notes], str(tokenizer), out, settings, BuildOptions(workers=workers))
-
-
-def content(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def faulty(out):

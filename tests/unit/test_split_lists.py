@@ -7,6 +7,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from shard_folders import content
 from tokenizers import Tokenizer
 
 from clinical_pretrain.cli import main
@@ -203,10 +204,6 @@ def test_other_lists_are_other_shards(corpus, tmp_path):
         build(corpus, notes, tmp_path / "s", SplitRule(lists=lists(moved, test="1\n3")))
     with pytest.raises(UserError, match=r"finished shards with other settings \(split\)"):
         build(corpus, notes, tmp_path / "s", SplitRule())
-
-
-def content(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("of", ["patient", "admission"])

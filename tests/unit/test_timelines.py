@@ -5,19 +5,17 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from shard_folders import content, kill_when_there, notes_table
 from tiny_tokenizer import word_level
 
 from clinical_pretrain.config.data import MaskingConfig
@@ -28,7 +26,6 @@ from tokenizer_tools.corpus.split_patients import SplitRule
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import file_sha256
 from tokenizer_tools.manifest import SPLITS, Manifest, fingerprint
-from tokenizer_tools.shard_reading import record_batches
 from tokenizer_tools.shards.build import build_shards
 from tokenizer_tools.shards.sequences import PackedSequence, pack_sequences
 from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
@@ -60,14 +57,6 @@ def build(rows, tokenizer, out, by="patient", options=ONE, **values):
         return build_shards([notes], str(tokenizer), out, ShardSettings(**values), options)
     finally:
         os.umask(before)
-
-
-def content(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-def notes_table(folder):
-    return pa.Table.from_batches(record_batches(folder / "notes.arrow")).to_pydict()
 
 
 def sequences_of(folder, name):
@@ -371,11 +360,7 @@ def test_killed_at_any_moment_and_started_again(shards, rows, tokenizer, tmp_pat
             str(tokenizer), "--out", str(out), "--sequence-length", "16", "--split.validation", "0.2", "--split.test",
             "0.2", "--pack", "timeline", "--notes-per-part", "20", "--workers", "1"]  # fmt: skip
     for wait_for in ("work/packed/part-00001.json", "train/part-00002.arrow", "work/packed/timelines-00004.json"):
-        process = subprocess.Popen(call, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        while not (out / wait_for).exists() and process.poll() is None:
-            time.sleep(0.001)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        kill_when_there(call, out / wait_for)
         assert not (out / "manifest.json").exists()
     assert subprocess.run(call, capture_output=True).returncode == 0
     assert content(out) == content(shards)

@@ -7,15 +7,14 @@ import os
 import random
 import re
 
-import pyarrow as pa
 import pytest
+from shard_folders import content, notes_table, shard_files
 from tiny_tokenizer import word_level
 
 from clinical_pretrain.cli import main
 from tokenizer_tools.corpus.split_patients import SplitRule, default_key_path, load_patient_key, patient_hash
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import REPORT_NAMES, SPLITS, Manifest, Withdrawal
-from tokenizer_tools.shard_reading import record_batches
 from tokenizer_tools.shards.build import build_shards
 from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
 from tokenizer_tools.shards.summary import withdrawn_lines
@@ -77,18 +76,6 @@ def tokenizer(tmp_path_factory):
 @pytest.fixture(scope="module")
 def shards(rows, tokenizer, tmp_path_factory):
     return build(rows, tokenizer, tmp_path_factory.mktemp("withdraw") / "shards")
-
-
-def content(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-def shard_files(folder):
-    return {name: data for name, data in content(folder).items() if name.startswith(SPLITS)}
-
-
-def notes_table(folder):
-    return pa.Table.from_batches(record_batches(folder / "notes.arrow")).to_pydict()
 
 
 def assert_same_shards(found, rebuilt):
