@@ -23,6 +23,8 @@ NOTES_TABLE_NAME = "notes.arrow"
 TOKENIZER_FOLDER = "tokenizer"
 PLAN_NAME = "work/plan.json"
 """In the folder of an unfinished build: what the shards will depend on."""
+APPEND_FOLDER = "append"
+"""In shards: everything unfinished of notes that are being appended. See `finish_append`."""
 REPORT_NAMES = ("report.html", "report.svg", "report.json")
 """Files that describe the shards. Nothing depends on them."""
 

@@ -34,7 +34,15 @@ from tokenizer_tools.corpus.clean_notes import clean, clean_in_paragraphs
 from tokenizer_tools.corpus.placeholders import Replacement
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import read_json, write_json
-from tokenizer_tools.manifest import FORMAT_VERSION, MANIFEST_NAME, PLAN_NAME, TOKENIZER_FOLDER, Manifest, TokenizerInfo
+from tokenizer_tools.manifest import (
+    APPEND_FOLDER,
+    FORMAT_VERSION,
+    MANIFEST_NAME,
+    PLAN_NAME,
+    TOKENIZER_FOLDER,
+    Manifest,
+    TokenizerInfo,
+)
 from tokenizer_tools.shards.append.settings import why_not_appendable
 from tokenizer_tools.shards.settings import ShardSettings
 from tokenizer_tools.shards.shingles import ShingleStore
@@ -192,11 +200,15 @@ def _read_plan(build: ShardBuild) -> dict[str, Any]:
 
 def finish_append(shards: Path) -> str | None:
     """How to end an unfinished appending; None if there is none. Once files are being moved, it can't be given up."""
-    folder = shards / "append"
+    folder = shards / APPEND_FOLDER
     if not folder.exists():
         return None
     remedy = "run the same build-shards --append command again"
-    return remedy if any(folder.glob("*/work/manifest.json")) else f"{remedy}, or delete {folder} to give it up"
+    return (
+        remedy
+        if any((each / "work" / MANIFEST_NAME).exists() for each in folder.iterdir())
+        else f"{remedy}, or delete {folder} to give it up"
+    )
 
 
 def other_version(path: Path) -> UserError:

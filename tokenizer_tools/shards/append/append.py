@@ -1,7 +1,7 @@
 """Append notes to finished shards, in place: the earlier shard files stay as they are.
 
 The new notes are built in `append/`, by the stages of a build: scan, keep list, pack. Their parts, notes and inputs are
-numbered behind the earlier ones. When `append/shards/work/manifest.json` is there, all is made, and what is left is to
+numbered behind the earlier ones. When that build has the manifest of all notes, all is made, and what is left is to
 move it: shard files, notes table, and last the manifest, by which they begin to count. A start after a kill goes on
 where the last one was. Until the manifest is replaced, the shards are those of before; only for the moment between the
 last two renames the notes table has rows at its end that no shard file names yet. Training reads such a table; `verify`
@@ -24,7 +24,15 @@ from tokenizer_tools.corpus.read_notes import BY_NOTE
 from tokenizer_tools.corpus.split_patients import load_key_of
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import copy_files, file_sha256, flush_folder
-from tokenizer_tools.manifest import MANIFEST_NAME, NOTES_TABLE_NAME, REPORT_NAMES, SPLITS, TOKENIZER_FOLDER, Manifest
+from tokenizer_tools.manifest import (
+    APPEND_FOLDER,
+    MANIFEST_NAME,
+    NOTES_TABLE_NAME,
+    REPORT_NAMES,
+    SPLITS,
+    TOKENIZER_FOLDER,
+    Manifest,
+)
 from tokenizer_tools.progress import say
 from tokenizer_tools.shard_reading import record_batches
 from tokenizer_tools.shards.append.joined import join
@@ -45,10 +53,8 @@ from tokenizer_tools.shards.write import notes_tables, write_notes
 from tokenizer_tools.tokenizer.identity import tokenizer_sha256
 from tokenizer_tools.tokenizer.load import load_tokenizer
 
-FOLDER = "append"
-"""In the shard folder: everything unfinished. Who deletes it gives up an unfinished appending."""
 _BUILD = "shards"
-"""In that: the build of the new notes."""
+"""In APPEND_FOLDER: the build of the new notes."""
 _DONE = "done"
 """The same when it isn't needed any more, and is being deleted."""
 
@@ -81,23 +87,25 @@ def append_notes(
     options = options or BuildOptions()
     if options.stage != "all":
         raise UserError("--append: one machine appends notes; leave out --stage and --share")
-    Manifest.load(shards)
-    folder = shards / FOLDER
+    Manifest.load(shards)  # else it isn't a folder of shards
+    folder = shards / APPEND_FOLDER
     with disk_errors(shards):
         folder.mkdir(exist_ok=True, mode=0o700)
         with lock(folder, shared=False):
             shutil.rmtree(folder / _DONE, ignore_errors=True)
             try:
-                _check_tokenizer(Manifest.load(shards), shards, tokenizer)
+                before = Manifest.load(shards)
+                _check_tokenizer(before, shards, tokenizer)
                 with Workers(options.workers) as workers:
-                    return _append(notes, shards, settings, workers)
+                    return _append(notes, shards, before, settings, workers)
             finally:
                 if not (folder / _BUILD).exists():
                     shutil.rmtree(folder)
 
 
-def _append(notes: Sequence[Path], shards: Path, settings: ShardSettings, workers: Workers) -> Manifest:
-    before = Manifest.load(shards)
+def _append(
+    notes: Sequence[Path], shards: Path, before: Manifest, settings: ShardSettings, workers: Workers
+) -> Manifest:
     if before.withdrawn:
         say(f"{withdrawn_before(before)}, which don't say who: keep their notes out of what you append")
     try:
@@ -109,7 +117,7 @@ def _append(notes: Sequence[Path], shards: Path, settings: ShardSettings, worker
     key = load_key_of(shards, before.patient_key_id, Path(settings.patient_key) if settings.patient_key else None)
     start = Start(next_part(before), before.counts["kept"], len(before.settings["inputs"]))
     whitespace = before.unknown.written_as_spaces
-    build = ShardBuild(shards / FOLDER / _BUILD, settings, before.tokenizer, whitespace, key, start)
+    build = ShardBuild(shards / APPEND_FOLDER / _BUILD, settings, before.tokenizer, whitespace, key, start)
     listed = settings.split.lists.read()
     plan = make_plan(build, inputs, hash_inputs(build, inputs, BuildOptions()), listed)
     if (staged := _staged(build)) and staged.fingerprint == before.fingerprint:  # killed behind the last rename
@@ -194,7 +202,9 @@ def _install(build: ShardBuild, shards: Path) -> Manifest:
         if not (shards / entry.path).is_file() or file_sha256(shards / entry.path) != entry.sha256:
             is_early = (build.out / NOTES_TABLE_NAME).exists()
             remedy = (
-                f"delete {shards / FOLDER}, and append again" if is_early else "build the shards again from all notes"
+                f"delete {shards / APPEND_FOLDER}, and append again"
+                if is_early
+                else "build the shards again from all notes"
             )
             raise UserError(f"{shards / entry.path}: made by this appending, but gone or changed since; {remedy}")
     for name in REPORT_NAMES:

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 
 from tokenizer_tools.files import file_sha256
 from tokenizer_tools.manifest import (
+    APPEND_FOLDER,
     MANIFEST_NAME,
     NOTES_TABLE_NAME,
     REPORT_NAMES,
@@ -58,12 +59,12 @@ def check_files(folder: Path, manifest: Manifest) -> tuple[Check, set[str]]:
             size += path.stat().st_size
         elif name in folders and path.is_dir() and not path.is_symlink():
             continue
-        elif (folder / "append").exists() and path.match("*/part-*.arrow"):
+        elif (folder / APPEND_FOLDER).exists() and path.match("*/part-*.arrow"):
             continue  # its own, or moved from there
         elif not any(name.startswith(f"{above}/") for above in foreign):
             foreign.add(name)
-            if name == "append":
-                check.fault("an unfinished appending", "append/", finish_append(folder) or "")
+            if name == APPEND_FOLDER:
+                check.fault("an unfinished appending", f"{APPEND_FOLDER}/", finish_append(folder) or "")
             elif name == "work":
                 check.fault("left over by a build", "work/", "run the same build-shards command again: it deletes this")
             else:
