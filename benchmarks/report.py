@@ -273,16 +273,8 @@ def open_tasks_rows(result: dict[str, Any]) -> list[Any]:
     ]  # fmt: skip
 
 
-SHARDS_HEAD = [
-    "model",
-    "MB of text",
-    "what",
-    "seconds",
-    "MB/s",
-    "CPU seconds",
-    "peak MB",
-    "raw tokenizer's time / this",
-]
+SHARDS_HEAD = ["model", "MB of text", "what", "seconds", "MB/s", "CPU seconds", "peak MB",
+               "raw tokenizer's time / this"]  # fmt: skip
 SHARDS_SUBJECTS = {
     "raw": "raw tokenizer, on cleaned texts",
     "ours": "build-shards",

@@ -13,6 +13,8 @@ import pyarrow as pa
 
 from tokenizer_tools.errors import UserError
 
+HASH_CHARACTERS = 32
+"""Hexadecimal digits of a patient's hash."""
 Lists = tuple[npt.NDArray[np.int32], npt.NDArray[Any]]
 """A column of lists: offsets, (rows + 1,), into the values of all rows."""
 
@@ -35,6 +37,19 @@ def columns_of_lists(batch: Any) -> dict[str, Lists]:
     """The columns of a shard file's record batch, by name: views into the memory map."""
     columns = zip(batch.schema.names, batch.columns, strict=True)
     return {name: (column.offsets.to_numpy(), column.values.to_numpy()) for name, column in columns}
+
+
+def patient_hashes(column: Any) -> npt.NDArray[np.bytes_]:
+    """The hashes in a column of the notes table, (rows,), a view of it.
+
+    Raises:
+        ValueError: a text has another length.
+    """
+    _, offsets, characters = column.buffers()
+    bounds = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
+    if (np.diff(bounds) != HASH_CHARACTERS).any():
+        raise ValueError
+    return np.frombuffer(characters, f"S{HASH_CHARACTERS}", len(column), int(bounds[0]))
 
 
 @dataclass(frozen=True)

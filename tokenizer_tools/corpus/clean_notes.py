@@ -182,16 +182,16 @@ def clean_in_paragraphs(
     counts: Counter[str] | None = None,
 ) -> tuple[str, list[int]]:
     r"""Apply the rules that are switched on, and tell the paragraphs apart, which blank lines divided before the last
-        rules may have joined them.
+    rules may have joined them.
 
-        >>> clean_in_paragraphs("Pain:\nnone \n\n\n Plan: rest", CleaningRules(), Replacement(None), "\n")
+    >>> clean_in_paragraphs("Pain:\nnone \n\n\n Plan: rest", CleaningRules(), Replacement(None), "\n")
     ('Pain: none Plan: rest', [10, 21])
 
-        Args:
-            text, rules, replacement, unknown_whitespace, person, counts: as for `clean`.
+    Args:
+        text, rules, replacement, unknown_whitespace, person, counts: as for `clean`.
 
-        Returns:
-            What `clean` returns, and where each paragraph ends in it. White space before a paragraph is of it.
+    Returns:
+        What `clean` returns, and where each paragraph ends in it. White space before a paragraph is of it.
     """
     layout = []
     for name, function in cleaning_steps(rules, replacement, unknown_whitespace, person, counts):

@@ -22,7 +22,7 @@ from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import file_sha256
 from tokenizer_tools.manifest import NOTES_TABLE_NAME, SPLITS, Manifest, ShardFile
 from tokenizer_tools.progress import Progress
-from tokenizer_tools.shard_reading import columns_of_lists, record_batches, whole_notes
+from tokenizer_tools.shard_reading import columns_of_lists, patient_hashes, record_batches, whole_notes
 from tokenizer_tools.shards.folder import ShardBuild
 from tokenizer_tools.shards.scan import ScannedNotes
 from tokenizer_tools.shards.shingles import save_array
@@ -140,7 +140,11 @@ class EarlierNotes:
             row += batch.num_rows
             if len(found) != batch.num_rows or (found == len(SPLITS)).any():
                 raise UserError(f"{table}: not the number of notes in the manifest; {_COPY}")
-            hashes = _hashes(batch.column("patient"), table)
+            try:
+                hashes = patient_hashes(batch.column("patient"))
+            except ValueError:
+                message = f"{table}: damaged, holds something else than hashes of patients; {_COPY}"
+                raise UserError(message) from None
             places = np.minimum(np.searchsorted(groups, hashes), len(groups) - 1)
             known = groups[places] == hashes
             np.add.at(notes, (places[known], found[known]), 1)
@@ -234,12 +238,3 @@ def _bucket_of(hashes: npt.NDArray[np.bytes_], buckets: int) -> npt.NDArray[np.u
     """(notes,): a number below `buckets` that equal hashes share."""
     first_bytes = np.ascontiguousarray(hashes).view(np.uint64)[::2]
     return first_bytes % np.uint64(buckets)
-
-
-def _hashes(column: Any, table: Path) -> npt.NDArray[np.bytes_]:
-    """(rows,): the hashes of a column of the notes table."""
-    _, offsets, characters = column.buffers()
-    bounds = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
-    if (np.diff(bounds) != HASH_DTYPE.itemsize).any():
-        raise UserError(f"{table}: damaged, holds something else than hashes of patients; {_COPY}")
-    return np.frombuffer(characters, HASH_DTYPE, len(column), int(bounds[0]))

@@ -14,13 +14,12 @@ import pyarrow as pa
 from tokenizer_tools.corpus.placeholders import TYPED_TOKENS
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import MANIFEST_NAME, NOTES_TABLE_NAME, SPLITS, Manifest
-from tokenizer_tools.shard_reading import record_batches
+from tokenizer_tools.shard_reading import HASH_CHARACTERS, patient_hashes, record_batches
 from tokenizer_tools.shards.verify.checks import COPY, REBUILD, Check
 from tokenizer_tools.shards.verify.sequences import FoundNotes
 from tokenizer_tools.wording import counted
 
 _COLUMNS = {"patient": pa.string(), "category": pa.string(), "source": pa.int16(), "time_order": pa.int32()}
-_HASH_CHARACTERS = 32
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def read_notes_table(folder: Path, check: Check) -> NotesTable | None:
         check.fault("damaged, not a whole Arrow file", NOTES_TABLE_NAME, COPY)
         return None
     except ValueError:
-        check.fault(f"patients aren't hashes of {_HASH_CHARACTERS} hexadecimal characters", NOTES_TABLE_NAME)
+        check.fault(f"patients aren't hashes of {HASH_CHARACTERS} hexadecimal characters", NOTES_TABLE_NAME)
         return None
     return NotesTable(np.concatenate(groups), np.concatenate(sources), np.concatenate(time_order))
 
@@ -80,11 +79,7 @@ def _hashes(column: Any) -> npt.NDArray[np.uint64]:
     Raises:
         ValueError: one has another length, or isn't hexadecimal.
     """
-    _, offsets, characters = column.buffers()
-    bounds = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
-    if (np.diff(bounds) != _HASH_CHARACTERS).any():
-        raise ValueError
-    text = bytes(characters)[bounds[0] : bounds[-1]].decode("ascii")
+    text = patient_hashes(column).tobytes().decode("ascii")
     return np.frombuffer(bytes.fromhex(text), np.uint64).reshape(len(column), 2)
 
 
