@@ -54,7 +54,7 @@ class AttentionConfig:
 
     backend: Annotated[Literal["auto", "blocked", "flex", "varlen", "hf"], Resume.FREE] = "auto"
     """All backends compute the same function. auto: the fastest that supports the other settings. blocked:
-    scaled_dot_product_attention, on any device. flex: flex_attention, on a GPU. varlen: FlashAttention's sliding
+    blocks of queries and keys, on any device. flex: flex_attention, on a GPU. varlen: FlashAttention's sliding
     window, on a GPU, for Longformer without global tokens. hf: the Hugging Face model's own code, the reference."""
     global_tokens: Annotated[Literal["none", "first"], Resume.FIXED] = "none"
     """Longformer: tokens with global attention. none: as Clinical-Longformer. first: each document's first token.

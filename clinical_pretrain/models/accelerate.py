@@ -8,7 +8,6 @@ the model work as before.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -24,9 +23,7 @@ from transformers.models.big_bird.modeling_big_bird import (
 from transformers.models.longformer.modeling_longformer import LongformerModel, LongformerSelfAttention
 
 from clinical_pretrain.models.attention import bigbird, longformer
-from clinical_pretrain.models.attention.backend import Backend
 from clinical_pretrain.models.attention.bigbird_plan import Plan, longest_full, make_plan
-from clinical_pretrain.models.attention.dropout import attention_with_dropout
 from clinical_pretrain.models.encoder import use_fused_gelu
 from tokenizer_tools.errors import UserError
 
@@ -35,7 +32,6 @@ if TYPE_CHECKING:
 
 Model = TypeVar("Model", bound="PreTrainedModel")
 
-_LONGFORMER_BACKEND = Backend(longformer.window_mask, partial(longformer.blocked, attend=attention_with_dropout))
 _contexts: Any = WeakTensorKeyDictionary()
 """What all layers share for one batch, by the mask that they are all given."""
 
@@ -152,7 +148,7 @@ class FastLongformerSelfAttention(LongformerSelfAttention):
         context, layouts = _contexts.get(attention_mask) or _share(attention_mask)
         key = (self.one_sided_attn_window_size, _dtype(hidden_states))
         if key not in layouts:
-            (layouts[key],) = context.prepare(_LONGFORMER_BACKEND, [key[0]], key[1])
+            (layouts[key],) = context.prepare(longformer.BACKENDS["blocked"], [key[0]], key[1])
         out = longformer.LongformerAttention.self_attention(self, hidden_states, context, layouts[key])
         return (out.masked_fill(attention_mask[..., None] < 0, 0),)
 

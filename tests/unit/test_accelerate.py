@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import BertConfig, BertModel, BigBirdConfig, LongformerConfig
 
 from clinical_pretrain import accelerate_attention
-from clinical_pretrain.models.attention import dropout
+from clinical_pretrain.models.attention import products
 from tokenizer_tools.errors import UserError
 
 HEADS = ("Model", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
@@ -242,29 +242,32 @@ def test_other_models_are_refused():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_attention_with_dropout_is_the_formula_with_its_own_mask(dtype, monkeypatch):
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_attention_by_products_is_the_formula(dtype, dropout, monkeypatch):
     """Values and gradients against autograd's, with the same weights dropped."""
     torch.manual_seed(0)
     q, k, v = (torch.randn(3, 2, length, 8, dtype=dtype, requires_grad=True) for length in (4, 12, 12))
     mask = torch.zeros(3, 1, 4, 12, dtype=dtype).masked_fill_(torch.rand(3, 1, 4, 12) < 0.3, -torch.inf)
     mask[..., 0] = 0
-    keeps = [torch.rand(3, 4, 12) < 0.7 for _ in range(2)]
+    keeps = [torch.rand(3, 4, 12) >= dropout for _ in range(2)]
     remaining = iter(keeps)
-    monkeypatch.setattr(dropout, "_keep", lambda shape, probability: next(remaining))
-    weights = ((q @ k.mT) / 8**0.5 + mask).softmax(-1) * torch.stack(keeps, 1) / 0.7
+    monkeypatch.setattr(products, "by_products", lambda x: True)
+    monkeypatch.setattr(products, "_keep", lambda shape, probability: next(remaining))
+    weights = ((q @ k.mT) / 8**0.5 + mask).softmax(-1) * torch.stack(keeps, 1) / (1 - dropout)
     pairs = []
-    for out in (weights @ v, dropout.attention_with_dropout(q, k, v, mask, 0.3)):
+    for out in (weights @ v, products.attention(q, k, v, mask, dropout)):
         direction = torch.linspace(-1, 1, out.numel(), dtype=dtype).view_as(out)
         pairs.append((out, *torch.autograd.grad((out * direction).sum(), (q, k, v))))
     for expected, found in zip(*pairs, strict=True):
         torch.testing.assert_close(found, expected)
+    assert not dropout or next(remaining, None) is None
 
 
 @pytest.mark.parametrize("probability", [0.0001, 0.1, 0.5, 0.9])
 def test_the_share_of_dropped_weights(probability):
     """In each of the four numbers that are made of one, too."""
     torch.manual_seed(0)
-    keep = dropout._keep(torch.Size((1000, 1003)), probability)
+    keep = products._keep(torch.Size((1000, 1003)), probability)
     error = 5 * (probability * (1 - probability) / (keep.numel() / 4)) ** 0.5 + 2**-17
     for lane in range(4):
         dropped = 1 - float(keep.flatten()[lane::4].double().mean())

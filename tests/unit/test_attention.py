@@ -1,6 +1,7 @@
 """Our attention compared with Hugging Face's: the same function, up to rounding."""
 
 import copy
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from transformers import BigBirdConfig, BigBirdForMaskedLM, LongformerConfig, Lo
 
 from clinical_pretrain.models.attention import bigbird as bigbird_attention
 from clinical_pretrain.models.attention import longformer as longformer_attention
+from clinical_pretrain.models.attention import products
 from clinical_pretrain.models.attention.bigbird_plan import make_plan, random_blocks
 from clinical_pretrain.models.attention.documents import first_tokens
 from clinical_pretrain.models.encoder import Encoder, HuggingFaceEncoder, use_fused_gelu
@@ -88,7 +90,12 @@ def assert_same_gradients(model, ours):
             assert (got - expected).norm() <= 1e-4 * expected.norm() + 1e-6 * largest, name
 
 
-@settings(max_examples=40, suppress_health_check=SLOW_TO_DRAW)
+def by_products(yes):
+    """As in bf16 on a CPU, whatever the precision."""
+    return mock.patch.object(products, "by_products", lambda x: yes)
+
+
+@settings(max_examples=60, suppress_health_check=SLOW_TO_DRAW)
 @given(st.data())
 def test_longformer_equals_hugging_faces(data):
     windows = data.draw(st.lists(st.sampled_from([4, 8, 16, 32]), min_size=1, max_size=3))
@@ -102,10 +109,11 @@ def test_longformer_equals_hugging_faces(data):
         global_mask = torch.zeros(rows * length, dtype=torch.long)
         global_mask[places] = 1
         global_mask = global_mask.view(rows, length) * mask
-    assert_same_function(model, ids, mask, global_mask)
+    with by_products(data.draw(st.booleans())):
+        assert_same_function(model, ids, mask, global_mask)
 
 
-@settings(max_examples=40, suppress_health_check=SLOW_TO_DRAW)
+@settings(max_examples=60, suppress_health_check=SLOW_TO_DRAW)
 @given(st.data())
 def test_bigbird_equals_hugging_faces(data):
     block, count = data.draw(st.sampled_from([4, 16])), data.draw(st.integers(1, 3))
@@ -113,7 +121,8 @@ def test_bigbird_equals_hugging_faces(data):
     model = bigbird(length, block, data.draw(st.integers(1, 3)), data.draw(st.integers(1, 3)), count)
     model.train(data.draw(st.booleans()))
     ids, mask = batch(data.draw(st.integers(1, 2)), length, data.draw(st.integers(0, length - 1)))
-    assert_same_function(model, ids, mask)
+    with by_products(data.draw(st.booleans())):
+        assert_same_function(model, ids, mask)
 
 
 @pytest.mark.parametrize("training", [True, False])

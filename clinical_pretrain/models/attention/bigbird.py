@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention.flex_attention import BlockMask
 
+from clinical_pretrain.models.attention import products
 from clinical_pretrain.models.attention.backend import AttentionInputs, AttentionSettings, Backend, DocumentBatch
 from clinical_pretrain.models.attention.bigbird_plan import Plan, is_sparse, make_plan
 from clinical_pretrain.models.attention.flex import compiled_flex_attention
@@ -174,8 +175,8 @@ def _at_once(
 
 
 class _HeadByHead(torch.autograd.Function):
-    """The same on a CPU, by its flash kernel. Keys and values are gathered again in the backward pass, since the
-    gathered ones are eight times as large.
+    """The same on a CPU, by its flash kernel or by products. Keys and values are gathered again in the backward pass,
+    since the gathered ones are eight times as large.
 
     Relies on torch's private aten::_scaled_dot_product_flash_attention_for_cpu and its backward, which
     scaled_dot_product_attention calls too: only they give and take the log-sums of the softmax, without which the
@@ -189,31 +190,40 @@ class _HeadByHead(torch.autograd.Function):
         q = q_bhld[:, :, size:-size].transpose(0, 1).reshape(heads, -1, 1, size, width)
         k, v = (x.view(heads, -1, size * width) for x in (k_hbld, v_hbld))
         out, sums = torch.empty_like(q), []
-        attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         for head in range(heads):
             indices, mask = gather(head)
             seen = (len(indices), 1, -1, width)
             k_seen, v_seen = (x[head].index_select(0, indices.flatten()).view(seen) for x in (k, v))
-            out[head], log_sum = attention(q[head], k_seen, v_seen, attn_mask=mask[:, None])
+            if products.by_products(q):
+                weights = products.softmax(q[head, :, 0], k_seen[:, 0], mask)
+                out[head, :, 0] = torch.bmm(weights, v_seen[:, 0])
+                continue
+            out[head], log_sum = attend(q[head], k_seen, v_seen, attn_mask=mask[:, None])
             sums.append(log_sum)
-        ctx.save_for_backward(q, k, v, out, *sums)
+        ctx.save_for_backward(q, k, v, *((out, *sums) if sums else ()))
         ctx.gather, ctx.batch, ctx.size = gather, batch, size
         return out.view(heads, batch, -1, width).transpose(0, 1)
 
     @staticmethod
     def backward(ctx: Any, grad_bhld: torch.Tensor) -> tuple[Any, ...]:
-        q, k, v, out, *sums = ctx.saved_tensors
+        q, k, v, *of_kernel = ctx.saved_tensors
         heads, width = len(q), q.shape[-1]
-        grad = grad_bhld.transpose(0, 1).reshape(out.shape)
+        grad = grad_bhld.transpose(0, 1).reshape(q.shape)
         grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        attention_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+        attend_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
         for head in range(heads):
             indices, mask = ctx.gather(head)
             index, seen = indices.flatten(), (len(indices), 1, -1, width)
             k_seen, v_seen = (x[head].index_select(0, index).view(seen) for x in (k, v))
-            grad_q[head], *grads = attention_backward(
-                grad[head], q[head], k_seen, v_seen, out[head], sums[head], 0.0, False, attn_mask=mask[:, None]
-            )
+            if of_kernel:
+                out, *sums = of_kernel
+                grad_q[head], *grads = attend_backward(
+                    grad[head], q[head], k_seen, v_seen, out[head], sums[head], 0.0, False, attn_mask=mask[:, None]
+                )
+            else:
+                of_head = [x[:, 0] for x in (grad[head], q[head], k_seen, v_seen)]
+                grad_q[head, :, 0], *grads = products.gradients(of_head, mask)
             grad_k[head].index_add_(0, index, grads[0].reshape(len(index), -1))
             grad_v[head].index_add_(0, index, grads[1].reshape(len(index), -1))
         shape = (heads, ctx.batch, -1, width)

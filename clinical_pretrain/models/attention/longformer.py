@@ -11,7 +11,6 @@ q tokens of a query block, k tokens that a query block sees.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +20,7 @@ import torch.nn.functional as F
 from torch.nn.attention.flex_attention import BlockMask
 from torch.nn.attention.varlen import varlen_attn
 
+from clinical_pretrain.models.attention import products
 from clinical_pretrain.models.attention.backend import AttentionInputs, AttentionSettings, Backend, DocumentBatch
 from clinical_pretrain.models.attention.documents import first_tokens
 from clinical_pretrain.models.attention.flex import FLEX_BLOCK, block_mask, compiled_flex_attention
@@ -125,16 +125,14 @@ def _global_rows(module: Any, hidden: torch.Tensor, context: LongformerContext, 
 # blocked ------------------------------------------------------------------------------------------------------------
 
 
-def blocked(
-    inputs: AttentionInputs, attend: Callable[..., torch.Tensor] = F.scaled_dot_product_attention
-) -> torch.Tensor:
-    """Blocks of queries against the windows of keys around them, by scaled_dot_product_attention.
+def blocked(inputs: AttentionInputs) -> torch.Tensor:
+    """Blocks of queries against the windows of keys around them.
 
     The sequences lie one after the other, so that one strided view holds all windows; the mask keeps them apart.
     """
     q_blhd, k_blhd, v_blhd, (window, mask), context, dropout = inputs
     batch, length, heads, width = q_blhd.shape
-    block = _query_block(window, q_blhd.dtype)
+    block = _query_block(window, q_blhd.device.type == "cpu", q_blhd.dtype)
     padding = -length % block
     q, k, v = (F.pad(x, (0, 0, 0, 0, 0, padding)).flatten(0, 1) for x in (q_blhd, k_blhd, v_blhd))
     q_nhqd = q.unflatten(0, (-1, block)).transpose(1, 2)
@@ -149,13 +147,15 @@ def blocked(
             return torch.cat([globals_, windows], 2)
 
         k_nhkd, v_nhkd = in_front(k_blhd, k_nhkd), in_front(v_blhd, v_nhkd)
-    out_nhqd = attend(q_nhqd, k_nhkd, v_nhkd, attn_mask=mask, dropout_p=dropout)
+    out_nhqd = products.attention(q_nhqd, k_nhkd, v_nhkd, mask, dropout)
     return out_nhqd.transpose(1, 2).reshape(batch, length + padding, heads, width)[:, :length]
 
 
-def _query_block(window: int, dtype: torch.dtype) -> int:
-    """Tokens of a query block; divides the window. Half a window wastes less of it; bf16 kernels like larger ones."""
-    return window // 2 if dtype == torch.float32 and window >= 256 and window % 2 == 0 else window
+def _query_block(window: int, on_cpu: bool, dtype: torch.dtype) -> int:
+    """Tokens of a query block; divides the window. Half a window wastes less of it; a GPU's half-precision kernels like
+    larger ones."""
+    is_halved = (on_cpu or dtype == torch.float32) and window >= 256 and window % 2 == 0
+    return window // 2 if is_halved else window
 
 
 class _Windows(torch.autograd.Function):
@@ -182,9 +182,9 @@ class _Windows(torch.autograd.Function):
 
 def window_mask(window: int, context: LongformerContext, dtype: torch.dtype) -> torch.Tensor:
     """For `blocked`: 0 or -inf, (n, 1, q, g + k); the columns of the global tokens come first."""
-    block = _query_block(window, dtype)
     batch, length = context.documents.shape
     device = context.documents.device
+    block = _query_block(window, device.type == "cpu", dtype)
     padding = -length % block
     # Ids that no token has: -1 pads the last block, -2 stands before the first and after the last sequence, -3 in
     # unused global slots.
