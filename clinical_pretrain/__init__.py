@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from clinical_pretrain.allocator import keep_freed_memory
     from clinical_pretrain.models.accelerate import accelerate_attention
 
-__all__ = ["accelerate_attention"]
+__all__ = ["accelerate_attention", "keep_freed_memory"]
 
 
 def __getattr__(name: str) -> Any:
@@ -16,4 +17,8 @@ def __getattr__(name: str) -> Any:
         from clinical_pretrain.models.accelerate import accelerate_attention
 
         return accelerate_attention
+    if name == "keep_freed_memory":
+        from clinical_pretrain.allocator import keep_freed_memory
+
+        return keep_freed_memory
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

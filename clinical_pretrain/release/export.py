@@ -11,6 +11,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
+from clinical_pretrain.allocator import keep_freed_memory
 from clinical_pretrain.checkpoint.lease import lease
 from clinical_pretrain.checkpoint.plain_model import plain_model
 from clinical_pretrain.checkpoint.state import PROBE_NAME, RunState
@@ -120,6 +121,7 @@ def compare(model_dir: Path, probe_file: Path, precision: str) -> float:
         raise UserError(
             f"{probe_file}: the trained model's logits are NaN or infinite; nothing was exported: try another --step"
         )
+    keep_freed_memory()
     model, report = AutoModelForMaskedLM.from_pretrained(model_dir, output_loading_info=True, dtype=torch.float32)
     if report["missing_keys"]:
         names = ", ".join(sorted(report["missing_keys"])[:5])

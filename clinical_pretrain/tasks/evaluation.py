@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clinical_pretrain.allocator import keep_freed_memory
 from clinical_pretrain.console import console
 from clinical_pretrain.run_folder.metrics import duration
 from clinical_pretrain.run_folder.starts import versions
@@ -260,6 +261,7 @@ def data_sha256(data: TaskData) -> str:
 
 def _compute(trial: Trial, loaded: LoadedTask) -> Outcome:
     task = trial.place.task
+    keep_freed_memory()
     if task.choices is not None:
         from clinical_pretrain.tasks.choices import score_choices
         from clinical_pretrain.tasks.readers.medconceptsqa import read_medconceptsqa

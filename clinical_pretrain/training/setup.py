@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import save_file
 
+from clinical_pretrain.allocator import keep_freed_memory
 from clinical_pretrain.checkpoint.restore import restore_engine
 from clinical_pretrain.checkpoint.state import RunState, read_state
 from clinical_pretrain.checkpoint.verify import latest_valid
@@ -65,6 +66,8 @@ class OpenedRun:
     """Of the newest intact checkpoint; 0 where there is none."""
     faults: list[str]
     """Faults of newer checkpoints, which were skipped."""
+    memory_is_kept: bool
+    """Whether freed memory is kept; see allocator.py."""
 
 
 def setup(config: RunConfig, stack: ExitStack) -> Run:
@@ -80,6 +83,7 @@ def open_run(config: RunConfig, stack: ExitStack) -> OpenedRun:
     rank, world_size = read_environment()
     spec = make_spec(config, world_size)
     check_hardware(config)
+    memory_is_kept = config.keep_freed_memory and not uses_gpu() and keep_freed_memory()
     announce(rank == 0, "building the model")
     model = build_model(config, spec.manifest, spec.zero_stage)
     announce(rank == 0, f"starting DeepSpeed on {world_size} {'rank' if world_size == 1 else 'ranks'}")
@@ -95,7 +99,7 @@ def open_run(config: RunConfig, stack: ExitStack) -> OpenedRun:
         announce(rank == 0, "verifying the newest checkpoint")
     step, faults = latest_valid(folder, ranks)
     stages = ranks.from_first(lambda: stage_ends(folder, config)[0], str(folder))
-    return OpenedRun(spec, folder, model, ranks, watchdog, changes, stages, step, faults)
+    return OpenedRun(spec, folder, model, ranks, watchdog, changes, stages, step, faults, memory_is_kept)
 
 
 def make_run(opened: OpenedRun) -> Run:
@@ -251,7 +255,7 @@ def first_lines(run: Run, opened: OpenedRun, lost: str) -> Iterator[str]:
         yield f"damaged checkpoint skipped: {fault}"
     if opened.changes:
         yield f"changed settings: {'; '.join(opened.changes)}"
-    yield describe(run)
+    yield describe(run, opened.memory_is_kept)
     if lost:
         yield lost
     if len(opened.stages) > 1:
@@ -260,15 +264,16 @@ def first_lines(run: Run, opened: OpenedRun, lost: str) -> Iterator[str]:
         yield "no held-out sequences in these shards: there will be no validation loss"
 
 
-def describe(run: Run) -> str:
+def describe(run: Run, memory_is_kept: bool) -> str:
     """What is about to be trained, in a line."""
     config, ranks, encode = run.config, run.ranks, run.engine.module.encode
     zero = f"ZeRO {run.spec.zero_stage}" if config.deepspeed != NO_ZERO else "no ZeRO"
     start = f"resuming from step {run.step:,}" if run.step else "starting"
     attention = f"{encode.backend} attention{', compiled' if encode.compiled else ''}"
+    memory = ", freed memory kept" if memory_is_kept else ""
     return (
         f"{start}: {run.engine.module.config.model_type}, {parameter_count(run.engine.module) / 1e6:.1f} M parameters, "
-        f"{ranks.world_size} x {ranks.device.type}, {zero}, {config.precision}, {attention}; "
+        f"{ranks.world_size} x {ranks.device.type}, {zero}, {config.precision}, {attention}{memory}; "
         f"{len(run.batches.split):,} sequences of {run.spec.manifest.sequence_length:,} tokens, "
         f"{config.batch.train_batch_size} a step"
     )

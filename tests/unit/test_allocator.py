@@ -1,0 +1,42 @@
+"""Freed memory is kept where that was asked for, and only in glibc's malloc."""
+
+import ctypes
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from clinical_pretrain import keep_freed_memory
+
+SCRIPT = """
+import resource
+import numpy as np
+from clinical_pretrain import keep_freed_memory
+{call}
+def fill():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.ones(100 << 20, np.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+fill()
+print(fill())
+"""
+
+
+@pytest.mark.parametrize(("call", "is_kept"), [("assert keep_freed_memory()", True), ("", False)])
+def test_pages_are_kept(call, is_kept):
+    """A second array of the same size needs no new pages; without the call it does."""
+    done = subprocess.run([sys.executable, "-c", SCRIPT.format(call=call)], capture_output=True, text=True, check=True)
+    faults, fewest = int(done.stdout), 50  # pages of 2 MB, or many more of 4 kB
+    assert faults < 10 if is_kept else faults >= fewest / 2
+
+
+@pytest.mark.parametrize(
+    "names", [("mallopt",), ("mallopt", "gnu_get_libc_version", "mallctl"), ("gnu_get_libc_version", "mi_version")]
+)
+def test_other_allocators_are_left_alone(names, monkeypatch):
+    def called(*arguments):
+        raise AssertionError("mallopt was called")
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace(**dict.fromkeys(names, called)))
+    assert not keep_freed_memory()
