@@ -51,6 +51,11 @@ def test_parity(bench):
     assert half["gradient_error_over_hugging_faces"] < 1.1 and half["loss_difference"] < 1e-2
 
 
+def test_limit(bench):
+    result = bench("limit.py", *SMALL, "--precision", "bf16", "--rounds", 1, "--sides", "products", "ours")
+    assert result["of_products"] > 0 and result["peak_mb"] > 0 and result["of_stock"] is None
+
+
 def test_attention(bench):
     backends = bench("attention.py", "--model", "longformer", *SMALL[2:], "--repeats", 1)["backends"]
     assert list(backends) == ["hugging_face", "blocked"] and backends["blocked"]["largest_difference"] < 1e-5
