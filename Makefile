@@ -17,7 +17,7 @@ help:
 	@echo "make check                                    ruff, mypy, import-linter, codespell, shellcheck; builds the docs"
 	@echo "make docs                                     the documentation, at http://127.0.0.1:8000"
 	@echo "make setup                                    only .venv"
-	@echo "make bench                                    the figures that need no GPU: 3.5 hours"
+	@echo "make bench                                    the figures that need no GPU: 5 hours"
 
 setup: $(VENV)/.ready
 

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Every stored figure that needs no GPU: about three and a half hours on two cores, and 18 GB of memory.
+# Every stored figure that needs no GPU: about five hours on two cores, and 18 GB of memory.
 #   benchmarks/cpu.sh [longformer|bigbird ...]
 # MTSAMPLES: a folder with notes/mtsamples_all.jsonl.gz and tokenizers/{longformer,bigbird}; RESULTS: where figures go.
 # DATATROVE: the Python of an environment with datatrove, which is compared if there is one.
@@ -20,6 +20,7 @@ for model in "$@"; do
     for precision in fp32 bf16; do
         options=(--model "$model" --precision "$precision")
         bench "train_step_${model}_12_$precision" train_step.py "${options[@]}"
+        bench "limit_${model}_12_$precision" limit.py "${options[@]}"
         bench "train_step_${model}_2_$precision" train_step.py "${options[@]}" --layers 2 --parts
         bench "attention_${model}_$precision" attention.py "${options[@]}"
     done

@@ -5,7 +5,7 @@
 The products are those of the linear layers, of attention over the keys that the function needs and of the head at the
 masked positions, forward and backward, with outputs allocated beforehand; nothing else. Times of either side depend on
 how malloc has been set, and on what else a process has done: each side has a process of its own, started anew in each
-round, with one step to warm up. Sides are measured as users have them, and ours without, Hugging Face's with freed
+round, with two steps to warm up. Sides are measured as users have them, and ours without, Hugging Face's with freed
 memory kept (clinical_pretrain/allocator.py). With --shards, a step of a real run under ZeRO 1 on one rank, data
 included, is compared with ours, too.
 """
@@ -38,6 +38,8 @@ from tokenizer_tools.files import write_json
 SIDES = ("products", "ours", "ours_memory_returned", "hugging_face", "hugging_face_memory_kept")
 KEEPING = ("ours", "hugging_face_memory_kept")
 RUN = "run"
+WARM_UP = 2
+"""Steps until the optimizer's state is there and freed memory is what the next step asks for."""
 TILES = {"longformer": (128, 640), "bigbird": (64, 512)}
 """Queries of a tile and the keys that they are multiplied with: windows of 256 tokens on each side, and 8 blocks."""
 
@@ -103,8 +105,7 @@ def seconds(args: argparse.Namespace) -> list[float]:
         step = step_of(Pass(sides.ours(), sides.loss_of_ours), [])
     else:
         step = step_of(Pass(sides.theirs(), sides.loss_of_theirs), [])
-    step()
-    return [timed(step) for _ in range(args.steps)]
+    return [timed(step) for _ in range(WARM_UP + args.steps)][WARM_UP:]
 
 
 def seconds_of_run(args: argparse.Namespace) -> list[float]:
@@ -131,8 +132,7 @@ def seconds_of_run(args: argparse.Namespace) -> list[float]:
             train_step(run, batches).item()
             run.progress.step += 1
 
-        step()
-        times = [timed(step) for _ in range(args.steps)]
+        times = [timed(step) for _ in range(WARM_UP + args.steps)][WARM_UP:]
         batches.close()
         close(run)
     return times
@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("--activation-checkpointing", choices=["none", "attention", "full"], default="none")
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=1, help="measured in each round, after one to warm up")
+    parser.add_argument("--steps", type=int, default=1, help="measured in each round, after two to warm up")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
     parser.add_argument("--shards", type=Path, help="of the model's vocabulary: measure a run on them, too")
     parser.add_argument("--json", type=Path)

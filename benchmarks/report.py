@@ -58,6 +58,7 @@ def sections() -> Iterator[str]:
     """All tables, each with the machine that it was measured on."""
     for title, pattern, head, row_of in (
         ("A whole training step", r"train_step_.*", STEP_HEAD, step_row),
+        ("A step over its matrix products", r"limit_.*", LIMIT_HEAD, limit_row),
         ("What is computed again in the backward pass", r"checkpointing_.*", STEP_HEAD, step_row),
         ("A fine-tuning step, by accelerate_attention", r"finetune_step_.*", FINETUNE_HEAD, finetune_row),
         ("One layer's attention", r"attention_.*", ATTENTION_HEAD, attention_rows),
@@ -127,6 +128,22 @@ def step_row(result: dict[str, Any]) -> list[Any]:
         f"{parts['head']:.2f} / {parts['attention']:.2f}" if parts else "-",
         number(result.get("peak_megabytes_hugging_face")), number(result["peak_megabytes_ours"]), memory,
         f"{result['max_loss_difference']:.0e}" if "max_loss_difference" in result else "-",
+    ]  # fmt: skip
+
+
+LIMIT_HEAD = ["model", "layers", "precision", "dropout", "seconds, products", "ours", "over the products",
+              "without freed memory kept", "Hugging Face's over ours", "with freed memory kept", "a run's step over ours",
+              "peak MB"]  # fmt: skip
+
+
+def limit_row(result: dict[str, Any]) -> list[Any]:
+    """Of limit.py."""
+    config, seconds = result["config"], result["seconds"]
+    ratios = ("of_products", "of_products_memory_returned", "of_stock", "of_stock_at_best", "run_of_step")
+    return [
+        MODELS[config["model"]], config["layers"], config["precision"], config["dropout"],
+        *(number(statistics.median(seconds[side]), 2) for side in ("products", "ours")),
+        *(number(result[name], 2) for name in ratios), number(result["peak_mb"]),
     ]  # fmt: skip
 
 
