@@ -124,14 +124,15 @@ def peak_memory(step: Callable[[], Any]) -> int | None:
         libc.mallopt(M_MMAP_THRESHOLD, 1 << 16)  # what is freed is given back at once
         libc.malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
-        before = _status("VmRSS")
+        before = resident_memory()
         step()
-        return _status("VmHWM") - before
+        return resident_memory("VmHWM") - before
     except OSError:
         return None
 
 
-def _status(name: str) -> int:
+def resident_memory(name: str = "VmRSS") -> int:
+    """Bytes of this process; VmHWM: the most so far."""
     found = re.search(rf"{name}:\s*(\d+) kB", Path("/proc/self/status").read_text())
     assert found
     return int(found.group(1)) * 1024

@@ -108,19 +108,23 @@ def seconds(args: argparse.Namespace) -> list[float]:
     return [timed(step) for _ in range(WARM_UP + args.steps)][WARM_UP:]
 
 
-def seconds_of_run(args: argparse.Namespace) -> list[float]:
-    """Of the optimizer steps of a run of one sequence a step, as a user starts it."""
+def run_words(args: argparse.Namespace) -> list[str]:
+    """Options of a run of one sequence a step under ZeRO 1, of base width."""
     settings = {
         "model.init": "random", "model.family": args.model, "model.size.num_hidden_layers": args.layers,
         "model.size.hidden_size": 768, "model.size.num_attention_heads": 12, "model.size.intermediate_size": 3072,
         "model.size.attention_window": 512, "model.size.block_size": 64, "model.size.num_random_blocks": 3,
         "precision": args.precision, "activation_checkpointing": args.activation_checkpointing,
         "deepspeed": "ds_configs/zero1.json", "data.shards": args.shards, "batch.train_batch_size": 1,
-        "batch.micro_batch_size_per_gpu": 1, "validation.max_sequences": 1, "watchdog.step_timeout_seconds": 0,
+        "batch.micro_batch_size_per_gpu": 1, "watchdog.step_timeout_seconds": 0,
     }  # fmt: skip
+    return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+
+
+def seconds_of_run(args: argparse.Namespace) -> list[float]:
+    """Of the optimizer steps of a run of one sequence a step, as a user starts it."""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
-        run = setup(load_config([*words, "--run_dir", f"{folder}/run"])[0], stack)
+        run = setup(load_config([*run_words(args), "--run_dir", f"{folder}/run"])[0], stack)
         for module in run.engine.module.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = args.dropout
