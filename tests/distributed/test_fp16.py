@@ -115,9 +115,7 @@ def test_resume_is_exact(root, stage):
 
 
 @pytest.mark.parametrize("ranks", [1, 4])
-@pytest.mark.parametrize(
-    ("stage", "other"), [(0, 0), (1, 1), (2, 2), (3, 3), (0, 2), (1, 0), (3, 0), (0, 3)]
-)  # fmt: skip
+@pytest.mark.parametrize(("stage", "other"), [(0, 0), (2, 2), (0, 2), (1, 0), (3, 0), (0, 3)])
 def test_another_number_of_ranks_and_another_stage(elastic, stage, other, ranks):
     """Goes on with the loss scale and all else that the checkpoint holds."""
     source, run = elastic / f"fp16-{stage}", elastic / f"fp16-{stage}-then-{other}-by-{ranks}"

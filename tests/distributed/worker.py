@@ -394,23 +394,25 @@ def validation_lost_at(steps: set[int], once: bool) -> Iterator[None]:
         validation.validate = validate
 
 
+ELASTIC = (("longformer", 1), ("longformer", 2), ("longformer", 3), ("bigbird", 2))
+"""Runs whose ranks and stages change. A family differs in its parameters alone: one stage of BigBird shows that."""
+
+
 def fewer(root: Path, shards: str) -> None:
     """Alone: second halves of runs of two ranks; then whole runs, which two ranks will go on with."""
-    for family in ("longformer", "bigbird"):
-        for stage in range(1, 4):
-            again(config(root, shards, f"{family}-{stage}-by-1", family, stage), root / f"{family}-{stage}")
-            train(config(root, shards, f"{family}-{stage}-of-1", family, stage))
+    for family, stage in ELASTIC:
+        again(config(root, shards, f"{family}-{stage}-by-1", family, stage), root / f"{family}-{stage}")
+        train(config(root, shards, f"{family}-{stage}-of-1", family, stage))
     bf16 = config(root, shards, "bf16-2-by-1", "longformer", 2, **BF16)
     again(replace(bf16, deepspeed=zero_file(root, 3)), root / "longformer-bf16-2", 4)
 
 
 def more(root: Path, shards: str) -> None:
     """By two ranks: second halves of runs of one, and of runs of two under another ZeRO stage; with other settings."""
-    for family in ("longformer", "bigbird"):
-        for stage in range(1, 4):
-            again(config(root, shards, f"{family}-{stage}-by-2", family, stage), root / f"{family}-{stage}-of-1")
-            other = {1: 3, 2: 1, 3: 2}[stage]
-            again(config(root, shards, f"{family}-{stage}-then-{other}", family, other), root / f"{family}-{stage}")
+    for family, stage in ELASTIC:
+        again(config(root, shards, f"{family}-{stage}-by-2", family, stage), root / f"{family}-{stage}-of-1")
+        other = {1: 3, 2: 1, 3: 2}[stage]
+        again(config(root, shards, f"{family}-{stage}-then-{other}", family, other), root / f"{family}-{stage}")
     for stage, other in ((0, 2), (3, 0), (1, 0), (0, 3)):
         again(config(root, shards, f"longformer-{stage}-then-{other}", stage=other), root / f"longformer-{stage}")
     for stage, other in ((0, 2), (2, 0)):
