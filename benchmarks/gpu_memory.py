@@ -42,7 +42,7 @@ SIZE = {
 }
 
 
-def make(args: argparse.Namespace) -> tuple[Any, Any]:
+def make(args: argparse.Namespace, accumulation_steps: int = ACCUMULATION_STEPS) -> tuple[Any, Any]:
     """The recipe's config and engine, with random weights."""
     options = {
         "config": f"configs/clinical_{args.model}.yaml",
@@ -52,7 +52,8 @@ def make(args: argparse.Namespace) -> tuple[Any, Any]:
         "activation_checkpointing": args.activation_checkpointing,
         "compile": args.compile,
         "attention.backend": args.backend,
-        "batch.train_batch_size": ACCUMULATION_STEPS,
+        "deepspeed": args.deepspeed,
+        "batch.train_batch_size": accumulation_steps,
         "batch.micro_batch_size_per_gpu": 1,
         **{f"model.size.{name}": value for name, value in SIZE.items()},
     }
@@ -94,6 +95,7 @@ def main() -> None:
     parser.add_argument("--activation-checkpointing", choices=["none", "attention", "full"], default="none")
     parser.add_argument("--backend", choices=["auto", "blocked", "flex", "varlen"], default="auto")
     parser.add_argument("--compile", choices=["auto", "on", "off"], default="auto")
+    parser.add_argument("--deepspeed", default="ds_configs/zero2.json")
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 3, 6, 18], help="sequences per micro-batch")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()

@@ -1,11 +1,12 @@
 """A script on CUDA's build of torch without a GPU: on stand-ins for CUDA's libraries that allocate and compute nothing.
 
-    pip install --no-deps --target build/cuda 'torch===2.13.0' 'triton==3.7.1'     # PyPI's: the CUDA build
+    benchmarks/gpu_dry_run.sh launches      # installs CUDA's build of torch into build/cuda, once
     python benchmarks/gpu_dry_run/run.py --torch build/cuda --capability 9.0 benchmarks/gpu_memory.py --rows 3
 
 Torch's allocator, its choice of kernels, DeepSpeed, torch.compile's code generation and ptxas are real: peaks of memory
 are those of a GPU, and what can't be compiled for it fails. Results of kernels are whatever lies in memory, and speed
-means nothing. Needs gcc, binutils and CUDA's headers; one rank, one GPU.
+means nothing: what is read back from the GPU is 0. Needs gcc and binutils; one rank, one GPU. gpu_dry_run.sh does
+all of it.
 """
 
 from __future__ import annotations
@@ -28,15 +29,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--torch", type=Path, required=True, help="folder with CUDA's build of torch, and triton")
     parser.add_argument("--capability", default="9.0", help="of the GPU to be: 7.0 is a V100, 8.0 an A100, 9.0 an H100")
-    parser.add_argument("--headers", type=Path, default=Path("/usr/local/cuda/include"), help="with cuda.h")
+    parser.add_argument("--headers", type=Path, help="folder with cuda.h (default: those that come with triton)")
     parser.add_argument("script", nargs=argparse.REMAINDER, help="a Python script and its options")
     args = parser.parse_args()
-    if not args.script or not (args.torch / "torch" / "lib").is_dir() or not (args.headers / "cuda.h").exists():
-        parser.error("needs a script, torch in --torch, and cuda.h in --headers")
+    headers = args.headers or args.torch / "triton" / "backends" / "nvidia" / "include"
+    if not args.script or not (args.torch / "torch" / "lib").is_dir() or not (headers / "cuda.h").exists():
+        parser.error("needs a script, torch and triton in --torch, and cuda.h in --headers")
     root = args.torch.resolve()
     libraries = root / "stand_ins"
     if not libraries.is_dir():
-        build(root / "torch" / "lib", args.headers, libraries)
+        build(root / "torch" / "lib", headers, libraries)
     environment = {name: value for name, value in os.environ.items() if name != "DS_ACCELERATOR"}
     environment |= {
         "GPU_CAPABILITY": args.capability,

@@ -9,6 +9,14 @@
 
 enum { GIGABYTES = 1000 }; // never the limit: what would fit is read from the peaks
 
+// What is asked of the GPU, told to a function of launches.py's: launch, copy, fill, wait or collective, and the name of
+// the kernel or of the call.
+void (*stand_in_watcher)(const char *kind, const char *name);
+static void tell(const char *kind, const char *name) {
+    if (stand_in_watcher)
+        stand_in_watcher(kind, name);
+}
+
 static int major_version(void) {
     const char *version = getenv("GPU_CAPABILITY");
     return version ? version[0] - '0' : 9;
@@ -129,12 +137,26 @@ cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes *found, const 
     return cudaSuccess;
 }
 cudaError_t cudaMemcpy(void *to, const void *from, size_t size, enum cudaMemcpyKind kind) {
+    tell("copy", "cudaMemcpy");
+    tell("wait", "cudaMemcpy");
     return memmove(to, from, size), cudaSuccess;
 }
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t size, enum cudaMemcpyKind kind, cudaStream_t stream) {
-    return kind == cudaMemcpyDeviceToDevice || kind == cudaMemcpyDefault ? cudaSuccess : cudaMemcpy(to, from, size, kind);
+    static const char *directions[] = {"host to host", "host to device", "device to host", "device to device", "default"};
+    tell("copy", directions[kind]);
+    if (kind == cudaMemcpyHostToDevice || kind == cudaMemcpyHostToHost)
+        memmove(to, from, size);
+    else if (kind == cudaMemcpyDeviceToHost) // what the GPU is asked has one answer in every run: no, or 0
+        memset(to, 0, size);
+    return cudaSuccess;
 }
-cudaError_t cudaMemset(void *start, int value, size_t size) { return memset(start, value, size), cudaSuccess; }
+cudaError_t cudaMemset(void *start, int value, size_t size) {
+    tell("fill", "cudaMemset");
+    return memset(start, value, size), cudaSuccess;
+}
+cudaError_t cudaMemsetAsync(void *start, int value, size_t size, cudaStream_t stream) {
+    return tell("fill", "cudaMemsetAsync"), cudaSuccess;
+}
 
 // Streams, events, launches ------------------------------------------------------------------------------------------
 
@@ -179,6 +201,39 @@ cudaError_t __cudaPopCallConfiguration(dim3 *grid, dim3 *block, size_t *shared, 
     *grid = *block = (dim3){1, 1, 1};
     return *shared = 0, cudaSuccess;
 }
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return tell("wait", "cudaStreamSynchronize"), cudaSuccess; }
+cudaError_t cudaEventSynchronize(cudaEvent_t event) { return tell("wait", "cudaEventSynchronize"), cudaSuccess; }
+cudaError_t cudaDeviceSynchronize(void) { return tell("wait", "cudaDeviceSynchronize"), cudaSuccess; }
+
+static struct Kernel {
+    const void *function;
+    const char *name;
+    struct Kernel *next;
+} *kernels;
+void __cudaRegisterFunction(void **binary, const char *function, char *device_function, const char *name, int limit,
+                            uint3 *thread, uint3 *block, dim3 *block_size, dim3 *grid_size, int *size) {
+    struct Kernel *kernel = malloc(sizeof *kernel);
+    *kernel = (struct Kernel){function, name, kernels};
+    kernels = kernel;
+}
+static const char *kernel_name(const void *function) {
+    for (struct Kernel *kernel = kernels; kernel; kernel = kernel->next)
+        if (kernel->function == function)
+            return kernel->name;
+    return "unknown";
+}
+cudaError_t cudaLaunchKernel(const void *f, dim3 grid, dim3 block, void **arguments, size_t shared, cudaStream_t stream) {
+    return tell("launch", stand_in_watcher ? kernel_name(f) : 0), cudaSuccess;
+}
+// What `kernel<<<…>>>()` becomes in CUDA 13
+cudaError_t __cudaGetKernel(cudaKernel_t *kernel, const void *f) { return *kernel = (cudaKernel_t)f, cudaSuccess; }
+cudaError_t __cudaLaunchKernel(cudaKernel_t f, dim3 grid, dim3 block, void **arguments, size_t shared, cudaStream_t stream) {
+    return tell("launch", stand_in_watcher ? kernel_name(f) : 0), cudaSuccess;
+}
+cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t *config, const void *f, void **arguments) {
+    return tell("launch", stand_in_watcher ? kernel_name(f) : 0), cudaSuccess;
+}
+
 static int nothing(void) { return 0; }
 cudaError_t cudaGetDriverEntryPointByVersion(const char *name, void **function, unsigned version, unsigned long long flags,
                                              enum cudaDriverEntryPointQueryResult *result) {
@@ -191,7 +246,12 @@ const char *cudaGetErrorName(cudaError_t error) { return "stand-in"; }
 
 // What Triton asks of the driver
 int cuModuleLoadData(void **module, const void *code) { return *module = (void *)8, 0; }
-int cuModuleGetFunction(void **function, void *module, const char *name) { return *function = (void *)8, 0; }
+int cuModuleGetFunction(void **function, void *module, const char *name) { return *function = strdup(name), 0; }
+int cuLaunchKernel(void *f, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned t, unsigned u, unsigned shared,
+                   void *stream, void **arguments, void **extra) {
+    return tell("launch", f), 0;
+}
+int cuLaunchKernelEx(void *config, void *f, void **arguments, void **extra) { return tell("launch", f), 0; }
 int cuModuleGetLoadingMode(int *mode) { return *mode = 2, 0; }
 int cuFuncGetAttribute(int *value, int name, void *function) { return *value = name == 0 ? 1024 : name == 4 ? 64 : 0, 0; }
 int cuOccupancyMaxActiveClusters(int *count, void *function, void *config) { return *count = 8, 0; }
@@ -205,11 +265,21 @@ int cublasLtMatmulAlgoGetHeuristic(void *h, void *o, void *a, void *b, void *c, 
                                    int *count) {
     return memset(found, 0, 64), *count = 1, 0;
 }
+int cublasGemmEx(void) { return tell("launch", "cublasGemmEx"), 0; }
+int cublasGemmStridedBatchedEx(void) { return tell("launch", "cublasGemmStridedBatchedEx"), 0; }
+int cublasSgemm_v2(void) { return tell("launch", "cublasSgemm"), 0; }
+int cublasSgemmStridedBatched(void) { return tell("launch", "cublasSgemmStridedBatched"), 0; }
+int cublasLtMatmul(void) { return tell("launch", "cublasLtMatmul"), 0; }
 size_t cudnnGetVersion(void) { return 92000; }
 int ncclGetVersion(int *version) { return *version = 22907, 0; }
 int ncclGetUniqueId(void *id) { return memset(id, 1, 128), 0; }
 int ncclCommInitRankConfig(void **comm, int n, char id[128], int rank, void *config) { return *comm = malloc(64), 0; }
 int ncclCommGetAsyncError(void *comm, int *error) { return *error = 0, 0; }
 int ncclCommCount(void *comm, int *count) { return *count = 1, 0; }
+int ncclAllReduce(void) { return tell("collective", "ncclAllReduce"), 0; }
+int ncclReduce(void) { return tell("collective", "ncclReduce"), 0; }
+int ncclAllGather(void) { return tell("collective", "ncclAllGather"), 0; }
+int ncclReduceScatter(void) { return tell("collective", "ncclReduceScatter"), 0; }
+int ncclBroadcast(void) { return tell("collective", "ncclBroadcast"), 0; }
 const char *ncclGetErrorString(int error) { return ""; }
 const char *ncclGetLastError(void *comm) { return ""; }
