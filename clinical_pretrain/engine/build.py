@@ -12,6 +12,7 @@ from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.distributed import uses_gpu
 from clinical_pretrain.engine.deepspeed_config import zero_stage
 from clinical_pretrain.engine.deepspeed_internals import (
+    find_overflows_by_norm,
     forget_first_update,
     local_weights,
     skip_overflows_at_min_scale,
@@ -38,6 +39,8 @@ def make_engine(model: Any, config: RunConfig, resolved: dict[str, Any]) -> Any:
             skip_bad_updates(engine.optimizer)
         else:
             forget_first_update(engine)
+    elif zero_stage(resolved) < 3:
+        find_overflows_by_norm(engine)
     skip_overflows_at_min_scale(engine)
     return engine
 

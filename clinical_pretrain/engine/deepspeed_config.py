@@ -42,6 +42,8 @@ def resolve(config: RunConfig, world_size: int) -> dict[str, Any]:
         raise UserError(f"{config.deepspeed}: " + "; ".join(faults))
     # We bring torch's AdamW: DeepSpeed's own CPU optimizer would be compiled at start-up.
     raw.setdefault("zero_force_ds_cpu_optimizer", False)
+    # It waits for the GPU twice a step, and our log has the speed.
+    raw.setdefault("timers", {"throughput": {"enabled": False}})
     return raw
 
 

@@ -48,10 +48,11 @@ class StepReports:
         first step, and for each flag whether some rank has set it."""
         norm = gradient_norm(self._engine, self._loss_scale, like=loss)
         self._loss_scale = loss_scale(self._engine)
-        figures = torch.stack([loss.double(), norm.double().to(loss.device)])
+        figures = torch.empty(2, dtype=torch.float64, pin_memory=loss.is_cuda)
+        for place, figure in zip(figures, (loss, norm), strict=True):
+            place.copy_(figure, non_blocking=True)
         event = None
-        if figures.is_cuda:
-            figures = torch.empty(2, dtype=torch.float64, pin_memory=True).copy_(figures, non_blocking=True)
+        if loss.is_cuda:
             event = torch.cuda.Event()
             event.record()
         report = StepReport(step, math.nan, math.nan, self._loss_scale, time.monotonic())
