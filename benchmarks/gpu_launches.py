@@ -22,6 +22,7 @@ from types import FrameType, SimpleNamespace
 from typing import Any
 
 import torch
+import torch._inductor.config as inductor
 from common import REPOSITORY, facts
 from gpu_memory import LENGTH, make
 
@@ -31,7 +32,7 @@ from clinical_pretrain.engine.step_reports import StepReports
 from clinical_pretrain.training.train import train_step
 from tokenizer_tools.files import write_json
 
-KINDS = ("launch", "copy", "fill", "wait", "collective")
+KINDS = ("launch", "copy", "fill", "wait", "collective", "captured")
 SEQUENCES = {"longformer": 3, "bigbird": 2}
 Call = tuple[str, str, str]
 """Kind, origin, and the kernel's or the call's name."""
@@ -115,11 +116,13 @@ def main() -> None:
     parser.add_argument("--compile", choices=["auto", "on", "off"], default="auto")
     parser.add_argument("--deepspeed", default="ds_configs/zero1.json")
     parser.add_argument("--accumulation-steps", type=int, default=1)
+    parser.add_argument("--cuda-graphs", action="store_true", help="torch.compile's own, which training doesn't use")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     if not hasattr(ctypes.CDLL(None), "stand_in_watcher"):
         raise SystemExit("error: run this by benchmarks/gpu_dry_run/run.py")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    inductor.triton.cudagraphs = args.cuda_graphs
     config, engine = make(args, args.accumulation_steps)
     ranks = initialise()
     run: Any = SimpleNamespace(
@@ -132,7 +135,7 @@ def main() -> None:
     run.progress = SimpleNamespace(stage=lambda step: SimpleNamespace(learning_rate=lambda step, optim: 1e-5))
     reports = StepReports(ranks, engine)
     watcher = Watcher()
-    for step in range(1, 5):  # the last is counted
+    for step in range(1, 7):  # the last is counted
         batches = [micro_batch(config, SEQUENCES[args.model]) for _ in range(args.accumulation_steps)]
         with watcher as calls:
             loss = train_step(run, iter(batches))

@@ -12,9 +12,11 @@ enum { GIGABYTES = 1000 }; // never the limit: what would fit is read from the p
 // What is asked of the GPU, told to a function of launches.py's: launch, copy, fill, wait or collective, and the name of
 // the kernel or of the call.
 void (*stand_in_watcher)(const char *kind, const char *name);
+cudaStream_t stand_in_captures; // the stream that is captured into a graph, if any
+unsigned long long stand_in_capture;
 static void tell(const char *kind, const char *name) {
     if (stand_in_watcher)
-        stand_in_watcher(kind, name);
+        stand_in_watcher(stand_in_captures ? "captured" : kind, name);
 }
 
 static int major_version(void) {
@@ -164,13 +166,32 @@ cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest) { return
 cudaError_t cudaStreamCreate(cudaStream_t *stream) { return *stream = malloc(8), cudaSuccess; }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) { return cudaStreamCreate(stream); }
 cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned flags, int p) { return cudaStreamCreate(stream); }
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode mode) {
+    return stand_in_captures = stream, stand_in_capture++, cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
+    return stand_in_captures = 0, *graph = malloc(8), cudaSuccess;
+}
+static enum cudaStreamCaptureStatus status_of(cudaStream_t stream) {
+    return stream && stream == stand_in_captures ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+}
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, enum cudaStreamCaptureStatus *status) {
-    return *status = cudaStreamCaptureStatusNone, cudaSuccess;
+    return *status = status_of(stream), cudaSuccess;
 }
 cudaError_t cudaStreamGetCaptureInfo(cudaStream_t stream, enum cudaStreamCaptureStatus *status, unsigned long long *id,
                                      cudaGraph_t *graph, const cudaGraphNode_t **nodes, const cudaGraphEdgeData **edges,
                                      size_t *count) {
-    return *status = cudaStreamCaptureStatusNone, cudaSuccess;
+    *status = status_of(stream);
+    if (id)
+        *id = stand_in_capture;
+    return cudaSuccess;
+}
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *made, cudaGraph_t graph, unsigned long long flags) {
+    return *made = malloc(8), cudaSuccess;
+}
+cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t *nodes, size_t *count) { return *count = 1, cudaSuccess; }
+cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream) {
+    return tell("launch", "cudaGraphLaunch"), cudaSuccess;
 }
 cudaError_t cudaEventCreate(cudaEvent_t *event) { return *event = malloc(8), cudaSuccess; }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags) { return cudaEventCreate(event); }
