@@ -33,6 +33,15 @@ def test_every_stage_trains_and_agrees_with_stage_0(trained, family, stage):
 
 
 @pytest.mark.parametrize("family", ["longformer", "bigbird"])
+@pytest.mark.parametrize("kind", ["1", "2", "bf16-2"])
+def test_the_gradient_norm_of_a_gpu_is_deepspeeds(trained, family, kind):
+    """There it is computed by fewer kernels (engine/deepspeed_internals.py)."""
+    by_rank = [json.loads((trained / f"{family}-{kind}" / f"norms-{rank}.json").read_text()) for rank in range(2)]
+    assert by_rank[0] == by_rank[1] and len(by_rank[0]) == (6 if kind == "bf16-2" else 20)
+    assert all(0 < ours == pytest.approx(theirs, rel=1e-5) for theirs, ours in by_rank[0])
+
+
+@pytest.mark.parametrize("family", ["longformer", "bigbird"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_golden_losses_and_weights(trained, family, stage, tmp_path):
     assert_golden(f"{family}-{stage}", trained / f"{family}-{stage}", tmp_path / "model")

@@ -30,7 +30,9 @@ from clinical_pretrain.config.model import AttentionConfig, ModelConfig, ModelSi
 from clinical_pretrain.config.optim import BatchConfig, OptimConfig, ValidationConfig
 from clinical_pretrain.config.recovery import BadStepsConfig, CheckpointConfig
 from clinical_pretrain.config.run_config import RunConfig
+from clinical_pretrain.engine import build as engine_build
 from clinical_pretrain.engine import memory_file as checkpoint_engine
+from clinical_pretrain.engine.deepspeed_internals import partitioned_norm
 from clinical_pretrain.exit_codes import STOPPED
 from clinical_pretrain.models import build
 from clinical_pretrain.release.export import export
@@ -98,13 +100,36 @@ def graphs_counted(run_dir: Path) -> Iterator[None]:
     (run_dir / f"graphs-{os.environ['RANK']}.json").write_text(json.dumps(counts))
 
 
+@contextmanager
+def norms_compared(run_dir: Path) -> Iterator[None]:
+    """Writes down each step's gradient norm under ZeRO 1 and 2, by DeepSpeed, as on CPUs, and as it is on a GPU."""
+    norms, find_overflows_by_norm = [], engine_build.find_overflows_by_norm
+
+    def computing_both(engine: Any) -> None:
+        find_overflows_by_norm(engine)
+        by_deepspeed = engine.optimizer.scaled_global_norm
+
+        def scaled_global_norm() -> torch.Tensor:
+            norms.append([float(by_deepspeed()), float(partitioned_norm(engine.optimizer))])
+            return by_deepspeed()
+
+        engine.optimizer.scaled_global_norm = scaled_global_norm
+
+    engine_build.find_overflows_by_norm = computing_both
+    yield
+    engine_build.find_overflows_by_norm = find_overflows_by_norm
+    (run_dir / f"norms-{os.environ['RANK']}.json").write_text(json.dumps(norms))
+
+
 def stages(root: Path, shards: str) -> None:
     """Both models, stages 0 to 3 in fp32; then the other precisions, checkpointing and offload."""
     for family in ("longformer", "bigbird"):
         for stage in range(4):
-            train(config(root, shards, f"{family}-{stage}", family, stage))
+            with norms_compared(root / f"{family}-{stage}"):
+                train(config(root, shards, f"{family}-{stage}", family, stage))
         train(config(root, shards, f"{family}-bf16-0", family, 0, **BF16))
-        train(config(root, shards, f"{family}-bf16-2", family, 2, **BF16))
+        with norms_compared(root / f"{family}-bf16-2"):
+            train(config(root, shards, f"{family}-bf16-2", family, 2, **BF16))
         train(config(root, shards, f"{family}-full", family, 3, activation_checkpointing="full"))
         train(config(root, shards, f"{family}-attention", family, 2, activation_checkpointing="attention"))
         no_dropout = AttentionConfig(dropout=0.0)

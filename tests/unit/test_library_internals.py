@@ -18,7 +18,12 @@ USED = [
      ["self.raise_error_at_min_scale", "self.cur_scale", "self.cur_iter", "self.last_overflow_iter",
       "self.cur_hysteresis"]),
     ("engine/deepspeed_internals.py", "deepspeed.runtime.zero.stage_1_and_2:DeepSpeedZeroOptimizer",
-     ["self.optimizer = ", "self.loss_scaler", "self.overflow = ", "self.clip_grad = ", "._hp_mapping"]),
+     ["self.optimizer = ", "self.loss_scaler", "self.overflow = ", "self.clip_grad = ", "._hp_mapping",
+      "self.compute_grad_norm = ", "self.cpu_offload = ", "self.dp_process_group = ", "self.averaged_gradients = {}",
+      "self.check_overflow(partition_gradients=self.partition_gradients)",
+      "scaled_global_grad_norm = self.scaled_global_norm()",
+      """                    or self.check_grad_overflow) and is_invalid_grad_norm(scaled_global_grad_norm):
+                self.overflow = True"""]),
     ("engine/deepspeed_internals.py", "deepspeed.runtime.zero.stage3:DeepSpeedZeroOptimizer_Stage3",
      ["self.optimizer = ", "self.loss_scaler", "self.overflow = ", "self.clip_grad = ", "def get_param_id(",
       "self.grad_position[param_id] = [int(i), int(current_offset), int(num_elements)]",
