@@ -281,6 +281,20 @@ def test_first_tokens():
     assert first_tokens(documents).int().tolist() == [[1, 0, 1, 1, 0], [1, 0, 0, 0, 0]]
 
 
+@settings(max_examples=30)
+@given(st.data())
+def test_documents_of_varlen_begin_where_ids_change(data):
+    length = data.draw(st.integers(4, 30))
+    lengths = data.draw(st.lists(st.lists(st.integers(1, length // 3), max_size=3), min_size=1, max_size=3))
+    documents, _ = packed(lengths, length)
+    context = longformer_attention.LongformerContext(documents, 3)
+    got = longformer_attention.cumulative_lengths(16, context, torch.float32)
+    tokens = [(row, document) for row, of_row in enumerate(documents.tolist()) for document in of_row]
+    starts = [i for i, token in enumerate(tokens) if i == 0 or token != tokens[i - 1]]
+    missing = len(lengths) * 4 + 1 - len(starts)
+    assert got.dtype == torch.int32 and got.tolist() == starts + [len(tokens)] * missing
+
+
 # flex and varlen, whose backward passes need a GPU ------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -48,6 +49,13 @@ class BigBirdContext:
         """Choose the backend. Returns each layer's layout, for hidden states of `dtype`."""
         self.backend = backend
         return [backend.prepare(plan, self, dtype) for plan in plans]
+
+    @cached_property
+    def by_mask(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """For `flex`, each (batch, 1, 1) int32: 1 where blocks must be masked; where one document fills a sequence."""
+        whole = torch.ones(self.batch) if self.documents is None else (self.documents == 1).all(1)
+        is_whole = whole.int()[:, None, None]
+        return 1 - is_whole, is_whole
 
     def seen(self, of_queries: torch.Tensor, of_keys: torch.Tensor) -> torch.Tensor:
         """Which keys queries see, (…, q or 1, k) bool, by the documents of queries, (…, q), and keys, (…, k). Where a
@@ -244,12 +252,12 @@ class FlexLayout(NamedTuple):
 def flex_layout(plan: Plan, context: BigBirdContext, dtype: torch.dtype) -> FlexLayout:
     """For `flex`: a BlockMask with blocks of their own for each head. Where one document fills a sequence, blocks are
     seen whole, and the mask isn't asked about single tokens."""
-    size, documents, batch_size = context.block_size, context.documents, context.batch
-    seen, log_counts = plan.counts > 0, plan.counts.log().clamp(min=0)
-    length = plan.counts.shape[-1] * size
+    size, documents, counts = context.block_size, context.documents, plan.counts
+    log_counts = counts.log().clamp(min=0) if plan.counts_twice else counts
+    length = counts.shape[-1] * size
 
     def mask_mod(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        in_plan = seen[head, query // size, key // size]
+        in_plan = counts[head, query // size, key // size] > 0
         return in_plan if documents is None else in_plan & (documents[batch, query] == documents[batch, key])
 
     def by_count(
@@ -257,14 +265,11 @@ def flex_layout(plan: Plan, context: BigBirdContext, dtype: torch.dtype) -> Flex
     ) -> torch.Tensor:
         return score + log_counts[head, query // size, key // size]
 
-    whole = seen.new_ones(batch_size) if documents is None else (documents == 1).all(1)
-    whole = whole[:, None, None]
     parts: dict[str, Any] = {}
-    for name, count, order in (("kv", *plan.seen_keys), ("q", *plan.seen_by)):
-        for part, counted in (("", torch.where(whole, 0, count)), ("full_", torch.where(whole, count, 0))):
-            parts[f"{part}{name}_num_blocks"] = counted
-            # Each a copy: the compiler takes one tensor in two indices for one argument, and fails.
-            parts[f"{part}{name}_indices"] = order.repeat(batch_size, 1, 1, 1)
+    orders = iter(plan.orders(context.batch))
+    for side, count in (("kv", plan.seen_keys[0]), ("q", plan.seen_by[0])):
+        for part, is_part in zip(("", "full_"), context.by_mask, strict=True):
+            parts[f"{part}{side}_num_blocks"], parts[f"{part}{side}_indices"] = count * is_part, next(orders)
     block_mask = BlockMask((length, length), **parts, BLOCK_SIZE=(size, size), mask_mod=mask_mod)
     return FlexLayout(block_mask, by_count if plan.counts_twice else None)
 

@@ -12,7 +12,7 @@ Shapes: h heads, m blocks of a sequence.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,6 +45,16 @@ class Plan:
     """For each query block, how many key blocks it sees, (h, m) int32, and which, (h, m, m) int32, those first."""
     seen_by: tuple[torch.Tensor, torch.Tensor]
     """The same for each key block: the query blocks that see it."""
+    _orders: dict[int, list[torch.Tensor]] = field(default_factory=dict)
+
+    def orders(self, batch: int) -> list[torch.Tensor]:
+        """Which key blocks are seen, twice, and which query blocks see, twice; each (batch, h, m, m), and each a copy:
+        the compiler takes one tensor in two indices for one argument, and fails. Kept for the next batch."""
+        if batch not in self._orders:
+            self._orders.clear()
+            both = (self.seen_keys[1], self.seen_keys[1], self.seen_by[1], self.seen_by[1])
+            self._orders[batch] = [order.repeat(batch, 1, 1, 1) for order in both]
+        return self._orders[batch]
 
 
 def random_blocks(module: Any, length: int) -> torch.Tensor:

@@ -255,13 +255,13 @@ def varlen(inputs: AttentionInputs) -> torch.Tensor:
 
 def cumulative_lengths(window: int, context: LongformerContext, dtype: torch.dtype) -> torch.Tensor:
     """For `varlen`: where documents begin, padded with the end; (batch * (max_documents + 1) + 1,) int32."""
-    ids, tokens = context.document_ids, len(context.document_ids)
-    first = torch.ones_like(ids, dtype=torch.bool)
+    ids = context.document_ids
+    first = torch.ones_like(ids)
     first[1:] = ids[1:] != ids[:-1]
-    starts = torch.where(first, torch.arange(tokens, device=ids.device), tokens).sort().values
-    batch = len(context.documents)
     # A sequence has at most max_documents documents and its padding: the shape doesn't depend on the documents.
-    return F.pad(starts, (0, batch), value=tokens)[: batch * (context.max_documents + 1) + 1].int()
+    count = len(context.documents) * (context.max_documents + 1) + 1
+    # Document n begins where the sum reaches n; the one after the last at the end.
+    return torch.searchsorted(first.cumsum(0), torch.arange(1, count + 1, device=ids.device), out_int32=True)
 
 
 BACKENDS = {
