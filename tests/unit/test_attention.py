@@ -14,6 +14,7 @@ from transformers import BigBirdConfig, BigBirdForMaskedLM, LongformerConfig, Lo
 from clinical_pretrain.models.attention import bigbird as bigbird_attention
 from clinical_pretrain.models.attention import longformer as longformer_attention
 from clinical_pretrain.models.attention import products
+from clinical_pretrain.models.attention.backend import is_plain, project, project_at_once
 from clinical_pretrain.models.attention.bigbird_plan import make_plan, random_blocks
 from clinical_pretrain.models.attention.documents import first_tokens
 from clinical_pretrain.models.encoder import Encoder, HuggingFaceEncoder, use_fused_gelu
@@ -279,6 +280,32 @@ def test_isolated_documents_in_bigbird(backend, training):
 def test_first_tokens():
     documents = torch.tensor([[1, 1, 2, 3, 0], [1, 1, 1, 0, 0]])
     assert first_tokens(documents).int().tolist() == [[1, 0, 1, 1, 0], [1, 0, 0, 0, 0]]
+
+
+@settings(max_examples=20)
+@given(count=st.integers(1, 4), width=st.integers(1, 9), rows=st.integers(1, 5), seed=st.integers(0, 999))
+def test_one_product_for_several_linear_layers(count, width, rows, seed):
+    """As in code that is compiled for a GPU: values and gradients."""
+    torch.manual_seed(seed)
+    linears = [torch.nn.Linear(6, width, dtype=torch.float64) for _ in range(count)]
+    inputs = {*(parameter for linear in linears for parameter in linear.parameters())}
+    hidden = torch.randn(2, rows, 6, dtype=torch.float64, requires_grad=True)
+    got, expected = project_at_once(hidden, *linears), project(hidden, *linears)
+    assert all(map(torch.allclose, got, expected)) and len(got) == count
+    gradients = ([*torch.autograd.grad(sum(x.pow(2).sum() for x in out), [hidden, *inputs])] for out in (got, expected))
+    assert all(map(torch.allclose, *gradients))
+
+
+def test_layers_that_are_wrapped_are_called():
+    """LoRA's, for instance; and those whose weights ZeRO 3 has partitioned."""
+    linear = torch.nn.Linear(2, 2)
+    assert is_plain(linear)
+    assert not is_plain(torch.nn.Sequential(linear)) and not is_plain(type("Own", (torch.nn.Linear,), {})(2, 2))
+    handle = linear.register_forward_hook(lambda *_: None)
+    assert not is_plain(linear)
+    handle.remove()
+    linear.weight.ds_tensor = None
+    assert not is_plain(linear)
 
 
 @settings(max_examples=30)

@@ -9,11 +9,12 @@ Shapes: b batch, l length, h heads, d width of a head.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -84,3 +85,27 @@ class FamilyAttention(Protocol):
     def self_attention(module: Any, hidden: torch.Tensor, context: Any, layout: Any) -> torch.Tensor:
         """The output of a layer's self-attention module, (batch, length, width), for hidden states of this shape. A
         static method, so that compiled code has no part in the object's state."""
+
+
+def project(hidden: torch.Tensor, *linears: Any) -> Sequence[torch.Tensor]:
+    """The outputs of linear layers that have the same input and the same width, (…, width) each.
+
+    In code that is compiled for a GPU they are one matrix product, by weights that are joined at each call: the layers
+    and their weights, which are trained and saved, stay as they are. Elsewhere each layer is called.
+    """
+    if torch.compiler.is_compiling() and hidden.is_cuda and all(is_plain(linear) for linear in linears):
+        return project_at_once(hidden, *linears)
+    return [linear(hidden) for linear in linears]
+
+
+def is_plain(linear: Any) -> bool:
+    """Whether a layer is torch's own, without hooks, and has its weights: ZeRO 3 gathers them when it is called."""
+    hooks = linear._forward_pre_hooks or linear._forward_hooks
+    return type(linear) is torch.nn.Linear and not hooks and not hasattr(linear.weight, "ds_tensor")
+
+
+def project_at_once(hidden: torch.Tensor, *linears: Any) -> Sequence[torch.Tensor]:
+    """project() by one matrix product."""
+    weight = torch.cat([linear.weight for linear in linears])
+    bias = torch.cat([linear.bias for linear in linears])
+    return F.linear(hidden, weight, bias).chunk(len(linears), -1)

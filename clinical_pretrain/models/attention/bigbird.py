@@ -19,7 +19,13 @@ import torch.nn.functional as F
 from torch.nn.attention.flex_attention import BlockMask
 
 from clinical_pretrain.models.attention import products
-from clinical_pretrain.models.attention.backend import AttentionInputs, AttentionSettings, Backend, DocumentBatch
+from clinical_pretrain.models.attention.backend import (
+    AttentionInputs,
+    AttentionSettings,
+    Backend,
+    DocumentBatch,
+    project,
+)
 from clinical_pretrain.models.attention.bigbird_plan import Plan, is_sparse, make_plan
 from clinical_pretrain.models.attention.flex import compiled_flex_attention
 
@@ -104,7 +110,7 @@ class BigBirdAttention:
     def self_attention(module: Any, hidden: torch.Tensor, context: BigBirdContext, layout: Any) -> torch.Tensor:
         """The output of a BigBirdBlockSparseAttention, (batch, length, width), for hidden states of the same shape."""
         shape = (*hidden.shape[:2], module.num_attention_heads, module.attention_head_size)
-        q, k, v = (linear(hidden).view(shape) for linear in (module.query, module.key, module.value))
+        q, k, v = (x.view(shape) for x in project(hidden, module.query, module.key, module.value))
         dropout = context.dropout if module.training else 0.0
         inputs = AttentionInputs(q, k, v, layout, context, dropout)
         if layout is None:

@@ -21,7 +21,13 @@ from torch.nn.attention.flex_attention import BlockMask
 from torch.nn.attention.varlen import varlen_attn
 
 from clinical_pretrain.models.attention import products
-from clinical_pretrain.models.attention.backend import AttentionInputs, AttentionSettings, Backend, DocumentBatch
+from clinical_pretrain.models.attention.backend import (
+    AttentionInputs,
+    AttentionSettings,
+    Backend,
+    DocumentBatch,
+    project,
+)
 from clinical_pretrain.models.attention.documents import first_tokens
 from clinical_pretrain.models.attention.flex import FLEX_BLOCK, block_mask, compiled_flex_attention
 
@@ -99,7 +105,7 @@ class LongformerAttention:
         """The output of a LongformerSelfAttention, (batch, length, width), for hidden states of the same shape."""
         assert context.backend is not None
         shape = (*hidden.shape[:2], module.num_heads, module.head_dim)
-        q, k, v = (linear(hidden).view(shape) for linear in (module.query, module.key, module.value))
+        q, k, v = (x.view(shape) for x in project(hidden, module.query, module.key, module.value))
         dropout = module.dropout if module.training else 0.0
         out = context.backend.attend(AttentionInputs(q, k, v, layout, context, dropout)).flatten(2)
         if context.is_global is None:
