@@ -27,7 +27,7 @@ bench() { # bench NAME CAPABILITY SCRIPT [OPTION ...]: a figure, into results/NA
         --json "$results/$1.json"
 }
 
-launches() { bench "gpu_launches_$1" 9.0 gpu_launches.py --model "$1"; }
+launches() { bench "launches_$1" 9.0 gpu_launches.py --model "$1"; }
 
 memory() { # an H100 in bf16, and a V100 in fp16 and without torch.compile
     local kind few many

@@ -64,6 +64,7 @@ def sections() -> Iterator[str]:
         ("One layer's attention", r"attention_.*", ATTENTION_HEAD, attention_rows),
         ("By sequence length", r"lengths_.*", LENGTH_HEAD, length_rows),
         ("Memory by sequences", r"memory_.*", MEMORY_HEAD, memory_row),
+        ("What a step asks of a GPU", r"launches_.*", LAUNCHES_HEAD, launches_row),
         ("The stock recipe under DeepSpeed", r"run_mlm_baseline_.*", BASELINE_HEAD, baseline_row),
         ("The same function", r"parity_.*", PARITY_HEAD, parity_rows),
         ("From notes to a model, on real corpora", r"(mtsamples|mts_dialog)_.*", MTSAMPLES_HEAD, mtsamples_row),
@@ -224,6 +225,21 @@ def max_sequences(peaks: dict[int, float], gigabytes: float) -> int:
         if y + (sequences + 1 - x) * (next_y - y) / (next_x - x) > 0.9 * gigabytes:
             return sequences
         sequences += 1
+
+
+LAUNCHES_HEAD = ["model", "sequences", "ZeRO stage", "launches", "copies", "fills", "waits", "collectives",
+                 "launches by origin, the five most"]  # fmt: skip
+
+
+def launches_row(result: dict[str, Any]) -> list[Any]:
+    """Of gpu_launches.py."""
+    counts = result["counts"]
+    origins = [(sum(names.values()), origin) for origin, names in result["origins"]["launch"].items()]
+    return [
+        MODELS[result["model"]], result["sequences"], result["deepspeed"]["zero_optimization"]["stage"],
+        *(f"{counts[kind]:,}" for kind in ("launch", "copy", "fill", "wait", "collective")),
+        " · ".join(f"{count:,} {re.split(r'[:.] ?', origin)[-1]}" for count, origin in sorted(origins, reverse=True)[:5]),
+    ]  # fmt: skip
 
 
 BASELINE_HEAD = ["model", "layers x width", "ZeRO file", "tokens/s, stock", "ours", "ratio"]

@@ -5,8 +5,7 @@
 
 Torch's allocator, its choice of kernels, DeepSpeed, torch.compile's code generation and ptxas are real: peaks of memory
 are those of a GPU, and what can't be compiled for it fails. Results of kernels are whatever lies in memory, and speed
-means nothing: what is read back from the GPU is 0. Needs gcc and binutils; one rank, one GPU. gpu_dry_run.sh does
-all of it.
+means nothing: flags and norms read back are 0. Needs gcc and binutils; one rank, one GPU. ../gpu_dry_run.sh does all.
 """
 
 from __future__ import annotations
