@@ -235,10 +235,11 @@ def launches_row(result: dict[str, Any]) -> list[Any]:
     """Of gpu_launches.py."""
     counts = result["counts"]
     origins = [(sum(names.values()), origin) for origin, names in result["origins"]["launch"].items()]
+    most = [f"{count:,} {re.split(r'[:.] ?', origin)[-1]}" for count, origin in sorted(origins, reverse=True)[:5]]
     return [
         MODELS[result["model"]], result["sequences"], result["deepspeed"]["zero_optimization"]["stage"],
         *(f"{counts[kind]:,}" for kind in ("launch", "copy", "fill", "wait", "collective")),
-        " · ".join(f"{count:,} {re.split(r'[:.] ?', origin)[-1]}" for count, origin in sorted(origins, reverse=True)[:5]),
+        " · ".join(most),
     ]  # fmt: skip
 
 

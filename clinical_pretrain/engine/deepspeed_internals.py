@@ -43,14 +43,16 @@ def skip_overflows_at_min_scale(engine: Any) -> None:
 def find_overflows_by_norm(engine: Any) -> None:
     """Of ZeRO 1 and 2: find NaN and infinite gradients by their norm alone, which a step computes and checks as well.
 
-    DeepSpeed's `check_overflow` looks for them before that, by 13 kernels for each parameter. Its `scaled_global_norm`
-    takes two kernels for each parameter, and what follows makes a GPU wait seven times. On a GPU, where the gradients
-    are there, ours takes ten kernels in all and waits once; on a CPU the norm stays DeepSpeed's, to the last digit.
+    DeepSpeed looks for them before that, by 13 kernels for each parameter: in `check_overflow`, or for an offloaded
+    optimizer in `update_offload_overflow_tracker`, which waits for each. Its `scaled_global_norm` takes two kernels for
+    each parameter, and what follows makes a GPU wait seven times. On a GPU, if the gradients are there, ours takes ten
+    kernels in all and waits once; on a CPU the norm stays DeepSpeed's, to the last digit.
     """
     optimizer = engine.optimizer
     if not optimizer.compute_grad_norm:
         return
     optimizer.check_overflow = lambda partition_gradients=True: None
+    optimizer.update_offload_overflow_tracker = lambda gradient: None
     if engine.device.type == "cuda" and not optimizer.cpu_offload:
         optimizer.scaled_global_norm = partial(partitioned_norm, optimizer)
 

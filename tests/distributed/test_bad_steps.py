@@ -41,9 +41,10 @@ def test_one_bad_step_costs_its_update_alone(root, stage):
     assert not read_metrics(run, "rollback") and saved_steps(run) == [5, 10, 15, 20]
 
 
-@pytest.mark.parametrize("stage", [0, 2])
-def test_one_bad_step_in_bf16(root, stage):
-    course = losses(root / f"once-bf16-{stage}")
+@pytest.mark.parametrize("kind", ["0", "2", "offload"])
+def test_one_bad_step_in_bf16(root, kind):
+    course = losses(root / f"once-bf16-{kind}")
+    assert [line["skipped_updates"] for line in read_metrics(root / f"once-bf16-{kind}", "train")] == [0] * 7 + [1] * 13
     assert course[7] is None and all(math.isfinite(loss) for loss in course[:7] + course[8:])
     assert course[-1] < course[0] - 0.3
 

@@ -298,6 +298,8 @@ def bad(root: Path, shards: str) -> None:
     for stage in (0, 2):
         half = {"stage": stage, "precision": "bf16", "checkpoint": CheckpointConfig(5, keep_latest=0)}
         poison.train(config(root, shards, f"once-bf16-{stage}", **half), range(8, 9))
+    half["deepspeed"] = zero_file(root, 2, offload=True)
+    poison.train(config(root, shards, "once-bf16-offload", **half), range(8, 9))
     moved = config(
         root, shards, "moved", stage=1, checkpoint=CheckpointConfig(5, keep_latest=0), bad_steps=BadStepsConfig(3)
     )

@@ -204,6 +204,13 @@ def deepspeed_file(tmp_path, **content):
     return str(path)
 
 
+def test_deepspeeds_timers_are_off_unless_they_are_asked_for(tmp_path):
+    """Its throughput timer waits for the GPU twice a step."""
+    assert resolve(RunConfig(deepspeed=deepspeed_file(tmp_path)), 1)["timers"] == {"throughput": {"enabled": False}}
+    timers = {"throughput": {"synchronized": False}}
+    assert resolve(RunConfig(deepspeed=deepspeed_file(tmp_path, timers=timers)), 1)["timers"] == timers
+
+
 @pytest.mark.parametrize(("section", "message"), [
     ({"steps_per_print": 0}, "steps_per_print is 0, must be 1 or more"),
     ({"comms_logger": 3}, "DeepSpeed can't read it"),

@@ -21,6 +21,7 @@ USED = [
      ["self.optimizer = ", "self.loss_scaler", "self.overflow = ", "self.clip_grad = ", "._hp_mapping",
       "self.compute_grad_norm = ", "self.cpu_offload = ", "self.dp_process_group = ", "self.averaged_gradients = {}",
       "self.check_overflow(partition_gradients=self.partition_gradients)",
+      "def update_offload_overflow_tracker(self, grad)",
       "scaled_global_grad_norm = self.scaled_global_norm()",
       """                    or self.check_grad_overflow) and is_invalid_grad_norm(scaled_global_grad_norm):
                 self.overflow = True"""]),

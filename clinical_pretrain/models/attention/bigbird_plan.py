@@ -45,7 +45,7 @@ class Plan:
     """For each query block, how many key blocks it sees, (h, m) int32, and which, (h, m, m) int32, those first."""
     seen_by: tuple[torch.Tensor, torch.Tensor]
     """The same for each key block: the query blocks that see it."""
-    _orders: dict[int, list[torch.Tensor]] = field(default_factory=dict)
+    _orders: dict[int, list[torch.Tensor]] = field(default_factory=dict, repr=False, compare=False)
 
     def orders(self, batch: int) -> list[torch.Tensor]:
         """Which key blocks are seen, twice, and which query blocks see, twice; each (batch, h, m, m), and each a copy:
