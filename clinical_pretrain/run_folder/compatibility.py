@@ -14,8 +14,9 @@ from tokenizer_tools.manifest import Manifest
 from tokenizer_tools.tokenizer.identity import tokenizer_sha256
 
 IGNORED_KEYS = ("zero_optimization", "gradient_accumulation_steps", "train_batch_size",
-                "train_micro_batch_size_per_gpu", "gradient_clipping")  # fmt: skip
-"""Of the DeepSpeed config: how the same computation is spread over ranks, and what the run config says already."""
+                "train_micro_batch_size_per_gpu", "gradient_clipping", "timers")  # fmt: skip
+"""Of the DeepSpeed config: how the same computation is spread over ranks and timed, and what the run config says
+already."""
 
 
 def check_ownership(folder: RunFolder, config: RunConfig, resolved: dict[str, Any], manifest: Manifest) -> list[str]:
