@@ -52,7 +52,7 @@ def test_what_differs_is_named_and_can_be_accepted(shards, tmp_path):
     (tmp_path / "run.json").write_text(json.dumps({"format_version": FORMAT_VERSION, "shard_fingerprint": "0" * 64}))
     (tmp_path / "data.json").write_text(json.dumps({"format_version": FORMAT_VERSION, "sequence_length": 256}))
     shutil.copytree(shards / "tokenizer", tmp_path / "tokenizer")
-    resolved = {"train_batch_size": 36, "zero_optimization": {"stage": 3}, "a": 1}
+    resolved = {"train_batch_size": 36, "zero_optimization": {"stage": 3}, "a": 1, "timers": {}}
     larger = replace(config, batch=BatchConfig(36))
     with pytest.raises(UserError, match=r"by --checkpoint.accept_changes true") as caught:
         check_same_run(RunFolder(tmp_path), larger, resolved, manifest)
