@@ -10,14 +10,17 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+import torch
 from common import facts, resident_memory
 from limit import run_words
 
 from clinical_pretrain.config.command_line import load_config
+from clinical_pretrain.data.collator import MicroBatch
 from clinical_pretrain.training import train as training
+from clinical_pretrain.training.run import Run
 from tokenizer_tools.files import write_json
 
 SETTLED = 50
@@ -35,8 +38,8 @@ def main() -> None:
     args = parser.parse_args()
     resident, train_step = [], training.train_step
 
-    def measured(*arguments: Any) -> Any:
-        loss = train_step(*arguments)
+    def measured(run: Run, batches: Iterator[MicroBatch]) -> torch.Tensor:
+        loss = train_step(run, batches)
         resident.append(round(resident_memory() / 1e6, 1))
         return loss
 
