@@ -29,6 +29,7 @@ from clinical_pretrain.console import make_output_lenient
 from clinical_pretrain.exit_codes import INTERRUPTED, USER_ERROR
 from tokenizer_tools.command_line import typed
 from tokenizer_tools.errors import UserError
+from tokenizer_tools.garbage import collect_seldom
 
 COMMANDS: dict[str, Callable[[Sequence[str]], dict[str, Any]]] = {
     "build-shards": build_shards,
@@ -65,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand. A user's mistake ends in one line and exit code 2."""
     os.umask(0o077)
     make_output_lenient()
+    if argv is None:
+        collect_seldom()
     if argv is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
     argv = [expand_home(word) for word in (sys.argv[1:] if argv is None else argv)]
