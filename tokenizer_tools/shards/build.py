@@ -134,7 +134,7 @@ def _build(
             apply_lists(scanned, inputs, build, hash_lists(build, listed))
             keep = make_keep_list(scanned, build, workers)
             packed = pack(keep, build, workers)
-            return _finish(packed, keep, build, plan)
+            return _finish(packed, keep, build, plan, workers)
 
 
 def open_inputs(notes: Sequence[Path], settings: ShardSettings) -> list[Input]:
@@ -194,7 +194,9 @@ def _save_tokenizer(loaded: Any, build: ShardBuild) -> None:
     temporary.replace(build.tokenizer_folder)
 
 
-def _finish(packed: list[PackedPart], keep: KeepList, build: ShardBuild, plan: dict[str, Any]) -> Manifest:
+def _finish(
+    packed: list[PackedPart], keep: KeepList, build: ShardBuild, plan: dict[str, Any], workers: Workers
+) -> Manifest:
     """Write the notes table and the manifest, and delete the work folder."""
     nobody = GroupNotes.none()
     write_notes(build.out, notes_tables(keep, 0, nobody))
@@ -205,7 +207,7 @@ def _finish(packed: list[PackedPart], keep: KeepList, build: ShardBuild, plan: d
         )
     manifest.save(build.out)
     shutil.rmtree(build.work)
-    add_missing_report(build.out)
+    add_missing_report(build.out, workers)
     return manifest
 
 

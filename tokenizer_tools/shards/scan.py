@@ -206,7 +206,8 @@ def _resolve_admissions(scanned: ScannedNotes, inputs: list[Input], build: Shard
         UserError: the split is by patient, and a note's patient isn't known.
     """
     rule = build.settings.split
-    if not rule.needs_identity:
+    named_alone = (scanned.column(number, "named") == Named.ADMISSION for number in range(scanned.parts))
+    if not rule.needs_identity or not any(alone.any() for alone in named_alone):
         return
 
     def pairs() -> Iterator[tuple[tuple[bytes, int] | None, bytes]]:

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from tokenizer_tools.errors import UserError
+from tokenizer_tools.garbage import collect_seldom
 from tokenizer_tools.progress import Progress
 
 Job = Callable[[], None]
@@ -60,12 +61,17 @@ class Workers:
             for _ in range(self.count):
                 self._submit(load)
 
-    def run(self, jobs: Iterator[Job], progress: Progress) -> None:
+    @property
+    def are_started(self) -> bool:
+        """Whether the processes run."""
+        return self._pool is not None
+
+    def run(self, jobs: Iterator[Job], progress: Progress | None = None) -> None:
         """Run all jobs, in this process if there is one job or one worker.
 
         Args:
             jobs: created as they are needed, at most two per worker ahead.
-            progress: is advanced by the notes that jobs report.
+            progress: is advanced by the notes that jobs report; None if they report none.
 
         Raises:
             LostWorkerError: a worker process was killed.
@@ -74,7 +80,7 @@ class Workers:
         self._has_run = True
         first = list(itertools.islice(jobs, 2))
         jobs = itertools.chain(first, jobs)
-        with _shown(progress):
+        with _shown(progress) if progress else contextlib.nullcontext():
             if self.count == 1 or len(first) < 2:  # with a single job, the tokenizer's own threads use the cores
                 for job in jobs:
                     job()
@@ -111,7 +117,9 @@ class Workers:
     ) -> None:
         if self._pool is None:
             return
-        if isinstance(error, KeyboardInterrupt) or not self._has_run:  # they may still be loading libraries
+        # They wait for jobs that won't come, or still load libraries, and would take a while to end. After an error a
+        # job may be about to finish its part.
+        if error is None or isinstance(error, KeyboardInterrupt) or not self._has_run:
             for process in list(self._pool._processes.values()):
                 process.kill()
         self._pool.shutdown(cancel_futures=True)
@@ -122,6 +130,7 @@ def _start_worker(parent: int, counter: Any) -> None:
     _notes_done = counter
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.umask(0o077)
+    collect_seldom()
 
     def exit_with_parent() -> None:  # a killed parent can't stop its workers, which would wait forever
         while os.getppid() == parent:

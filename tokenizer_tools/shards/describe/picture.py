@@ -49,6 +49,12 @@ Panel = Callable[[Any, ShardReport], None]
 """Draws on matplotlib's axes."""
 
 
+def load_plots() -> None:
+    """Import what drawing needs, ahead of time."""
+    import matplotlib.backends.backend_svg
+    import matplotlib.figure  # noqa: F401
+
+
 def draw_picture(report: ShardReport) -> str:
     """All panels as one SVG, 7.2 inches wide. Its text is drawn as paths, so it looks the same anywhere."""
     with _style("path") as figure_class:
