@@ -29,7 +29,7 @@ from clinical_pretrain.console import make_output_lenient
 from clinical_pretrain.exit_codes import INTERRUPTED, USER_ERROR
 from tokenizer_tools.command_line import typed
 from tokenizer_tools.errors import UserError
-from tokenizer_tools.garbage import collect_seldom
+from tokenizer_tools.garbage import leave_garbage_at_exit
 
 COMMANDS: dict[str, Callable[[Sequence[str]], dict[str, Any]]] = {
     "build-shards": build_shards,
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.umask(0o077)
     make_output_lenient()
     if argv is None:
-        collect_seldom()
+        leave_garbage_at_exit()
     if argv is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
     argv = [expand_home(word) for word in (sys.argv[1:] if argv is None else argv)]

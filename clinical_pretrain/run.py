@@ -24,13 +24,13 @@ from clinical_pretrain.slurm_environment import rank_variables
 from clinical_pretrain.training.preflight import check_files
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import write_report
-from tokenizer_tools.garbage import collect_seldom
+from tokenizer_tools.garbage import leave_garbage_at_exit
 
 
 def main() -> int:
     """Parse, train, and turn a user's mistake into one line and exit code 2."""
     os.umask(0o077)
-    collect_seldom()
+    leave_garbage_at_exit()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # One line per node: an error may be of one node alone. Asked before initialise() makes LOCAL_RANK the GPU's number.
     ranks = rank_variables() | dict(os.environ)

@@ -27,6 +27,7 @@ from tokenizer_tools.corpus.placeholders import sorted_counts
 from tokenizer_tools.corpus.read_notes import check_first_notes
 from tokenizer_tools.corpus.split_patients import key_id, load_patient_key, patient_hash
 from tokenizer_tools.errors import UserError
+from tokenizer_tools.garbage import collected_seldom
 from tokenizer_tools.manifest import (
     FORMAT_VERSION,
     MANIFEST_NAME,
@@ -92,7 +93,7 @@ def build_shards(
     inputs = open_inputs(notes, settings)
     for entry in inputs:
         say(entry.describe())
-    with Workers(options.workers) as workers:
+    with collected_seldom(), Workers(options.workers) as workers:
         is_large = sum(entry.size for entry in inputs) >= _LARGE
         if is_large and options.stage != "prepare" and not (out / MANIFEST_NAME).exists():
             workers.start(load_libraries)
