@@ -25,6 +25,14 @@ from clinical_pretrain.run_folder.starts import git_commit, versions
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 M_MMAP_THRESHOLD = -3
+BASE_SIZE = {
+    "num_hidden_layers": 12,
+    "hidden_size": 768,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "attention_window": 512,
+}
+"""Of both base models, by the names of `model.size`."""
 VOCABULARY = {"longformer": 50265, "bigbird": 50358}
 
 

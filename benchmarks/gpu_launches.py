@@ -9,7 +9,6 @@ only there. A count is no speed: where the GPU has more work than the host, fewe
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import json
 import logging
@@ -17,14 +16,13 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 from types import FrameType, SimpleNamespace
 from typing import Any
 
 import torch
 import torch._inductor.config as inductor
 from common import REPOSITORY, facts
-from gpu_memory import LENGTH, make
+from gpu_memory import LENGTH, make, recipe_parser
 
 from clinical_pretrain.data.collator import MicroBatch, capacity
 from clinical_pretrain.distributed import initialise, shut_down
@@ -108,16 +106,9 @@ def micro_batch(config: Any, sequences: int) -> MicroBatch:
 
 def main() -> None:
     """See the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=["longformer", "bigbird"], default="longformer")
-    parser.add_argument("--precision", choices=["bf16", "fp16"], default="bf16")
-    parser.add_argument("--activation-checkpointing", choices=["none", "attention", "full"], default="none")
-    parser.add_argument("--backend", choices=["auto", "blocked", "flex", "varlen"], default="auto")
-    parser.add_argument("--compile", choices=["auto", "on", "off"], default="auto")
-    parser.add_argument("--deepspeed", default="ds_configs/zero1.json")
+    parser = recipe_parser(__doc__, "ds_configs/zero1.json")
     parser.add_argument("--accumulation-steps", type=int, default=1)
     parser.add_argument("--cuda-graphs", action="store_true", help="torch.compile's own, which training doesn't use")
-    parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     if not hasattr(ctypes.CDLL(None), "stand_in_watcher"):
         raise SystemExit("error: run this by benchmarks/gpu_dry_run/run.py")

@@ -20,7 +20,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from common import VOCABULARY, facts
+from common import BASE_SIZE, VOCABULARY, facts
 
 from clinical_pretrain.config.command_line import load_config
 from clinical_pretrain.data.collator import capacity
@@ -33,13 +33,19 @@ from tokenizer_tools.files import write_json
 
 LENGTH = 4096
 ACCUMULATION_STEPS = 2
-SIZE = {
-    "num_hidden_layers": 12,
-    "hidden_size": 768,
-    "num_attention_heads": 12,
-    "intermediate_size": 3072,
-    "attention_window": 512,
-}
+
+
+def recipe_parser(description: str | None, deepspeed: str) -> argparse.ArgumentParser:
+    """With the options that `make` takes, and --json. deepspeed: the default file."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=["longformer", "bigbird"], default="longformer")
+    parser.add_argument("--precision", choices=["bf16", "fp16"], default="bf16")
+    parser.add_argument("--activation-checkpointing", choices=["none", "attention", "full"], default="none")
+    parser.add_argument("--backend", choices=["auto", "blocked", "flex", "varlen"], default="auto")
+    parser.add_argument("--compile", choices=["auto", "on", "off"], default="auto")
+    parser.add_argument("--deepspeed", default=deepspeed)
+    parser.add_argument("--json", type=Path)
+    return parser
 
 
 def make(args: argparse.Namespace, accumulation_steps: int = ACCUMULATION_STEPS) -> tuple[Any, Any]:
@@ -55,7 +61,7 @@ def make(args: argparse.Namespace, accumulation_steps: int = ACCUMULATION_STEPS)
         "deepspeed": args.deepspeed,
         "batch.train_batch_size": accumulation_steps,
         "batch.micro_batch_size_per_gpu": 1,
-        **{f"model.size.{name}": value for name, value in SIZE.items()},
+        **{f"model.size.{name}": value for name, value in BASE_SIZE.items()},
     }
     config, _ = load_config([word for name, value in options.items() for word in (f"--{name}", str(value))])
     pad_id = 1 if args.model == "longformer" else 0
@@ -89,15 +95,8 @@ def peak(config: Any, engine: Any, sequences: int) -> dict[str, int]:
 
 def main() -> None:
     """See the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=["longformer", "bigbird"], default="longformer")
-    parser.add_argument("--precision", choices=["bf16", "fp16"], default="bf16")
-    parser.add_argument("--activation-checkpointing", choices=["none", "attention", "full"], default="none")
-    parser.add_argument("--backend", choices=["auto", "blocked", "flex", "varlen"], default="auto")
-    parser.add_argument("--compile", choices=["auto", "on", "off"], default="auto")
-    parser.add_argument("--deepspeed", default="ds_configs/zero2.json")
+    parser = recipe_parser(__doc__, "ds_configs/zero2.json")
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 3, 6, 18], help="sequences per micro-batch")
-    parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("error: no GPU; benchmarks/gpu_dry_run/run.py runs this without one")

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import DTYPES, facts, timed
+from common import BASE_SIZE, DTYPES, facts, timed
 from train_step import Pass, Sides, peak_of_side, step_of
 from transformers.models.longformer.modeling_longformer import LongformerSelfAttention
 
@@ -111,9 +111,8 @@ def seconds(args: argparse.Namespace) -> list[float]:
 def run_words(args: argparse.Namespace) -> list[str]:
     """Options of a run of one sequence a step under ZeRO 1, of base width."""
     settings = {
-        "model.init": "random", "model.family": args.model, "model.size.num_hidden_layers": args.layers,
-        "model.size.hidden_size": 768, "model.size.num_attention_heads": 12, "model.size.intermediate_size": 3072,
-        "model.size.attention_window": 512, "model.size.block_size": 64, "model.size.num_random_blocks": 3,
+        "model.init": "random", "model.family": args.model,
+        **{f"model.size.{name}": value for name, value in (BASE_SIZE | {"num_hidden_layers": args.layers}).items()},
         "precision": args.precision, "activation_checkpointing": args.activation_checkpointing,
         "deepspeed": "ds_configs/zero1.json", "data.shards": args.shards, "batch.train_batch_size": 1,
         "batch.micro_batch_size_per_gpu": 1, "watchdog.step_timeout_seconds": 0,
