@@ -24,6 +24,7 @@ from tokenizer_tools.corpus.read_notes import BY_NOTE
 from tokenizer_tools.corpus.split_patients import load_key_of
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import copy_files, file_sha256, flush_folder
+from tokenizer_tools.garbage import collected_seldom
 from tokenizer_tools.manifest import (
     APPEND_FOLDER,
     MANIFEST_NAME,
@@ -96,7 +97,7 @@ def append_notes(
             try:
                 before = Manifest.load(shards)
                 _check_tokenizer(before, shards, tokenizer)
-                with Workers(options.workers) as workers:
+                with collected_seldom(), Workers(options.workers) as workers:
                     return _append(notes, shards, before, settings, workers)
             finally:
                 if not (folder / _BUILD).exists():

@@ -32,9 +32,9 @@ def describe_shards(folder: Path, workers: Workers | None = None) -> ShardReport
     Raises:
         UserError: the folder holds no finished shards, or damaged ones.
     """
-    manifest, is_shared = Manifest.load(folder), workers is not None and workers.are_started
-    if workers and is_shared:
-        workers.start(load_plots)
+    manifest, drawing = Manifest.load(folder), workers if workers and workers.are_started else None
+    if drawing:
+        drawing.start(load_plots)
     try:
         report = make_report(folder, manifest)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, pa.ArrowException) as error:
@@ -43,8 +43,8 @@ def describe_shards(folder: Path, workers: Workers | None = None) -> ShardReport
         ) from None
     page, picture, data = (folder / name for name in REPORT_NAMES)
     jobs: list[Job] = [partial(_draw, page, make_page, report), partial(_draw, picture, draw_picture, report)]
-    if workers and is_shared:
-        workers.run(iter(jobs))
+    if drawing:
+        drawing.run(iter(jobs))
     else:
         for job in jobs:
             job()
