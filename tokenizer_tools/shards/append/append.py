@@ -122,10 +122,10 @@ def _append(
     listed = settings.split.lists.read()
     plan = make_plan(build, inputs, hash_inputs(build, inputs, BuildOptions()), listed)
     if (staged := _staged(build)) and staged.fingerprint == before.fingerprint:  # killed behind the last rename
-        _finish(build, shards)
+        _finish(build, shards, workers)
     if before.appended and before.settings["inputs"][-before.appended[-1].inputs :] == plan["inputs"]:
         say(f"{shards}: these notes were appended before; nothing is left to do")
-        add_missing_report(shards)
+        add_missing_report(shards, workers)
         return before
     check_lists(before, settings.split.lists, shards)
     known = {entry["sha256"] for entry in before.settings["inputs"]}
@@ -142,7 +142,7 @@ def _append(
             if not (build.work / "packed").exists():  # another start would say the same
                 shutil.rmtree(build.out)
             raise
-    return _install(build, shards)
+    return _install(build, shards, workers)
 
 
 def _stage(
@@ -183,7 +183,7 @@ def _staged(build: ShardBuild) -> Manifest | None:
     return Manifest.load(build.work) if (build.work / MANIFEST_NAME).exists() else None
 
 
-def _install(build: ShardBuild, shards: Path) -> Manifest:
+def _install(build: ShardBuild, shards: Path, workers: Workers) -> Manifest:
     """Move what was made into the shard folder. Again after a kill, it moves what is left.
 
     Raises:
@@ -213,13 +213,13 @@ def _install(build: ShardBuild, shards: Path) -> Manifest:
     if (build.out / NOTES_TABLE_NAME).exists():
         (build.out / NOTES_TABLE_NAME).replace(shards / NOTES_TABLE_NAME)
     manifest.save(shards)
-    _finish(build, shards)
+    _finish(build, shards, workers)
     return manifest
 
 
-def _finish(build: ShardBuild, shards: Path) -> None:
+def _finish(build: ShardBuild, shards: Path, workers: Workers) -> None:
     """Write the report, and delete what isn't needed any more."""
-    add_missing_report(shards)
+    add_missing_report(shards, workers)
     done = build.out.with_name(_DONE)
     build.out.replace(done)
     shutil.rmtree(done)
