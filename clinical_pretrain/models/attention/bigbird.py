@@ -167,11 +167,12 @@ def blocked(inputs: AttentionInputs) -> torch.Tensor:
     ends = torch.cat([q_bhld[:, :, :size], q_bhld[:, :, -size:]], 2)
     if documents is not None:
         of_ends = torch.cat([documents[:, :size], documents[:, -size:]], 1)
-        mask = context.seen(of_ends, documents)[:, None]
-    ends = F.scaled_dot_product_attention(ends, k_hbld.transpose(0, 1), v_hbld.transpose(0, 1), attn_mask=mask)
+        mask = context.seen(of_ends, documents)[None]
+    ends = products.attention(ends.transpose(0, 1), k_hbld, v_hbld, mask).transpose(0, 1)
     head_by_head = q_bhld.device.type == "cpu" and q_bhld.dtype != torch.float64
     middle = (_HeadByHead.apply if head_by_head else _at_once)(q_bhld, k_hbld, v_hbld, inputs.layout, size)
-    return torch.cat([ends[:, :, :size], middle, ends[:, :, size:]], 2).transpose(1, 2)
+    parts = (ends[:, :, :size], middle, ends[:, :, size:])
+    return torch.cat([part.transpose(1, 2) for part in parts], 1)  # as the output's layer reads them
 
 
 def _at_once(

@@ -140,7 +140,9 @@ def blocked(inputs: AttentionInputs) -> torch.Tensor:
     batch, length, heads, width = q_blhd.shape
     block = _query_block(window, q_blhd.device.type == "cpu", q_blhd.dtype)
     padding = -length % block
-    q, k, v = (F.pad(x, (0, 0, 0, 0, 0, padding)).flatten(0, 1) for x in (q_blhd, k_blhd, v_blhd))
+    if padding:  # a padding of 0 would copy them
+        q_blhd, k_blhd, v_blhd = (F.pad(x, (0, 0, 0, 0, 0, padding)) for x in (q_blhd, k_blhd, v_blhd))
+    q, k, v = (x.flatten(0, 1) for x in (q_blhd, k_blhd, v_blhd))
     q_nhqd = q.unflatten(0, (-1, block)).transpose(1, 2)
     k_nhkd, v_nhkd = (_Windows.apply(x, block, window) for x in (k, v))
     if context.global_slots is not None:

@@ -19,20 +19,22 @@ def attention(
     q_nhqd: torch.Tensor,
     k_nhkd: torch.Tensor,
     v_nhkd: torch.Tensor,
-    attn_mask: torch.Tensor,
+    attn_mask: torch.Tensor | None,
     dropout_p: float = 0.0,
 ) -> torch.Tensor:
-    """scaled_dot_product_attention, (n, h, q, d); on a CPU by products of its own where these are faster.
+    """scaled_dot_product_attention, (n, h, q, d); on a CPU by products of its own where these are faster: for
+    all n at once, and one h after the other.
 
     Args:
         q_nhqd: queries.
         k_nhkd: keys.
         v_nhkd: values.
-        attn_mask: (n, 1, q, k), added to the scores; each query must see a key.
+        attn_mask: (n or 1, h or 1, q or 1, k), added to the scores, or bool, which keys are seen; each query must see a
+            key.
         dropout_p: probability of dropping a weight, on a CPU rounded to a multiple of 2^-16.
     """
     if (dropout_p and q_nhqd.device.type == "cpu") or by_products(q_nhqd):
-        out: torch.Tensor = _HeadByHead.apply(q_nhqd, k_nhkd, v_nhkd, attn_mask, dropout_p)
+        out: torch.Tensor = _ByProducts.apply(q_nhqd, k_nhkd, v_nhkd, _added(attn_mask, q_nhqd), dropout_p)
         return out
     return F.scaled_dot_product_attention(q_nhqd, k_nhkd, v_nhkd, attn_mask=attn_mask, dropout_p=dropout_p)
 
@@ -42,40 +44,47 @@ def by_products(x: torch.Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype == torch.bfloat16
 
 
-class _HeadByHead(torch.autograd.Function):
+def _added(mask: torch.Tensor | None, q: torch.Tensor) -> torch.Tensor:
+    """What a mask adds to the scores."""
+    if mask is None:
+        return q.new_zeros(1, 1, 1, 1)
+    return q.new_zeros(mask.shape).masked_fill_(~mask, -torch.inf) if mask.dtype == torch.bool else mask
+
+
+class _ByProducts(torch.autograd.Function):
     """The backward pass computes the weights again: kept is which of them were dropped."""
 
     @staticmethod
     def forward(
         ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, probability: float
     ) -> torch.Tensor:
-        out, keeps = torch.empty(q.shape, dtype=q.dtype), []
+        out, keeps = torch.empty_like(q), []
         for head in range(q.shape[1]):
-            weights = softmax(q[:, head], k[:, head], mask[:, 0])
+            weights = softmax(q[:, head], k[:, head], mask[:, head % mask.shape[1]])
             if probability:
                 keeps.append(_keep(weights.shape, probability))
                 weights *= keeps[-1]
             out[:, head] = torch.bmm(weights, v[:, head])
         ctx.save_for_backward(q, k, v, mask, *keeps)
         ctx.kept_share = 1 - probability
-        return out / ctx.kept_share if keeps else out
+        return out.div_(ctx.kept_share) if keeps else out
 
     @staticmethod
     def backward(ctx: Any, grad_nhqd: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         q, k, v, mask, *keeps = ctx.saved_tensors
         if keeps:
             grad_nhqd = grad_nhqd / ctx.kept_share
-        grads = [torch.empty(x.shape, dtype=x.dtype) for x in (q, k, v)]
+        grads = [torch.empty_like(x) for x in (q, k, v)]
         for head in range(q.shape[1]):
             of_head = [x[:, head] for x in (grad_nhqd, q, k, v)]
             keep = keeps[head] if keeps else None
-            for grad, found in zip(grads, gradients(of_head, mask[:, 0], keep), strict=True):
+            for grad, found in zip(grads, gradients(of_head, mask[:, head % mask.shape[1]], keep), strict=True):
                 grad[:, head] = found
         return *grads, None, None
 
 
 def softmax(q_nqd: torch.Tensor, k_nkd: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """(n, q, k): the weights of one head. mask: (n, q or 1, k), added to the scores."""
+    """(n, q, k): the weights of one head. mask: (n or 1, q or 1, k), added to the scores."""
     return torch.baddbmm(mask, q_nqd, k_nkd.mT, alpha=_scale(q_nqd)).softmax(-1)
 
 
