@@ -44,6 +44,7 @@ for model in "$@"; do
 done
 bench mts_dialog_bigbird mtsamples.py --corpus mts_dialog --family bigbird
 bench open_tasks open_tasks.py
+bench open_tasks_folds covid_qa_folds.py
 bench near_duplicates near_duplicates.py
 bench near_duplicates_mtsamples near_duplicates.py --corpus mtsamples
 "$python" benchmarks/report.py

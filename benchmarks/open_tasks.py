@@ -16,6 +16,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -64,11 +65,11 @@ def run(*command: object) -> None:
     subprocess.run([str(Path(sys.executable).parent / words[0]), *words[1:]], check=True, env=environment)
 
 
-def write_notes(path: Path) -> None:
-    """The texts of all tasks but those of their test splits, and the articles of CRAFT."""
+def write_notes(path: Path, tasks: Iterable[str]) -> None:
+    """The texts of tasks but those of their test splits, and the articles of CRAFT."""
     texts = [article.read_text() for article in sorted((DATA / "longdocs" / "craft").glob("*.txt"))]
-    for task, folder in FOLDERS.items():
-        splits = read_task(TASKS[task], DATA / folder).data.splits
+    for task in tasks:
+        splits = read_task(TASKS[task], DATA / FOLDERS[task]).data.splits
         texts += [document.text for name in ("train", "development") for document in splits[name]]
     path.write_text("".join(f"{json.dumps({'text': text})}\n" for text in texts))
 
@@ -95,14 +96,20 @@ def make_model(out: Path, tokenizer_folder: Path) -> None:
     tokenizer.save_pretrained(out)
 
 
-def pretrain(out: Path) -> None:
-    """From notes to a model with random weights, `random`, and that model after pretraining, `pretrained`."""
-    if (out / "pretrained").is_dir():
-        return
+def pretrain(out: Path, tasks: Iterable[str]) -> dict[str, Any]:
+    """From the notes of tasks to a model with random weights, `random`, and that model after pretraining, `pretrained`.
+    Returns the run's losses and steps."""
+    if not (out / "pretrained").is_dir():
+        _pretrain(out, tasks)
+    summary = json.loads((out / "run" / "summary.json").read_text())
+    return {key: summary[key] for key in ("validation_loss_before", "validation_loss_after", "steps")}
+
+
+def _pretrain(out: Path, tasks: Iterable[str]) -> None:
     notes, tokenizer, shards, run_dir = (out / name for name in ("notes.jsonl", "tokenizer", "shards", "run"))
     of_notes = ["--notes", notes, "--split.by", "note", "--split.validation", 0.05, "--split.test", 0]
     if not (out / "random").is_dir():
-        write_notes(notes)
+        write_notes(notes, tasks)
         run("clinical-pretrain", "train-tokenizer", *of_notes, "--out", tokenizer, "--vocab-size", 4096)
         make_model(out / "random", tokenizer)
     run("clinical-pretrain", "build-shards", *of_notes, "--tokenizer", tokenizer, "--out", shards, "--sequence-length",
@@ -121,18 +128,18 @@ def link_data(folder: Path) -> None:
             (folder / task).symlink_to(DATA / path)
 
 
-def evaluate(out: Path) -> None:
-    """Evaluate both models on all tasks, two at a time, each on one core."""
+def evaluate(out: Path, options: dict[str, list[Any]], seeds: int = SEEDS) -> None:
+    """Evaluate both models on tasks with the options of each, two trials at a time, each on one core."""
 
     def one(trials: tuple[str, str]) -> None:
         task, model = trials
         shards = ["--shards", f"{model}={out / 'shards'}"] if model == "pretrained" else []
         run("clinical-pretrain", "evaluate", "--suite", task, "--data-root", out / "data", "--models",
-            f"{model}={out / model}", *shards, "--out", out / "results", "--seeds", SEEDS, "--micro-batch-size", 8,
-            "--prediction-precision", "bf16", *OPTIONS[task])  # fmt: skip
+            f"{model}={out / model}", *shards, "--out", out / "results", "--seeds", seeds, "--micro-batch-size", 8,
+            "--prediction-precision", "bf16", *options[task])  # fmt: skip
 
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(one, itertools.product(OPTIONS, ("random", "pretrained"))))
+        list(pool.map(one, itertools.product(options, ("random", "pretrained"))))
 
 
 def step_time(model: Path) -> dict[str, float]:
@@ -155,16 +162,15 @@ def main() -> None:
     args = parser.parse_args()
     out: Path = args.out
     out.mkdir(parents=True, exist_ok=True)
-    pretrain(out)
+    pretraining = pretrain(out, FOLDERS)
     link_data(out / "data")
-    evaluate(out)
+    evaluate(out, OPTIONS)
     run("clinical-pretrain", "table", out / "results", "--baseline", "random", "--json", out / "table.json")
-    summary = json.loads((out / "run" / "summary.json").read_text())
     found: dict[str, Any] = {
         "what": "a small model pretrained on the tasks' texts and CRAFT, and one with random weights"
     }
     found |= facts() | {
-        "pretraining": {key: summary[key] for key in ("validation_loss_before", "validation_loss_after", "steps")},
+        "pretraining": pretraining,
         "finetuning_step": step_time(out / "pretrained"),
         "table": json.loads((out / "table.json").read_text()),
     }

@@ -69,7 +69,7 @@ def sections() -> Iterator[str]:
         ("The same function", r"parity_.*", PARITY_HEAD, parity_rows),
         ("From notes to a model, on real corpora", r"(mtsamples|mts_dialog)_.*", MTSAMPLES_HEAD, mtsamples_row),
         ("Notes to shards", r"shards_.*", SHARDS_HEAD, shards_rows),
-        ("Open tasks, with and without pretraining", r"open_tasks", OPEN_TASKS_HEAD, open_tasks_rows),
+        ("Open tasks, with and without pretraining", r"open_tasks.*", OPEN_TASKS_HEAD, open_tasks_rows),
         ("Saving and loading a checkpoint", r"saving_.*", SAVING_HEAD, saving_row),
         ("Under faults", r"chaos.*", CHAOS_HEAD, chaos_rows),
     ):

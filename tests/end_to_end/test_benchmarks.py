@@ -76,6 +76,20 @@ def test_copied_paragraphs(bench, corpus):
     assert result["notes_cut"] == result["notes_cut_expected"] > 20 and result["tokens_left_out"] > 1000
 
 
+@pytest.mark.shared
+def test_folds_hold_their_test_articles_out(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from covid_qa_folds import write_folds
+
+    tested: list[int] = []
+    for file in write_folds(tmp_path):
+        parts = {path.stem: json.loads(path.read_text())["data"] for path in file.with_suffix("").glob("*.json")}
+        of = {split: {each["paragraphs"][0]["document_id"] for each in part} for split, part in parts.items()}
+        assert not of["test"] & (of["train"] | of["dev"]) and len(set.union(*of.values())) == 98
+        tested += of["test"]
+    assert len(tested) == len(set(tested)) == 98
+
+
 def test_lengths(tmp_path, monkeypatch):
     """One short step for real; what is made of times and peaks with made-up ones."""
     sys.path.insert(0, str(BENCHMARKS))
