@@ -1,5 +1,5 @@
 #!/bin/bash
-# Every stored figure that needs no GPU: about five hours on two cores, and 18 GB of memory.
+# Every stored figure that needs no GPU: about eight hours on two cores, and 18 GB of memory.
 #   benchmarks/cpu.sh [longformer|bigbird ...]
 # MTSAMPLES: a folder with notes/mtsamples_all.jsonl.gz and tokenizers/{longformer,bigbird}; RESULTS: where figures go.
 # DATATROVE: the Python of an environment with datatrove, which is compared if there is one.
@@ -36,8 +36,9 @@ for model in "$@"; do
         --tokenizer "$data/tokenizers/$model"
     bench "unknown_tokens_$model" unknown_tokens.py --tokenizer "$model"
     bench "copied_paragraphs_$model" copied_paragraphs.py --model "$model"
-    bench "shards_$model" shards.py --model "$model" --tokenizers "$data/tokenizers" \
-        ${DATATROVE:+--datatrove "$DATATROVE"}
+    options=(--model "$model" --tokenizers "$data/tokenizers" ${DATATROVE:+--datatrove "$DATATROVE"})
+    bench "shards_$model" shards.py "${options[@]}"
+    bench "shards_${model}_1000" shards.py "${options[@]}" --megabytes 1000 --repeats 1
     bench "run_mlm_baseline_$model" run_mlm_baseline.py --steps 1 --repeats 5 --config benchmarks/mtsamples.yaml \
         --model.family "$model" --data.shards "runs/mtsamples/shards_$model" --model.size.hidden_size 768 \
         --model.size.num_attention_heads 12 --model.size.intermediate_size 3072 --model.size.attention_window 512

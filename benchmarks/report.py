@@ -327,7 +327,7 @@ def shards_rows(result: dict[str, Any]) -> list[list[Any]]:
             ratio = result.get(f"of_ceiling{name.removeprefix('ours')}") if name.startswith("ours") else None
             rows.append([
                 MODELS[result["model"]], result["megabytes"], what,
-                *(number(result[f"{figure}_{name}"], 1) for figure in ("seconds", "mb_per_second", "cpu_seconds")),
+                *(number(result.get(f"{figure}_{name}"), 1) for figure in ("seconds", "mb_per_second", "cpu_seconds")),
                 number(result[f"peak_mb_{name}"]), f"**{ratio:.2f}**" if ratio else "-",
             ])  # fmt: skip
     return rows

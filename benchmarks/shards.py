@@ -194,6 +194,7 @@ def summary(found: dict[str, list[dict[str, float]]], corpus: Corpus) -> dict[st
                 pairs = zip(found.get(peer, []), found.get(ours, []), strict=False)
                 if ratios := [theirs[key] / own[key] for theirs, own in pairs]:
                     result[f"{prefix}of_{label}{ours.removeprefix('ours')}"] = round(statistics.median(ratios), 3)
+    result.pop("cpu_seconds_datatrove", None)  # without that of its workers, which aren't waited for
     result["peak_mb"] = round(max(run["peak_mb"] for name in found if name[:4] == "ours" for run in found[name]), 1)
     return result
 
