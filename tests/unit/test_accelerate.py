@@ -243,17 +243,21 @@ def test_other_models_are_refused():
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_attention_by_products_is_the_formula(dtype, dropout, monkeypatch):
+@pytest.mark.parametrize("shape", [(3, 1, 4, 12), (1, 2, 1, 12), None])
+@pytest.mark.parametrize("added", [True, False])
+def test_attention_by_products_is_the_formula(dtype, dropout, shape, added, monkeypatch):
     """Values and gradients against autograd's, with the same weights dropped."""
     torch.manual_seed(0)
     q, k, v = (torch.randn(3, 2, length, 8, dtype=dtype, requires_grad=True) for length in (4, 12, 12))
-    mask = torch.zeros(3, 1, 4, 12, dtype=dtype).masked_fill_(torch.rand(3, 1, 4, 12) < 0.3, -torch.inf)
-    mask[..., 0] = 0
+    seen = torch.rand(shape or 1) > 0.3
+    seen[..., 0] = True
+    to_scores = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -torch.inf)
+    mask = None if shape is None else to_scores if added else seen
     keeps = [torch.rand(3, 4, 12) >= dropout for _ in range(2)]
     remaining = iter(keeps)
     monkeypatch.setattr(products, "by_products", lambda x: True)
     monkeypatch.setattr(products, "_keep", lambda shape, probability: next(remaining))
-    weights = ((q @ k.mT) / 8**0.5 + mask).softmax(-1) * torch.stack(keeps, 1) / (1 - dropout)
+    weights = ((q @ k.mT) / 8**0.5 + to_scores).softmax(-1) * torch.stack(keeps, 1) / (1 - dropout)
     pairs = []
     for out in (weights @ v, products.attention(q, k, v, mask, dropout)):
         direction = torch.linspace(-1, 1, out.numel(), dtype=dtype).view_as(out)
