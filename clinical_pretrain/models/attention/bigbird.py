@@ -164,23 +164,25 @@ def blocked(inputs: AttentionInputs) -> torch.Tensor:
     (q_bhld, k_bhld, v_bhld), context, mask = _heads_first(inputs), inputs.context, None
     size, documents = context.block_size, context.documents
     k_hbld, v_hbld = (x.transpose(0, 1).contiguous() for x in (k_bhld, v_bhld))
-    ends = torch.cat([q_bhld[:, :, :size], q_bhld[:, :, -size:]], 2)
+    # Slices would each have a gradient of the whole length.
+    first, middle, last = q_bhld.split([size, q_bhld.shape[2] - 2 * size, size], 2)
+    ends = torch.cat([first, last], 2)
     if documents is not None:
         of_ends = torch.cat([documents[:, :size], documents[:, -size:]], 1)
         mask = context.seen(of_ends, documents)[None]
     ends = products.attention(ends.transpose(0, 1), k_hbld, v_hbld, mask).transpose(0, 1)
     head_by_head = q_bhld.device.type == "cpu" and q_bhld.dtype != torch.float64
-    middle = (_HeadByHead.apply if head_by_head else _at_once)(q_bhld, k_hbld, v_hbld, inputs.layout, size)
-    parts = (ends[:, :, :size], middle, ends[:, :, size:])
-    return torch.cat([part.transpose(1, 2) for part in parts], 1)  # as the output's layer reads them
+    middle = (_HeadByHead.apply if head_by_head else _at_once)(middle, k_hbld, v_hbld, inputs.layout, size)
+    first, last = ends.split(size, 2)
+    return torch.cat([part.transpose(1, 2) for part in (first, middle, last)], 1)  # as the output's layer reads them
 
 
 def _at_once(
     q_bhld: torch.Tensor, k_hbld: torch.Tensor, v_hbld: torch.Tensor, gather: BlockGather, size: int
 ) -> torch.Tensor:
-    """All query blocks but the first and the last. Autograd keeps the gathered keys and values."""
+    """The query blocks between the first and the last. Autograd keeps the gathered keys and values."""
     batch, heads, _, width = q_bhld.shape
-    q_hnqd = q_bhld[:, :, size:-size].transpose(0, 1).reshape(heads, -1, size, width)
+    q_hnqd = q_bhld.transpose(0, 1).reshape(heads, -1, size, width)
     indices, mask = gather(slice(None))
     blocks = k_hbld.shape[1] * k_hbld.shape[2] // size
     index = (indices + torch.arange(heads, device=indices.device)[:, None, None] * blocks).flatten()
@@ -202,7 +204,7 @@ class _HeadByHead(torch.autograd.Function):
     def forward(ctx: Any, q_bhld: torch.Tensor, k_hbld: torch.Tensor, v_hbld: torch.Tensor, gather: BlockGather,
                 size: int) -> torch.Tensor:  # fmt: skip
         batch, heads, _, width = q_bhld.shape
-        q = q_bhld[:, :, size:-size].transpose(0, 1).reshape(heads, -1, 1, size, width)
+        q = q_bhld.transpose(0, 1).reshape(heads, -1, 1, size, width)
         k, v = (x.view(heads, -1, size * width) for x in (k_hbld, v_hbld))
         out, sums = torch.empty_like(q), []
         attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -217,7 +219,7 @@ class _HeadByHead(torch.autograd.Function):
             out[head], log_sum = attend(q[head], k_seen, v_seen, attn_mask=mask[:, None])
             sums.append(log_sum)
         ctx.save_for_backward(q, k, v, *((out, *sums) if sums else ()))
-        ctx.gather, ctx.batch, ctx.size = gather, batch, size
+        ctx.gather, ctx.batch = gather, batch
         return out.view(heads, batch, -1, width).transpose(0, 1)
 
     @staticmethod
@@ -242,8 +244,7 @@ class _HeadByHead(torch.autograd.Function):
             grad_k[head].index_add_(0, index, grads[0].reshape(len(index), -1))
             grad_v[head].index_add_(0, index, grads[1].reshape(len(index), -1))
         shape = (heads, ctx.batch, -1, width)
-        grad_q = F.pad(grad_q.view(shape), (0, 0, ctx.size, ctx.size))
-        return grad_q.transpose(0, 1), grad_k.view(shape), grad_v.view(shape), None, None
+        return grad_q.view(shape).transpose(0, 1), grad_k.view(shape), grad_v.view(shape), None, None
 
 
 # flex ---------------------------------------------------------------------------------------------------------------
