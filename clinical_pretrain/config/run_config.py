@@ -50,8 +50,8 @@ class RunConfig:
     """DeepSpeed config file with the ZeRO stage and offload; none: no ZeRO (stage 0). Stage and offload can change
     freely at a resume, other DeepSpeed settings with checkpoint.accept_changes."""
     keep_freed_memory: Annotated[bool, Resume.FREE] = True
-    """On a CPU: keep the memory of freed tensors for later ones, which makes a step faster. false: as glibc does by
-    itself, give it back to the kernel, for a machine that is short of memory."""
+    """On a CPU: keep the memory of freed tensors, up to 32 MB each, for later ones, which makes a step faster. false:
+    as glibc does by itself, give it back to the kernel, for a machine that is short of memory."""
     log_every_steps: Annotated[int, Range(1, MANY), Resume.FREE] = 10
     """Optimizer steps between two lines of metrics."""
     model: ModelConfig = field(default_factory=ModelConfig)

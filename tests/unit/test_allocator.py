@@ -16,7 +16,7 @@ from clinical_pretrain import keep_freed_memory
 {call}
 def fill():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    np.ones(100 << 20, np.uint8)
+    np.ones(30 << 20, np.uint8)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 fill()
 print(fill())
@@ -29,6 +29,33 @@ def test_pages_are_kept(call, is_kept):
     done = subprocess.run([sys.executable, "-c", SCRIPT.format(call=call)], capture_output=True, text=True, check=True)
     faults, fewest = int(done.stdout), 50  # pages of 2 MB, or many more of 4 kB
     assert faults < 10 if is_kept else faults >= fewest / 2
+
+
+STEPS = """
+import random
+import resource
+import torch
+from clinical_pretrain import keep_freed_memory
+{call}
+random.seed(0)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+weight = torch.randn(20_000, 16, requires_grad=True)
+for _ in range(40):
+    labels = torch.zeros(random.randint(540, 680), dtype=torch.long)
+    torch.nn.functional.cross_entropy(torch.randn(len(labels), 16) @ weight.T, labels).backward()
+    weight.grad = None
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_sizes_that_change():
+    """Of logits at another number of positions in each step: with all freed memory kept, it is three times as much."""
+    peaks = [
+        int(subprocess.run([sys.executable, "-c", STEPS.format(call=call)], capture_output=True, check=True).stdout)
+        for call in ("", "assert keep_freed_memory()")
+    ]
+    assert peaks[1] < 1.6 * peaks[0]
 
 
 @pytest.mark.parametrize(
