@@ -329,7 +329,7 @@ def test_files_that_are_lost_between_a_kill_and_the_next_start(copy, files, monk
 
 def test_another_unfinished_appending(copy, files, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(append_module, "_install", lambda build, shards: None)
+        patch.setattr(append_module, "_install", lambda build, shards, workers: None)
         append(copy, files[1])
     with pytest.raises(UserError, match=r"append/shards: holds an unfinished build with other settings \(inputs\)"):
         append(copy, files[2])
@@ -602,7 +602,7 @@ def test_killed_while_files_are_moved(copy, files, monkeypatch, tmp_path):
         return call
 
     with monkeypatch.context() as patch:
-        patch.setattr(append_module, "_install", counted(lambda build, shards: None))
+        patch.setattr(append_module, "_install", counted(lambda build, shards, workers: None))
         left[0] = 1
         with pytest.raises(Killed):
             append(copy, files[1])

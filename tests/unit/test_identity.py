@@ -311,6 +311,44 @@ def test_a_known_patient_column_next_to_another_is_asked_about(known, other, suf
         assert note.patient == "0"
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("by", ["patient", "admission"])
+def test_an_admission_next_to_a_patient_column_of_another_name_is_asked_about(by, suffix, corpus, tmp_path, capsys):
+    """Split by the admissions alone, a patient's would be in several splits."""
+    records = [{"MRN": f"{n % 30}", "HADM_ID": f"{n}", "text": f"note {n}"} for n in range(120)]
+    path = write(tmp_path / f"n{suffix}", records)
+    call = [*command(corpus, path, tmp_path / "s"), "--split.by", by]
+    assert main(call) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and not (tmp_path / "s").exists()
+    assert "no patient column, but 'MRN' may be one; name it with --columns.patient MRN, or rename it" in error
+    assert main([*call, "--columns.patient", "MRN"]) == 0
+    found = splits_of_patients(tmp_path / "s")
+    assert len(found) == 30 and all(len(splits) == 1 for splits in found.values())
+    assert len(list(read_notes([path], rule=SplitRule(by="note")))) == 120
+
+
+def test_an_admission_of_two_patients_is_no_ones(corpus, tmp_path, capsys):
+    records = [{"subject_id": p, "hadm_id": h, "text": f"note {p} {h}"} for p, h in ((1, 10), (2, 10), (3, 11))]
+    path = write(tmp_path / "n.csv", [*records, {"subject_id": "", "hadm_id": 10, "text": "whose?"}])
+    call = command(corpus, path, tmp_path / "s")
+    assert main(call) == 2
+    asked = "row 4: no patient, and other notes give its admission to several patients (1 such note); correct these"
+    assert asked in capsys.readouterr().err
+    with pytest.raises(UserError, match="row 4: no patient, and other notes give its admission to several patients; "):
+        train_tokenizer([path], tmp_path / "t", TokenizerSettings(vocab_size=300))
+    assert main([*call, "--on-bad-row", "skip"]) == 0
+    assert "3 of 4 notes kept (dropped: 1 no patient)" in capsys.readouterr().out
+
+
+def test_many_notes_that_are_not_utf8_are_warned_of(corpus, tmp_path, capsys):
+    rows = [b"%d,caf%s" % (n, b"\xe9" if n % 3 == 0 else b"e") for n in range(30)]
+    (tmp_path / "n.csv").write_bytes(b"subject_id,text\n" + b"\n".join(rows) + b"\n")
+    assert main([*command(corpus, tmp_path / "n.csv", tmp_path / "s"), "--on-bad-row", "skip"]) == 0
+    said = capsys.readouterr().out
+    assert "WARNING: 33% of the notes aren't UTF-8, and were skipped; convert the files (iconv -f WINDOWS-1252" in said
+
+
 @pytest.mark.parametrize("columns", [
     "ROW_ID,SUBJECT_ID,HADM_ID,CHARTDATE,CHARTTIME,STORETIME,CATEGORY,DESCRIPTION,CGID,ISERROR,TEXT",  # MIMIC-III
     "note_id,subject_id,hadm_id,note_type,note_seq,charttime,storetime,text",  # MIMIC-IV-Note

@@ -23,6 +23,7 @@ from tokenizer_tools.corpus.placeholders import (
 from tokenizer_tools.corpus.read_notes import Note
 from tokenizer_tools.progress import Progress
 from tokenizer_tools.ranges import MANY, Range, check_ranges
+from tokenizer_tools.wording import counted
 
 _CONTEXT = 30
 """Characters shown on both sides of a change."""
@@ -220,7 +221,7 @@ def describe_counts(report: CleanReport) -> list[str]:
         f"; {report.unusable:,} rows can't be used, are marked as errors or filtered out" if report.unusable else ""
     )
     lines = [
-        f"{report.notes:,} notes, {report.changed:,} of them changed{unusable}; "
+        f"{counted(report.notes, 'note')}, {report.changed:,} of them changed{unusable}; "
         f"{report.characters_before:,} characters before, {report.characters_after:,} after",
         f"{'rule':<20} {'notes':>11} {'characters':>14}  numbers, units, signs and negations: lost and new",
     ]

@@ -86,7 +86,7 @@ def _columns_of_role(role: str, wanted: Columns, found: tuple[str, ...], where: 
     else:
         by_lower_case = {name.strip().lower(): name for name in reversed(found)}
         matches = [by_lower_case[name] for name in KNOWN_COLUMNS[role] if name in by_lower_case]
-        candidates = matches + (_other_patients(found, wanted) if role == "patient" and matches else [])
+        candidates = matches + (other_patients(found, wanted) if role == "patient" and matches else [])
         if len(candidates) > 1 and role in ("text", "patient", "admission"):
             raise UserError(
                 f"{where}: both {' and '.join(map(repr, candidates))} could be the {role}; choose one with "
@@ -120,7 +120,7 @@ def find_column(asked: str, found: tuple[str, ...], fault: str) -> str:
     raise MissingColumnError(f"{fault}; {describe_columns(found)}")
 
 
-def _other_patients(found: Iterable[str], wanted: Columns) -> list[str]:
+def other_patients(found: Iterable[str], wanted: Columns) -> list[str]:
     """Columns that look like a patient's, but are neither known nor named by the user as something else. Next to a
     known one, such as MRN next to a subject_id that numbers the notes, it isn't clear which one to split by."""
     named = set(vars(wanted).values())

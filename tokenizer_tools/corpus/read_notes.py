@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenizer_tools.command_line import typed
-from tokenizer_tools.corpus.columns import MissingColumnError, describe_columns, likely_columns
+from tokenizer_tools.corpus.columns import MissingColumnError, describe_columns, likely_columns, other_patients
 from tokenizer_tools.corpus.identifiers import LostDigitsError, identifier_of, text_of
 from tokenizer_tools.corpus.input_files import ONE_NOTE, Input
 from tokenizer_tools.corpus.input_options import InputOptions, find_sources
@@ -194,7 +194,7 @@ class NoteReader:
         elif any("\ud800" <= character < "\udc80" or "\udcff" < character <= "\udfff" for character in "".join(texts)):
             message = r"holds half a character, a lone surrogate such as \ud800; write the row again"
         else:
-            message = "not valid UTF-8; convert the file (iconv -f LATIN1 -t UTF-8)"
+            message = "not valid UTF-8; convert the file (iconv -f WINDOWS-1252 -t UTF-8)"
         raise BadRowError(row.place, "invalid_utf8", message)
 
     def _is_marked_error(self, row: Row, names: dict[str, list[str]], cells: dict[str, list[Any]]) -> bool:
@@ -227,12 +227,27 @@ class NoteReader:
         """The columns of each role, and those of the filters."""
         if row.columns not in self._resolved:
             try:
-                self._resolved = {row.columns: self._wanted.resolve(row.columns, row.where)}
+                names, filtered = self._wanted.resolve(row.columns, row.where)
+                self._refuse_admissions_alone(row, names)
+                self._resolved = {row.columns: (names, filtered)}
             except UserError as error:
                 if not self._can_be_skipped(number):
                     raise
                 raise BadRowError(row.place, "malformed", str(error).removeprefix(f"{row.where}: ")) from None
         return self._resolved[row.columns]
+
+    def _refuse_admissions_alone(self, row: Row, names: dict[str, list[str]]) -> None:
+        """Refuse to split by admissions beside a column that may be the patient's, under a name that isn't known."""
+        source = self.source
+        in_path = source.patient_folder or source.patient_from
+        if in_path or "patient" in names or "admission" not in names or not (self.rule and self.rule.needs_identity):
+            return
+        if others := other_patients(row.columns, source.columns):
+            listed = " and ".join(map(repr, others))
+            raise MissingColumnError(
+                f"{row.where}: no patient column, but {listed} may be one; {likely_columns(row.columns)}, or rename it "
+                "if it says something else"
+            )
 
     def _identifier(self, row: Row, names: dict[str, list[str]], cells: dict[str, list[Any]], role: str) -> str:
         try:

@@ -18,6 +18,7 @@ from typing import Literal, TypeVar
 from tokenizer_tools.corpus.split_lists import SplitLists
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import SPLITS
+from tokenizer_tools.wording import counted
 
 Admission = TypeVar("Admission", bound=Hashable)
 Patient = TypeVar("Patient")
@@ -68,32 +69,36 @@ class SplitRule:
 
 def patients_of_admissions(
     pairs: Callable[[], Iterable[tuple[Patient | None, Admission | None]]],
-) -> dict[Admission, Patient]:
-    """Find the patients of admissions that some notes name without a patient and other notes name with one.
-
-    An admission that is named with two patients is left out, because its patient isn't known.
+) -> dict[Admission, Patient | None]:
+    """Find the patients of admissions that some notes name without a patient and other notes name with one; None for an
+    admission that is named with two patients, as its patient isn't known.
 
     Args:
         pairs: returns (patient, admission) of all notes, each time it is called; both may be missing (falsy).
     """
     alone = {admission for patient, admission in pairs() if admission and not patient}
-    found: dict[Admission, Patient] = {}
-    ambiguous: set[Admission] = set()
+    found: dict[Admission, Patient | None] = {}
     for patient, admission in pairs() if alone else ():
         if patient and admission in alone and found.setdefault(admission, patient) != patient:
-            ambiguous.add(admission)
-    return {admission: patient for admission, patient in found.items() if admission not in ambiguous}
+            found[admission] = None
+    return found
 
 
-def unknown_patient(place: str, notes: int, is_appended: bool = False) -> UserError:
+def unknown_patient(place: str, notes: int, is_appended: bool = False, is_contradicted: bool = False) -> UserError:
     """The error for notes that name only an admission whose patient isn't known.
 
     Args:
         place: of the first of them.
         notes: how many there are; 0 if they weren't counted.
         is_appended: whether they are appended to shards, which know no patients of admissions.
+        is_contradicted: whether other notes give the admission of the first of them to several patients.
     """
-    count = f" ({notes:,} such notes)" if notes else ""
+    count = f" ({counted(notes, 'such note')})" if notes else ""
+    if is_contradicted:
+        return UserError(
+            f"{place}: no patient, and other notes give its admission to several patients{count}; correct these, or "
+            "drop and count notes without a patient with --on-bad-row skip"
+        )
     if is_appended:
         return UserError(
             f"{place}: no patient, and no other of the new notes says whose admission it is{count}, which the earlier "

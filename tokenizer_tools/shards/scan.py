@@ -217,7 +217,7 @@ def _resolve_admissions(scanned: ScannedNotes, inputs: list[Input], build: Shard
                 yield (tuple(patient) if named == Named.PATIENT else None), admission
 
     known = patients_of_admissions(pairs)
-    lost, first_lost = 0, ""
+    lost, first_lost, is_contradicted = 0, "", False
     for number in range(scanned.parts):
         columns = dict(zip(_COLUMNS, scanned.columns(number), strict=True))
         # DROPPED_NO_PATIENT may come from this function, before a restart.
@@ -230,11 +230,13 @@ def _resolve_admissions(scanned: ScannedNotes, inputs: list[Input], build: Shard
             elif rule.by == "patient":
                 columns["outcomes"][i] = Outcome.DROPPED_NO_PATIENT
                 lost += 1
-                first_lost = first_lost or place_of(inputs[columns["sources"][i]], int(columns["rows"][i]))
+                if not first_lost:
+                    first_lost = place_of(inputs[columns["sources"][i]], int(columns["rows"][i]))
+                    is_contradicted = columns["admissions"][i] in known
         if len(admission_only):
             _write(build.scan_file(number), columns)
     if lost and build.settings.reading.on_bad_row == "fail":
-        raise unknown_patient(first_lost, lost, build.appends)
+        raise unknown_patient(first_lost, lost, build.appends, is_contradicted)
 
 
 def place_of(entry: Input, row: int) -> str:

@@ -14,6 +14,8 @@ from tokenizer_tools.wording import counted
 
 _MUCH_PADDING = 0.1
 """Share of padding from which less is advised."""
+_MUCH_UNREADABLE = 0.1
+"""Share of the notes, skipped as not UTF-8, from which converting the files is advised."""
 _BOUND = "at most ", " (counted before the withdrawal)"
 """What stands before and behind a count that a withdrawal can't take anything from."""
 
@@ -80,6 +82,11 @@ def _figures(manifest: Manifest) -> list[str]:
         )
     if "lists" in manifest.split_rule:
         lines.append(f"  {_describe_lists(manifest)}")
+    if (unreadable := counts.get("dropped_invalid_utf8", 0)) > _MUCH_UNREADABLE * counts["read"]:
+        lines.append(
+            f"  WARNING: {unreadable / counts['read']:.0%} of the notes aren't UTF-8, and were skipped; convert the "
+            "files (iconv -f WINDOWS-1252 -t UTF-8), and build the shards again"
+        )
     if not manifest.splits["validation"].sequences:
         lines.append("  no notes are held out for validation: a run on these shards will have no validation loss")
     if manifest.pack == "timeline":

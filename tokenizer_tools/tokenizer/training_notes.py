@@ -60,12 +60,12 @@ class TrainingNotes:
         with Progress("reading notes") as progress:
             for note in read_notes(self.inputs, self.reading, rule):
                 progress.advance(1)
-                patient = note.patient or known.get(note.admission, "")
+                patient = note.patient or known.get(note.admission) or ""
                 text = clean(note.text, self.cleaning, self.replacement, self.unknown_whitespace, note.person)
                 digest = text_hash(text)
                 is_dropped = rule.needs_identity and rule.by == "patient" and not patient
                 if text and is_dropped and self.reading.on_bad_row == "fail":
-                    raise unknown_patient(note.place, 0)
+                    raise unknown_patient(note.place, 0, is_contradicted=note.admission in known)
                 self.rows_skipped += note.fault not in (None, "marked_error", "filtered") or bool(text and is_dropped)
                 group = rule.group_of(patient, note.admission, digest)
                 split: int | None = rule.split_of(group)
@@ -88,14 +88,14 @@ class TrainingNotes:
                 seen.add(key)
                 yield note
 
-    def _listed(self, known: dict[str, str]) -> ListedSplits[str] | None:
+    def _listed(self, known: dict[str, str | None]) -> ListedSplits[str] | None:
         """The user's own split, if there is one. `known` says whose an admission is."""
         lists = self.split.lists
         if not lists.files():
             return None
         listed = ListedSplits(lists, lists.read(), self.split.by)
         for note in read_notes(self.inputs, self.reading, self.split):
-            listed.see(note.patient or known.get(note.admission, ""), note.admission, note.place)
+            listed.see(note.patient or known.get(note.admission) or "", note.admission, note.place)
         listed.check()
         return listed
 
