@@ -65,7 +65,7 @@ def test_the_memory_is_bounded(backend, monkeypatch):
     encoder = IdEncoder(backend, ())
     for start in range(0, 5000, 100):
         assert_same(backend, [f"word{number} {number}" for number in range(start, start + 100)], encoder)
-        assert len(encoder._fast._ids) <= 400
+        assert len(encoder._fast._memory) <= 400
 
 
 @pytest.mark.parametrize(
@@ -85,6 +85,6 @@ def test_another_form_is_left_to_tokenizers(other, backend):
 
 def test_other_ids_are_noticed_and_said(backend, capsys):
     encoder = IdEncoder(backend, ("<unk>",))
-    encoder._fast._ids["aspirin"] = bytes(12)
+    encoder._fast._memory["aspirin"] = bytes(12)
     assert_same(backend, ["aspirin"] * 3, encoder)
     assert not encoder.is_fast and "the memory of words gives other token ids" in capsys.readouterr().err

@@ -22,7 +22,6 @@ _CONTROL_BYTES = bytes((*range(9), *range(0x0E, 0x20), 0x7F))
 _SEPARATOR_LINE = re.compile(r"^[ \t]*(?:_{4,}|={4,}|-{4,}|\*{4,}|~{4,}|#{4,})[ \t]*$", re.MULTILINE)
 _SEPARATORS = tuple(4 * character for character in "_=-*~#")
 _OTHER_SPACES = "\t\v\f\u00a0"
-_SPACES = re.compile(r"  +")
 _EMPTY_LINES = re.compile(r"\n\n\n+")
 _LINE_BREAK = re.compile(r"(?<!\s)[^\S\n]*\n\s*")
 _SQUARE_BRACKETS = re.compile(r"\[(?:[^\[\]\n]|\n(?![ \t]*\n))*+\]")
@@ -184,8 +183,10 @@ def squeeze_whitespace(text: str) -> str:
     """
     for character in _OTHER_SPACES:
         text = text.replace(character, " ")
-    text = _SPACES.sub(" ", text).replace(" \n", "\n")
-    return _EMPTY_LINES.sub("\n\n", text).strip()
+    while "  " in text:  # each time runs are half as long
+        text = text.replace("  ", " ")
+    text = text.replace(" \n", "\n")
+    return (_EMPTY_LINES.sub("\n\n", text) if "\n\n\n" in text else text).strip()
 
 
 def join_lines(text: str) -> str:

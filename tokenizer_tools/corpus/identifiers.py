@@ -35,6 +35,8 @@ def text_of(value: Any) -> str:
     become lone surrogates."""
     if isinstance(value, bytes):
         value = value.decode("utf-8", errors="surrogateescape")
+    if isinstance(value, str) and len(value) > 8:
+        return value
     if value is None or (value.is_nan() if isinstance(value, Decimal) else value != value):  # NaN differs from itself
         return ""
     text = str(value)
@@ -53,11 +55,12 @@ def identifier_of(value: Any) -> str:
     """
     if isinstance(value, float | np.floating) and abs(value) >= 2 ** (np.finfo(type(value)).nmant + 1):
         raise LostDigitsError
-    return _normalized(_folded(value))
+    return _normalized(value if isinstance(value, str) else text_of(value))
 
 
 @lru_cache(maxsize=10_000)  # a patient's notes often stand together
 def _normalized(text: str) -> str:
+    text = _folded(text)
     if text in MISSING_IDENTIFIERS:
         return ""
     if number := _SCIENTIFIC.fullmatch(text):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 Kind = Literal["name", "date", "place", "id", "contact", "age", "other"]
@@ -56,6 +57,7 @@ class Label:
     """Of a date in digits, with a group for each of year, month and day that it has."""
 
 
+@lru_cache(maxsize=10_000)  # a note's placeholders often are those of the note before
 def label_of(placeholder: str) -> Label:
     """Tell what a placeholder stands for.
 

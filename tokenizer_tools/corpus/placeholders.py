@@ -186,7 +186,8 @@ def placeholder_spans(text: str) -> list[tuple[int, int]]:
     """
     spans: list[tuple[int, int]] = []
     opened: list[int] = []
-    for match in _BRACKETS.finditer(text) if "[**" in text else ():
+    first, last = text.find("[**"), text.rfind("**]")
+    for match in _BRACKETS.finditer(text, first, last + 3) if -1 < first < last else ():
         if match[0] == "[**":
             opened.append(match.start())
         elif match[0] != "**]":
@@ -196,6 +197,8 @@ def placeholder_spans(text: str) -> list[tuple[int, int]]:
             while spans and spans[-1][0] > start:
                 spans.pop()
             spans.append((start, match.end()))
+    if "___" not in text:
+        return spans
     found: list[tuple[int, int]] = []
     end = 0
     for start, stop in spans:

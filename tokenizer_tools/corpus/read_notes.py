@@ -21,6 +21,8 @@ from tokenizer_tools.corpus.times import parse_time
 from tokenizer_tools.errors import UserError
 
 UNCATEGORISED = "uncategorised"
+_SEVERAL = (list, dict)
+"""What a cell of JSONL or Parquet may hold instead of one value."""
 BY_NOTE = "; or split by --split.by note (a patient's notes may then be trained on and held out at once)"
 """A remedy where no patients are known, which isn't one for notes that are appended to shards."""
 
@@ -142,7 +144,7 @@ class NoteReader:
             return self._without_text(number, row.place, "filtered")
         cells = {role: [row.values.get(name) for name in wanted] for role, wanted in names.items()}
         for role, values in cells.items():
-            if any(isinstance(value, list | dict) for value in values):
+            if any(isinstance(value, _SEVERAL) for value in values):
                 kind = "text" if role == "text" else "a single value"
                 raise _holds_several(row, names[role][0], kind)
         first = {
@@ -179,7 +181,7 @@ class NoteReader:
         """Whether a row passes the source's filters, whose columns are given."""
         for each, name in zip(self.source.filters, filtered, strict=True):
             cell = row.values.get(name)
-            if isinstance(cell, list | dict):
+            if isinstance(cell, _SEVERAL):
                 raise _holds_several(row, name, "a single value")
             if not each.admits(cell):
                 return False

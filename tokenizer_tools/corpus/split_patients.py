@@ -180,4 +180,4 @@ def key_id(key: bytes) -> str:
 
 def patient_hash(key: bytes, group: str) -> str:
     """Keyed hash (HMAC-SHA256, first 128 bits, hex) of a patient."""
-    return hmac.new(key, group.encode(), hashlib.sha256).hexdigest()[:32]
+    return hmac.digest(key, group.encode(), "sha256").hex()[:32]

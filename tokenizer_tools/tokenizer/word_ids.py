@@ -10,14 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
-
-from tokenizer_tools.tokenizer.load import encode
 
 _MOST_CHARACTERS = 1_500_000
 """Characters of all words that are remembered: 200,000 words, 60 MB with their ids. Then the memory is emptied."""
@@ -27,6 +24,29 @@ _ON_SPACES_ALONE: tuple[dict[str, Any], ...] = (
     {"type": "Strip", "strip_left": False, "strip_right": False},
     {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": _SPACE},
 )
+
+
+class _Memory(dict[str, bytes]):
+    """The ids of words, back to back as bytes, which are joined faster than lists. A new word is encoded when it is
+    looked up.
+
+    Args:
+        model: of the tokenizer.
+        known: words of which the ids are known.
+
+    Attributes:
+        characters: of all words.
+    """
+
+    def __init__(self, model: Any, known: dict[str, int]) -> None:
+        super().__init__({word: np.int32(number).tobytes() for word, number in known.items()})
+        self._model, self.characters = model, 0
+
+    def __missing__(self, word: str) -> bytes:
+        ids = [token.id for token in self._model.tokenize(_SPACE + word)] if word else []
+        self[word] = packed = np.array(ids, np.int32).tobytes()
+        self.characters += len(word)
+        return packed
 
 
 class WordEncoding:
@@ -41,15 +61,12 @@ class WordEncoding:
     name = "the memory of words"
 
     def __init__(self, backend: Tokenizer, placeholders: dict[str, int], others: Sequence[str]) -> None:
-        self._backend, self._placeholders, self._others = backend, placeholders, others
+        self._placeholders, self._others = placeholders, others
         self._other_starts = {token[0] for token in others}
         alternatives = "|".join(map(re.escape, sorted(placeholders, key=len, reverse=True)))
         self._divide = re.compile(f"({alternatives})") if placeholders else None
-        self._forget()
-
-    def _forget(self) -> None:
-        self._ids = {token: _packed([number]) for token, number in self._placeholders.items()}
-        self._characters = 0
+        self._model = backend.model
+        self._memory = _Memory(backend.model, placeholders)
 
     @classmethod
     def of(cls, state: dict[str, Any], backend: Tokenizer, placeholders: Sequence[str]) -> WordEncoding | None:
@@ -75,14 +92,11 @@ class WordEncoding:
 
     def encode(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
         """The ids of each safe text, (tokens,)."""
-        if self._characters > _MOST_CHARACTERS:
-            self._forget()
-        divided = [self._words(text) for text in texts]
-        new = list(set(chain.from_iterable(divided)) - self._ids.keys())
-        self._ids.update(zip(new, map(_packed, encode(self._backend, new)), strict=True))
-        self._characters += sum(map(len, new))
-        lookup = self._ids.__getitem__
-        return [np.frombuffer(b"".join(map(lookup, words)), np.int32) for words in divided]
+        if self._memory.characters > _MOST_CHARACTERS:
+            self._memory = _Memory(self._model, self._placeholders)
+        ids_of = self._memory.__getitem__
+        # Text by text: a text's words are looked up while they are in the processor's cache.
+        return [np.frombuffer(b"".join(map(ids_of, self._words(text))), np.int32) for text in texts]
 
     def _words(self, text: str) -> list[str]:
         """A safe text's words and placeholders, in order."""
@@ -104,8 +118,3 @@ def divides_at_spaces(state: dict[str, Any]) -> bool:
         and state["pre_tokenizer"] == _DIVIDES_AT_SPACES
         and all(step in _ON_SPACES_ALONE for step in steps)
     )
-
-
-def _packed(ids: list[int]) -> bytes:
-    """Ids as bytes, which are joined faster than lists."""
-    return np.array(ids, np.int32).tobytes()
