@@ -20,6 +20,8 @@ IGNORED = -100
 same shape."""
 POSITIONS_PER_CHUNK = 16_384
 """Logits of at most this many positions are held at once: 5 GB in bf16 and fp32 for a vocabulary of 50,265."""
+_POSITIONS_PER_PART = 32
+"""Positions whose losses a CPU computes at once, from 6 MB of logits in fp32."""
 
 Outputs = Literal["losses", "correct", "logits"]
 
@@ -73,12 +75,41 @@ class MaskedPositions:
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """forward()'s result for hidden states, (predicted, width). Logits are returned only where asked for: as an
         output of compiled code they would be kept, and be given a gradient of zeros."""
-        # In fp32: bf16 would move the loss in its second digit.
-        logits = getattr(self, self.head_name)(hidden).float()
-        losses = F.cross_entropy(logits, labels, reduction="none", ignore_index=IGNORED)
+        logits = getattr(self, self.head_name)(hidden)
+        in_parts = logits.device.type == "cpu" and not torch.compiler.is_compiling()
+        losses = _InParts.apply(logits, labels) if in_parts else _cross_entropy(logits, labels)
         if outputs == "losses":
             return losses, None
-        return losses, logits if outputs == "logits" else logits.argmax(-1) == labels
+        return losses, logits.float() if outputs == "logits" else logits.argmax(-1) == labels
+
+
+def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """(predicted,) in fp32, as bf16 would move the loss in its second digit; 0 where a position doesn't count."""
+    return F.cross_entropy(logits.float(), labels, reduction="none", ignore_index=IGNORED)
+
+
+class _InParts(torch.autograd.Function):
+    """The same, to the last bit, of a few positions at a time, and again in the backward pass: what it computes with
+    stays in a CPU's cache, and only the gradient is another tensor of the logits' size."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(logits, labels)
+        return torch.cat(
+            list(map(_cross_entropy, logits.split(_POSITIONS_PER_PART), labels.split(_POSITIONS_PER_PART)))
+        )
+
+    @staticmethod
+    def backward(ctx: Any, of_losses: torch.Tensor) -> tuple[torch.Tensor, None]:
+        logits, labels = ctx.saved_tensors
+        grad = torch.empty_like(logits)
+        parts = (x.split(_POSITIONS_PER_PART) for x in (logits, labels, of_losses, grad))
+        for logits_, labels_, of_losses_, grad_ in zip(*parts, strict=True):
+            with torch.enable_grad():
+                leaf = logits_.detach().requires_grad_()
+                losses = _cross_entropy(leaf, labels_)
+            grad_.copy_(torch.autograd.grad(losses, leaf, of_losses_)[0])
+        return grad, None
 
 
 def pad_vocabulary(model: PreTrainedModel) -> None:
