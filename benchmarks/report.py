@@ -295,16 +295,22 @@ OPEN_TASKS_HEAD = ["task", "measure", "test documents", "random weights", "pretr
 
 
 def open_tasks_rows(result: dict[str, Any]) -> list[Any]:
-    """Of open_tasks.py: means of the seeds, in per cent."""
+    """Of open_tasks.py: means of the seeds, in per cent; in bold where they differ."""
     rows = result["table"]["rows"]
     random = {row["task"]: row for row in rows if row["model"] == "random"}
     return [
         [row["task"], row["metric"], f"{row['documents']:,}", f"{100 * random[row['task']]['score']:.1f}",
-         f"**{100 * row['score']:.1f}** ({100 * row['low']:.1f} to {100 * row['high']:.1f})",
+         f"{bold(row)} ({100 * row['low']:.1f} to {100 * row['high']:.1f})",
          f"{100 * row['difference']:+.1f} ({100 * row['difference_low']:.1f} to {100 * row['difference_high']:.1f})",
          f"{row['adjusted_p_value']:.4f}"]
         for row in rows if row["model"] == "pretrained"
     ]  # fmt: skip
+
+
+def bold(row: dict[str, Any]) -> str:
+    """A score in per cent, in bold if the difference is told from chance."""
+    marks = "**" if row["adjusted_p_value"] < 0.05 else ""
+    return f"{marks}{100 * row['score']:.1f}{marks}"
 
 
 SHARDS_HEAD = ["model", "MB of text", "what", "seconds", "MB/s", "CPU seconds", "peak MB",

@@ -16,8 +16,9 @@ class HelpFormatter(jsonargparse.DefaultHelpFormatter):
     """
 
     def add_usage(self, usage: str | None, actions: Any, *args: Any, **kwargs: Any) -> None:
-        """The usage, without options that read a section's file."""
-        super().add_usage(usage, [action for action in actions if not _reads_section(action)], *args, **kwargs)
+        """The usage, without sections: their options are only listed below it."""
+        shown = [action for action in actions if not any("." in option for option in action.option_strings)]
+        super().add_usage(usage, [action for action in shown if not _reads_section(action)], *args, **kwargs)
 
     def add_argument(self, action: argparse.Action) -> None:
         """One option, unless it reads a section's file."""
