@@ -142,10 +142,13 @@ def seconds_of_run(args: argparse.Namespace) -> list[float]:
 
 
 def measure(args: argparse.Namespace) -> dict[str, list[float]]:
-    """Seconds per step of each side in each round: the median of the round's steps."""
+    """Seconds per step of each side in each of its rounds: the median of the round's steps."""
     times: dict[str, list[float]] = {side: [] for side in args.sides}
-    for _ in range(args.rounds):
+    for number in range(args.rounds):
+        with_theirs = number < (args.hugging_face_rounds or args.rounds)
         for side in args.sides:
+            if side.startswith("hugging_face") and not with_theirs:
+                continue
             call = [sys.executable, __file__, *sys.argv[1:], "--side", side]
             done = subprocess.run(call, capture_output=True, text=True)
             if done.returncode:
@@ -165,6 +168,7 @@ def main() -> None:
     parser.add_argument("--activation-checkpointing", choices=["none", "attention", "full"], default="none")
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--hugging-face-rounds", type=int, help="of Hugging Face's sides, the first ones; default: all")
     parser.add_argument("--steps", type=int, default=1, help="measured in each round, after two to warm up")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
     parser.add_argument("--shards", type=Path, help="of the model's vocabulary: measure a run on them, too")
@@ -181,7 +185,7 @@ def main() -> None:
     def ratio(side: str, over: str) -> float | None:
         if side not in times or over not in times:
             return None
-        return round(statistics.median(a / b for a, b in zip(times[side], times[over], strict=True)), 3)
+        return round(statistics.median(a / b for a, b in zip(times[side], times[over], strict=False)), 3)
 
     names = ("model", "layers", "precision", "sequence_length", "activation_checkpointing")
     config = {name: getattr(args, name) for name in names}

@@ -20,8 +20,8 @@ IGNORED = -100
 same shape."""
 POSITIONS_PER_CHUNK = 16_384
 """Logits of at most this many positions are held at once: 5 GB in bf16 and fp32 for a vocabulary of 50,265."""
-_POSITIONS_PER_PART = 32
-"""Positions whose losses a CPU computes at once, from 6 MB of logits in fp32."""
+_POSITIONS_PER_CPU_CHUNK = 32
+"""Positions per chunk of the loss on a CPU: 6 MB of logits in fp32."""
 
 Outputs = Literal["losses", "correct", "logits"]
 
@@ -76,8 +76,8 @@ class MaskedPositions:
         """forward()'s result for hidden states, (predicted, width). Logits are returned only where asked for: as an
         output of compiled code they would be kept, and be given a gradient of zeros."""
         logits = getattr(self, self.head_name)(hidden)
-        in_parts = logits.device.type == "cpu" and not torch.compiler.is_compiling()
-        losses = _InParts.apply(logits, labels) if in_parts else _cross_entropy(logits, labels)
+        in_chunks = logits.device.type == "cpu" and not torch.compiler.is_compiling()
+        losses = _ChunkedCrossEntropy.apply(logits, labels) if in_chunks else _cross_entropy(logits, labels)
         if outputs == "losses":
             return losses, None
         return losses, logits.float() if outputs == "logits" else logits.argmax(-1) == labels
@@ -88,28 +88,27 @@ def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(logits.float(), labels, reduction="none", ignore_index=IGNORED)
 
 
-class _InParts(torch.autograd.Function):
-    """The same, to the last bit, of a few positions at a time, and again in the backward pass: what it computes with
-    stays in a CPU's cache, and only the gradient is another tensor of the logits' size."""
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """`_cross_entropy`, bit for bit, in chunks of positions, which the backward pass recomputes. Log-probabilities stay
+    in a CPU's cache, and the gradient is the only tensor of the logits' size."""
 
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(logits, labels)
-        return torch.cat(
-            list(map(_cross_entropy, logits.split(_POSITIONS_PER_PART), labels.split(_POSITIONS_PER_PART)))
-        )
+        chunks = (x.split(_POSITIONS_PER_CPU_CHUNK) for x in (logits, labels))
+        return torch.cat(list(map(_cross_entropy, *chunks)))
 
     @staticmethod
-    def backward(ctx: Any, of_losses: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def backward(ctx: Any, grad_losses: torch.Tensor) -> tuple[torch.Tensor, None]:
         logits, labels = ctx.saved_tensors
-        grad = torch.empty_like(logits)
-        parts = (x.split(_POSITIONS_PER_PART) for x in (logits, labels, of_losses, grad))
-        for logits_, labels_, of_losses_, grad_ in zip(*parts, strict=True):
+        grad_logits = torch.empty_like(logits)
+        chunks = (x.split(_POSITIONS_PER_CPU_CHUNK) for x in (logits, labels, grad_losses, grad_logits))
+        for logits_chunk, labels_chunk, grad_losses_chunk, grad_chunk in zip(*chunks, strict=True):
             with torch.enable_grad():
-                leaf = logits_.detach().requires_grad_()
-                losses = _cross_entropy(leaf, labels_)
-            grad_.copy_(torch.autograd.grad(losses, leaf, of_losses_)[0])
-        return grad, None
+                leaf = logits_chunk.detach().requires_grad_()
+                losses = _cross_entropy(leaf, labels_chunk)
+            grad_chunk.copy_(torch.autograd.grad(losses, leaf, grad_losses_chunk)[0])
+        return grad_logits, None
 
 
 def pad_vocabulary(model: PreTrainedModel) -> None:

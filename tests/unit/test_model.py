@@ -226,15 +226,15 @@ def test_chunks_of_logits_keep_losses_and_gradients(bases, manifest, monkeypatch
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("count", [0, 1, 77])
-def test_parts_of_logits_have_the_bits_of_all(count, dtype):
+def test_chunked_cross_entropy_is_bit_identical(count, dtype):
     from clinical_pretrain.models import mlm_head
 
     logits = torch.randn(count, 1000, dtype=dtype, requires_grad=True)
     labels = torch.randint(0, 1000, (count,)).masked_fill_(torch.arange(count) % 5 == 3, mlm_head.IGNORED)
-    whole, parts = mlm_head._cross_entropy(logits, labels), mlm_head._InParts.apply(logits, labels)
-    assert torch.equal(whole, parts) and parts.dtype == torch.float32
+    whole, chunked = mlm_head._cross_entropy(logits, labels), mlm_head._ChunkedCrossEntropy.apply(logits, labels)
+    assert torch.equal(whole, chunked) and chunked.dtype == torch.float32
     weights = torch.randn(count)
-    gradients = [torch.autograd.grad(losses, logits, weights)[0] for losses in (whole, parts)]
+    gradients = [torch.autograd.grad(losses, logits, weights)[0] for losses in (whole, chunked)]
     assert torch.equal(*gradients) and gradients[1].dtype == dtype
 
 
