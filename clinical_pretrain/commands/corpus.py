@@ -18,13 +18,12 @@ from clinical_pretrain.commands.options import (
 )
 from clinical_pretrain.config.other_names import refuse_unknown
 from tokenizer_tools.errors import UserError
-from tokenizer_tools.manifest import MANIFEST_NAME, REPORT_NAMES
+from tokenizer_tools.manifest import MANIFEST_NAME, REPORT_NAMES, Manifest
 from tokenizer_tools.ranges import Range
 
 if TYPE_CHECKING:
     import jsonargparse
 
-    from tokenizer_tools.manifest import Manifest
     from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
 
 
@@ -72,9 +71,9 @@ def build_shards(argv: Sequence[str]) -> dict[str, Any]:
     parser = shards_parser("build-shards", build_shards.__doc__)
     args = parse(parser, argv)
     out = Path(args.out)
-    already_built = (out / MANIFEST_NAME).exists() and not appends
+    before = Manifest.load(out) if (out / MANIFEST_NAME).exists() else None
     if args.tokenizer is None and not appends:
-        theirs = f"; to append to the finished shards in {out}, add --append" if already_built else ""
+        theirs = f"; to append to the finished shards in {out}, add --append" if before else ""
         raise UserError(f"missing: --tokenizer (see {parser.prog} --help){theirs}")
     options = parser.settings(BuildOptions, args)
     if appends:
@@ -88,9 +87,10 @@ def build_shards(argv: Sequence[str]) -> dict[str, Any]:
         print(f"{out}: stage {args.stage}{f' {args.share}' if args.stage == 'scan' else ''} is done")
         return report(args, {"stage": args.stage})
     if appends:
-        lines = appended_lines(manifest, out, args.sources or ", ".join(args.notes))
+        is_same = before is not None and before.fingerprint == manifest.fingerprint
+        lines = appended_lines(manifest, out, args.sources or ", ".join(args.notes), is_same)
     else:
-        lines = summary_lines(manifest, out, already_built)
+        lines = summary_lines(manifest, out, before is not None)
     print("\n".join(lines))
     if (out / REPORT_NAMES[0]).exists():
         print(f"  {out / REPORT_NAMES[0]} says more, without any text of a note")

@@ -489,7 +489,9 @@ def test_the_command(copy, files, tmp_path, capfd):
     )
     assert json.loads((tmp_path / "x.json").read_text())["appended"][0]["dropped"] == {"dropped_duplicate": 3}
     assert run("--notes", files[1], "--out", copy, "--append") == 0
-    assert "these notes were appended before; nothing is left to do" in capfd.readouterr().err
+    printed = capfd.readouterr()
+    assert "these notes were appended before; nothing is left to do" in printed.err
+    assert f"{copy}: 47 of 50 new notes already appended" in printed.out
     assert run("--notes", files[2], files[1], "--out", copy, "--append") == 2
     assert "already in" in capfd.readouterr().err
     assert main(["describe-shards", str(copy)]) == 0

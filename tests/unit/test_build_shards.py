@@ -6,6 +6,7 @@ import signal
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from tokenizer_tools.manifest import SPLITS, Manifest
 from tokenizer_tools.shards import keep_list
 from tokenizer_tools.shards.build import build_shards
 from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
+from tokenizer_tools.shards.summary import summary_lines
 from tokenizer_tools.tokenizer.load import load_tokenizer
 
 
@@ -205,6 +207,14 @@ def test_killed_at_any_moment_and_started_again(built, corpus, tmp_path):
 def test_the_tokenizer_takes_texts_as_long_as_the_sequences(corpus, tmp_path, length, longest):
     build(corpus, tmp_path / "shards", sequence_length=length)
     assert load_tokenizer(str(tmp_path / "shards" / "tokenizer")).model_max_length == longest
+
+
+@pytest.mark.parametrize(("split", "line"), [("validation", "held out for validation"), ("test", "in the test split")])
+def test_an_empty_split_is_reported(split, line, built):
+    out, manifest = built
+    nothing = {split: replace(manifest.splits[split], sequences=0)}
+    empty = replace(manifest, splits=manifest.splits | nothing)
+    assert line not in str(summary_lines(manifest, out, False)) and line in str(summary_lines(empty, out, False))
 
 
 def test_a_finished_folder_is_left_alone(built, corpus, shards):

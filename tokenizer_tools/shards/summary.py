@@ -28,17 +28,19 @@ def summary_lines(manifest: Manifest, out: Path, already_built: bool) -> list[st
     return [first, *_figures(manifest)]
 
 
-def appended_lines(manifest: Manifest, out: Path, notes: str) -> list[str]:
+def appended_lines(manifest: Manifest, out: Path, notes: str, already_appended: bool) -> list[str]:
     """Lines to print after notes were appended.
 
     Args:
         manifest: of all notes.
         out: the shard folder.
         notes: the files that were appended, for a message.
+        already_appended: whether an earlier call appended them.
     """
     last = manifest.appended[-1]
+    appended = "already appended" if already_appended else "appended"
     lines = [
-        f"{out}: {last.notes:,} of {last.read:,} new notes appended, {last.tokens:,} tokens"
+        f"{out}: {last.notes:,} of {last.read:,} new notes {appended}, {last.tokens:,} tokens"
         f"{_in_parentheses(last.dropped)}; {manifest.counts['kept']:,} notes in all",
         *_figures(manifest),
     ]
@@ -89,6 +91,8 @@ def _figures(manifest: Manifest) -> list[str]:
         )
     if not manifest.splits["validation"].sequences:
         lines.append("  no notes are held out for validation: a run on these shards will have no validation loss")
+    if not manifest.splits["test"].sequences and manifest.split_rule.get("test"):
+        lines.append("  no notes are in the test split: with few patients, raise --split.test")
     if manifest.pack == "timeline":
         lines.append(f"  {_describe_timelines(manifest)}")
     lines += _describe_sources(manifest)
