@@ -57,7 +57,7 @@ def typed(corpus, tmp_path_factory):
     assert not (root / "shards").exists()
     message = str(refused.value)
     assert message.startswith("--placeholder typed: the tokenizer has no special token [NAME],[DATE],")
-    words = shlex.split(message.split("'", 1)[1].rsplit("'", 1)[0])
+    words = shlex.split(message.rsplit(": ", 1)[1])
     words = words[words.index("extend-vocabulary") :]
     cut = words.index("--model")
     assert main([*words[:cut], "--out", str(root / "tokenizer")]) == 0

@@ -138,10 +138,11 @@ def describe_tokenizer(tokenizer: PreTrainedTokenizerFast, name: str, placeholde
                 f"--placeholder {placeholder}: no special token without another role; say unk, drop, keep, typed or "
                 "surrogates, or a token such as '[NAME]'"
             )
+        choice = "typed" if typed else shlex.quote(missing)
         raise UserError(
             f"--placeholder {placeholder}: the tokenizer has no special token {missing} without another role; say unk, "
-            f"drop, keep or surrogates, or add it with '{program()} extend-vocabulary --size 0 --tokens "
-            f"{shlex.quote(missing)} --tokenizer {shlex.quote(name)} --model MODEL --out DIR', and use what this makes"
+            f"drop, keep or surrogates, or add it and use what this makes: {program()} extend-vocabulary --size 0 "
+            f"--tokens {choice} --tokenizer {shlex.quote(name)} --model MODEL --out DIR"
         )
     begin = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
     end = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
