@@ -20,7 +20,7 @@ for model in "$@"; do
     for precision in fp32 bf16; do
         options=(--model "$model" --precision "$precision")
         bench "train_step_${model}_12_$precision" train_step.py "${options[@]}"
-        bench "limit_${model}_12_$precision" limit.py "${options[@]}"
+        bench "limit_${model}_12_$precision" limit.py "${options[@]}" --hugging-face-rounds 2
         bench "train_step_${model}_2_$precision" train_step.py "${options[@]}" --layers 2 --parts
         bench "attention_${model}_$precision" attention.py "${options[@]}"
     done
