@@ -77,7 +77,7 @@ class MaskedPositions:
         output of compiled code they would be kept, and be given a gradient of zeros."""
         logits = getattr(self, self.head_name)(hidden)
         in_chunks = logits.device.type == "cpu" and not torch.compiler.is_compiling()
-        losses = _ChunkedCrossEntropy.apply(logits, labels) if in_chunks else _cross_entropy(logits, labels)
+        losses = (_chunked_cross_entropy if in_chunks else _cross_entropy)(logits, labels)
         if outputs == "losses":
             return losses, None
         return losses, logits.float() if outputs == "logits" else logits.argmax(-1) == labels
@@ -88,27 +88,13 @@ def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(logits.float(), labels, reduction="none", ignore_index=IGNORED)
 
 
-class _ChunkedCrossEntropy(torch.autograd.Function):
-    """`_cross_entropy`, bit for bit, in chunks of positions, which the backward pass recomputes. Log-probabilities stay
-    in a CPU's cache, and the gradient is the only tensor of the logits' size."""
-
-    @staticmethod
-    def forward(ctx: Any, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(logits, labels)
-        chunks = (x.split(_POSITIONS_PER_CPU_CHUNK) for x in (logits, labels))
-        return torch.cat(list(map(_cross_entropy, *chunks)))
-
-    @staticmethod
-    def backward(ctx: Any, grad_losses: torch.Tensor) -> tuple[torch.Tensor, None]:
-        logits, labels = ctx.saved_tensors
-        grad_logits = torch.empty_like(logits)
-        chunks = (x.split(_POSITIONS_PER_CPU_CHUNK) for x in (logits, labels, grad_losses, grad_logits))
-        for logits_chunk, labels_chunk, grad_losses_chunk, grad_chunk in zip(*chunks, strict=True):
-            with torch.enable_grad():
-                leaf = logits_chunk.detach().requires_grad_()
-                losses = _cross_entropy(leaf, labels_chunk)
-            grad_chunk.copy_(torch.autograd.grad(losses, leaf, grad_losses_chunk)[0])
-        return grad_logits, None
+def _chunked_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """`_cross_entropy`, bit for bit, in chunks of positions, which the backward pass recomputes: log-probabilities stay
+    in a CPU's cache."""
+    chunks = zip(logits.split(_POSITIONS_PER_CPU_CHUNK), labels.split(_POSITIONS_PER_CPU_CHUNK), strict=True)
+    return torch.cat(
+        [checkpoint(_cross_entropy, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
+    )
 
 
 def pad_vocabulary(model: PreTrainedModel) -> None:
