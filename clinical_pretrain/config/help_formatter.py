@@ -17,8 +17,8 @@ class HelpFormatter(jsonargparse.DefaultHelpFormatter):
 
     def add_usage(self, usage: str | None, actions: Any, *args: Any, **kwargs: Any) -> None:
         """The usage, without sections: their options are only listed below it."""
-        shown = [action for action in actions if not any("." in option for option in action.option_strings)]
-        super().add_usage(usage, [action for action in shown if not _reads_section(action)], *args, **kwargs)
+        shown = [action for action in actions if not (_reads_section(action) or _is_in_section(action))]
+        super().add_usage(usage, shown, *args, **kwargs)
 
     def add_argument(self, action: argparse.Action) -> None:
         """One option, unless it reads a section's file."""
@@ -44,6 +44,10 @@ class HelpFormatter(jsonargparse.DefaultHelpFormatter):
 
 def _reads_section(action: argparse.Action) -> bool:
     return type(action).__name__ == "_ActionConfigLoad"
+
+
+def _is_in_section(action: argparse.Action) -> bool:
+    return any("." in option for option in action.option_strings)
 
 
 def _literals(hint: Any) -> list[str]:

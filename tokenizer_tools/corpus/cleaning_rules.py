@@ -1,7 +1,7 @@
 """The cleaning rules that need nothing but the text: one pure function each. Those on placeholders stand in
 placeholders.py; which rules run, and in which order, clean_notes.py says.
 
-Every function takes linear time, also on a hostile text.
+Every function takes linear time (squeeze_whitespace n log n), also on a hostile text.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def squeeze_whitespace(text: str) -> str:
     """
     for character in _OTHER_SPACES:
         text = text.replace(character, " ")
-    while "  " in text:  # each time runs are half as long
+    while "  " in text:  # halves the runs: n log n at worst
         text = text.replace("  ", " ")
     text = text.replace(" \n", "\n")
     return (_EMPTY_LINES.sub("\n\n", text) if "\n\n\n" in text else text).strip()
