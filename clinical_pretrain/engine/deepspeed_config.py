@@ -1,7 +1,7 @@
 """Make one DeepSpeed config of a file of ds_configs/ and a RunConfig.
 
-The file owns ZeRO and offload. What RunConfig owns is "auto" there, and is filled in here. No other "auto" may be left:
-DeepSpeed replaces one that it doesn't know by a default without a word.
+The file owns ZeRO and offload. What RunConfig owns is "auto" there, and is filled in here; contiguous_gradients may be,
+too. No other "auto" may be left: DeepSpeed replaces one that it doesn't know by a default without a word.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ def resolve(config: RunConfig, world_size: int) -> dict[str, Any]:
         "bf16.enabled": config.precision == "bf16",
         "fp16.enabled": config.precision == "fp16",
     }
+    zero = raw.get("zero_optimization", {})
+    if zero.get("contiguous_gradients") == AUTO:
+        zero["contiguous_gradients"] = world_size > 1 or _is_on_gpu()
     faults = [*_section_faults(raw, owned), *_fill_in(raw, owned)]
     raw.setdefault("steps_per_print", 1 << 31)
     faults += _value_faults(raw, config.precision)
@@ -88,6 +91,14 @@ def _value_faults(raw: dict[str, Any], precision: str) -> Iterator[str]:
 def zero_stage(resolved: dict[str, Any]) -> int:
     """ZeRO stage of a resolved config."""
     return int(resolved.get("zero_optimization", {}).get("stage", 0))
+
+
+def _is_on_gpu() -> bool:
+    """Contiguous gradients keep a GPU's memory in one piece. A single rank on a CPU copies each gradient twice for
+    nothing."""
+    from clinical_pretrain.distributed import uses_gpu  # imports torch
+
+    return uses_gpu()
 
 
 def _load(name: str) -> dict[str, Any]:

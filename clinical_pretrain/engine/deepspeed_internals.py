@@ -19,6 +19,9 @@ import torch.distributed as dist
 
 from clinical_pretrain.engine.optimizer import skipped_update, trained_parameters
 
+NORM_PIECE = 1 << 18
+"""Elements of a gradient that are squared at a time on a CPU: 2 MB in fp64."""
+
 # Optimizers and the loss scale --------------------------------------------------------------------------------------
 
 
@@ -45,28 +48,40 @@ def find_overflows_by_norm(engine: Any) -> None:
 
     DeepSpeed looks for them before that, by 13 kernels for each parameter: in `check_overflow`, or for an offloaded
     optimizer in `update_offload_overflow_tracker`, which waits for each. Its `scaled_global_norm` takes two kernels for
-    each parameter, and what follows makes a GPU wait seven times. On a GPU, if the gradients are there, ours takes ten
-    kernels in all and waits once; on a CPU the norm stays DeepSpeed's, to the last digit.
+    each parameter, and what follows makes a GPU wait seven times; on a CPU it copies each gradient to fp64. Ours takes
+    ten kernels and waits once, or copies pieces that stay in the cache.
     """
     optimizer = engine.optimizer
     if not optimizer.compute_grad_norm:
         return
     optimizer.check_overflow = lambda partition_gradients=True: None
     optimizer.update_offload_overflow_tracker = lambda gradient: None
-    if engine.device.type == "cuda" and not optimizer.cpu_offload:
+    if not optimizer.cpu_offload:
         optimizer.scaled_global_norm = partial(partitioned_norm, optimizer)
 
 
 def partitioned_norm(optimizer: Any) -> torch.Tensor:
     """The norm of the gradients that ZeRO 1 and 2 have divided among the ranks (`averaged_gradients`, by group), as a
-    scalar on the CPU: DeepSpeed clips by it without waiting for a GPU again.
-
-    Relies on torch's private _foreach_norm: get_total_norm() would compute in bf16.
-    """
+    scalar on the CPU: DeepSpeed clips by it without waiting for a GPU again."""
     gradients = [gradient for group in optimizer.averaged_gradients.values() for gradient in group]
-    squares = torch.stack(torch._foreach_norm(gradients, 2, dtype=torch.float32)).square().sum()
+    squares = square_sum_of_kernels(gradients) if gradients[0].is_cuda else square_sum_of_pieces(gradients)
     dist.all_reduce(squares, group=optimizer.dp_process_group)
     return squares.sqrt().cpu()
+
+
+def square_sum_of_kernels(gradients: list[torch.Tensor]) -> torch.Tensor:
+    """The sum of all squares by a GPU, in fp32 and few kernels.
+
+    Relies on torch's private _foreach_norm: get_total_norm() would compute in bf16. On a CPU it is no way: the sum of
+    38 million squares one by one in fp32, those of the embeddings, is wrong in its third digit.
+    """
+    return torch.stack(torch._foreach_norm(gradients, 2, dtype=torch.float32)).square().sum()
+
+
+def square_sum_of_pieces(gradients: list[torch.Tensor]) -> torch.Tensor:
+    """The sum of all squares by a CPU, in fp64 and by pieces that stay in its cache; as a scalar in fp32."""
+    pieces = (piece for gradient in gradients for piece in gradient.flatten().split(NORM_PIECE))
+    return torch.stack([piece.double().square_().sum() for piece in pieces]).sum().float()
 
 
 def loss_scaler(engine: Any) -> Any:

@@ -34,11 +34,13 @@ def test_every_stage_trains_and_agrees_with_stage_0(trained, family, stage):
 
 @pytest.mark.parametrize("family", ["longformer", "bigbird"])
 @pytest.mark.parametrize("kind", ["1", "2", "bf16-2"])
-def test_the_gradient_norm_of_a_gpu_is_deepspeeds(trained, family, kind):
-    """There it is computed by fewer kernels (engine/deepspeed_internals.py)."""
+def test_the_gradient_norm_is_deepspeeds(trained, family, kind):
+    """A GPU computes it by fewer kernels, a CPU without copies (engine/deepspeed_internals.py)."""
     by_rank = [json.loads((trained / f"{family}-{kind}" / f"norms-{rank}.json").read_text()) for rank in range(2)]
     assert by_rank[0] == by_rank[1] and len(by_rank[0]) == (6 if kind == "bf16-2" else 20)
-    assert all(0 < ours == pytest.approx(theirs, rel=1e-5) for theirs, ours in by_rank[0])
+    for theirs, on_a_gpu, ours in by_rank[0]:
+        assert 0 < on_a_gpu == pytest.approx(theirs, rel=1e-5)
+        assert ours == pytest.approx(theirs, rel=2e-7)
 
 
 @pytest.mark.parametrize("family", ["longformer", "bigbird"])

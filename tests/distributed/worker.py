@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -31,8 +32,9 @@ from clinical_pretrain.config.optim import BatchConfig, OptimConfig, ValidationC
 from clinical_pretrain.config.recovery import BadStepsConfig, CheckpointConfig
 from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.engine import build as engine_build
+from clinical_pretrain.engine import deepspeed_internals
 from clinical_pretrain.engine import memory_file as checkpoint_engine
-from clinical_pretrain.engine.deepspeed_internals import partitioned_norm
+from clinical_pretrain.engine.deepspeed_internals import square_sum_of_kernels
 from clinical_pretrain.exit_codes import STOPPED
 from clinical_pretrain.models import build
 from clinical_pretrain.release.export import export
@@ -102,16 +104,19 @@ def graphs_counted(run_dir: Path) -> Iterator[None]:
 
 @contextmanager
 def norms_compared(run_dir: Path) -> Iterator[None]:
-    """Writes down each step's gradient norm under ZeRO 1 and 2, by DeepSpeed, as on CPUs, and as it is on a GPU."""
+    """Writes down each step's gradient norm under ZeRO 1 and 2: by DeepSpeed, as it is on a GPU, and as on CPUs."""
     norms, find_overflows_by_norm = [], engine_build.find_overflows_by_norm
 
     def computing_both(engine: Any) -> None:
-        find_overflows_by_norm(engine)
         by_deepspeed = engine.optimizer.scaled_global_norm
+        find_overflows_by_norm(engine)
+        ours = engine.optimizer.scaled_global_norm
 
         def scaled_global_norm() -> torch.Tensor:
-            norms.append([float(by_deepspeed()), float(partitioned_norm(engine.optimizer))])
-            return by_deepspeed()
+            with patch.object(deepspeed_internals, "square_sum_of_pieces", square_sum_of_kernels):
+                as_on_a_gpu = ours()
+            norms.append([float(by_deepspeed()), float(as_on_a_gpu), float(ours())])
+            return ours()
 
         engine.optimizer.scaled_global_norm = scaled_global_norm
 

@@ -190,6 +190,18 @@ def test_every_config_of_ours_is_whole(path):
     assert "auto" not in json.dumps(resolved)
 
 
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_single_rank_on_a_cpu_copies_no_gradients(stage, monkeypatch):
+    config = RunConfig(deepspeed=f"ds_configs/zero{stage}.json")
+
+    def contiguous(world_size):
+        return resolve(config, world_size)["zero_optimization"]["contiguous_gradients"]
+
+    assert (contiguous(1), contiguous(2)) == (False, True)
+    monkeypatch.setattr("clinical_pretrain.distributed.uses_gpu", lambda: True)
+    assert contiguous(1) is True
+
+
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "ds_configs").glob("*.json")), ids=lambda path: path.stem)
 def test_every_deepspeed_file_is_filled_in(path):
     config = RunConfig(deepspeed=str(path), precision="bf16")
