@@ -2,9 +2,10 @@
 
     python benchmarks/gpu_memory.py --model longformer --precision bf16 --rows 1 3 6 18 --json FILE
 
-Base size with random weights, sequences of 4,096 tokens, two micro-batches a step, one GPU; all else is the recipe of
-configs/. Peaks are of torch's allocator, weights and optimizer included: what tensors take (allocated), and what is
-asked of the GPU for them (reserved). A process also needs about 0.5 GB for CUDA, and NCCL its buffers.
+Base size with random weights, two micro-batches a step, one GPU, or the first of several whose others aren't there
+(--world-size, by torch's fake process group); all else is the recipe of configs/. Peaks are of torch's allocator,
+weights and optimizer included: what tensors take (allocated), and what is asked of the GPU for them (reserved). A
+process also needs about 0.5 GB for CUDA, and NCCL its buffers.
 
 Runs on a GPU, or on the stand-ins of gpu_dry_run/.
 """
@@ -15,6 +16,7 @@ import argparse
 import gc
 import json
 import logging
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,6 +46,8 @@ def recipe_parser(description: str | None, deepspeed: str) -> argparse.ArgumentP
     parser.add_argument("--backend", choices=["auto", "blocked", "flex", "varlen"], default="auto")
     parser.add_argument("--compile", choices=["auto", "on", "off"], default="auto")
     parser.add_argument("--deepspeed", default=deepspeed)
+    parser.add_argument("--length", type=int, default=LENGTH, help="tokens per sequence")
+    parser.add_argument("--world-size", type=int, default=1, help="GPUs that share weights and optimizer")
     parser.add_argument("--json", type=Path)
     return parser
 
@@ -59,28 +63,38 @@ def make(args: argparse.Namespace, accumulation_steps: int = ACCUMULATION_STEPS)
         "compile": args.compile,
         "attention.backend": args.backend,
         "deepspeed": args.deepspeed,
-        "batch.train_batch_size": accumulation_steps,
+        "batch.train_batch_size": accumulation_steps * args.world_size,
         "batch.micro_batch_size_per_gpu": 1,
         **{f"model.size.{name}": value for name, value in BASE_SIZE.items()},
     }
     config, _ = load_config([word for name, value in options.items() for word in (f"--{name}", str(value))])
     pad_id = 1 if args.model == "longformer" else 0
     tokenizer = SimpleNamespace(vocab_size=VOCABULARY[args.model], pad_id=pad_id, begin_id=2, end_id=3, name="none")
-    manifest: Any = SimpleNamespace(tokenizer=tokenizer, sequence_length=LENGTH)
-    resolved = deepspeed_config.resolve(config, world_size=1)
+    manifest: Any = SimpleNamespace(tokenizer=tokenizer, sequence_length=args.length)
+    resolved = deepspeed_config.resolve(config, args.world_size)
     model = build_model(config, manifest, deepspeed_config.zero_stage(resolved))
-    initialise()
+    if args.world_size > 1:
+        from torch.testing._internal.distributed.fake_pg import FakeStore
+
+        torch.cuda.set_device(0)
+        os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": str(args.world_size)}
+        torch.distributed.init_process_group("fake", FakeStore(), rank=0, world_size=args.world_size)
+        import deepspeed
+
+        deepspeed.init_distributed("nccl", verbose=False)
+    else:
+        initialise()
     return config, make_engine(model, config, resolved)
 
 
-def peak(config: Any, engine: Any, sequences: int) -> dict[str, int]:
+def peak(config: Any, engine: Any, sequences: int, length: int) -> dict[str, int]:
     """Of two training steps, in bytes."""
     device = engine.device
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     for _ in range(2 * ACCUMULATION_STEPS):
-        ids = torch.randint(5, 50000, (sequences, LENGTH)).to(device)
+        ids = torch.randint(5, 50000, (sequences, length)).to(device)
         predicted = capacity(ids.numel(), config.masking)
         labels = torch.full((predicted,), 7).to(device)
         positions = torch.arange(predicted).to(device)
@@ -109,7 +123,9 @@ def main() -> None:
         "config": config.to_dict(),
         "attention": encode.backend,
         "compiled": encode.compiled,
-        "peak_bytes_by_rows": {count: peak(config, engine, count) for count in args.rows},
+        "sequence_length": args.length,
+        "world_size": args.world_size,
+        "peak_bytes_by_rows": {count: peak(config, engine, count, args.length) for count in args.rows},
     }
     shut_down()
     if args.json:

@@ -15,6 +15,7 @@ from clinical_pretrain.commands.corpus import build_shards, clean, describe_shar
 from clinical_pretrain.commands.evaluate import evaluate, finetune, submit_evaluate
 from clinical_pretrain.commands.files import show
 from clinical_pretrain.commands.observe import plot, status
+from clinical_pretrain.commands.plan import plan
 from clinical_pretrain.commands.release import export, push
 from clinical_pretrain.commands.run import run
 from clinical_pretrain.commands.table import table
@@ -38,6 +39,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], dict[str, Any]]] = {
     "withdraw": withdraw,
     "clean": clean,
     "sources": sources,
+    "plan": plan,
     "run": run,
     "export": export,
     "push": push,

@@ -7,7 +7,10 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { GIGABYTES = 1000 }; // never the limit: what would fit is read from the peaks
+static size_t capacity(void) { // bytes of the device: GPU_GIGABYTES, or so many that they are never the limit
+    const char *text = getenv("GPU_GIGABYTES");
+    return (text ? atof(text) : 1000) * 1e9;
+}
 
 // What is asked of the GPU, told to a function of launches.py's: launch, copy, fill, wait or collective, and the name of
 // the kernel or of the call.
@@ -46,7 +49,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *found, int device) {
     sprintf(found->name, "no GPU: a stand-in for an sm_%d%d", major_version(), minor_version());
     found->major = major_version();
     found->minor = minor_version();
-    found->totalGlobalMem = GIGABYTES * 1000000000UL;
+    found->totalGlobalMem = capacity();
     found->multiProcessorCount = processors();
     found->warpSize = 32;
     found->maxThreadsPerBlock = 1024;
@@ -100,14 +103,18 @@ static struct Block {
     enum cudaMemoryType type;
     struct Block *next;
 } *blocks;
+static size_t held; // bytes of the device
 
 static cudaError_t allocate(void **start, size_t size, enum cudaMemoryType type) { // pages cost nothing until written
+    if (type == cudaMemoryTypeDevice && held + size > capacity())
+        return cudaErrorMemoryAllocation;
     struct Block *block = malloc(sizeof *block);
     char *found = mmap(0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (found == MAP_FAILED)
         return cudaErrorMemoryAllocation;
     *block = (struct Block){found, size, type, blocks};
     blocks = block;
+    held += type == cudaMemoryTypeDevice ? size : 0;
     return *start = found, cudaSuccess;
 }
 cudaError_t cudaMalloc(void **start, size_t size) { return allocate(start, size, cudaMemoryTypeDevice); }
@@ -119,6 +126,7 @@ cudaError_t cudaFree(void *start) {
         if ((*place)->start == start) {
             struct Block *block = *place;
             *place = block->next;
+            held -= block->type == cudaMemoryTypeDevice ? block->size : 0;
             munmap(block->start, block->size);
             free(block);
             break;
@@ -127,7 +135,7 @@ cudaError_t cudaFree(void *start) {
 }
 cudaError_t cudaFreeHost(void *start) { return cudaFree(start); }
 cudaError_t cudaMemGetInfo(size_t *available, size_t *total) {
-    return *available = *total = GIGABYTES * 1000000000UL, cudaSuccess;
+    return *available = *total = capacity(), cudaSuccess;
 }
 cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes *found, const void *pointer) {
     memset(found, 0, sizeof *found);

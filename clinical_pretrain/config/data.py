@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -44,3 +45,13 @@ def replacement_fault(masking: MaskingConfig) -> str | None:
     if masking.replace_with_mask + masking.replace_with_random <= 1 + 1e-9:
         return None
     return "masking.replace_with_mask and masking.replace_with_random must add up to at most 1"
+
+
+def capacity(tokens: int, config: MaskingConfig) -> int:
+    """Upper bound of the positions to predict in a micro-batch of `tokens`, so that all can have one shape: mean + 6
+    standard deviations of what is drawn, rounded up to a multiple of 64. About one micro-batch in 10^9 draws more."""
+    share = config.probability
+    # The tokens of a word are chosen together, which multiplies the variance by the mean, over tokens, of their words'
+    # lengths: below 4 in clinical notes.
+    deviation = math.sqrt(tokens * share * (1 - share) * (4 if config.whole_words else 1))
+    return min(tokens, -(-int(tokens * share + 6 * deviation + 1) // 64) * 64)

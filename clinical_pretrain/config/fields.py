@@ -38,6 +38,15 @@ class Pattern:
         return None if re.fullmatch(self.pattern, value) else f"must be {self.name}"
 
 
+@dataclass(frozen=True)
+class Auto:
+    """Mark of a number that may be given as `auto`, which is read as 0."""
+
+    def fault(self, value: int) -> str | None:
+        """None: its Range allows 0."""
+        return None
+
+
 class Resume(enum.Enum):
     """Whether a run can be resumed with another value of a setting."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from clinical_pretrain.config.fields import Resume
+from clinical_pretrain.config.fields import Auto, Resume
 from tokenizer_tools.ranges import MANY, Range
 
 
@@ -15,8 +15,9 @@ class BatchConfig:
 
     train_batch_size: Annotated[int, Range(1, 1_000_000), Resume.ACCEPTED] = 18
     """Sequences per optimizer step, over all GPUs and accumulation steps."""
-    micro_batch_size_per_gpu: Annotated[int, Range(1, 1_000_000), Resume.ACCEPTED] = 3
-    """Sequences per forward pass on one GPU. Gradient accumulation follows from this and train_batch_size."""
+    micro_batch_size_per_gpu: Annotated[int, Auto(), Range(0, 1_000_000), Resume.ACCEPTED] = 3
+    """Sequences per forward pass on one GPU. Gradient accumulation follows from this and train_batch_size. auto (or 0):
+    the fastest that fits, by the estimates of `clinical-pretrain plan`; 1 on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class ValidationConfig:
 
 def batch_fault(batch: BatchConfig) -> str | None:
     """A step must consist of whole micro-batches."""
-    if batch.train_batch_size % batch.micro_batch_size_per_gpu == 0:
+    if not batch.micro_batch_size_per_gpu or batch.train_batch_size % batch.micro_batch_size_per_gpu == 0:
         return None
     return (
         f"batch.train_batch_size {batch.train_batch_size} is not a multiple of batch.micro_batch_size_per_gpu "

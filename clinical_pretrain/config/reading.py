@@ -7,7 +7,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from clinical_pretrain.config.fields import PathText, unwrap
+from clinical_pretrain.config.fields import Auto, PathText, unwrap
 from tokenizer_tools.errors import UserError
 
 T = TypeVar("T")
@@ -53,6 +53,8 @@ def _read(value: Any, hint: Any) -> Any:
         return value
     if optional and value.lower() in ("null", "none", ""):
         return None
+    if value.lower() == "auto" and any(isinstance(rule, Auto) for rule in rules):
+        return 0
     if base is bool:
         return _ON_OFF.get(value.lower(), value)
     if base in (int, float):

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Literal, get_args, get_origin
 
-from clinical_pretrain.config.fields import Pattern, Setting, settings_of
+from clinical_pretrain.config.fields import Auto, Pattern, Setting, settings_of
 from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.config.slurm import SlurmConfig
 from tokenizer_tools.ranges import Range
@@ -91,6 +91,7 @@ def _allowed(setting: Setting) -> str:
     if get_origin(setting.base) is Literal:
         return ", ".join(f"`{choice}`" for choice in get_args(setting.base))
     found = [rule.name for rule in setting.constraints if isinstance(rule, Pattern)]
+    found += ["`auto`" for rule in setting.constraints if isinstance(rule, Auto)]
     return "; ".join([*found, *(_interval(rule) for rule in setting.constraints if isinstance(rule, Range))])
 
 

@@ -42,8 +42,9 @@ class RunConfig:
     larger number at the next resume adds another stage; the same number adds nothing."""
     precision: Annotated[Literal["bf16", "fp16", "fp32"], Resume.FIXED] = "bf16"
     """Precision of the forward and backward pass. The optimizer keeps fp32 weights."""
-    activation_checkpointing: Annotated[Literal["none", "attention", "full"], Resume.FREE] = "full"
-    """What to recompute in the backward pass to save memory: nothing, attention, or whole layers."""
+    activation_checkpointing: Annotated[Literal["none", "attention", "full", "auto"], Resume.FREE] = "full"
+    """What to recompute in the backward pass to save memory: nothing, attention, or whole layers. auto: as little as
+    fits, by the estimates of `clinical-pretrain plan`; nothing on a CPU."""
     compile: Annotated[Literal["auto", "on", "off"], Resume.FREE] = "auto"
     """torch.compile for the layers and the head. auto: on a GPU, except under ZeRO 3, whose hooks break the graph."""
     deepspeed: Annotated[str, PathText(), Resume.FREE] = "ds_configs/zero2.json"
@@ -80,12 +81,12 @@ class RunConfig:
             raise UserError("config: " + "; ".join(faults))
 
     def accumulation_steps(self, world_size: int) -> int:
-        """Micro-batches per optimizer step on each of `world_size` ranks.
+        """Micro-batches per optimizer step on each of `world_size` ranks; with micro-batches of `auto`, sequences.
 
         Raises:
             UserError: the micro-batches of a step can't be divided evenly among the ranks.
         """
-        micro_batches = self.batch.train_batch_size // self.batch.micro_batch_size_per_gpu
+        micro_batches = self.batch.train_batch_size // (self.batch.micro_batch_size_per_gpu or 1)
         if micro_batches % world_size:
             counts = [str(n) for n in range(1, micro_batches + 1) if micro_batches % n == 0]
             raise UserError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from clinical_pretrain.config.data import MaskingConfig
+from clinical_pretrain.config.data import MaskingConfig, capacity
 from clinical_pretrain.data.masking import Vocabulary, mask_sequence
 from clinical_pretrain.data.shards import PackedSequence
 from clinical_pretrain.models.mlm_head import IGNORED
@@ -110,13 +109,3 @@ class Collator:
             padding = (0, most - len(predicted))
             predicted, labels = np.pad(predicted, padding), np.pad(labels, padding, constant_values=IGNORED)
         return predicted, labels
-
-
-def capacity(tokens: int, config: MaskingConfig) -> int:
-    """Upper bound of the positions to predict in a micro-batch of `tokens`, so that all can have one shape: mean + 6
-    standard deviations of what is drawn, rounded up to a multiple of 64. About one micro-batch in 10^9 draws more."""
-    share = config.probability
-    # The tokens of a word are chosen together, which multiplies the variance by the mean, over tokens, of their words'
-    # lengths: below 4 in clinical notes.
-    deviation = math.sqrt(tokens * share * (1 - share) * (4 if config.whole_words else 1))
-    return min(tokens, -(-int(tokens * share + 6 * deviation + 1) // 64) * 64)

@@ -26,7 +26,7 @@ def resolve(config: RunConfig, world_size: int) -> dict[str, Any]:
     Raises:
         UserError: the file is missing or damaged, disagrees with the run config, or leaves an "auto"; with all faults.
     """
-    raw = _load(config.deepspeed)
+    raw = load(config.deepspeed)
     owned = {
         "train_batch_size": config.batch.train_batch_size,
         "train_micro_batch_size_per_gpu": config.batch.micro_batch_size_per_gpu,
@@ -101,7 +101,12 @@ def _is_on_gpu() -> bool:
     return uses_gpu()
 
 
-def _load(name: str) -> dict[str, Any]:
+def load(name: str) -> dict[str, Any]:
+    """A file of ds_configs/ as it is, where it may say "auto"; `none` is stage 0.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
     if name == NO_ZERO:
         return {"zero_optimization": {"stage": 0}}
     path = find_file(name)

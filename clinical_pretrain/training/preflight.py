@@ -17,6 +17,7 @@ from clinical_pretrain.engine.deepspeed_config import resolve, zero_stage
 from clinical_pretrain.resources import find_file
 from clinical_pretrain.run_folder.compatibility import check_ownership
 from clinical_pretrain.run_folder.paths import RunFolder
+from clinical_pretrain.training.auto import as_before, is_auto
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import TOKENIZER_FOLDER, Manifest
 from tokenizer_tools.tokenizer.identity import tokenizer_sha256
@@ -62,7 +63,8 @@ def preflight(config: RunConfig, world_size: int) -> RunSpec:
     """
     check_files(config)
     spec = make_spec(config, world_size)
-    check_folder(spec)
+    if not is_auto(spec.config):  # else it is known on the GPU alone
+        check_folder(spec)
     from clinical_pretrain.models.base_model import fitting_model_config  # imports torch: other mistakes come first
 
     fitting_model_config(config, spec.manifest)
@@ -89,6 +91,7 @@ def make_spec(config: RunConfig, world_size: int) -> RunSpec:
         UserError: something in files, settings or shards can't work.
     """
     manifest = load_shards(Path(config.data.shards))
+    config = as_before(config, world_size)
     return RunSpec(config, resolve(config, world_size), manifest, world_size)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from clinical_pretrain.checkpoint.state import RunState, read_state
 from clinical_pretrain.checkpoint.verify import latest_valid
 from clinical_pretrain.config.run_config import NO_ZERO, RunConfig
 from clinical_pretrain.console import console
-from clinical_pretrain.distributed import Ranks, check_gpu, initialise, own_device, read_environment, uses_gpu
+from clinical_pretrain.distributed import Ranks, initialise, read_environment, uses_gpu
 from clinical_pretrain.engine.build import make_engine
 from clinical_pretrain.engine.deepspeed_internals import parameter_count
 from clinical_pretrain.engine.step_reports import StepReports
@@ -32,15 +31,16 @@ from clinical_pretrain.run_folder.lock import exclusive_lock
 from clinical_pretrain.run_folder.paths import RunFolder
 from clinical_pretrain.run_folder.starts import base_model, lost_steps, read_skipped_samples, record_start
 from clinical_pretrain.slurm_environment import slurm_job
+from clinical_pretrain.training import auto
 from clinical_pretrain.training.batches import Batches
 from clinical_pretrain.training.checkpointer import Checkpointer
+from clinical_pretrain.training.hardware import check_agreement, check_hardware, this_card
 from clinical_pretrain.training.loss_guard import LossGuard
 from clinical_pretrain.training.metrics_writer import MetricsWriter
 from clinical_pretrain.training.preflight import RunSpec, check_folder, make_spec
 from clinical_pretrain.training.run import Progress, Run
 from clinical_pretrain.training.validation import Validation
 from clinical_pretrain.training.watchdog import Watchdog
-from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import copy_files, write_atomically, write_json
 from tokenizer_tools.manifest import TOKENIZER_FOLDER
 
@@ -81,6 +81,8 @@ def open_run(config: RunConfig, stack: ExitStack) -> OpenedRun:
     The watchdog goes onto `stack`: it begins as soon as the ranks meet.
     """
     rank, world_size = read_environment()
+    is_auto = auto.is_auto(config)
+    config = auto.settle(config, world_size, this_card())
     spec = make_spec(config, world_size)
     check_hardware(config)
     memory_is_kept = config.keep_freed_memory and not uses_gpu() and keep_freed_memory()
@@ -88,6 +90,8 @@ def open_run(config: RunConfig, stack: ExitStack) -> OpenedRun:
     model = build_model(config, spec.manifest, spec.zero_stage)
     announce(rank == 0, f"starting DeepSpeed on {world_size} {'rank' if world_size == 1 else 'ranks'}")
     ranks = initialise(config.watchdog.step_timeout_seconds)
+    if is_auto:
+        check_agreement(config, ranks)
     folder = RunFolder(Path(config.run_dir))
     watchdog = Watchdog(ranks, folder, config.watchdog.heartbeat_timeout_seconds, config.watchdog.step_timeout_seconds)
     stack.enter_context(watchdog)
@@ -149,20 +153,6 @@ def announce(is_first: bool, doing: str) -> None:
     """Print what set-up is doing, on rank 0: it takes 10 to 20 s, or longer."""
     if is_first:
         console.progress([doing])
-
-
-def check_hardware(config: RunConfig) -> None:
-    """Check that torch supports this GPU, and the GPU the precision.
-
-    Raises:
-        UserError: it doesn't.
-    """
-    if uses_gpu():
-        check_gpu(own_device(int(os.environ["LOCAL_RANK"])))
-    if config.precision == "fp16" and not uses_gpu():
-        raise UserError("precision fp16: needs a GPU, and none was found; use --precision fp32 or bf16 on a CPU")
-    if config.precision == "bf16" and uses_gpu() and not torch.cuda.is_bf16_supported(False):
-        raise UserError("precision bf16: this GPU has no bf16 (it came with Ampere); use --precision fp16")
 
 
 @contextmanager

@@ -1,0 +1,51 @@
+"""`clinical-pretrain plan`: its options, and what it prints. The facts come from observe/plan.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from clinical_pretrain.commands.options import divide, make_parser, parse, report
+from tokenizer_tools.ranges import Range
+
+
+def plan(argv: Sequence[str]) -> dict[str, Any]:
+    """Estimate what a run will need: memory, time, energy and disk, and which micro-batch would be the fastest."""
+    parser = make_parser("plan", plan.__doc__)
+    parser.add_argument("--gpus", type=int, default=1, help="number of GPUs")
+    parser.add_argument("--gpu", default="h100-80gb", help="model of GPU, such as v100-32gb or a100-80gb")
+    parser.add_argument("--shards", help="shard folder: its length, vocabulary and number of sequences count")
+    parser.add_argument("--sequence_length", type=int, default=4096, help="tokens per sequence, without --shards")
+    parser.add_argument("--gpus_per_node", type=int, default=8, help="number of GPUs in a node")
+    parser.add_argument("--network_gbit", type=float, default=200.0, help="Gbit/s of a node to others, each direction")
+    own, slurm, of_run = divide(argv, parser)
+    args = parse(
+        parser,
+        own,
+        gpus=Range(1, 100_000),
+        sequence_length=Range(64, 1_000_000),
+        gpus_per_node=Range(1, 1000),
+        network_gbit=Range(above=0, maximum=1_000_000),
+    )
+    from clinical_pretrain.config.command_line import load_config
+    from clinical_pretrain.estimate.cards import card_named
+    from clinical_pretrain.estimate.speed import Network
+    from clinical_pretrain.observe import plan as planning
+    from clinical_pretrain.observe.plan_scaling import dominated_from, scaling, table
+
+    card, network = card_named(args.gpu), Network(args.gpus_per_node, args.network_gbit)
+    config, _ = load_config([*of_run, *slurm], needs_file=True)
+    shards = Path(args.shards) if args.shards else None
+    made = planning.make_plan(planning.Asked(config, card, args.gpus, network, args.sequence_length, shards))
+    print("\n".join(planning.report(made)))
+    rows = scaling(made.given, made.shown)
+    print("\nby number of GPUs: as many sequences for each (weak), or for all together as now (strong)")
+    print("\n".join(table(rows)))
+    first = dominated_from(rows)
+    print(
+        f"communication takes more than half of a step from {first:,} GPUs on"
+        if first
+        else "communication takes less than half of a step on all of them"
+    )
+    return report(args, planning.facts(made))

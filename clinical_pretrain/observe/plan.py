@@ -1,0 +1,301 @@
+"""What a run will need before it is started: memory, time, energy and disk. The facts come from estimate/."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from clinical_pretrain.config.run_config import RunConfig
+from clinical_pretrain.engine.deepspeed_config import load
+from clinical_pretrain.estimate.cards import Card
+from clinical_pretrain.estimate.choice import (
+    KINDS,
+    Candidate,
+    Conditions,
+    candidate,
+    candidates,
+    choose,
+    largest_that_fits,
+    possible_sizes,
+)
+from clinical_pretrain.estimate.shapes import parameters, shape_of
+from clinical_pretrain.estimate.speed import Network
+from clinical_pretrain.estimate.zero import ZeroSettings
+from clinical_pretrain.observe.plan_scaling import scaling
+from tokenizer_tools.errors import UserError
+from tokenizer_tools.manifest import Manifest
+
+STAGES = (1, 2, 3)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What `plan` was asked."""
+
+    config: RunConfig
+    card: Card
+    world_size: int
+    network: Network
+    length: int
+    """Tokens per sequence, where there are no shards."""
+    shards: Path | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The answer."""
+
+    given: Conditions
+    notes: list[str]
+    """What differs from the config, in a sentence each."""
+    asked: Candidate | None
+    """As the config has it; None where it leaves it to `auto`."""
+    chosen: Candidate
+    """What would be the fastest under the config's ZeRO file, or under another stage where none fits under it."""
+    others: list[Candidate]
+    """The best of each ZeRO stage and activation checkpointing."""
+    steps: int
+    shards: Path | None
+    manifest: Manifest | None
+    """Of the shards."""
+
+    @property
+    def shown(self) -> Candidate:
+        """What was asked, or else chosen."""
+        return self.asked or self.chosen
+
+
+def make_plan(asked: Asked) -> Plan:
+    """Estimate it all.
+
+    Raises:
+        UserError: the model's shape isn't known, or something isn't covered by the estimates.
+    """
+    manifest = Manifest.load(asked.shards) if asked.shards else None
+    length = manifest.sequence_length if manifest else asked.length
+    model = shape_of(asked.config.model, length, manifest.tokenizer.vocab_size if manifest else None)
+    config, steps, notes = _whole_batch(asked)
+    given = Conditions(config, model, length, asked.card, asked.world_size, asked.network)
+    own = ZeroSettings.of(load(config.deepspeed))
+    given.check(own)
+    stages = [own if stage == own.stage else _shipped(stage) for stage in STAGES]
+    others = list(candidates(given, stages))
+    of_own = [each for each in others if each.zero.stage == own.stage]
+    chosen = choose(of_own if any(each.fits for each in of_own) else others)
+    asked_for = None
+    if isinstance(config.batch.micro_batch_size_per_gpu, int) and config.activation_checkpointing in KINDS:
+        size, each = config.batch.micro_batch_size_per_gpu, config.batch.train_batch_size // asked.world_size
+        if each % size:
+            sizes = ", ".join(map(str, possible_sizes(config.batch.train_batch_size, asked.world_size)))
+            notes.append(
+                f"{asked.world_size} GPUs can't share a step of {config.batch.train_batch_size} sequences in "
+                f"micro-batches of {size}; possible: {sizes}"
+            )
+        else:
+            asked_for = candidate(given, own, config.activation_checkpointing, size)
+    return Plan(given, notes, asked_for, chosen, others, steps, asked.shards, manifest)
+
+
+def _whole_batch(asked: Asked) -> tuple[RunConfig, int, list[str]]:
+    """The config with a batch that the GPUs can share, its number of steps for as many sequences, and what changed."""
+    config, size = asked.config, asked.config.batch.train_batch_size
+    steps = config.max_steps + config.extend
+    if size % asked.world_size == 0:
+        return config, steps, []
+    larger = -(-size // asked.world_size) * asked.world_size
+    fewer = math.ceil(steps * size / larger)
+    counts = [count for count in range(1, size + 1) if size % count == 0]
+    note = (
+        f"{asked.world_size} GPUs can't share batch.train_batch_size {size} evenly: planned with {larger} a step, and "
+        f"{fewer:,} steps for as many sequences; {', '.join(map(str, counts))} GPUs can"
+    )
+    micro = config.batch.micro_batch_size_per_gpu
+    fitting = micro if isinstance(micro, int) and larger % micro == 0 else 1
+    batch = replace(config.batch, train_batch_size=larger, micro_batch_size_per_gpu=fitting)
+    return replace(config, batch=batch), fewer, [note]
+
+
+def _shipped(stage: int) -> ZeroSettings:
+    return ZeroSettings.of(load(f"ds_configs/zero{stage}.json"))
+
+
+def facts(plan: Plan) -> dict[str, Any]:
+    """For --json: the flat figures of what was asked or chosen, then all the rest."""
+    given, shown = plan.given, plan.shown
+    return {
+        **_figures(plan, shown),
+        "is_estimate": True,
+        "source": "chosen" if plan.asked is None else "config",
+        "gpus": given.world_size,
+        "gpu": given.card.name,
+        "train_batch_size": given.config.batch.train_batch_size,
+        "steps": plan.steps,
+        "tokens": plan.steps * given.config.batch.train_batch_size * given.length,
+        "gpu_hours": round(_hours(plan, shown) * given.world_size, 1),
+        "kilowatt_hours": round(_kilowatt_hours(plan, shown), 1),
+        "largest_micro_batch_size": largest_that_fits(given, shown.zero, shown.activation_checkpointing),
+        "memory_gb_by_part": {part: round(size / 1e9, 3) for part, size in shown.memory.by_part.items() if size},
+        "peak_phase": shown.memory.phase,
+        "needed_gb": round(shown.needed_bytes / 1e9, 3),
+        "card_gb": round(given.card.memory_bytes / 1e9, 3),
+        "seconds_of_a_step": {name: round(value, 5) for name, value in asdict(shown.time).items()},
+        "chosen": _figures(plan, plan.chosen),
+        "candidates": [_figures(plan, each) for each in plan.others],
+        "disk_gb": {name: round(size / 1e9, 2) for name, size in disk(plan).items()},
+        "epochs": _epochs(plan),
+        "scaling": [asdict(row) for row in scaling(given, shown)],
+        "notes": plan.notes,
+    }
+
+
+def _figures(plan: Plan, each: Candidate) -> dict[str, Any]:
+    return {
+        "peak_gb_per_gpu": round(each.memory.peak_bytes / 1e9, 3),
+        "tokens_per_second": round(_tokens_per_second(plan, each)),
+        "hours": round(_hours(plan, each), 2),
+        "micro_batch_size_per_gpu": each.micro_batch_size,
+        "checkpointing": each.activation_checkpointing,
+        "fits": each.fits,
+        "zero_stage": each.zero.stage,
+    }
+
+
+def _tokens_per_second(plan: Plan, each: Candidate) -> float:
+    return plan.given.config.batch.train_batch_size * plan.given.length / each.time.total
+
+
+def _hours(plan: Plan, each: Candidate) -> float:
+    return plan.steps * each.time.total / 3600
+
+
+def _kilowatt_hours(plan: Plan, each: Candidate) -> float:
+    return _hours(plan, each) * plan.given.world_size * plan.given.card.watts / 1000
+
+
+def _epochs(plan: Plan) -> float | None:
+    if plan.manifest is None:
+        return None
+    sequences = plan.manifest.splits["train"].sequences
+    if not sequences:
+        raise UserError("--shards: no training sequences in these shards")
+    return round(plan.steps * plan.given.config.batch.train_batch_size / sequences, 2)
+
+
+def disk(plan: Plan) -> dict[str, int]:
+    """Bytes on the disk, by what for: the shards, one checkpoint, all that are kept at once, the export."""
+    every = parameters(plan.given.model)
+    trained, total = (sum(each.numel for each in every if each.is_trained or not only) for only in (True, False))
+    element = 4 if plan.given.config.precision == "fp32" else 2
+    of_checkpoint = 12 * trained + element * total  # fp32 weights and both moments; the weights that compute
+    found = {}
+    if plan.shards is not None:
+        found["shards"] = sum(path.stat().st_size for path in plan.shards.rglob("*") if path.is_file())
+    kept = _checkpoints(plan)
+    return found | {"checkpoint": of_checkpoint, "checkpoints": kept * of_checkpoint, "export": 4 * total}
+
+
+def _checkpoints(plan: Plan) -> int:
+    """Checkpoints that lie on the disk at most: the newest, the best, milestones, and one that is being written."""
+    config = plan.given.config.checkpoint
+    made = plan.steps // config.every_steps if config.every_steps else 1
+    newest = min(made, config.keep_latest) if config.keep_latest else made
+    milestones = plan.steps // config.keep_every_steps if config.keep_every_steps else 0
+    return newest + milestones + config.keep_best + 1
+
+
+def report(plan: Plan) -> Iterator[str]:
+    """The lines that a user reads."""
+    given, shown = plan.given, plan.shown
+    config, model = given.config, given.model
+    tokens = plan.steps * config.batch.train_batch_size * given.length
+    count = sum(each.numel for each in parameters(model))
+    compiled = ", compiled" if given.compiles(shown.zero.stage) else ""
+    yield "An estimate: nothing of it was measured on this GPU."
+    yield (
+        f"{model.family}, {count / 1e6:.1f} M parameters, {given.world_size} x {given.card.name}, {config.precision}, "
+        f"{given.backend} attention{compiled}"
+    )
+    yield (
+        f"{config.batch.train_batch_size} sequences of {given.length:,} tokens a step, {plan.steps:,} steps: "
+        f"{tokens / 1e9:.2f} G tokens"
+    )
+    yield from plan.notes
+    yield ""
+    yield f"{'as in the config' if plan.asked else 'chosen'}: {_name(shown)}"
+    yield from _memory_lines(plan)
+    yield from _time_lines(plan)
+    yield from _disk_lines(plan)
+    yield ""
+    yield "the largest micro-batch that fits, by ZeRO stage and what is computed again:"
+    yield "  ZeRO  computed again  sequences      GB  fits   tokens/s     hours"
+    for each in plan.others:
+        mark = "  <- chosen" if each == plan.chosen else ""
+        yield (
+            f"  {each.zero.stage:>4}  {each.activation_checkpointing:<14}  {each.micro_batch_size:>9}  "
+            f"{each.needed_bytes / 1e9:>6.1f}  {'yes' if each.fits else 'no':<4}  "
+            f"{_tokens_per_second(plan, each):>9,.0f}  {_hours(plan, each):>8,.1f}{mark}"
+        )
+    yield _why(plan)
+
+
+def _name(each: Candidate) -> str:
+    return (
+        f"ZeRO {each.zero.stage}, micro-batches of {each.micro_batch_size}, {each.accumulation_steps} a step on each "
+        f"GPU, activation_checkpointing {each.activation_checkpointing}"
+    )
+
+
+def _memory_lines(plan: Plan) -> Iterator[str]:
+    given, shown = plan.given, plan.shown
+    peak, card = shown.memory.peak_bytes, given.card.memory_bytes
+    parts = sorted(shown.memory.by_part.items(), key=lambda part: -part[1])
+    yield f"  memory    {peak / 1e9:.2f} GB at the peak ({shown.memory.phase}): " + ", ".join(
+        f"{name} {size / 1e9:.2f}" for name, size in parts if size >= 5e6
+    )
+    verdict = "fits" if shown.fits else "does NOT fit"
+    largest = largest_that_fits(given, shown.zero, shown.activation_checkpointing)
+    yield (
+        f"            {shown.needed_bytes / 1e9:.2f} of {card / 1e9:.2f} GB with fragmentation, CUDA and NCCL: "
+        f"{verdict}; at most {largest} sequences would"
+    )
+
+
+def _time_lines(plan: Plan) -> Iterator[str]:
+    given, shown = plan.given, plan.shown
+    time, hours = shown.time, _hours(plan, shown)
+    speed = _tokens_per_second(plan, shown)
+    parts = {"matrix products": time.products, "attention": time.attention, "memory": time.memory,
+             "launches": time.host, "update": time.update, "communication": time.communication}  # fmt: skip
+    shares = ", ".join(f"{name} {part / time.total:.0%}" for name, part in parts.items())
+    yield f"  time      {hours:,.1f} h: {speed:,.0f} tokens/s, {time.total:.3f} s a step ({shares})"
+    yield (
+        f"            {hours * given.world_size:,.1f} GPU-hours, {_kilowatt_hours(plan, shown):,.0f} kWh at "
+        f"{given.card.watts:.0f} W a GPU, without hosts and cooling; validation and saving not counted"
+    )
+
+
+def _disk_lines(plan: Plan) -> Iterator[str]:
+    sizes = disk(plan)
+    shards = f"shards {sizes['shards'] / 1e9:.2f} GB, " if "shards" in sizes else ""
+    yield (
+        f"  disk      {shards}checkpoints {sizes['checkpoints'] / 1e9:.1f} GB ({_checkpoints(plan)} of "
+        f"{sizes['checkpoint'] / 1e9:.2f}), export {sizes['export'] / 1e9:.2f} GB"
+    )
+    if plan.manifest is not None:
+        train = plan.manifest.splits["train"]
+        yield f"  data      {_epochs(plan):,} epochs over {train.sequences:,} sequences, {train.tokens:,} tokens"
+
+
+def _why(plan: Plan) -> str:
+    chosen = plan.chosen
+    if not chosen.fits:
+        return "nothing fits: a larger card, shorter sequences or more GPUs under ZeRO 3 are needed"
+    own = ZeroSettings.of(load(plan.given.config.deepspeed)).stage
+    is_own = chosen.zero.stage == own
+    where = f"under ZeRO {own}, the config's" if is_own else f"of all stages, as none fits under ZeRO {own}"
+    return (
+        f"choice: {_name(chosen)}: the fastest that fits {where} (of those within 2 % the one that needs least memory)"
+    )

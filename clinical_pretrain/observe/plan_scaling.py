@@ -1,0 +1,79 @@
+"""How a run's speed grows with the number of GPUs, by the estimate of time, to 1,024 of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from clinical_pretrain.estimate.choice import Candidate, Conditions
+from clinical_pretrain.estimate.speed import step_time
+
+MOST_GPUS = 1024
+
+
+@dataclass(frozen=True)
+class ScalingRow:
+    """One number of GPUs. Weak: each has as many sequences a step as now. Strong: the step has as many as now."""
+
+    gpus: int
+    weak_tokens_per_second: int
+    weak_efficiency: float
+    """Speed of a GPU over that of one alone."""
+    weak_communication: float
+    """Share of a step that waits for it."""
+    strong_tokens_per_second: int | None
+    """None where a step has too few sequences for so many."""
+    strong_efficiency: float | None
+    strong_communication: float | None
+
+
+def scaling(given: Conditions, chosen: Candidate) -> list[ScalingRow]:
+    """For 1, 2, 4 … GPUs."""
+    rows, alone, strong_alone = [], 0.0, 0.0
+    gpus = 1
+    while gpus <= MOST_GPUS:
+        weak, waits = _speed(given, chosen, gpus, chosen.micro_batch_size, chosen.accumulation_steps)
+        alone = alone or weak
+        strong: tuple[float, float] | None = None
+        each, left = divmod(given.config.batch.train_batch_size, gpus)
+        if each and not left:
+            size = max(size for size in range(1, min(chosen.micro_batch_size, each) + 1) if each % size == 0)
+            strong = _speed(given, chosen, gpus, size, each // size)
+            strong_alone = strong_alone or strong[0]
+        rows.append(
+            ScalingRow(
+                gpus,
+                round(weak),
+                round(weak / gpus / alone, 3),
+                round(waits, 3),
+                round(strong[0]) if strong else None,
+                round(strong[0] / gpus / strong_alone, 3) if strong else None,
+                round(strong[1], 3) if strong else None,
+            )
+        )
+        gpus *= 2
+    return rows
+
+
+def _speed(given: Conditions, chosen: Candidate, gpus: int, size: int, steps: int) -> tuple[float, float]:
+    """Tokens per second of all GPUs, and the share of a step that waits for communication."""
+    batch = replace(given, world_size=gpus).micro_batch(size, chosen.activation_checkpointing, chosen.zero.stage)
+    time = step_time(batch, chosen.zero, given.card, given.network, gpus, steps)
+    return gpus * size * steps * given.length / time.total, time.communication / time.total
+
+
+def dominated_from(rows: list[ScalingRow]) -> int | None:
+    """The fewest GPUs of which more than half a step waits for communication, as the batch grows with them."""
+    return next((row.gpus for row in rows if row.weak_communication > 0.5), None)
+
+
+def table(rows: list[ScalingRow]) -> list[str]:
+    """Lines of a table."""
+    lines = ["  GPUs     tokens/s  efficiency  waits       tokens/s  efficiency"]
+    for row in rows:
+        strong = "-" if row.strong_tokens_per_second is None else f"{row.strong_tokens_per_second:,}"
+        share = "-" if row.strong_efficiency is None else f"{row.strong_efficiency:.0%}"
+        lines.append(
+            f"  {row.gpus:>4}  {row.weak_tokens_per_second:>11,}  {row.weak_efficiency:>10.0%}  "
+            f"{row.weak_communication:>5.0%}    {strong:>11}  {share:>10}"
+        )
+    return lines
