@@ -3,6 +3,7 @@
 # with gcc, binutils, and 3 GB for CUDA's build of torch, which is installed into build/cuda.
 #   benchmarks/gpu_dry_run.sh launches [longformer|bigbird ...]     a minute for each model
 #   benchmarks/gpu_dry_run.sh memory [longformer|bigbird ...]       an hour
+#   benchmarks/gpu_dry_run.sh plan                                  an hour: how near plan's estimates come
 # RESULTS: where figures go; CUDA_TORCH: another folder than build/cuda.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -43,11 +44,15 @@ memory() { # an H100 in bf16, and a V100 in fp16 and without torch.compile
 }
 
 case ${1:-help} in
-    launches | memory) ;;
-    *) sed -n '2,6s/^# \{0,1\}//p' "$0" && exit 2 ;;
+    launches | memory | plan) ;;
+    *) sed -n '2,7s/^# \{0,1\}//p' "$0" && exit 2 ;;
 esac
 part=$1 && shift
 [ $# -gt 0 ] || set -- longformer bigbird
 install
 mkdir -p "$results"
+if [ "$part" = plan ]; then
+    "$python" benchmarks/plan.py gpu --torch "$folder" --results "$results"
+    exec "$python" benchmarks/plan.py fit --torch "$folder" --results "$results"
+fi
 for model in "$@"; do "$part" "$model"; done

@@ -1,8 +1,10 @@
 """How near plan's memory model comes to peaks that were measured, on CUDA's allocator without a GPU and on a CPU.
 
-    benchmarks/gpu_dry_run.sh plan                  # peaks of SETTINGS, half an hour: results/plan_gpu.json
+    benchmarks/gpu_dry_run.sh plan                  # the first two, an hour
+    python benchmarks/plan.py gpu                   # peaks of SETTINGS in the dry run: results/plan_gpu.json
+    python benchmarks/plan.py fit                   # the largest micro-batches that should fit: results/plan_fit.json
     python benchmarks/plan.py cpu                   # peaks of CPU_SETTINGS, five minutes: results/plan_cpu.json
-    python benchmarks/plan.py compare               # both against the model
+    python benchmarks/plan.py compare               # peaks against the model
 
 A setting is measured in a process of its own; those that the file already has are left as they are.
 """
@@ -12,6 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,13 +30,16 @@ import torch
 from common import DTYPES, REPOSITORY, base_config, facts
 from common import peak_memory as peak_memory_of
 
+from clinical_pretrain.config.command_line import load_config
 from clinical_pretrain.config.data import MaskingConfig, capacity
 from clinical_pretrain.config.model import ModelConfig
 from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.estimate.activations import MicroBatch
-from clinical_pretrain.estimate.choice import KINDS
+from clinical_pretrain.estimate.cards import card_named
+from clinical_pretrain.estimate.choice import CUDA_BYTES, KINDS, Conditions, largest_that_fits
 from clinical_pretrain.estimate.memory import pass_memory, peak_memory
-from clinical_pretrain.estimate.shapes import BIGBIRD_BASE, LONGFORMER_BASE
+from clinical_pretrain.estimate.shapes import BIGBIRD_BASE, LONGFORMER_BASE, shape_of
+from clinical_pretrain.estimate.speed import Network
 from clinical_pretrain.estimate.zero import ZeroSettings
 from clinical_pretrain.models.build import install_encoder
 from clinical_pretrain.models.families import family_of
@@ -93,8 +100,11 @@ SETTINGS = (
 )
 
 
-def measure(torch_folder: Path, setting: Setting) -> dict[str, Any]:
-    """gpu_memory.py's result for a setting, in the dry run."""
+def dry_run(torch_folder: Path, setting: Setting, gigabytes: float | None = None) -> dict[str, Any] | None:
+    """gpu_memory.py's result for a setting, in the dry run, on a card of this memory; None where it fails. What was
+    compiled for another setting is forgotten, so that each is the first run of its kind."""
+    for cache in ("inductor", "triton"):
+        shutil.rmtree(torch_folder / f"{cache}-{setting.capability}", ignore_errors=True)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "peaks.json"
         options = {
@@ -109,17 +119,23 @@ def measure(torch_folder: Path, setting: Setting) -> dict[str, Any]:
         }
         command = [sys.executable, RUN, "--torch", torch_folder, "--capability", setting.capability, MEMORY]
         words = [word for option in options.items() for word in option]
-        subprocess.run([str(word) for word in (*command, *words, "--rows", *setting.rows)], check=True,
-                       cwd=REPOSITORY, stdout=subprocess.DEVNULL)  # fmt: skip
+        environment = {**os.environ, **({} if gigabytes is None else {"GPU_GIGABYTES": str(gigabytes)})}
+        done = subprocess.run([str(word) for word in (*command, *words, "--rows", *setting.rows)], cwd=REPOSITORY,
+                              env=environment, capture_output=True, text=True)  # fmt: skip
+        if done.returncode:
+            print(f"{setting.name}: {done.stderr.strip()[-300:]}", flush=True)
+            return None
         found: dict[str, Any] = json.loads(out.read_text())
-    return {**setting._asdict(), "attention": found["attention"], "compiled": found["compiled"],
-            "peak_bytes_by_rows": found["peak_bytes_by_rows"]}  # fmt: skip
-
-
-def begun(out: Path, what: str) -> dict[str, Any]:
-    """What a result file has so far."""
-    found: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"what": what, **facts(), "peaks": []}
     return found
+
+
+def begun(out: Path, what: str, of: str = "peaks") -> dict[str, Any]:
+    """What a result file has so far."""
+    if out.exists():
+        found: dict[str, Any] = json.loads(out.read_text())
+        return found
+    where = {} if "CPU" in what else {"hardware": "no GPU: stand-ins for an sm_70, sm_80 and sm_90"}
+    return {"what": what, **facts(), **where, of: []}
 
 
 def measure_all(torch_folder: Path, out: Path) -> None:
@@ -129,11 +145,52 @@ def measure_all(torch_folder: Path, out: Path) -> None:
     for setting in sorted(SETTINGS, key=lambda setting: setting.world_size):
         if setting.name not in done:
             print("==", setting.name, flush=True)
-            try:
-                result["peaks"].append({"name": setting.name, **measure(torch_folder, setting)})
-            except subprocess.CalledProcessError as error:
-                print(f"{setting.name}: failed ({error.returncode})", flush=True)
+            if found := dry_run(torch_folder, setting):
+                kept = {name: found[name] for name in ("attention", "compiled", "peak_bytes_by_rows")}
+                result["peaks"].append({"name": setting.name, **setting._asdict(), **kept})
             write_json(out, result)
+
+
+FITS = (
+    ("longformer", "v100-16gb", "fp16", "none", 2),
+    ("longformer", "v100-16gb", "fp16", "attention", 1),
+    ("bigbird", "v100-16gb", "fp16", "none", 2),
+    ("bigbird", "v100-32gb", "fp16", "full", 2),
+    ("longformer", "a100-40gb", "bf16", "none", 2),
+    ("bigbird", "a100-40gb", "bf16", "attention", 2),
+    ("longformer", "h100-80gb", "bf16", "none", 1),
+    ("longformer", "h100-80gb", "bf16", "full", 2),
+    ("bigbird", "h100-80gb", "bf16", "none", 2),
+)
+"""Model, card, precision, activation checkpointing and ZeRO stage: the largest micro-batch that should fit is tried."""
+
+
+def try_fits(torch_folder: Path, out: Path) -> None:
+    """The largest micro-batch that fits by the estimate, on a card of the memory that CUDA leaves of it."""
+    result = begun(out, "whether the largest micro-batches that should fit do, on cards of that memory", "runs")
+    done = {run["name"] for run in result["runs"]}
+    for model, gpu, precision, kind, stage in FITS:
+        card, name = card_named(gpu), "_".join(map(str, (model, gpu, precision, kind, stage)))
+        if name in done:
+            continue
+        config, _ = load_config(["--config", f"configs/clinical_{model}.yaml", "--precision", precision])
+        given = Conditions(config, shape_of(config.model, 4096), 4096, card, 1, Network())
+        sequences = largest_that_fits(given, zero_settings(stage), kind)
+        setting = Setting(model, str(card.capability), precision, kind, stage, 4096, (sequences,))
+        print("==", name, sequences, flush=True)
+        found = dry_run(torch_folder, setting, (card.memory_bytes - CUDA_BYTES) / 1e9)
+        result["runs"].append({
+            "name": name, "model": model, "card": gpu, "precision": precision, "activation_checkpointing": kind,
+            "zero_stage": stage, "sequences": sequences, "gigabytes": round(card.memory_bytes / 1e9, 2),
+            "trained": found is not None,
+            "peak_bytes": found["peak_bytes_by_rows"][str(sequences)] if found else None,
+        })  # fmt: skip
+        write_json(out, result)
+
+
+def zero_settings(stage: int) -> ZeroSettings:
+    """Of a file of ds_configs/."""
+    return ZeroSettings.of(json.loads((REPOSITORY / f"ds_configs/zero{stage}.json").read_text()))
 
 
 class Peak(NamedTuple):
@@ -158,7 +215,7 @@ def gpu_peaks(result: dict[str, Any]) -> Iterator[Peak]:
         base = LONGFORMER_BASE if found["model"] == "longformer" else BIGBIRD_BASE
         length = found["length"]
         model = replace(base, max_position_embeddings=length + base.first_position())
-        zero = ZeroSettings.of(json.loads((REPOSITORY / f"ds_configs/zero{found['zero_stage']}.json").read_text()))
+        zero = zero_settings(found["zero_stage"])
         for rows, peak in found["peak_bytes_by_rows"].items():
             count = int(rows)
             batch = MicroBatch(
@@ -258,13 +315,15 @@ def cpu_peaks(result: dict[str, Any]) -> Iterator[Peak]:
 def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["gpu", "cpu", "compare"])
+    parser.add_argument("part", choices=["gpu", "fit", "cpu", "compare"])
     parser.add_argument("--torch", type=Path, default=Path("build/cuda"), help="folder with CUDA's build of torch")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of plan_gpu.json and plan_cpu.json")
     args = parser.parse_args()
     on_gpu, on_cpu = args.results / "plan_gpu.json", args.results / "plan_cpu.json"
     if args.part == "gpu":
         measure_all(args.torch.resolve(), on_gpu)
+    if args.part == "fit":
+        try_fits(args.torch.resolve(), args.results / "plan_fit.json")
     if args.part == "cpu":
         measure_on_cpu(on_cpu)
     peaks = list(gpu_peaks(json.loads(on_gpu.read_text()))) if on_gpu.exists() else []

@@ -18,7 +18,7 @@ from clinical_pretrain.training.signals import hold_signals
 hold_signals()
 make_output_lenient()
 
-from clinical_pretrain.config.command_line import load_config
+from clinical_pretrain.config.command_line import DRY_RUN, load_config
 from clinical_pretrain.engine.deepspeed_config import resolve
 from clinical_pretrain.slurm_environment import rank_variables
 from clinical_pretrain.training.preflight import check_files
@@ -36,6 +36,7 @@ def main() -> int:
     ranks = rank_variables() | dict(os.environ)
     speaks = ranks.get("LOCAL_RANK", "0") == "0"
     argv = [argument for argument in sys.argv[1:] if not argument.startswith("--local_rank")]
+    is_dry, argv = DRY_RUN in argv, [argument for argument in argv if argument != DRY_RUN]
     try:
         config, json_file = load_config(argv, needs_file=True)
         check_files(config)
@@ -44,10 +45,11 @@ def main() -> int:
         if ranks.get("RANK", "0") == "0":
             console.progress(["loading PyTorch, transformers and DeepSpeed"])
         from clinical_pretrain.distributed import shut_down
+        from clinical_pretrain.training.dry_run import dry_run
         from clinical_pretrain.training.train import train
 
         try:
-            summary = train(config)
+            summary = dry_run(config) if is_dry else train(config)
         finally:
             shut_down()
     except UserError as error:

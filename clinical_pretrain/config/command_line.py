@@ -21,6 +21,9 @@ from tokenizer_tools.yaml_files import TextLoader, read_yaml
 if TYPE_CHECKING:
     import jsonargparse
 
+DRY_RUN = "--dry_run"
+"""Flag of a training, which is no setting of it: see training/dry_run.py."""
+
 
 def load_config(argv: Sequence[str], needs_file: bool = False) -> tuple[RunConfig, str | None]:
     """Read the settings of a run from `--config FILE` and dotted overrides. A later value overrides an earlier one.
@@ -109,13 +112,18 @@ def config_parser(program: str = "deepspeed -q clinical_pretrain/run.py") -> jso
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = jsonargparse.ArgumentParser(
         prog=program,
-        usage=f"{program} --config FILE [--key value ...] [--print_config] [--json FILE]",
+        usage=f"{program} --config FILE [--key value ...] [--print_config] [--dry_run] [--json FILE]",
         description="Continue masked-LM pretraining of Longformer or BigBird on a shard folder. DeepSpeed prints "
         "only warnings: DEEPSPEED_LOG_LEVEL=info shows its other messages, deepspeed -q hides its launcher's.",
         formatter_class=HelpFormatter,
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file with settings; options after it override it")
     parser.add_argument("--print_config", action="store_true", help="check the config, print all of it, and exit")
+    parser.add_argument(
+        DRY_RUN,
+        action="store_true",
+        help="only try whether the memory is enough: a step on made-up tokens, nothing is written",
+    )
     parser.add_argument("--json", metavar="FILE", help="also write the run's summary to this file")
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     parser.add_class_arguments(RunConfig)

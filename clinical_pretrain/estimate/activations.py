@@ -195,11 +195,14 @@ class Passes:
             timeline.free("dgelu")
             self._free(name, "inner")
         self._add(ACTIVATIONS, "", dnormed=wide)
-        timeline.free("dinner")
-        self._free(name, "normed")
         if batch.activation_checkpointing == "attention":
+            if not batch.compiled:
+                timeline.free("dinner")
+                self._free(name, "normed")
             self._attention(layer)
-            self._free(name, "normed")
+        self._free(name, "normed")
+        if timeline.is_alive("dinner"):
+            timeline.free("dinner")
         self._add(ACTIVATIONS, "", dsum1=wide, dprojected=wide)
         timeline.free("dnormed", "dsum2")
         self._free(name, "sum1", "dropped1", "statistics1")
@@ -228,7 +231,10 @@ class Passes:
         self._add(ACTIVATIONS, name, normed=batch.wide)
 
     def _free_attention(self, layer: int) -> None:
+        """What the backward pass computes again; compiled code does so with the norm, too."""
         self._free(f"layer{layer}.", *self.batch.attention, "sum1", "dropped1", "statistics1")
+        if self.batch.compiled:
+            self._free(f"layer{layer}.", "normed")
 
     def _feed_forward(self, layer: int) -> None:
         batch, name = self.batch, f"layer{layer}."

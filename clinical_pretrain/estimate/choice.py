@@ -60,8 +60,10 @@ class Conditions:
         return "blocked" if model.family == "bigbird" and model.block_size % 64 else "flex"
 
     def compiles(self, stage: int) -> bool:
-        """Whether layers and head are compiled: as models/build.compiles() on a GPU."""
-        return self.config.compile == "on" or (self.config.compile == "auto" and stage < 3)
+        """Whether layers and head are compiled: as models/build.compiles() on a GPU. With `blocked` attention the
+        estimates are those of code that isn't, which needs more: what is compiled there hasn't been checked."""
+        is_compiled = self.config.compile == "on" or (self.config.compile == "auto" and stage < 3)
+        return is_compiled and self.backend != "blocked"
 
     def check(self, zero: ZeroSettings) -> None:
         """Refuse what the model of memory doesn't know.
@@ -162,3 +164,40 @@ def choose(found: Iterable[Candidate]) -> Candidate:
         return min(every, key=lambda each: each.needed_bytes)
     fastest = min(each.time.total for each in fitting)
     return min((each for each in fitting if each.time.total <= 1.02 * fastest), key=lambda each: each.needed_bytes)
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """A change of settings that needs less memory."""
+
+    option: str
+    """What to add to the command."""
+    result: Candidate
+
+
+def remedies(given: Conditions, now: Candidate, others: Iterable[ZeroSettings]) -> list[Remedy]:
+    """Up to three changes that would make a run fit, the fastest first; those that still don't fit come last.
+
+    Args:
+        given: the run.
+        now: what doesn't fit.
+        others: ZeRO settings of the files that the package brings.
+    """
+    kind, size = now.activation_checkpointing, now.micro_batch_size
+    smaller = [each for each in possible_sizes(given.config.batch.train_batch_size, given.world_size) if each < size]
+    fitting = [each for each in reversed(smaller) if candidate(given, now.zero, kind, each).fits]
+    found = [
+        Remedy(f"--batch.micro_batch_size_per_gpu {each}", candidate(given, now.zero, kind, each))
+        for each in (fitting or smaller)[:1]
+    ]
+    found += [
+        Remedy(f"--activation_checkpointing {each}", candidate(given, now.zero, each, size))
+        for each in KINDS[KINDS.index(kind) + 1 :]
+    ]
+    found += [
+        Remedy(f"--deepspeed ds_configs/zero{zero.stage}.json", candidate(given, zero, kind, size))
+        for zero in others
+        if zero.stage > now.zero.stage and given.world_size > 1
+    ]
+    useful = [each for each in found if each.result.needed_bytes < now.needed_bytes]
+    return sorted(useful, key=lambda each: (not each.result.fits, each.result.time.total))[:3]

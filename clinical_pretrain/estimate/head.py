@@ -28,12 +28,16 @@ class Head:
             if len(self.chunks) > 1:
                 timeline.free(*kept)
 
-    def backward(self) -> None:
+    def backward(self, is_compiling: bool = False) -> None:
         """To `gradient`, of the last layer's output. `decoder`, the gradient of the decoder's weights, stays: they are
-        the embeddings, too."""
+        the embeddings, too. While code is compiled, the autotuner copies the logits, which the gradient replaces
+        (torch/_inductor/runtime/triton_heuristics.py, maybe_clone_args)."""
         batch, timeline = self.batch, self.timeline
         for positions in reversed(self.chunks):
             kept = list(self._chunk(positions)) if len(self.chunks) > 1 else self._kept
+            if batch.compiled and is_compiling:
+                timeline.allocate(HEAD, copy=positions * self._padded * batch.element)
+                timeline.free("copy")
             self._chunk_backward(positions, kept)
         timeline.allocate(ACTIVATIONS, gradient=batch.wide)
         timeline.free("picked")

@@ -29,16 +29,17 @@ class MemoryEstimate:
 def peak_memory(
     batch: MicroBatch, zero: ZeroSettings, world_size: int, accumulation_steps: int, capability: float = 9.0
 ) -> MemoryEstimate:
-    """Replay two optimizer steps: the first has no moments yet, the second has all."""
+    """Replay two optimizer steps: the first has no moments yet; in the second, which has all, code is compiled, as in
+    the first step after a resume."""
     timeline = Timeline()
     sizes = Partitioned(batch.model, world_size)
     parts = (timeline, zero, sizes, batch.element)
     optimizer = Zero3(*parts, world_size) if zero.stage == 3 else Zero12(*parts)
     optimizer.start()
     timeline.allocate(BUFFERS, cublas=CUBLAS_WORKSPACE[capability >= 9])
-    for _ in range(2):
+    for is_compiling in (False, True):
         for is_first, is_last in micro_steps(accumulation_steps):
-            _micro_step(timeline, batch, optimizer, is_first, is_last)
+            _micro_step(timeline, batch, optimizer, is_first, is_last, is_compiling and is_first)
         timeline.phase = "update"
         optimizer.step()
     return MemoryEstimate(timeline.peak_bytes, timeline.peak_phase, timeline.peak_by_part)
@@ -52,7 +53,12 @@ def pass_memory(batch: MicroBatch) -> MemoryEstimate:
 
 
 def _micro_step(
-    timeline: Timeline, batch: MicroBatch, optimizer: Zero12 | Zero3 | NoOptimizer, is_first: bool, is_last: bool
+    timeline: Timeline,
+    batch: MicroBatch,
+    optimizer: Zero12 | Zero3 | NoOptimizer,
+    is_first: bool,
+    is_last: bool,
+    is_compiling: bool = False,
 ) -> None:
     model, passes, head = batch.model, Passes(timeline, batch), Head(timeline, batch)
     of_layer = layer_parameters(model)
@@ -64,7 +70,7 @@ def _micro_step(
         passes.forward(layer)
     timeline.phase = "head"
     head.forward()
-    head.backward()
+    head.backward(is_compiling)
     optimizer.gradient(trained - of_tables - model.num_hidden_layers * of_layer, is_last, is_first)
     timeline.phase = "backward"
     for layer in reversed(range(model.num_hidden_layers)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,10 +57,8 @@ BIGBIRD_BASE = ModelShape("bigbird", 12, 768, 12, 3072, 50358, 4096, type_vocab_
 KNOWN = {
     "allenai/longformer-base-4096": LONGFORMER_BASE,
     "google/bigbird-roberta-base": BIGBIRD_BASE,
-    "yikuan8/Clinical-Longformer": LONGFORMER_BASE,
-    "yikuan8/Clinical-BigBird": BIGBIRD_BASE,
 }
-"""Base models whose shape is known without a download; source: the config.json of each on the Hub."""
+"""The recipes' base models, whose shape is known without a download; source: the config.json of each on the Hub."""
 
 
 def shape_of(config: ModelConfig, length: int, vocab_size: int | None = None) -> ModelShape:
@@ -89,11 +87,28 @@ def shape_of(config: ModelConfig, length: int, vocab_size: int | None = None) ->
             size.block_size,
             size.num_random_blocks,
         )
-    shape = KNOWN.get(config.name_or_path) or _read(config.name_or_path)
-    needed = length + shape.first_position()
-    if needed > shape.max_position_embeddings and config.position_embeddings == "tile":
-        return ModelShape(**{**vars(shape), "max_position_embeddings": needed})
-    return shape
+    shape = _read(config.name_or_path)
+    needed = _padded(length, shape.block_size if shape.family == "bigbird" else 1) + shape.first_position()
+    if needed <= shape.max_position_embeddings:
+        return shape
+    if config.position_embeddings == "tile":
+        return replace(shape, max_position_embeddings=needed)
+    raise UserError(
+        f"{config.name_or_path}: sequences of {length:,} tokens, but the model has "
+        f"{shape.max_position_embeddings - shape.first_position():,} positions; repeat them with "
+        "--model.position_embeddings tile"
+    )
+
+
+_SIZES = (
+    "num_hidden_layers",
+    "hidden_size",
+    "num_attention_heads",
+    "intermediate_size",
+    "vocab_size",
+    "max_position_embeddings",
+)
+"""What every config.json says, by transformers' names."""
 
 
 def _padded(length: int, multiple: int) -> int:
@@ -101,14 +116,16 @@ def _padded(length: int, multiple: int) -> int:
 
 
 def _read(name_or_path: str) -> ModelShape:
-    """From the config.json of a folder, or of the Hub's cache."""
+    """From the config.json of a folder, or of the Hub's cache; that of a recipe's base model is known without."""
     refuse_missing_folder(name_or_path)
     path = Path(name_or_path) / "config.json"
     if not path.is_file():
         from huggingface_hub import try_to_load_from_cache
 
-        cached = try_to_load_from_cache(name_or_path, "config.json")
+        cached = None if Path(name_or_path).is_dir() else try_to_load_from_cache(name_or_path, "config.json")
         if not isinstance(cached, str):
+            if name_or_path in KNOWN:
+                return KNOWN[name_or_path]
             raise UserError(
                 f"{name_or_path}: its config.json isn't here; download the model, or give its folder as "
                 "--model.name_or_path"
@@ -133,16 +150,16 @@ def from_transformers(config: dict[str, Any]) -> ModelShape:
     family = families[config["model_type"]]
     base = LONGFORMER_BASE if family == "longformer" else BIGBIRD_BASE
     window = config.get("attention_window", base.attention_window)
-    return ModelShape(
-        family,
-        *(int(config[name]) for name in ("num_hidden_layers", "hidden_size", "num_attention_heads")),
-        *(int(config[name]) for name in ("intermediate_size", "vocab_size", "max_position_embeddings")),
-        int(config.get("type_vocab_size", base.type_vocab_size)),
-        int(max(window) if isinstance(window, list) else window),
-        int(config.get("block_size", base.block_size)),
-        int(config.get("num_random_blocks", base.num_random_blocks)),
-        float(config.get("hidden_dropout_prob", base.hidden_dropout)),
-        float(config.get("attention_probs_dropout_prob", base.attention_dropout)),
+    sizes: dict[str, Any] = {name: int(config[name]) for name in _SIZES}
+    return replace(
+        base,
+        **sizes,
+        type_vocab_size=int(config.get("type_vocab_size", base.type_vocab_size)),
+        attention_window=int(max(window) if isinstance(window, list) else window),
+        block_size=int(config.get("block_size", base.block_size)),
+        num_random_blocks=int(config.get("num_random_blocks", base.num_random_blocks)),
+        hidden_dropout=float(config.get("hidden_dropout_prob", base.hidden_dropout)),
+        attention_dropout=float(config.get("attention_probs_dropout_prob", base.attention_dropout)),
     )
 
 

@@ -85,18 +85,22 @@ def make_plan(asked: Asked) -> Plan:
     others = list(candidates(given, stages))
     of_own = [each for each in others if each.zero.stage == own.stage]
     chosen = choose(of_own if any(each.fits for each in of_own) else others)
-    asked_for = None
-    if isinstance(config.batch.micro_batch_size_per_gpu, int) and config.activation_checkpointing in KINDS:
-        size, each = config.batch.micro_batch_size_per_gpu, config.batch.train_batch_size // asked.world_size
-        if each % size:
-            sizes = ", ".join(map(str, possible_sizes(config.batch.train_batch_size, asked.world_size)))
-            notes.append(
-                f"{asked.world_size} GPUs can't share a step of {config.batch.train_batch_size} sequences in "
-                f"micro-batches of {size}; possible: {sizes}"
-            )
-        else:
-            asked_for = candidate(given, own, config.activation_checkpointing, size)
-    return Plan(given, notes, asked_for, chosen, others, steps, asked.shards, manifest)
+    return Plan(given, notes, _as_asked(given, own, notes), chosen, others, steps, asked.shards, manifest)
+
+
+def _as_asked(given: Conditions, own: ZeroSettings, notes: list[str]) -> Candidate | None:
+    """What the config has, unless it leaves that to `auto` or the GPUs can't share a step so."""
+    size, kind = given.config.batch.micro_batch_size_per_gpu, given.config.activation_checkpointing
+    if not size or kind not in KINDS:
+        return None
+    sizes = possible_sizes(given.config.batch.train_batch_size, given.world_size)
+    if size in sizes:
+        return candidate(given, own, kind, size)
+    notes.append(
+        f"{given.world_size} GPUs can't share a step of {given.config.batch.train_batch_size} sequences in "
+        f"micro-batches of {size}, but in those of {', '.join(map(str, sizes))}"
+    )
+    return None
 
 
 def _whole_batch(asked: Asked) -> tuple[RunConfig, int, list[str]]:
@@ -113,8 +117,8 @@ def _whole_batch(asked: Asked) -> tuple[RunConfig, int, list[str]]:
         f"{fewer:,} steps for as many sequences; {', '.join(map(str, counts))} GPUs can"
     )
     micro = config.batch.micro_batch_size_per_gpu
-    fitting = micro if isinstance(micro, int) and larger % micro == 0 else 1
-    batch = replace(config.batch, train_batch_size=larger, micro_batch_size_per_gpu=fitting)
+    micro = 0 if micro and larger % micro else micro  # a config must agree with itself
+    batch = replace(config.batch, train_batch_size=larger, micro_batch_size_per_gpu=micro)
     return replace(config, batch=batch), fewer, [note]
 
 
