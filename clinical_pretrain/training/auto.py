@@ -106,7 +106,8 @@ def out_of_memory(config: RunConfig, world_size: int, card: Card | None) -> str:
     given, _ = conditions(config, world_size, card)
     shipped = [ZeroSettings.of(load(f"ds_configs/zero{stage}.json")) for stage in (2, 3)]
     options = [
-        f"{each.option} ({each.result.needed_bytes / 1e9:.1f} GB)" for each in remedies(given, now, shipped)
+        f"{each.option} ({each.result.needed_bytes / 1e9:.1f} GB{'' if each.result.fits else ', not enough alone'})"
+        for each in remedies(given, now, shipped)
     ] or ["a larger GPU"]
     return (
         f"{what} need about {now.needed_bytes / 1e9:.1f} GB of {card.memory_bytes / 1e9:.1f}; best first: "

@@ -17,8 +17,10 @@ from clinical_pretrain.engine.deepspeed_internals import backward
 from clinical_pretrain.models.mlm_head import mean_loss
 from clinical_pretrain.run_folder.starts import record_stop
 from clinical_pretrain.training import validation
+from clinical_pretrain.training.auto import out_of_memory
 from clinical_pretrain.training.checkpointer import begin_save, finish_save, save
 from clinical_pretrain.training.ending import finish, next_command, reason_of_end, save_and_exit
+from clinical_pretrain.training.hardware import this_card
 from clinical_pretrain.training.loss_guard import BadStepsError
 from clinical_pretrain.training.rollback import roll_back
 from clinical_pretrain.training.run import Run
@@ -34,13 +36,17 @@ def train(config: RunConfig) -> dict[str, Any]:
         The run's summary, which is also in `summary.json`: steps, validation_loss_before and _after, and more.
 
     Raises:
-        UserError: something in the config or its files can't work; nothing has been written then.
+        UserError: something in the config or its files can't work, and nothing has been written then; or the GPU's
+            memory isn't enough.
         SystemExit: with code STOPPED or ENDED after a stop signal, once the run is saved.
     """
     with ExitStack() as stack:
         opened = open_run(config, stack)
         summary = report_if_finished(opened)
-        return train_to_end(make_run(opened)) if summary is None else summary
+        try:
+            return train_to_end(make_run(opened)) if summary is None else summary
+        except torch.OutOfMemoryError:
+            raise UserError(out_of_memory(opened.spec.config, opened.spec.world_size, this_card())) from None
 
 
 def report_if_finished(opened: OpenedRun) -> dict[str, Any] | None:

@@ -258,11 +258,18 @@ def test_auto_is_what_plan_chooses_and_a_resume_keeps_it(shards, tmp_path):
     assert (one.batch.micro_batch_size_per_gpu, one.activation_checkpointing) == (1, "none")
     given_size = replace(config, batch=replace(config.batch, micro_batch_size_per_gpu=64))
     assert auto.settle(given_size, 2, card).batch.micro_batch_size_per_gpu == 64
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps({"format_version": 1}))
+    (folder / "config.yaml").write_text(settled.to_yaml())
+    assert auto.as_before(config, 2) == settled == auto.settle(config, 2, replace(card, memory_gib=4))
+    assert auto.as_before(config, 4096).batch.micro_batch_size_per_gpu == 0  # can't be shared so
+    (folder / "run.json").unlink()
     with pytest.raises(UserError, match=r"auto: not even micro-batches of 1 fit: .* of 0\.1 GB"):
         auto.settle(config, 2, replace(card, memory_gib=0.1))
     message = auto.out_of_memory(replace(given_size, activation_checkpointing="none"), 2, replace(card, memory_gib=1))
     assert message.startswith("out of memory: micro-batches of 64 with activation_checkpointing none need about ")
-    assert message.count(" GB)") == 3 and "best first: --" in message
+    assert message.count(" GB") == 4 and "best first: --" in message
 
 
 def test_auto_is_read_as_zero_and_written_back(tmp_path):
