@@ -19,7 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -326,13 +326,22 @@ def main() -> None:
         try_fits(args.torch.resolve(), args.results / "plan_fit.json")
     if args.part == "cpu":
         measure_on_cpu(on_cpu)
-    peaks = list(gpu_peaks(json.loads(on_gpu.read_text()))) if on_gpu.exists() else []
-    peaks += cpu_peaks(json.loads(on_cpu.read_text())) if on_cpu.exists() else []
-    for peak in peaks:
-        print(
-            f"{peak.setting:55s} {peak.measured / 1e9:8.3f} {peak.predicted / 1e9:8.3f} {peak.error:+6.1%} "
-            f"{peak.reserved / 1e9:8.3f} {peak.phase}"
-        )
+    for part, peaks_of in (("gpu", gpu_peaks), ("cpu", cpu_peaks)):
+        if (args.results / f"plan_{part}.json").exists():
+            compare(args.results, part, peaks_of)
+
+
+def compare(results: Path, part: str, peaks_of: Callable[[dict[str, Any]], Iterator[Peak]]) -> None:
+    """Print measured and estimated peaks, and write them."""
+    measured = json.loads((results / f"plan_{part}.json").read_text())
+    found = list(peaks_of(measured))
+    for peak in found:
+        print(f"{peak.setting:55s} {peak.measured / 1e9:8.3f} {peak.predicted / 1e9:8.3f} {peak.error:+6.1%} "
+              f"{peak.reserved / 1e9:8.3f} {peak.phase}")  # fmt: skip
+    rows = [{**peak._asdict(), "error": round(peak.error, 4)} for peak in found]
+    of = {name: measured[name] for name in ("hardware", "versions")}
+    result = {"what": "estimated peaks of memory against measured ones", **facts(), **of, "peaks": rows}
+    write_json(results / f"plan_compared_{part}.json", result)
 
 
 if __name__ == "__main__":

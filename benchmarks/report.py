@@ -64,6 +64,8 @@ def sections() -> Iterator[str]:
         ("One layer's attention", r"attention_.*", ATTENTION_HEAD, attention_rows),
         ("By sequence length", r"lengths_.*", LENGTH_HEAD, length_rows),
         ("Memory by sequences", r"memory_.*", MEMORY_HEAD, memory_row),
+        ("Estimated memory against measured peaks", r"plan_compared_.*", PLAN_HEAD, plan_rows),
+        ("The largest micro-batches that should fit", r"plan_fit", FIT_HEAD, fit_rows),
         ("What a step asks of a GPU", r"launches_.*", LAUNCHES_HEAD, launches_row),
         ("The stock recipe under DeepSpeed", r"run_mlm_baseline_.*", BASELINE_HEAD, baseline_row),
         ("The same function", r"parity_.*", PARITY_HEAD, parity_rows),
@@ -225,6 +227,45 @@ def max_sequences(peaks: dict[int, float], gigabytes: float) -> int:
         if y + (sequences + 1 - x) * (next_y - y) / (next_x - x) > 0.9 * gigabytes:
             return sequences
         sequences += 1
+
+
+PLAN_HEAD = ["model", "on", "precision", "computed again", "ZeRO stage", "tokens", "GPUs", "sequences", "GB, measured",
+             "estimated", "differs by", "at the peak", "GB held by torch"]  # fmt: skip
+FIT_HEAD = ["model", "card", "precision", "computed again", "ZeRO stage", "sequences", "GB, at the peak",
+            "held by torch", "of the card", "trained"]  # fmt: skip
+
+
+def plan_rows(result: dict[str, Any]) -> list[list[Any]]:
+    """Of plan.py compare: of GPUs, or of passes on a CPU, where a name has fewer parts."""
+    rows = []
+    for peak in result["peaks"]:
+        name, _, sequences = peak["setting"].partition(" ")
+        parts = name.split("_")
+        if sequences:
+            model, capability, precision, kind, stage, length, gpus = parts
+            where, reserved = f"sm_{capability.replace('.', '')}", f"{peak['reserved'] / 1e9:.2f}"
+        else:
+            model, layers, precision, kind, length = parts
+            where, stage, gpus, sequences, reserved = f"CPU, {layers} layers", "-", "-", "1", "-"
+        rows.append([
+            MODELS[model], where, precision, RECOMPUTED[kind], stage, f"{int(length):,}", gpus, sequences,
+            f"{peak['measured'] / 1e9:.2f}", f"{peak['predicted'] / 1e9:.2f}", f"{peak['error']:+.1%}", peak["phase"],
+            reserved,
+        ])  # fmt: skip
+    return rows
+
+
+def fit_rows(result: dict[str, Any]) -> list[list[Any]]:
+    """Of plan.py fit."""
+    rows = []
+    for run in result["runs"]:
+        peaks = run["peak_bytes"] or {}
+        rows.append([
+            MODELS[run["model"]], run["card"], run["precision"], RECOMPUTED[run["activation_checkpointing"]],
+            run["zero_stage"], run["sequences"], *(f"{peak / 1e9:.2f}" for peak in peaks.values()),
+            *(["-"] * (2 - len(peaks))), run["gigabytes"], "yes" if run["trained"] else "no",
+        ])  # fmt: skip
+    return rows
 
 
 LAUNCHES_HEAD = ["model", "sequences", "ZeRO stage", "launches", "copies", "fills", "waits", "collectives",

@@ -19,6 +19,8 @@ def plan(argv: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--sequence_length", type=int, default=4096, help="tokens per sequence, without --shards")
     parser.add_argument("--gpus_per_node", type=int, default=8, help="number of GPUs in a node")
     parser.add_argument("--network_gbit", type=float, default=200.0, help="Gbit/s of a node to others, each direction")
+    parser.add_argument("--measured", metavar="RUN", help="run folder whose speed on this GPU corrects the times")
+    parser.add_argument("--plot", metavar="FILE", help="draw the speed by number of GPUs, as PNG, PDF or SVG")
     own, slurm, of_run = divide(argv, parser)
     args = parse(
         parser,
@@ -32,12 +34,16 @@ def plan(argv: Sequence[str]) -> dict[str, Any]:
     from clinical_pretrain.estimate.cards import card_named
     from clinical_pretrain.estimate.speed import Network
     from clinical_pretrain.observe import plan as planning
-    from clinical_pretrain.observe.plan_scaling import dominated_from, scaling, table
+    from clinical_pretrain.observe.plan_scaling import dominated_from, draw, scaling, table
+    from clinical_pretrain.observe.plot import check_format
 
     card, network = card_named(args.gpu), Network(args.gpus_per_node, args.network_gbit)
     config, _ = load_config([*of_run, *slurm], needs_file=True)
-    shards = Path(args.shards) if args.shards else None
-    made = planning.make_plan(planning.Asked(config, card, args.gpus, network, args.sequence_length, shards))
+    shards, measured, plot = (Path(path) if path else None for path in (args.shards, args.measured, args.plot))
+    if plot:
+        check_format(plot)
+    asked = planning.Asked(config, card, args.gpus, network, args.sequence_length, shards, measured)
+    made = planning.make_plan(asked)
     print("\n".join(planning.report(made)))
     rows = scaling(made.given, made.shown)
     print("\nby number of GPUs: as many sequences for each (weak), or for all together as now (strong)")
@@ -48,4 +54,7 @@ def plan(argv: Sequence[str]) -> dict[str, Any]:
         if first
         else "communication takes less than half of a step on all of them"
     )
+    if plot:
+        draw(rows, first, plot)
+        print(f"{plot}: drawn")
     return report(args, planning.facts(made))

@@ -25,8 +25,9 @@ nvidia-smi shows of one that holds no tensor."""
 NCCL_BYTES = 500_000_000
 """Buffers of NCCL, where there are several GPUs. Assumed: 4 MB for each of some 30 channels and their peers."""
 FRAGMENTATION = 0.06
-"""Share of the peak that torch's allocator may hold without being able to use it. In benchmarks/results/plan.json every
-micro-batch chosen with it trains in a dry run on a card of that size."""
+"""Share of the peak that torch's allocator may hold without being able to use it, beside room for the largest tensor.
+Fitted: with it the largest micro-batches train in a dry run on cards of that size (benchmarks/results/plan_fit.json).
+"""
 KINDS = ("none", "attention", "full")
 
 
@@ -115,15 +116,16 @@ def candidate(given: Conditions, zero: ZeroSettings, kind: str, sequences: int) 
     accumulation_steps = max(1, given.config.batch.train_batch_size // (sequences * given.world_size))
     batch = given.micro_batch(sequences, kind, zero.stage)
     memory = peak_memory(batch, zero, given.world_size, accumulation_steps, given.card.capability)
-    needed = needed_bytes(memory.peak_bytes, given.world_size)
+    needed = needed_bytes(memory, given.world_size)
     time = step_time(batch, zero, given.card, given.network, given.world_size, accumulation_steps)
     fits = needed <= given.card.memory_bytes
     return Candidate(zero, kind, sequences, accumulation_steps, memory, needed, fits, time)
 
 
-def needed_bytes(peak_bytes: int, world_size: int) -> int:
-    """Memory of a card that a peak of torch's allocator asks for."""
-    return int(peak_bytes * (1 + FRAGMENTATION)) + CUDA_BYTES + (NCCL_BYTES if world_size > 1 else 0)
+def needed_bytes(memory: MemoryEstimate, world_size: int) -> int:
+    """Memory that a card must have. Torch's allocator may not find the room for the largest tensor in what it holds."""
+    held = int(memory.peak_bytes * (1 + FRAGMENTATION)) + memory.largest_bytes
+    return held + CUDA_BYTES + (NCCL_BYTES if world_size > 1 else 0)
 
 
 def possible_sizes(train_batch_size: int, world_size: int) -> list[int]:

@@ -24,6 +24,8 @@ class MemoryEstimate:
     """What the step is doing then."""
     by_part: dict[str, int]
     """Bytes of each part then."""
+    largest_bytes: int
+    """The largest tensor that a step allocates, for which there must be room in one piece."""
 
 
 def peak_memory(
@@ -37,19 +39,20 @@ def peak_memory(
     optimizer = Zero3(*parts, world_size) if zero.stage == 3 else Zero12(*parts)
     optimizer.start()
     timeline.allocate(BUFFERS, cublas=CUBLAS_WORKSPACE[capability >= 9])
+    timeline.largest_bytes = 0  # weights and optimizer come before anything is in pieces
     for is_compiling in (False, True):
         for is_first, is_last in micro_steps(accumulation_steps):
             _micro_step(timeline, batch, optimizer, is_first, is_last, is_compiling and is_first)
         timeline.phase = "update"
         optimizer.step()
-    return MemoryEstimate(timeline.peak_bytes, timeline.peak_phase, timeline.peak_by_part)
+    return MemoryEstimate(timeline.peak_bytes, timeline.peak_phase, timeline.peak_by_part, timeline.largest_bytes)
 
 
 def pass_memory(batch: MicroBatch) -> MemoryEstimate:
     """Replay one forward and backward pass: activations and gradients, not weights and optimizer. On a CPU, too."""
     timeline = Timeline()
     _micro_step(timeline, batch, NoOptimizer(timeline, Partitioned(batch.model, 1), batch.element), True, True)
-    return MemoryEstimate(timeline.peak_bytes, timeline.peak_phase, timeline.peak_by_part)
+    return MemoryEstimate(timeline.peak_bytes, timeline.peak_phase, timeline.peak_by_part, timeline.largest_bytes)
 
 
 def _micro_step(

@@ -18,6 +18,8 @@ class Timeline:
         self.peak_phase = self.phase
         self.peak_by_part: dict[str, int] = {}
         """Bytes of each part at the peak."""
+        self.largest_bytes = 0
+        """Of a tensor that is allocated in a step."""
 
     def allocate(self, part: str, **tensors: float) -> None:
         """Tensors of these names and numbers of bytes. A name that is alive is an error of the replay."""
@@ -26,6 +28,7 @@ class Timeline:
             self._alive[name] = part, int(size)
             self._by_part[part] += int(size)
             self._total += int(size)
+            self.largest_bytes = max(self.largest_bytes, int(size))
         if self._total > self.peak_bytes:
             self.peak_bytes, self.peak_phase, self.peak_by_part = self._total, self.phase, dict(self._by_part)
 

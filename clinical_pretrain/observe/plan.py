@@ -24,6 +24,7 @@ from clinical_pretrain.estimate.choice import (
 from clinical_pretrain.estimate.shapes import parameters, shape_of
 from clinical_pretrain.estimate.speed import Network
 from clinical_pretrain.estimate.zero import ZeroSettings
+from clinical_pretrain.observe.plan_measured import Measurement, measurement
 from clinical_pretrain.observe.plan_scaling import scaling
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import Manifest
@@ -42,6 +43,8 @@ class Asked:
     length: int
     """Tokens per sequence, where there are no shards."""
     shards: Path | None = None
+    measured: Path | None = None
+    """A run folder, whose speed corrects the estimate."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ class Plan:
     shards: Path | None
     manifest: Manifest | None
     """Of the shards."""
+    measurement: Measurement | None = None
+    """By which times are scaled."""
 
     @property
     def shown(self) -> Candidate:
@@ -85,7 +90,9 @@ def make_plan(asked: Asked) -> Plan:
     others = list(candidates(given, stages))
     of_own = [each for each in others if each.zero.stage == own.stage]
     chosen = choose(of_own if any(each.fits for each in of_own) else others)
-    return Plan(given, notes, _as_asked(given, own, notes), chosen, others, steps, asked.shards, manifest)
+    measured = measurement(asked.measured, asked.card, asked.network) if asked.measured else None
+    as_asked = _as_asked(given, own, notes)
+    return Plan(given, notes, as_asked, chosen, others, steps, asked.shards, manifest, measured)
 
 
 def _as_asked(given: Conditions, own: ZeroSettings, notes: list[str]) -> Candidate | None:
@@ -132,6 +139,7 @@ def facts(plan: Plan) -> dict[str, Any]:
     return {
         **_figures(plan, shown),
         "is_estimate": True,
+        "measured_over_estimated": round(plan.measurement.factor, 3) if plan.measurement else None,
         "source": "chosen" if plan.asked is None else "config",
         "gpus": given.world_size,
         "gpu": given.card.name,
@@ -168,11 +176,13 @@ def _figures(plan: Plan, each: Candidate) -> dict[str, Any]:
 
 
 def _tokens_per_second(plan: Plan, each: Candidate) -> float:
-    return plan.given.config.batch.train_batch_size * plan.given.length / each.time.total
+    factor = plan.measurement.factor if plan.measurement else 1.0
+    return factor * plan.given.config.batch.train_batch_size * plan.given.length / each.time.total
 
 
 def _hours(plan: Plan, each: Candidate) -> float:
-    return plan.steps * each.time.total / 3600
+    tokens = plan.steps * plan.given.config.batch.train_batch_size * plan.given.length
+    return tokens / _tokens_per_second(plan, each) / 3600
 
 
 def _kilowatt_hours(plan: Plan, each: Candidate) -> float:
@@ -217,7 +227,7 @@ def report(plan: Plan) -> Iterator[str]:
     tokens = plan.steps * config.batch.train_batch_size * given.length
     count = sum(each.numel for each in parameters(model))
     compiled = ", compiled" if given.compiles(shown.zero.stage) else ""
-    yield "An estimate: nothing of it was measured on this GPU."
+    yield _what_it_is(plan.measurement)
     yield (
         f"{model.family}, {count / 1e6:.1f} M parameters, {given.world_size} x {given.card.name}, {config.precision}, "
         f"{given.backend} attention{compiled}"
@@ -243,6 +253,15 @@ def report(plan: Plan) -> Iterator[str]:
             f"{_tokens_per_second(plan, each):>9,.0f}  {_hours(plan, each):>8,.1f}{mark}"
         )
     yield _why(plan)
+
+
+def _what_it_is(measured: Measurement | None) -> str:
+    if measured is None:
+        return "An estimate: nothing of it was measured on this GPU."
+    return (
+        f"An estimate, its times scaled by {measured.factor:.2f}: {measured.run} trained "
+        f"{measured.tokens_per_second:,.0f} tokens/s on this GPU, where {measured.estimated:,.0f} were estimated."
+    )
 
 
 def _name(each: Candidate) -> str:

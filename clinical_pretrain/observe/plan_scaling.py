@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from clinical_pretrain.estimate.choice import Candidate, Conditions
 from clinical_pretrain.estimate.speed import step_time
@@ -64,6 +65,32 @@ def _speed(given: Conditions, chosen: Candidate, gpus: int, size: int, steps: in
 def dominated_from(rows: list[ScalingRow]) -> int | None:
     """The fewest GPUs of which more than half a step waits for communication, as the batch grows with them."""
     return next((row.gpus for row in rows if row.weak_communication > 0.5), None)
+
+
+def draw(rows: list[ScalingRow], dominated: int | None, out: Path) -> None:
+    """Speed against the number of GPUs, weak and strong, and the number from which communication dominates."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.5), dpi=120)
+    gpus = [row.gpus for row in rows]
+    axes.plot(gpus, [rows[0].weak_tokens_per_second * count for count in gpus], ":", color="grey", label="ideal")
+    axes.plot(gpus, [row.weak_tokens_per_second for row in rows], marker="o", markersize=4, label="weak")
+    strong = [(row.gpus, row.strong_tokens_per_second) for row in rows if row.strong_tokens_per_second is not None]
+    axes.plot(*zip(*strong, strict=True), marker="s", markersize=4, label="strong")
+    if dominated:
+        axes.axvline(dominated, color="#b2182b", linewidth=0.8, label="communication: over half of a step")
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(gpus, [f"{count:,}" for count in gpus], fontsize=8)
+    axes.set(xlabel="GPUs", ylabel="tokens/s (estimate)")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(out)
+    pyplot.close(figure)
 
 
 def table(rows: list[ScalingRow]) -> list[str]:

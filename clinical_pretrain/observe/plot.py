@@ -15,6 +15,12 @@ from tokenizer_tools.manifest import held_out
 FORMATS = (".png", ".pdf", ".svg")
 
 
+def check_format(out: Path) -> None:
+    """Refuse the name of a picture that doesn't end with one of `FORMATS`, by a UserError."""
+    if out.suffix.lower() not in FORMATS:
+        raise UserError(f"{out}: unknown kind of picture; the name must end with {', '.join(FORMATS)}")
+
+
 def plot_loss(run_dir: Path, out: Path | None = None) -> dict[str, Any]:
     """Draw training and validation loss against optimizer steps.
 
@@ -28,8 +34,8 @@ def plot_loss(run_dir: Path, out: Path | None = None) -> dict[str, Any]:
     folder = RunFolder(run_dir)
     if not folder.exists:
         raise no_run(run_dir)
-    if out is not None and out.suffix.lower() not in FORMATS:
-        raise UserError(f"{out}: unknown kind of picture; the name must end with {', '.join(FORMATS)}")
+    if out is not None:
+        check_format(out)
     train, validation = (
         [line for line in read_metrics(folder, kind) if line["loss"] is not None] for kind in ("train", "validation")
     )

@@ -21,6 +21,8 @@ from clinical_pretrain.estimate.zero import ZeroSettings
 from clinical_pretrain.models import choose_backend, flops, mlm_head
 from clinical_pretrain.models.base_model import random_config
 from clinical_pretrain.models.families import FAMILIES, family_named
+from clinical_pretrain.run_folder import metrics
+from clinical_pretrain.run_folder.paths import RunFolder
 from clinical_pretrain.training import auto
 from tokenizer_tools.errors import UserError
 
@@ -234,6 +236,51 @@ def test_plan_starts_without_torch():
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def run_on(folder, device, speeds, config):
+    """A run folder of a run on two GPUs, with these tokens per second in its metrics."""
+    run = RunFolder(folder)
+    folder.mkdir()
+    start = {"device": device, "world_size": 2, "config": config.to_dict()}
+    run.write_run({"starts": [start]})
+    run.write_versioned(run.data_file, {"sequence_length": 4096})
+    same = {"format_version": metrics.FORMAT_VERSION, "kind": "train", "start": 0}
+    lines = [{**same, "step": 10 * step, "tokens_per_second": speed} for step, speed in enumerate(speeds, 1)]
+    run.metrics_file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+
+def test_a_measured_run_scales_the_times(tmp_path, capsys):
+    config = given(CONFIGS[0]).config
+    run_on(tmp_path / "run", "NVIDIA H100 80GB HBM3", [1.0, 9e5, 1e6, 1.2e6], config)
+    run_on(tmp_path / "short", "NVIDIA H100 80GB HBM3", [1.0, 9e5], config)
+    out = tmp_path / "plan.json"
+
+    def found(*words):
+        assert plan("--gpus", "2", "--json", str(out), *words) == 0
+        return json.loads(out.read_text())
+
+    plain, scaled = found(), found("--measured", str(tmp_path / "run"))
+    factor = 1e6 / plain["tokens_per_second"]
+    assert plain["measured_over_estimated"] is None
+    assert scaled["measured_over_estimated"] == pytest.approx(factor, abs=1e-3)
+    assert scaled["tokens_per_second"] == 1_000_000
+    assert scaled["hours"] == pytest.approx(plain["hours"] / factor, rel=0.02)
+    assert "trained 1,000,000 tokens/s on this GPU" in capsys.readouterr().out
+    for run, gpu, message in (
+        ("run", "a100-80gb", "trained on NVIDIA H100 80GB HBM3, not on a100-80gb"),
+        ("short", "h100-80gb", "only 1 lines of metrics after the first; 3 are needed"),
+        ("none", "h100-80gb", "not a run folder"),
+    ):
+        assert plan("--gpu", gpu, "--measured", str(tmp_path / run)) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_scaling_is_drawn(tmp_path, capsys):
+    assert plan("--plot", str(tmp_path / "scaling.svg")) == 0
+    assert "<svg" in (tmp_path / "scaling.svg").read_text()
+    assert plan("--plot", "scaling.jpg") == 2
+    assert "unknown kind of picture" in capsys.readouterr().err
+
+
 # auto ---------------------------------------------------------------------------------------------------------------
 
 
@@ -258,13 +305,13 @@ def test_auto_is_what_plan_chooses_and_a_resume_keeps_it(shards, tmp_path):
     assert (one.batch.micro_batch_size_per_gpu, one.activation_checkpointing) == (1, "none")
     given_size = replace(config, batch=replace(config.batch, micro_batch_size_per_gpu=64))
     assert auto.settle(given_size, 2, card).batch.micro_batch_size_per_gpu == 64
-    folder = tmp_path / "run"
-    folder.mkdir()
-    (folder / "run.json").write_text(json.dumps({"format_version": 1}))
-    (folder / "config.yaml").write_text(settled.to_yaml())
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    folder.write_run({})
+    folder.config_file.write_text(settled.to_yaml())
     assert auto.as_before(config, 2) == settled == auto.settle(config, 2, replace(card, memory_gib=4))
     assert auto.as_before(config, 4096).batch.micro_batch_size_per_gpu == 0  # can't be shared so
-    (folder / "run.json").unlink()
+    folder.run_file.unlink()
     with pytest.raises(UserError, match=r"auto: not even micro-batches of 1 fit: .* of 0\.1 GB"):
         auto.settle(config, 2, replace(card, memory_gib=0.1))
     message = auto.out_of_memory(replace(given_size, activation_checkpointing="none"), 2, replace(card, memory_gib=1))
