@@ -208,7 +208,7 @@ class Passes:
         self._free(name, "sum1", "dropped1", "statistics1")
         if timeline.is_alive("norm"):
             timeline.free("norm")
-        self._add(ACTIVATIONS, "", dout=wide)
+        self._add(ACTIVATIONS, "", dattended=wide)
         timeline.free("dprojected")
         self._attention_backward(layer)
         timeline.free("layer_gradients", "dsum1", f"hidden{layer}")
@@ -222,7 +222,8 @@ class Passes:
         self._free("embedding.", "sum", "dropped", "statistics")
         self._add("gradients", "", table=table)
         self._free("embedding.", "ids")
-        self.timeline.free("dsum", "table", "decoder", "masks")
+        self._add("gradients", "", summed=table)
+        self.timeline.free("dsum", "table", "decoder", "summed", "masks")
 
     def _attention(self, layer: int) -> None:
         batch, name = self.batch, f"layer{layer}."
@@ -245,7 +246,7 @@ class Passes:
         batch, timeline = self.batch, self.timeline
         self._add(ACTIVATIONS, "", **batch.attention_gradients)
         self._free(f"layer{layer}.", *batch.attention)
-        timeline.free("dout")
+        timeline.free("dattended")
         if batch.joins_projections:
             self._add(ACTIVATIONS, "", joined=3 * batch.wide)
         timeline.free(*batch.attention_gradients)

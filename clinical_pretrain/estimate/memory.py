@@ -14,6 +14,10 @@ CUBLAS_WORKSPACE = {True: 32 << 20, False: (8 << 20) + (128 << 10)}
 """Bytes that torch keeps for cuBLAS, from Hopper on and before: aten/src/ATen/cuda/CublasHandlePool.cpp,
 parseChosenWorkspaceSize."""
 
+CPU_LIBRARIES = 80_000_000
+"""Bytes that a process on a CPU takes beside tensors in a pass, for buffers of MKL and oneDNN, and in glibc's pages.
+Fitted to benchmarks/results/plan_cpu.json: torch's profiler shows that the tensors themselves are as replayed."""
+
 
 @dataclass(frozen=True)
 class MemoryEstimate:
@@ -51,6 +55,8 @@ def peak_memory(
 def pass_memory(batch: MicroBatch) -> MemoryEstimate:
     """Replay one forward and backward pass: activations and gradients, not weights and optimizer. On a CPU, too."""
     timeline = Timeline()
+    if batch.on_cpu:
+        timeline.allocate("libraries", libraries=CPU_LIBRARIES)
     _micro_step(timeline, batch, NoOptimizer(timeline, Partitioned(batch.model, 1), batch.element), True, True)
     return MemoryEstimate(timeline.peak_bytes, timeline.peak_phase, timeline.peak_by_part, timeline.largest_bytes)
 

@@ -3,12 +3,14 @@ runtime/zero/stage_1_and_2.py and stage3.py; names of functions below are theirs
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from clinical_pretrain.estimate.shapes import ModelShape, Parameter, parameters
 from clinical_pretrain.estimate.timeline import Timeline
+from tokenizer_tools.errors import UserError
 
 WEIGHTS, GRADIENTS, OPTIMIZER, BUFFERS = "weights", "gradients", "optimizer", "buffers"
 ALIGNMENT = 2
@@ -29,17 +31,28 @@ class ZeroSettings:
 
     @classmethod
     def of(cls, config: dict[str, Any]) -> ZeroSettings:
-        """Of a DeepSpeed config, where it may say "auto"; defaults as DeepSpeed's."""
+        """Of a DeepSpeed config; defaults as DeepSpeed's.
+
+        Raises:
+            UserError: a number isn't one.
+        """
         zero = config.get("zero_optimization", {})
-        stage = int(zero.get("stage", 0))
+        stage = _number(zero, "stage", 0)
         return cls(
             stage,
-            int(zero.get("reduce_bucket_size", cls.reduce_bucket_size)),
+            _number(zero, "reduce_bucket_size", cls.reduce_bucket_size),
             bool(zero.get("overlap_comm", stage == 3)),
-            int(zero.get("stage3_prefetch_bucket_size", cls.prefetch_bucket_size)),
-            int(zero.get("stage3_param_persistence_threshold", cls.persistence_threshold)),
+            _number(zero, "stage3_prefetch_bucket_size", cls.prefetch_bucket_size),
+            _number(zero, "stage3_param_persistence_threshold", cls.persistence_threshold),
             any(name in zero for name in ("offload_optimizer", "offload_param")),
         )
+
+
+def _number(zero: dict[str, Any], name: str, default: int) -> int:
+    value = zero.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UserError(f"zero_optimization.{name} is {json.dumps(value)}, must be a number")
+    return int(value)
 
 
 class Partitioned:
@@ -86,6 +99,8 @@ class Zero12:
     def __init__(self, timeline: Timeline, settings: ZeroSettings, sizes: Partitioned, element: int) -> None:
         self.timeline, self.settings, self.sizes, self.element = timeline, settings, sizes, element
         self._in_bucket = 0
+        self._kept = 0
+        """Elements of gradients that stage 1 keeps until the last micro-step."""
         self._steps = 0
 
     def start(self) -> None:
@@ -102,13 +117,12 @@ class Zero12:
             timeline.allocate(BUFFERS, buckets=count * settings.reduce_bucket_size * self.element)
             self._in_bucket = 0
         if settings.stage == 1:
-            kept = self._kept_gradients
             if not is_boundary:
                 if is_first:
-                    self._set_kept(kept + elements)
+                    self._keep(self._kept + elements)
                 return
             if not is_first:
-                self._set_kept(kept - elements)
+                self._keep(self._kept - elements)
         if self._in_bucket + elements > settings.reduce_bucket_size:
             self._reduce()
         self._in_bucket += elements
@@ -138,11 +152,7 @@ class Zero12:
             timeline.free("in_fp32")
         self._steps += 1
 
-    @property
-    def _kept_gradients(self) -> int:
-        return self.__dict__.get("_kept", 0)
-
-    def _set_kept(self, elements: int) -> None:
+    def _keep(self, elements: int) -> None:
         if self.timeline.is_alive("kept"):
             self.timeline.free("kept")
         self._kept = elements
@@ -171,7 +181,6 @@ class Zero3:
         sizes, timeline, element = self.sizes, self.timeline, self.element
         own = sum(-(-each.numel // self.world_size) for each in sizes.every)
         trained = sum(-(-each.numel // self.world_size) for each in sizes.every if each.is_trained)
-        self._trained = trained
         whole = sum(each.numel for each in sizes.every if each.numel <= self.settings.persistence_threshold)
         timeline.allocate(WEIGHTS, weights=own * element)
         if self.world_size > 1:

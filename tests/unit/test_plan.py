@@ -226,6 +226,12 @@ def test_mistakes_end_in_one_line(words, message, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_a_deepspeed_file_that_leaves_an_auto_is_refused(tmp_path, capsys):
+    (tmp_path / "zero.json").write_text('{"zero_optimization": {"stage": 2, "reduce_bucket_size": "auto"}}')
+    assert plan("--deepspeed", str(tmp_path / "zero.json")) == 2
+    assert 'zero_optimization.reduce_bucket_size is "auto", must be a number' in capsys.readouterr().err
+
+
 def test_plan_starts_without_torch():
     code = (
         "import sys\nfrom clinical_pretrain.cli import main\n"
