@@ -78,7 +78,7 @@ def make(args: argparse.Namespace, accumulation_steps: int = ACCUMULATION_STEPS)
 
         torch.cuda.set_device(0)
         os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": str(args.world_size)}
-        torch.distributed.init_process_group("fake", FakeStore(), rank=0, world_size=args.world_size)
+        torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=args.world_size)
         import deepspeed
 
         deepspeed.init_distributed("nccl", verbose=False)

@@ -159,7 +159,7 @@ FITS = (
     ("longformer", "a100-40gb", "bf16", "none", 2),
     ("bigbird", "a100-40gb", "bf16", "attention", 2),
     ("longformer", "h100-80gb", "bf16", "none", 1),
-    ("longformer", "h100-80gb", "bf16", "full", 2),
+    ("longformer", "v100-32gb", "fp16", "full", 1),
     ("bigbird", "h100-80gb", "bf16", "none", 2),
 )
 """Model, card, precision, activation checkpointing and ZeRO stage: the largest micro-batch that should fit is tried."""

@@ -117,6 +117,16 @@ class MicroBatch:
         return 1 + self.model.attention_window // self._query_block
 
     @property
+    def _products_of_head(self) -> int:
+        """Bytes of one head's weights and two gradients of them, and BigBird's gathered keys and values with theirs."""
+        model = self.model
+        if model.family == "longformer":
+            return 3 * self.tokens * self._windows_over_block * self._query_block * self.element
+        seen = 5 + model.num_random_blocks
+        gathered = 4 * seen * self.wide // model.num_attention_heads
+        return 3 * self.tokens * seen * model.block_size * self.element + gathered
+
+    @property
     def attention_gradients(self) -> dict[str, int]:
         """Bytes of the gradients of what attention is given, as its kernel returns them."""
         gradients = dict.fromkeys(("dq", "dk", "dv"), self.wide)
@@ -126,6 +136,8 @@ class MicroBatch:
             gradients |= dict.fromkeys(("dk", "dv"), self._windows_over_block * self.wide)
         elif self.backend == "blocked" and not self.on_cpu:
             gradients |= {"dk": self.attention["k_seen"], "dv": self.attention["v_seen"]}
+        if self.on_cpu and self.precision != "fp32":  # one head after the other, by products
+            gradients["of_head"] = self._products_of_head
         return gradients
 
 

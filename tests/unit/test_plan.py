@@ -67,7 +67,8 @@ def test_memory_is_near_the_stored_peaks(part, most, count):
 
 def test_stored_peaks_cover_what_the_estimates_are_for():
     found = json.loads((RESULTS / "plan_gpu.json").read_text())["peaks"]
-    covered = {name: {peak[name] for peak in found} for name in found[0]}
+    names = {*found[0]} - {"rows", "peak_bytes_by_rows"}
+    covered = {name: {peak[name] for peak in found} for name in names}
     assert covered["model"] == {"longformer", "bigbird"} and covered["capability"] == {"7.0", "8.0", "9.0"}
     assert covered["precision"] == {"bf16", "fp16"} and covered["activation_checkpointing"] == {*choice.KINDS}
     assert covered["zero_stage"] == {1, 2, 3} and covered["length"] == {4096, 16384}
