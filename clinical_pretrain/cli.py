@@ -16,6 +16,7 @@ from clinical_pretrain.commands.evaluate import evaluate, finetune, submit_evalu
 from clinical_pretrain.commands.files import show
 from clinical_pretrain.commands.observe import plot, status
 from clinical_pretrain.commands.release import export, push
+from clinical_pretrain.commands.report import compare, report
 from clinical_pretrain.commands.run import run
 from clinical_pretrain.commands.table import table
 from clinical_pretrain.commands.tasks import tasks
@@ -50,6 +51,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], dict[str, Any]]] = {
     "submit": submit,
     "submit-shards": submit_shards,
     "status": status,
+    "report": report,
+    "compare": compare,
     "demo": demo,
     "chaos": chaos,
     "make-notes": make_notes,

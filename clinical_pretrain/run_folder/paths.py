@@ -118,6 +118,11 @@ class RunFolder:
         """Folder of one step's checkpoint."""
         return self.checkpoints / f"step-{step}"
 
+    def validation_losses(self, step: int) -> Path:
+        """File of a validation's losses by held-out sequence: NumPy arrays `sequence` (int64, number in the split),
+        `loss` (float64, sum in nats over the masked tokens) and `predicted` (int64, masked tokens). No text."""
+        return self.path / "validation_losses" / f"step-{step}.npz"
+
     def saved_steps(self) -> list[int]:
         """Steps that have a checkpoint, ascending. `checkpoint.verify` tells whether its files are still intact."""
         names = (path.name for path in self.checkpoints.glob("step-*"))

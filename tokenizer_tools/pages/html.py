@@ -65,3 +65,9 @@ def figure(svg: str, caption: str) -> str:
 def details(summary: str, content: str) -> str:
     """HTML that is shown when its summary is opened."""
     return f"<details><summary>{escape(summary)}</summary>{content}</details>"
+
+
+def paragraph(text: str, css_class: str = "") -> str:
+    """A paragraph of escaped text."""
+    attribute = f' class="{css_class}"' if css_class else ""
+    return f"<p{attribute}>{escape(text)}</p>"

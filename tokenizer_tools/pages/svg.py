@@ -17,7 +17,15 @@ INK, MUTED, GRID, PAPER = "#1f2328", "#5b6570", "#d8dde3", "#ffffff"
 """Text, lesser text, lines, background."""
 MAIN, SECOND = "#0072b2", "#b84e00"
 """Two colours that the colour-blind can tell apart (Okabe and Ito, 2008)."""
-_VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", MAIN: "main", SECOND: "second", PAPER: "paper"}
+SERIES = (MAIN, SECOND, "#00785a", "#a0357a", "#7a5c00", "#4b5563")
+"""Colours of lines; with other dashes where there are more."""
+_VARIABLES = {
+    INK: "ink",
+    MUTED: "muted",
+    GRID: "grid",
+    PAPER: "paper",
+    **dict(zip(SERIES, ("main", "second", "third", "fourth", "fifth", "sixth"), strict=True)),
+}
 """The CSS variables that stand for them on a page."""
 _STYLE = {
     "axes.axisbelow": True,
@@ -74,21 +82,20 @@ def svg(figure: Any, metadata: Mapping[str, str]) -> str:
     return "\n".join(line.rstrip(" \t") for line in stream.getvalue().split("\n"))
 
 
-def page_svg(figure: Any, name: str, alternative: str = "", colours: Mapping[str, str] | None = None) -> str:
+def page_svg(figure: Any, name: str, alternative: str = "") -> str:
     """A figure as an SVG element for a page, whose style gives the colours: `--ink` and the others.
 
     Args:
         figure: matplotlib's, drawn in the style `none`.
         name: what the ids in it begin with.
         alternative: text for who can't see it; empty: screen readers skip the plot.
-        colours: more colours and their CSS variables.
     """
     text = svg(figure, {})
     text = re.sub(r"<(metadata|style)\b.*?</\1>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r' (?:width|height)="[\d.]+pt"', "", text, count=2)
     text = re.sub(r" font-family: [^;]+;", "", text)
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)  # ids are of the whole page
-    for colour, variable in {**_VARIABLES, **(colours or {})}.items():
+    for colour, variable in _VARIABLES.items():
         text = text.replace(colour, f"var(--{variable})")
     attributes = f'role="img" aria-label="{escape(alternative)}"' if alternative else 'aria-hidden="true"'
     return text.replace("<svg ", f"<svg {attributes} ", 1)
