@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import numpy as np
+
 from clinical_pretrain.run_folder import metrics
 from clinical_pretrain.run_folder.paths import RunFolder
 
@@ -11,3 +13,20 @@ def write_metrics(run_dir: Path, lines):
     """A metrics log of these lines."""
     texts = (json.dumps({"format_version": metrics.FORMAT_VERSION, **line}, ensure_ascii=False) for line in lines)
     RunFolder(run_dir).metrics_file.write_text("".join(f"{text}\n" for text in texts))
+
+
+def restore_run(stored, run_dir: Path) -> Path:
+    """A run folder of `benchmarks/results/compare_runs.json`."""
+    for name, text in stored["files"].items():
+        (run_dir / name).parent.mkdir(parents=True, exist_ok=True)
+        (run_dir / name).write_text(text)
+    write_losses(run_dir, stored["step"], **stored["losses"])
+    return run_dir
+
+
+def write_losses(run_dir: Path, step: int, sequence, loss, predicted):
+    """A validation's losses by held-out sequence."""
+    path = RunFolder(run_dir).validation_losses(step)
+    path.parent.mkdir(exist_ok=True)
+    np.savez(path, sequence=np.array(sequence, np.int64), loss=np.array(loss, np.float64),
+             predicted=np.array(predicted, np.int64))  # fmt: skip

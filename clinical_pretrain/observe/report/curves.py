@@ -78,9 +78,12 @@ def _svg(plot: Plot, curves: Sequence[Curve]) -> str:
                 markeredgewidth=0.3,
                 label=curve.label,
             )
-        for steps, label, dash in ((plot.restarts, "restart", (0, (4, 2))), (plot.rollbacks, "roll-back", (0, (1, 1)))):
-            for number, step in enumerate(steps):
-                axes.axvline(step, color=MUTED, linewidth=1, linestyle=dash, label=None if number else label)
+        marks = [(step, "restart", "--") for step in plot.restarts] + [
+            (step, "roll-back", ":") for step in plot.rollbacks
+        ]
+        for step, label, dash in marks:
+            is_first = label not in axes.get_legend_handles_labels()[1]
+            axes.axvline(step, color=MUTED, linewidth=1, linestyle=dash, label=label if is_first else None)
         axes.set(xlabel="optimizer step", ylabel=plot.value)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.locator_params(axis="x", nbins=5)

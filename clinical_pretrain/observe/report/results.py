@@ -82,9 +82,9 @@ def held_out_losses(run: RecordedRun) -> str:
     """The last validation's figures: overall, by category and the like, with less context, on general text."""
     found = measured(run)
     after, before = found.after, found.before
-    if not after:
+    if not (whole := _measured(after)):
         return paragraph("No validation has been made: the shards have no held-out sequences.")
-    rows = [_row("all masked tokens", _measured(after), _measured(before))]
+    rows = [_row("all masked tokens", whole, _measured(before))]
     if general := _measured(after.get("general", {})):
         rows.append(_row("general text, which is no clinical note", general, _measured(before.get("general", {}))))
     where = f"{held_out(run.data['split_by']).capitalize()}, at step {after['step']:,}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -147,7 +147,7 @@ def decides_weights(setting: Setting) -> bool:
     return setting.resume != Resume.FREE and setting.key != "seed" and not setting.key.startswith("validation.")
 
 
-def names(runs: list[RecordedRun]) -> list[str]:
+def names(runs: Sequence[RecordedRun]) -> list[str]:
     """A name for each run: its folder's, with those above it where several are called the same."""
     paths = [run.folder.path.resolve() for run in runs]
     for count in range(1, 1 + max(len(path.parts) for path in paths)):
