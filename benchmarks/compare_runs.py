@@ -68,14 +68,14 @@ def train(root: Path, rate: float, seed: int) -> str:
 
 
 def stored(folder: RunFolder) -> dict[str, Any]:
-    """A run folder as JSON: its files, and the last validation's losses by sequence, to eight digits."""
+    """A run folder as JSON: its files, and the last validation's losses by sequence, to eight digits, as text."""
     texts = {name: (folder.path / name).read_text() for name in FILES}
     run = json.loads(texts["run.json"])
     run["starts"] = [{key: value for key, value in start.items() if key not in PRIVATE} for start in run["starts"]]
     texts["run.json"] = json.dumps(run)
     step = max(line["step"] for line in map(json.loads, texts["metrics.jsonl"].splitlines()))
     with np.load(folder.validation_losses(step)) as arrays:
-        losses = {name: [float(f"{value:.8g}") for value in arrays[name].tolist()] for name in arrays}
+        losses = {name: " ".join(f"{value:.8g}" for value in arrays[name].tolist()) for name in arrays}
     return {"files": texts, "step": step, "losses": losses}
 
 

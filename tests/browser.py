@@ -66,7 +66,7 @@ def _faults(view: Page, page: Path) -> Iterator[str]:
     yield from view.evaluate(CUT_OFF)
     if small := view.evaluate(SMALL_TEXT):
         yield f"{small} labels of plots are lower than 8 px"
-    for _ in range(view.locator("a, summary, [tabindex='0']").count()):
+    for _ in range(view.locator("a:visible, summary:visible, [tabindex='0']:visible").count()):
         view.keyboard.press("Tab")
         tag, is_visible = view.evaluate(FOCUS)
         if not is_visible:

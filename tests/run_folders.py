@@ -20,8 +20,13 @@ def restore_run(stored, run_dir: Path) -> Path:
     for name, text in stored["files"].items():
         (run_dir / name).parent.mkdir(parents=True, exist_ok=True)
         (run_dir / name).write_text(text)
-    write_losses(run_dir, stored["step"], **stored["losses"])
+    write_losses(run_dir, stored["step"], **losses_of(stored))
     return run_dir
+
+
+def losses_of(stored):
+    """Its losses by held-out sequence, as lists."""
+    return {name: [float(value) for value in text.split()] for name, text in stored["losses"].items()}
 
 
 def write_losses(run_dir: Path, step: int, sequence, loss, predicted):

@@ -8,7 +8,6 @@ from typing import Any
 
 from clinical_pretrain.commands.options import make_parser, parse
 from clinical_pretrain.commands.options import report as write_json
-from tokenizer_tools.ranges import MANY, Range
 
 
 def report(argv: Sequence[str]) -> dict[str, Any]:
@@ -35,7 +34,7 @@ def compare(argv: Sequence[str]) -> dict[str, Any]:
     )
     parser.add_argument("--out", help="also write an HTML page with the curves to this file")
     parser.add_argument("--step", type=int, help="compare the validations of this step (default: each run's last)")
-    args = parse(parser, argv, **({"step": Range(0, MANY)} if "--step" in " ".join(argv) else {}))
+    args = parse(parser, argv)
     from clinical_pretrain.observe.report.compare import compare_runs
     from clinical_pretrain.observe.report.compare_page import lines, make_page
     from clinical_pretrain.observe.report.page import html_file

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY
 from page_checks import check_page
-from run_folders import restore_run, write_losses
+from run_folders import losses_of, restore_run, write_losses
 
 from clinical_pretrain.cli import main
 from clinical_pretrain.observe.report.bootstrap import difference, resampled_losses, seed_spread
@@ -95,7 +95,7 @@ def test_several_comparisons_hold_together(compare):
 
 
 def test_sequences_that_both_have_are_compared(compare, pair, capsys, tmp_path):
-    stored = STORED["runs"][GOOD[0]]["losses"]
+    stored = losses_of(STORED["runs"][GOOD[0]])
     kept = {name: values[::2] for name, values in stored.items()}
     write_losses(pair[1], STORED["runs"][GOOD[0]]["step"], **kept)
     change_validation(pair[1], sum(kept["loss"]) / sum(kept["predicted"]), sum(kept["predicted"]))
@@ -149,7 +149,7 @@ def test_what_does_not_compare_is_refused_in_one_line(change, message, pair, cap
     (f"compare {LOW[0]} nowhere", "nowhere: not a run folder"),
     (f"compare {LOW[0]} {GOOD[0]} --step 77", "no validation at step 77; there are those at step 0, 30, 60, 90, 120"),
     (f"compare {LOW[0]} {GOOD[0]} --step 60", "no losses by sequence for step 60"),
-    (f"compare {LOW[0]} {GOOD[0]} --step -1", "--step is -1, must be at least 0"),
+    (f"compare {LOW[0]} {GOOD[0]} --step x", "--step is x, must be a whole number"),
     (f"compare {LOW[0]} {GOOD[0]} --out page.pdf", "page.pdf: --out is a page, so its name must end with .html"),
     (f"compare {LOW[0]} {GOOD[0]} --out none/page.html", "none/page.html: there is no folder none"),
     ("compare .", ".: a folder of runs; give one of them: "),

@@ -50,7 +50,7 @@ def rich(run):
     for line in lines:
         line["start"] = int(line["step"] > 60)
         if line["kind"] == "train":
-            line |= {"shares": {"data": 0.1, "forward": 0.3, "backward": 0.6}, "memory_gb": 1.25, "mfu": 0.5}
+            line |= {"shares": {"data": 0.1, "forward": 0.3, "backward": 0.6}, "memory_gb": 1.25, "gradient_norm": 1.5}
     validations = [line for line in lines if line["kind"] == "validation"]
     for line, loss in ((validations[0], 7.0), (validations[-1], 5.0)):
         line["by_category"] = {
@@ -91,7 +91,7 @@ def report(run, tmp_path):
 
 def test_a_run_as_it_was_trained(run, tmp_path, capsys):
     page, found = report(run, tmp_path)
-    text = check_page(page, plots=4)
+    text = check_page(page, plots=3)
     assert capsys.readouterr().out == f"{run}/report.html\n"
     data = json.loads((run / "data.json").read_text())
     summary = json.loads((run / "summary.json").read_text())
@@ -180,7 +180,7 @@ def test_a_run_that_goes_on_and_one_without_validation(run, tmp_path):
     kept = [line for line in lines if json.loads(line)["kind"] == "train"][:4]
     (run / "metrics.jsonl").write_text("\n".join(kept) + "\n")
     page, found = report(run, tmp_path)
-    text = check_page(page, plots=4)
+    text = check_page(page, plots=3)
     assert found["validation_loss_after"] is None and found["steps"] == 20 and found["state"] == "lost"
     assert "No validation has been made" in text and "Goodput is known from the first save on" in text
 

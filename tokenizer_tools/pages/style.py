@@ -36,7 +36,8 @@ figcaption { color: var(--muted); font-size: 0.85rem; }
 .scroll:focus-visible, pre:focus-visible, a:focus-visible, summary:focus-visible {
   outline: 2px solid var(--main); outline-offset: 2px; }
 table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; color: var(--muted); font-size: 0.85rem; padding-bottom: 0.3rem; }
+caption { text-align: left; color: var(--muted); font-size: 0.85rem; padding-bottom: 0.3rem;
+  max-width: calc(100vw - 2rem); }
 th, td { text-align: right; padding: 0.28rem 0 0.28rem 1.1rem; border-bottom: 1px solid var(--grid);
   white-space: nowrap; }
 thead th { color: var(--muted); font-weight: 600; }

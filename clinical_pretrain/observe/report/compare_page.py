@@ -93,12 +93,12 @@ def _curves(compared: Comparison) -> str:
         training.append(Curve(name, [(line["step"], line["loss"]) for line in run.train], False, number))
     plots = [
         Plot(
-            "validation",
+            "validation_loss",
             "Validation loss, each run on all its held-out sequences.",
             "nats per masked token",
             validation,
         ),
-        Plot("training", "Training loss.", "nats per masked token", training),
+        Plot("training_loss", "Training loss.", "nats per masked token", training),
     ]
     return f'<div class="pair">{"".join(draw(plot) for plot in plots)}</div>'
 

@@ -55,7 +55,8 @@ def draw(plot: Plot) -> str:
     if most := max(_per_point(curve.points) for curve in curves):
         caption += f" A point is the mean of up to {most:,} lines of metrics." if most > 1 else ""
     drawn = figure(_svg(plot, curves), caption)
-    return f"<div>{drawn}{details('The values of this plot', _table(plot, curves))}</div>"
+    values = details(f"The values of the plot of {plot.name.replace('_', ' ')}", _table(plot, curves))
+    return f"<div>{drawn}{values}</div>"
 
 
 def _svg(plot: Plot, curves: Sequence[Curve]) -> str:
@@ -86,6 +87,8 @@ def _svg(plot: Plot, curves: Sequence[Curve]) -> str:
             axes.axvline(step, color=MUTED, linewidth=1, linestyle=dash, label=label if is_first else None)
         axes.set(xlabel="optimizer step", ylabel=plot.value)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        if max(abs(value) for curve in curves for _, value in curve.points) >= 1000:
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.locator_params(axis="x", nbins=5)
         axes.grid(axis="y")
         legend = axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, -0.2), ncols=2, labelcolor=INK)

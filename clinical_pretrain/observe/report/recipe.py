@@ -48,7 +48,7 @@ def recipe_section(run: RecordedRun) -> str:
     )
 
 
-def source_of(key: str, value: Any, recipe: dict[str, tuple[Any, str]]) -> str:
+def source_of(key: str, value: object, recipe: dict[str, tuple[Any, str]]) -> str:
     """Where a value comes from: the paper's recipe with its own source, the default, or this run."""
     if key in recipe:
         expected, source = recipe[key]
@@ -131,7 +131,7 @@ def _nested(flat: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _is_default(key: str, value: Any) -> bool:
+def _is_default(key: str, value: object) -> bool:
     """Whether a value, of a path its last part, is the setting's default."""
     default = flatten(RunConfig().to_dict())[key]
     return bool(value == (Path(default).name if key == "deepspeed" else default))
