@@ -75,6 +75,13 @@ def test_rates_that_hardly_differ_are_within_the_noise_of_seeds(compare):
     assert found["groups"] == {"A": [0, 1, 2], "B": [3, 4, 5]}
 
 
+def test_two_runs_say_little_of_a_spread(compare):
+    """With one degree of freedom the interval is wide, and the output says what helps."""
+    found = compare(LOW[0], GOOD[0], GOOD[1])
+    assert found["verdicts"][0]["within_noise"] and "from 3 runs, which say little" in " ".join(found["scope"])
+    assert "which say little" not in " ".join(compare(*LOW, *GOOD)["scope"])
+
+
 def test_losses_are_those_of_the_metrics(compare, runs):
     """All runs have all sequences: a ratio of sums is the validation's own loss."""
     found = compare(*GOOD)
@@ -152,7 +159,7 @@ def test_what_does_not_compare_is_refused_in_one_line(change, message, pair, cap
     (f"compare {LOW[0]} {GOOD[0]} --step x", "--step is x, must be a whole number"),
     (f"compare {LOW[0]} {GOOD[0]} --out page.pdf", "page.pdf: --out is a page, so its name must end with .html"),
     (f"compare {LOW[0]} {GOOD[0]} --out none/page.html", "none/page.html: there is no folder none"),
-    ("compare .", ".: a folder of runs; give one of them: "),
+    (f"compare . {LOW[0]}", ".: a folder of runs; give one of them: "),
 ])  # fmt: skip
 def test_mistakes(words, message, runs, monkeypatch, capsys):
     monkeypatch.chdir(runs)
@@ -165,7 +172,7 @@ def test_page(compare, tmp_path):
     page = tmp_path / "page.html"
     found = compare(LOW[0], GOOD[0], GOOD[1], options=["--out", str(page)])
     text = check_page(page.read_text(), plots=2)
-    assert found["verdicts"][0]["text"] in text and all(sentence in text for sentence in found["scope"])
+    assert found["verdicts"][0]["text"][1:] in text and all(sentence in text for sentence in found["scope"])
     assert "optim.learning_rate" in text and str(tmp_path) not in text
 
 
@@ -225,9 +232,9 @@ def test_equal_settings_are_rarely_told_apart():
 
 
 def test_a_pairing_finds_a_difference_that_is_small_beside_that_of_sequences():
-    losses = drawn_losses(np.random.default_rng(2), 200, [0, 0.1], mask_noise=0.1)
+    losses = drawn_losses(np.random.default_rng(2), 200, [0, 0.3], mask_noise=0.1)
     resampled = resampled_losses(losses, Resampling())
     found = difference(resampled, [1], [0], (0.0, 0), Resampling())
-    assert 0.05 < found.low < found.nats < found.high < 0.15
+    assert 0.15 < found.low < found.nats < found.high < 0.45
     alone = np.quantile(resampled[1:, 0], [0.025, 0.975])
-    assert alone[1] - alone[0] > 2 * (found.high - found.low)
+    assert alone[1] - alone[0] > 1.5 * (found.high - found.low)

@@ -91,8 +91,8 @@ def _svg(plot: Plot, curves: Sequence[Curve]) -> str:
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.locator_params(axis="x", nbins=5)
         axes.grid(axis="y")
-        legend = axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, -0.2), ncols=2, labelcolor=INK)
-        legend.set_in_layout(True)
+        if len(axes.get_legend_handles_labels()[1]) > 1:
+            axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, -0.2), ncols=2, labelcolor=INK)
         return page_svg(drawing, plot.name, _in_words(plot, curves))
 
 

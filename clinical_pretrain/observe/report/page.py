@@ -98,7 +98,7 @@ def _lead(run: RecordedRun, figures: dict[str, Any]) -> str:
         "tokens seen": _short(figures["tokens_consumed"]),
         **({"held-out loss": f"{after:.3f}", "held-out perplexity": f"{math.exp(after):.4g}"} if after else {}),
         **({"loss before": f"{before:.3f}"} if before else {}),
-        **({"running time": duration(seconds), "of it training": percent(share)} if seconds else {}),
+        **({"running time": duration(seconds), "spent training": percent(share)} if seconds else {}),
         "restarts": f"{figures['restarts']:,}",
     }
     return tiles(shown) + paragraph(_what(run, figures))

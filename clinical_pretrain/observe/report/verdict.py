@@ -11,6 +11,8 @@ from clinical_pretrain.observe.report.bootstrap import Difference
 from clinical_pretrain.tasks.scores.bootstrap import Resampling
 
 NOISE = "within the noise"
+FEW = 2
+"""Degrees of freedom of the seeds' spread up to which Student's t makes intervals more than twice as wide."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,11 @@ class Findings:
                 f"Between seeds of the same settings the loss varies by {self.seed_deviation:.4f} nats (standard "
                 f"deviation): {covered}."
             )
+            if len(self.groups) > 1 and len(self.runs) - len(self.groups) <= FEW:
+                found.append(
+                    f"That spread is known from {len(self.runs)} runs, which say little of it, so the intervals are "
+                    "wide: more seeds of each setting narrow them."
+                )
         else:
             found.append(
                 "The seed of training is not covered, as no settings have two runs: the verdict is on these models. "
