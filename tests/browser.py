@@ -8,6 +8,7 @@ Needs `pip install axe-playwright-python` and Chromium, such as Debian's package
 from __future__ import annotations
 
 import argparse
+import io
 import shutil
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 WIDTHS = {"desktop": 1280, "phone": 390}
@@ -35,8 +37,14 @@ SMALL_TEXT = """() => [...document.querySelectorAll('svg text')].filter(
     (e) => e.getBoundingClientRect().height > 0 && e.getBoundingClientRect().height < 8).length"""
 
 
-def check(page: Path, out: Path | None = None) -> Iterator[str]:
-    """Yield the faults of a page, at each width and in each colour scheme; write screenshots to `out`."""
+def check(page: Path, out: Path | None = None, height: int = 0) -> Iterator[str]:
+    """Yield the faults of a page, at each width and in each colour scheme.
+
+    Args:
+        page: HTML file.
+        out: folder for screenshots; None: none are made.
+        height: of screenshots, from the top, in pixels; 0: the whole page.
+    """
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for device, width in WIDTHS.items():
@@ -47,11 +55,17 @@ def check(page: Path, out: Path | None = None) -> Iterator[str]:
                 for fault in _faults(context.new_page(), page):
                     yield f"{page.name}, {device}, {scheme}: {fault}"
                 if out:
-                    shot = out / f"{page.stem}-{device}-{scheme}.png"
-                    context.pages[0].screenshot(path=shot, full_page=True)
+                    shoot(context.pages[0], out / f"{page.stem}-{device}-{scheme}.png", width, height)
                 context.close()
         yield from (f"{page.name}, on paper: {fault}" for fault in _paper(browser, page))
         browser.close()
+
+
+def shoot(view: Page, path: Path, width: int, height: int) -> None:
+    """A screenshot in 256 colours, which makes it smaller."""
+    clip: Any = {"x": 0, "y": 0, "width": width, "height": height} if height else None
+    image = Image.open(io.BytesIO(view.screenshot(full_page=True, clip=clip)))
+    image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def _faults(view: Page, page: Path) -> Iterator[str]:
@@ -105,10 +119,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pages", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, help="folder for screenshots")
+    parser.add_argument("--height", type=int, default=0, help="pixels of a screenshot, from the top; 0: all")
     args = parser.parse_args()
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-    faults = [fault for page in args.pages for fault in check(page, args.out)]
+    faults = [fault for page in args.pages for fault in check(page, args.out, args.height)]
     print("\n".join(faults) or f"no fault in {len(args.pages)} pages")
     return bool(faults)
 

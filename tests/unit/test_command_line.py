@@ -131,6 +131,8 @@ MISTAKES = [
     ["push", "nowhere", "--repo-id", "a/b"],
     ["plot", "nowhere"],
     ["status", "nowhere"],
+    ["report", "nowhere"],
+    ["compare", "nowhere", "elsewhere"],
     ["chaos", "--config", "nowhere.yaml"],
     ["submit", "--config", "nowhere.yaml"],
     ["submit", "--config", CONFIG, "--max_steps", "0"],

@@ -49,6 +49,7 @@ def test_two_seeds_are_within_the_noise(compare):
     found = compare(*GOOD[:2])
     (verdict,) = found["verdicts"]
     assert verdict["within_noise"] and verdict["text"].startswith("within the noise")
+    assert STORED["verdicts"]["two seeds"] == [verdict["text"]]
     assert verdict["same_settings"] and not verdict["difference"]["covers_seeds"]
     losses = [run["loss"] for run in found["runs"]]
     assert found["seed_deviation"] == pytest.approx(abs(losses[0] - losses[1]) / 2**0.5)
@@ -63,9 +64,13 @@ def test_two_learning_rates_that_differ(compare, capsys):
         assert not verdict["within_noise"] and verdict["difference"]["high"] < 0
         assert verdict["difference"]["covers_seeds"] is covered
         assert found["settings"]["optim.learning_rate"][0] == "0.0005"
-        output = capsys.readouterr().out
-        assert ("B (3 seeds) is better than A (3 seeds)" if covered else f"{GOOD[0]} is better than {LOW[0]}") in output
-        assert ("seed of training is not covered" in " ".join(output.split())) is not covered
+        output = " ".join(capsys.readouterr().out.split())
+        sides = [
+            f"{letter} (optim.learning_rate {rate}, 3 seeds)" for letter, rate in (("A", "0.0005"), ("B", "0.002"))
+        ]
+        worse, better = sides if covered else names
+        assert f"{better} is better than {worse}" in output
+        assert ("seed of training is not covered" in output) is not covered
 
 
 def test_rates_that_hardly_differ_are_within_the_noise_of_seeds(compare):
@@ -73,6 +78,7 @@ def test_rates_that_hardly_differ_are_within_the_noise_of_seeds(compare):
     (verdict,) = found["verdicts"]
     assert verdict["within_noise"] and verdict["difference"]["covers_seeds"] and not verdict["same_settings"]
     assert found["groups"] == {"A": [0, 1, 2], "B": [3, 4, 5]}
+    assert STORED["verdicts"]["two rates that hardly differ, three seeds of each"] == [verdict["text"]]
 
 
 def test_two_runs_say_little_of_a_spread(compare):

@@ -25,3 +25,8 @@ def percent(share: float | None) -> str:
 def decimal(value: float | None, digits: int) -> str:
     """A number with so many digits after the point; a dash if there is none."""
     return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def four_digits(value: float) -> str:
+    """A number with about four digits, such as 5.69, 297.0 or 12,345."""
+    return f"{value:,.{2 if abs(value) < 10 else 1 if abs(value) < 1000 else 0}f}"

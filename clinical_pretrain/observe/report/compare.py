@@ -16,6 +16,8 @@ from tokenizer_tools.errors import UserError
 
 LEVEL = 0.95
 """Probability that all intervals of a comparison together hold the true differences."""
+MAX_TELLING = 2
+"""Largest number of settings that a group is named by."""
 SURROUNDINGS = {"ranks": "world_size", "ZeRO stage": "zero_stage", "device": "device", "attention": "attention_backend"}
 """What is compared of a start beside its settings, by its name on the page."""
 
@@ -52,10 +54,13 @@ def compare_runs(run_dirs: Sequence[Path], step: int | None = None) -> Compariso
             f"{given}: {sequences} held-out sequences that all have, where {MIN_UNITS} are needed; train with a larger "
             "validation split, or with the same validation.max_sequences"
         )
-    return Comparison(recorded, _findings(recorded, losses), differing_settings(recorded, stored))
+    settings = differing_settings(recorded, stored)
+    return Comparison(recorded, _findings(recorded, losses, settings), settings)
 
 
-def _findings(recorded: Sequence[RecordedRun], losses: Sequence[SequenceLosses]) -> Findings:
+def _findings(
+    recorded: Sequence[RecordedRun], losses: Sequence[SequenceLosses], settings: dict[str, list[str]]
+) -> Findings:
     groups = _groups(recorded, losses)
     first, *others = groups.values()
     pairs = [(group, first) for group in others] or [([number], first[:1]) for number in first[1:]]
@@ -82,6 +87,7 @@ def _findings(recorded: Sequence[RecordedRun], losses: Sequence[SequenceLosses])
     return Findings(
         runs,
         groups,
+        _titles(groups, settings),
         verdicts,
         sequences=len(losses[0].sequence),
         same_masks=len({each.measured["masks"]["seed"] for each in losses}) == 1,
@@ -97,6 +103,20 @@ def _groups(recorded: Sequence[RecordedRun], losses: Sequence[SequenceLosses]) -
         settings = json.dumps(run.training_settings(own.step), sort_keys=True)
         by_settings.setdefault(settings, []).append(number)
     return {chr(ord("A") + number): members for number, members in enumerate(by_settings.values())}
+
+
+def _titles(groups: dict[str, list[int]], settings: dict[str, list[str]]) -> dict[str, str]:
+    """By group, the settings that are the same within each group and tell groups apart, if they are few."""
+    telling = [
+        key
+        for key, values in settings.items()
+        if all(len({values[number] for number in members}) == 1 for members in groups.values())
+    ]
+    if not 1 <= len(telling) <= MAX_TELLING:
+        return dict.fromkeys(groups, "")
+    return {
+        letter: ", ".join(f"{key} {settings[key][members[0]]}" for key in telling) for letter, members in groups.items()
+    }
 
 
 def differing_settings(recorded: Sequence[RecordedRun], losses: Sequence[SequenceLosses]) -> dict[str, list[str]]:

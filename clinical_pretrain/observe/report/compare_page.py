@@ -9,6 +9,7 @@ from clinical_pretrain.observe.report.curves import Curve, Plot, draw
 from clinical_pretrain.run_folder.history import validations_by_set
 from tokenizer_tools.manifest import held_out
 from tokenizer_tools.pages.html import page, paragraph, table
+from tokenizer_tools.pages.wording import four_digits
 
 _WIDTH = 100
 """Characters of a terminal's line."""
@@ -55,7 +56,7 @@ def run_rows(compared: Comparison) -> tuple[str, list[str], list[list[str]]]:
             f"{run.step:,}",
             f"{run.loss:.4f}",
             f"{run.low:.4f} to {run.high:.4f}",
-            f"{run.perplexity:.4g}",
+            four_digits(run.perplexity),
             f"{run.predicted:,}",
         ]
         for run in compared.findings.runs
@@ -73,8 +74,8 @@ def verdict_rows(compared: Comparison) -> tuple[str, list[str], list[list[str]]]
             findings.label(each.baseline),
             f"{each.difference.nats:+.4f}",
             f"{each.difference.low:+.4f} to {each.difference.high:+.4f}",
-            f"{findings.perplexity(each.runs):.4g}",
-            f"{findings.perplexity(each.baseline):.4g}",
+            four_digits(findings.perplexity(each.runs)),
+            four_digits(findings.perplexity(each.baseline)),
             "noise" if each.is_noise else "better" if each.difference.nats < 0 else "worse",
         ]
         for each in findings.verdicts
@@ -84,21 +85,19 @@ def verdict_rows(compared: Comparison) -> tuple[str, list[str], list[list[str]]]
 
 
 def _curves(compared: Comparison) -> str:
+    """Losses of all runs over each other. Runs of the same settings share a colour if there are others."""
     validation, training = list[Curve](), list[Curve]()
-    for number, (name, run) in enumerate(
-        zip([run.name for run in compared.findings.runs], compared.recorded, strict=True)
-    ):
-        same = validations_by_set(run.folder, run.starts)[-1]
-        validation.append(Curve(name, [(line["step"], line["loss"]) for line in same], True, number))
-        training.append(Curve(name, [(line["step"], line["loss"]) for line in run.train], False, number))
+    groups = list(compared.findings.groups.values())
+    look = {number: (colour, dash) for colour, group in enumerate(groups) for dash, number in enumerate(group)}
+    for number, run in enumerate(compared.recorded):
+        name, same = compared.findings.runs[number].name, validations_by_set(run.folder, run.starts)[-1]
+        colour, dash = look[number] if len(groups) > 1 else (number, number)
+        validation.append(Curve(name, [(line["step"], line["loss"]) for line in same], True, colour, dash))
+        training.append(Curve(name, [(line["step"], line["loss"]) for line in run.train], False, colour, dash))
+    unit, caption = "nats per masked token", "Validation loss, each run on all its held-out sequences."
     plots = [
-        Plot(
-            "validation_loss",
-            "Validation loss, each run on all its held-out sequences.",
-            "nats per masked token",
-            validation,
-        ),
-        Plot("training_loss", "Training loss.", "nats per masked token", training),
+        Plot("validation_loss", caption, unit, validation),
+        Plot("training_loss", "Training loss.", unit, training),
     ]
     return f'<div class="pair">{"".join(draw(plot) for plot in plots)}</div>'
 

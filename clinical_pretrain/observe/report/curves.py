@@ -26,7 +26,9 @@ class Curve:
     is_marked: bool = False
     """Whether each point has a dot."""
     colour: int = 0
-    """Number in `SERIES`; larger ones have other dashes."""
+    """Number in `SERIES`, which is begun again after the last."""
+    dash: int = 0
+    """Number in `DASHES`, likewise."""
     is_faint: bool = False
 
 
@@ -69,7 +71,7 @@ def _svg(plot: Plot, curves: Sequence[Curve]) -> str:
             axes.plot(
                 steps,
                 values,
-                DASHES[curve.colour // len(SERIES) % len(DASHES)],
+                DASHES[curve.dash % len(DASHES)],
                 color=SERIES[curve.colour % len(SERIES)],
                 linewidth=0.9 if curve.is_faint else 1.4,
                 alpha=0.5 if curve.is_faint else 1,

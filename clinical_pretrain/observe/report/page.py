@@ -16,7 +16,7 @@ from clinical_pretrain.run_folder.metrics import duration
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import write_atomically
 from tokenizer_tools.pages.html import page, paragraph, tiles
-from tokenizer_tools.pages.wording import percent
+from tokenizer_tools.pages.wording import four_digits, percent
 
 REPORT_NAME = "report.html"
 """In the run folder, unless another file is named."""
@@ -96,7 +96,7 @@ def _lead(run: RecordedRun, figures: dict[str, Any]) -> str:
     shown = {
         "steps": f"{figures['steps']:,}",
         "tokens seen": _short(figures["tokens_consumed"]),
-        **({"held-out loss": f"{after:.3f}", "held-out perplexity": f"{math.exp(after):.4g}"} if after else {}),
+        **({"held-out loss": f"{after:.3f}", "held-out perplexity": four_digits(math.exp(after))} if after else {}),
         **({"loss before": f"{before:.3f}"} if before else {}),
         **({"running time": duration(seconds), "spent training": percent(share)} if seconds else {}),
         "restarts": f"{figures['restarts']:,}",

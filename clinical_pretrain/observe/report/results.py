@@ -12,7 +12,7 @@ from clinical_pretrain.observe.report.run import RecordedRun
 from clinical_pretrain.run_folder.history import Validations, validations, validations_by_set
 from tokenizer_tools.manifest import held_out
 from tokenizer_tools.pages.html import paragraph, table
-from tokenizer_tools.pages.wording import percent
+from tokenizer_tools.pages.wording import four_digits, percent
 
 LEAST_PREDICTED = 100
 """Fewest masked tokens of a category that is named: a loss over fewer says little, and rare names can give a patient
@@ -143,7 +143,7 @@ def _row(name: str, after: Measured, before: Measured | None) -> list[str]:
         "".join(character if character.isprintable() else "\ufffd" for character in name)[:60],
         f"{after.loss:.4f}",
         *was,
-        f"{after.perplexity:.4g}",
+        four_digits(after.perplexity),
         percent(after.accuracy),
         f"{after.predicted:,}",
     ]

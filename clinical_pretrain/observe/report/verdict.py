@@ -9,6 +9,7 @@ from typing import Any
 
 from clinical_pretrain.observe.report.bootstrap import Difference
 from clinical_pretrain.tasks.scores.bootstrap import Resampling
+from tokenizer_tools.pages.wording import four_digits
 
 NOISE = "within the noise"
 FEW = 2
@@ -65,6 +66,8 @@ class Findings:
     runs: list[ComparedRun]
     groups: dict[str, list[int]]
     """Numbers of the runs of each group."""
+    titles: dict[str, str]
+    """The settings that tell a group from the others, where they are few; else empty."""
     verdicts: list[Verdict]
     """Of each further group against the first; where there is but one, of its further runs against its first."""
     sequences: int
@@ -76,9 +79,12 @@ class Findings:
     resampling: Resampling
 
     def label(self, numbers: Sequence[int]) -> str:
-        """What some runs are called: a run's own name, or their group."""
+        """What some runs are called: a run's own name, or their group with its settings."""
         first = self.runs[numbers[0]]
-        return first.name if len(numbers) == 1 else f"{first.group} ({len(numbers)} seeds)"
+        if len(numbers) == 1:
+            return first.name
+        title = self.titles[first.group]
+        return f"{first.group} ({title + ', ' if title else ''}{len(numbers)} seeds)"
 
     def perplexity(self, numbers: Sequence[int]) -> float:
         """exp of the mean loss of some runs."""
@@ -95,7 +101,7 @@ class Findings:
         names = self.label(better), self.label(worse)
         if verdict.same_settings:
             return f"{NOISE}: {names[0]} and {names[1]} have the same settings but for the seed, and differ by {by}"
-        change = f"perplexity {self.perplexity(better):.4g} instead of {self.perplexity(worse):.4g}"
+        change = f"perplexity {four_digits(self.perplexity(better))} instead of {four_digits(self.perplexity(worse))}"
         if verdict.is_noise:
             return f"{NOISE}: {names[0]} has a lower loss than {names[1]} by {by}, {change}, which may be chance"
         return f"{names[0]} is better than {names[1]}: its loss is lower by {by}, {change}"
