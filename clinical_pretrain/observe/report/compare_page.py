@@ -70,8 +70,10 @@ def verdict_rows(compared: Comparison) -> tuple[str, list[str], list[list[str]]]
     level = f"{100 * findings.resampling.level:g} % interval"
     rows = [
         [
-            findings.label(each.runs),
-            findings.label(each.baseline),
+            *(
+                findings.runs[numbers[0]].name if len(numbers) == 1 else findings.runs[numbers[0]].group
+                for numbers in (each.runs, each.baseline)
+            ),
             f"{each.difference.nats:+.4f}",
             f"{each.difference.low:+.4f} to {each.difference.high:+.4f}",
             four_digits(findings.perplexity(each.runs)),
