@@ -107,6 +107,27 @@ def test_several_comparisons_hold_together(compare):
     assert compare(*GOOD, *NEAR, *LOW) == found  # seeded
 
 
+def test_what_tells_groups_apart_is_shown(compare, pair, tmp_path):
+    """Base models in folders of the same name, and settings that were changed on the way; never a path."""
+    for number, run in enumerate(pair):
+        facts = json.loads((run / "run.json").read_text())
+        (start,) = facts["starts"]
+        start["config"] |= {"model": start["config"]["model"] | {"init": "pretrained", "name_or_path": f"/x{number}/m"}}
+        earlier = json.loads(json.dumps(start))
+        earlier["config"]["optim"]["weight_decay"] = 0.5
+        start["from_step"] = 60 if number else 0
+        facts["starts"] = [earlier, start] if number else [start]
+        (run / "run.json").write_text(json.dumps(facts))
+        lines = [json.loads(line) | {"start": number} for line in (run / "metrics.jsonl").read_text().splitlines()]
+        (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    report = tmp_path / "report.json"
+    assert main(["compare", *map(str, pair), "--json", str(report)]) == 0
+    found = json.loads(report.read_text())
+    assert found["settings"].pop("optim.learning_rate") and found["groups"] == {"A": [0], "B": [1]}
+    assert found["settings"] == {"settings changed after step": ["–", "60"],
+                                 "folder of the base model": ["number 1", "number 2"]}  # fmt: skip
+
+
 def test_sequences_that_both_have_are_compared(compare, pair, capsys, tmp_path):
     stored = losses_of(STORED["runs"][GOOD[0]])
     kept = {name: values[::2] for name, values in stored.items()}

@@ -154,6 +154,7 @@ def test_a_run_can_be_repeated_from_the_page(rich, tmp_path):
     last = flatten(json.loads((rich / "run.json").read_text())["starts"][-1]["config"])
     paths = {"run_dir", "data.shards"}
     assert {key: found[key] for key in last if key not in paths} == {key: last[key] for key in last if key not in paths}
+    assert "changed settings on its way (see Recipe), which the command does not repeat" in page
     assert command == (
         "clinical-pretrain run --num_gpus 2 --config config.yaml --data.shards SHARDS --run_dir runs/my-run-again"
     )

@@ -121,16 +121,23 @@ def _titles(groups: dict[str, list[int]], settings: dict[str, list[str]]) -> dic
 
 def differing_settings(recorded: Sequence[RecordedRun], losses: Sequence[SequenceLosses]) -> dict[str, list[str]]:
     """Settings, data and surroundings of the last starts that aren't the same for all runs: a value for each."""
-    columns = []
+    columns, bases = [], list(dict.fromkeys(map(_base, recorded)))  # folders may have the same name
     for run, own in zip(recorded, losses, strict=True):
         changes = [f"{step:,}" for step, _ in run.training_settings(run.step)[:-1]]
         columns.append(
             {key: shown_value(value) for key, value in run.settings().items()}
             | {"data (fingerprint)": run.data["fingerprint"][:12], "settings changed after step": ", ".join(changes)}
             | {"step of the validation": f"{own.step:,}"}
+            | {"folder of the base model": f"number {bases.index(_base(run)) + 1}" if _base(run) else ""}
             | {name: shown_value(run.last.get(key)) for name, key in SURROUNDINGS.items()}
             | {f"version of {name}": version for name, version in run.last.get("versions", {}).items()}
         )
     keys = dict.fromkeys(key for column in columns for key in column)
     found = {key: [column.get(key) or "–" for column in columns] for key in keys}
     return {key: values for key, values in found.items() if len(set(values)) > 1}
+
+
+def _base(run: RecordedRun) -> str:
+    """The folder of a run's base model; empty for one of the Hub, and for random weights."""
+    model = run.last["config"]["model"]
+    return "" if run.run["base_model"] or model["init"] == "random" else str(model["name_or_path"])

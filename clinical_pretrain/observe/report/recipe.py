@@ -12,10 +12,9 @@ from typing import Any
 
 import yaml
 
-from clinical_pretrain.config.fields import Resume
 from clinical_pretrain.config.reading import flatten
 from clinical_pretrain.config.run_config import RunConfig
-from clinical_pretrain.observe.report.run import SETTINGS, RecordedRun, shown_value
+from clinical_pretrain.observe.report.run import SETTINGS, RecordedRun, decides_weights, shown_value
 from clinical_pretrain.resources import resource_files, resource_path
 from tokenizer_tools.pages.html import details, paragraph, table
 
@@ -31,8 +30,8 @@ def recipe_section(run: RecordedRun) -> str:
         for key, value in values.items()
         if not _is_unused(key, values)
     }
-    decide = [row for key, row in rows.items() if SETTINGS[key].resume != Resume.FREE]
-    others = [row for key, row in rows.items() if SETTINGS[key].resume == Resume.FREE]
+    deciding = [key for key in rows if key == "seed" or decides_weights(SETTINGS[key])]
+    decide, others = [rows[key] for key in deciding], [row for key, row in rows.items() if key not in deciding]
     header = ["setting", "value", "source"]
     changed = [f"{step:,}" for step, _ in run.training_settings(run.step)[:-1]]
     text = f"Settings were changed after step {', '.join(changed)}; these are the last. " if changed else ""
@@ -107,10 +106,23 @@ def repeat_section(run: RecordedRun) -> str:
         )
         + _block("config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
         + paragraph(
-            f"SHARDS are those with fingerprint {run.data['fingerprint'][:16]}{base}. The result is the same bit for "
-            "bit on a CPU with the same number of ranks, and within rounding on GPUs or with another number."
+            f"SHARDS are those with fingerprint {run.data['fingerprint'][:16]}{base}. With ranks on several nodes, "
+            "clinical-pretrain submit takes the same options."
         )
         + _block("The command", command)
+        + paragraph(_repeats(run))
+    )
+
+
+def _repeats(run: RecordedRun) -> str:
+    """How near to the run's result the command comes."""
+    unlike = ["changed settings on its way (see Recipe)"] if len(run.training_settings(run.step)) > 1 else []
+    unlike += ["left out samples after a roll-back"] if run.run.get("skipped_samples") else []
+    if unlike:
+        return f"This run {' and '.join(unlike)}, which the command does not repeat."
+    return (
+        "The result is the same bit for bit on a CPU with the same number of ranks, and within rounding on GPUs, with "
+        "another number of ranks or under another ZeRO stage."
     )
 
 

@@ -95,7 +95,8 @@ def held_out_losses(run: RecordedRun) -> str:
         if after.get(key):
             rows = _division(after[key], before.get(key, {}))
             parts.append(_losses(caption, what, rows, bool(before)))
-    if context := after.get("context"):
+    context = after.get("context") or {}
+    if all(isinstance(context.get(key), int | float) for key in ("tokens", "predicted", "loss_whole", "loss_cut")):
         parts.append(_context(context))
     parts.append(
         paragraph(
