@@ -24,6 +24,7 @@ from clinical_pretrain.distributed import free_port
 from clinical_pretrain.observe.report.compare import compare_runs
 from clinical_pretrain.run_folder.paths import RunFolder
 from clinical_pretrain.run_folder.starts import versions
+from clinical_pretrain.run_folder.validation_losses import losses_file
 from tokenizer_tools.corpus.split_patients import SplitRule
 from tokenizer_tools.corpus.synthetic_notes import make_notes
 from tokenizer_tools.files import write_json
@@ -74,7 +75,7 @@ def stored(folder: RunFolder) -> dict[str, Any]:
     run["starts"] = [{key: value for key, value in start.items() if key not in PRIVATE} for start in run["starts"]]
     texts["run.json"] = json.dumps(run)
     step = max(line["step"] for line in map(json.loads, texts["metrics.jsonl"].splitlines()))
-    with np.load(folder.validation_losses(step)) as arrays:
+    with np.load(losses_file(folder, step)) as arrays:
         losses = {name: " ".join(f"{value:.8g}" for value in arrays[name].tolist()) for name in arrays}
     return {"files": texts, "step": step, "losses": losses}
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from clinical_pretrain.run_folder import metrics
 from clinical_pretrain.run_folder.paths import RunFolder
+from clinical_pretrain.run_folder.validation_losses import ValidationLosses, write_validation_losses
 
 
 def write_metrics(run_dir: Path, lines):
@@ -31,7 +32,5 @@ def losses_of(stored):
 
 def write_losses(run_dir: Path, step: int, sequence, loss, predicted):
     """A validation's losses by held-out sequence."""
-    path = RunFolder(run_dir).validation_losses(step)
-    path.parent.mkdir(exist_ok=True)
-    np.savez(path, sequence=np.array(sequence, np.int64), loss=np.array(loss, np.float64),
-             predicted=np.array(predicted, np.int64))  # fmt: skip
+    arrays = np.array(sequence, np.int64), np.array(loss, np.float64), np.array(predicted, np.int64)
+    write_validation_losses(RunFolder(run_dir), step, ValidationLosses(*arrays))

@@ -70,6 +70,11 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def validation_losses(self) -> Path:
+        """Folder of each validation's losses by sequence; see validation_losses.py."""
+        return self.path / "validation_losses"
+
+    @property
     def tensorboard(self) -> Path:
         """Folder of TensorBoard's event files."""
         return self.path / "tensorboard"
@@ -117,11 +122,6 @@ class RunFolder:
     def checkpoint(self, step: int) -> Path:
         """Folder of one step's checkpoint."""
         return self.checkpoints / f"step-{step}"
-
-    def validation_losses(self, step: int) -> Path:
-        """File of a validation's losses by held-out sequence: NumPy arrays `sequence` (int64, number in the split),
-        `loss` (float64, sum in nats over the masked tokens) and `predicted` (int64, masked tokens). No text."""
-        return self.path / "validation_losses" / f"step-{step}.npz"
 
     def saved_steps(self) -> list[int]:
         """Steps that have a checkpoint, ascending. `checkpoint.verify` tells whether its files are still intact."""

@@ -12,7 +12,7 @@ from run_folders import losses_of, restore_run, write_losses
 
 from clinical_pretrain.cli import main
 from clinical_pretrain.observe.report.bootstrap import difference, resampled_losses, seed_spread
-from clinical_pretrain.observe.report.losses import SequenceLosses
+from clinical_pretrain.run_folder.validation_losses import ValidationLosses
 from clinical_pretrain.tasks.scores.bootstrap import Resampling
 
 STORED = json.loads((REPOSITORY / "benchmarks" / "results" / "compare_runs.json").read_text())
@@ -165,7 +165,7 @@ def losses_file(run_dir):
     (lambda run: change_set(run, **{"held-out sequences": "f" * 64}), "validated on other held-out sequences (fing"),
     (lambda run: change_set(run, masks={"seed": 1, "probability": 0.3}), "validated in another way (masking.probabi"),
     (lambda run: losses_file(run).unlink(), "no losses by sequence for step 120 (validation_losses/step-120.npz); the"),
-    (lambda run: losses_file(run).write_bytes(b"PK\3\4 no zip"), "damaged; restore it from a backup"),
+    (lambda run: losses_file(run).write_bytes(b"PK\3\4 no zip"), "step-120.npz: damaged"),
     (lambda run: change_validation(run, 1.0, 7), "not of the validation that metrics.jsonl has at step 120"),
     (lambda run: (run / "metrics.jsonl").write_text(""), "no losses yet"),
 ])  # fmt: skip
@@ -231,7 +231,7 @@ def drawn_losses(generator, sequences, models, mask_noise):
     for shift in models:
         predicted = generator.integers(10, 40, sequences)
         mean = difficulty + shift + generator.normal(0, mask_noise, sequences)
-        found.append(SequenceLosses(1, np.arange(sequences), mean * predicted, predicted, {}))
+        found.append(ValidationLosses(np.arange(sequences), mean * predicted, predicted))
     return found
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from clinical_pretrain.observe.report.losses import SequenceLosses
+from clinical_pretrain.run_folder.validation_losses import ValidationLosses
 from clinical_pretrain.tasks.scores.bootstrap import Resampling, draw_unit_weights
 
 Floats = NDArray[np.float64]
@@ -39,7 +39,7 @@ class Difference:
         return self.low <= 0 <= self.high
 
 
-def resampled_losses(losses: Sequence[SequenceLosses], resampling: Resampling) -> Floats:
+def resampled_losses(losses: Sequence[ValidationLosses], resampling: Resampling) -> Floats:
     """(resamples + 1, runs): each run's loss, the ratio of sums of losses to masked tokens; first that of all
     sequences, then those of resamples. All runs must have the same sequences."""
     sums = np.stack([each.loss for each in losses], axis=1)

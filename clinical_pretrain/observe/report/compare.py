@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clinical_pretrain.observe.report.bootstrap import difference, interval, resampled_losses, seed_spread
-from clinical_pretrain.observe.report.losses import SequenceLosses, check_comparable, common_sequences, read_losses
+from clinical_pretrain.observe.report.losses import MeasuredLosses, check_comparable, common_sequences, read_losses
 from clinical_pretrain.observe.report.run import RecordedRun, names, shown_value
 from clinical_pretrain.observe.report.verdict import ComparedRun, Findings, Verdict
 from clinical_pretrain.tasks.scores.bootstrap import MIN_UNITS, Resampling
@@ -48,20 +48,21 @@ def compare_runs(run_dirs: Sequence[Path], step: int | None = None) -> Compariso
     recorded = [RecordedRun.load(path) for path in run_dirs]
     stored = [read_losses(run, step) for run in recorded]
     check_comparable(recorded, stored)
-    losses = common_sequences(stored)
-    if (sequences := len(losses[0].sequence)) < MIN_UNITS:
+    sequences = len(common_sequences([each.losses for each in stored])[0].sequence)
+    if sequences < MIN_UNITS:
         raise UserError(
             f"{given}: {sequences} held-out sequences that all have, where {MIN_UNITS} are needed; train with a larger "
             "validation split, or with the same validation.max_sequences"
         )
     settings = differing_settings(recorded, stored)
-    return Comparison(recorded, _findings(recorded, losses, settings), settings)
+    return Comparison(recorded, _findings(recorded, stored, settings), settings)
 
 
 def _findings(
-    recorded: Sequence[RecordedRun], losses: Sequence[SequenceLosses], settings: dict[str, list[str]]
+    recorded: Sequence[RecordedRun], stored: Sequence[MeasuredLosses], settings: dict[str, list[str]]
 ) -> Findings:
-    groups = _groups(recorded, losses)
+    losses = common_sequences([each.losses for each in stored])
+    groups = _groups(recorded, stored)
     first, *others = groups.values()
     pairs = [(group, first) for group in others] or [([number], first[:1]) for number in first[1:]]
     resampling = Resampling(level=1 - (1 - LEVEL) / len(pairs))
@@ -83,20 +84,20 @@ def _findings(
         low, high = interval(resampled[1:, number], LEVEL)
         loss, predicted = float(resampled[0, number]), int(own.predicted.sum())
         seed = run.last["config"]["seed"]
-        runs.append(ComparedRun(name, letters[number], seed, own.step, loss, low, high, predicted))
+        runs.append(ComparedRun(name, letters[number], seed, stored[number].step, loss, low, high, predicted))
     return Findings(
         runs,
         groups,
         _titles(groups, settings),
         verdicts,
         sequences=len(losses[0].sequence),
-        same_masks=len({each.measured["masks"]["seed"] for each in losses}) == 1,
+        same_masks=len({each.measured["masks"]["seed"] for each in stored}) == 1,
         seed_deviation=deviation if freedom else None,
         resampling=resampling,
     )
 
 
-def _groups(recorded: Sequence[RecordedRun], losses: Sequence[SequenceLosses]) -> dict[str, list[int]]:
+def _groups(recorded: Sequence[RecordedRun], losses: Sequence[MeasuredLosses]) -> dict[str, list[int]]:
     """Numbers of the runs that differ by the seed alone, by a letter, in the order of their first run."""
     by_settings: dict[str, list[int]] = {}
     for number, (run, own) in enumerate(zip(recorded, losses, strict=True)):
@@ -119,7 +120,7 @@ def _titles(groups: dict[str, list[int]], settings: dict[str, list[str]]) -> dic
     }
 
 
-def differing_settings(recorded: Sequence[RecordedRun], losses: Sequence[SequenceLosses]) -> dict[str, list[str]]:
+def differing_settings(recorded: Sequence[RecordedRun], losses: Sequence[MeasuredLosses]) -> dict[str, list[str]]:
     """Settings, data and surroundings of the last starts that aren't the same for all runs: a value for each."""
     columns, bases = [], list(dict.fromkeys(map(_base, recorded)))  # folders may have the same name
     for run, own in zip(recorded, losses, strict=True):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from clinical_pretrain.observe.report.run import RecordedRun
+from clinical_pretrain.run_folder.validation_losses import ValidationLosses, losses_file, read_validation_losses
 from tokenizer_tools.errors import UserError
 
 TOLERANCE = 1e-4
@@ -18,21 +17,16 @@ TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
-class SequenceLosses:
-    """A validation's losses by held-out sequence."""
+class MeasuredLosses:
+    """The losses of one validation, and how it measured."""
 
     step: int
-    sequence: NDArray[np.int64]
-    """(sequences,): numbers in the held-out split, ascending."""
-    loss: NDArray[np.float64]
-    """(sequences,): sums in nats over the sequence's masked tokens."""
-    predicted: NDArray[np.int64]
-    """(sequences,): masked tokens."""
+    losses: ValidationLosses
     measured: dict[str, Any]
     """The validation set, as run.json has it."""
 
 
-def read_losses(run: RecordedRun, step: int | None = None) -> SequenceLosses:
+def read_losses(run: RecordedRun, step: int | None = None) -> MeasuredLosses:
     """The losses of the validation at a step, by default of the last validation.
 
     Raises:
@@ -44,28 +38,27 @@ def read_losses(run: RecordedRun, step: int | None = None) -> SequenceLosses:
         there = ", ".join(f"{line['step']:,}" for line in run.validations)
         raise UserError(f"{run.folder}: no validation{at}" + (f"; there are those at step {there}" if there else ""))
     line = lines[-1]
-    path = run.folder.validation_losses(line["step"])
+    path = losses_file(run.folder, line["step"])
     if not path.exists():
         raise UserError(
             f"{run.folder}: no losses by sequence for step {line['step']:,} ({path.parent.name}/{path.name}); the "
             "validation at the end of a run of this version writes them: train the run with it"
         )
-    remedy = "restore it from a backup, or validate again"
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            sequence, loss, predicted = (stored[name] for name in ("sequence", "loss", "predicted"))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        raise UserError(f"{path}: damaged; {remedy}") from None
-    if not sequence.shape == loss.shape == predicted.shape or len(np.unique(sequence)) < len(sequence):
-        raise UserError(f"{path}: damaged; {remedy}")
-    if predicted.sum() != line["predicted"] or abs(loss.sum() / predicted.sum() / line["loss"] - 1) > TOLERANCE:
-        raise UserError(f"{path}: not of the validation that metrics.jsonl has at step {line['step']:,}; {remedy}")
-    order = np.argsort(sequence)
-    measured = run.starts[line["start"]]["validation_set"]
-    return SequenceLosses(line["step"], sequence[order], loss[order], predicted[order], measured)
+    found = read_validation_losses(run.folder, line["step"])
+    sequence, loss, predicted = found.sequence, found.loss, found.predicted
+    is_whole = sequence.shape == loss.shape == predicted.shape and bool((np.diff(sequence) > 0).all())
+    if (
+        not is_whole
+        or predicted.sum() != line["predicted"]
+        or abs(loss.sum() / predicted.sum() / line["loss"] - 1) > TOLERANCE
+    ):
+        raise UserError(
+            f"{path}: not of the validation that metrics.jsonl has at step {line['step']:,}; restore it from a backup"
+        )
+    return MeasuredLosses(line["step"], found, run.starts[line["start"]]["validation_set"])
 
 
-def check_comparable(runs: Sequence[RecordedRun], losses: Sequence[SequenceLosses]) -> None:
+def check_comparable(runs: Sequence[RecordedRun], losses: Sequence[MeasuredLosses]) -> None:
     """Check that all were measured on the same held-out sequences, in the same way. The seeds of masks may differ.
 
     Raises:
@@ -88,19 +81,18 @@ def check_comparable(runs: Sequence[RecordedRun], losses: Sequence[SequenceLosse
             )
 
 
-def common_sequences(losses: Sequence[SequenceLosses]) -> list[SequenceLosses]:
-    """The same losses, of the sequences that all have and in which each predicted something."""
+def common_sequences(losses: Sequence[ValidationLosses]) -> list[ValidationLosses]:
+    """The same losses, of the sequences that all have and in which each predicted something, in one order."""
     kept = losses[0].sequence
     for each in losses:
         kept = np.intersect1d(kept, each.sequence[each.predicted > 0])
-    chosen = [np.isin(each.sequence, kept) for each in losses]
+    places = [np.searchsorted(each.sequence, kept) for each in losses]
     return [
-        SequenceLosses(each.step, each.sequence[own], each.loss[own], each.predicted[own], each.measured)
-        for each, own in zip(losses, chosen, strict=True)
+        ValidationLosses(kept, each.loss[own], each.predicted[own]) for each, own in zip(losses, places, strict=True)
     ]
 
 
-def _measured(losses: SequenceLosses) -> dict[str, Any]:
+def _measured(losses: MeasuredLosses) -> dict[str, Any]:
     """How a validation measured: the held-out split, the masks' settings without their seed, BigBird's random blocks.
     The number of sequences may differ; how documents attend to each other is a setting of the model."""
     masks = {f"masking.{name}": value for name, value in losses.measured["masks"].items() if name != "seed"}
