@@ -6,16 +6,14 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY
 from page_checks import check_page
-from run_folders import losses_of, restore_run, write_losses
+from stored_runs import STORED, losses_of, restore_run, write_losses
 
 from clinical_pretrain.cli import main
 from clinical_pretrain.observe.report.bootstrap import difference, resampled_losses, seed_spread
 from clinical_pretrain.run_folder.validation_losses import ValidationLosses
 from clinical_pretrain.tasks.scores.bootstrap import Resampling
 
-STORED = json.loads((REPOSITORY / "benchmarks" / "results" / "compare_runs.json").read_text())
 GOOD, NEAR, LOW = ([f"rate-{rate}-seed-{seed}" for seed in (1, 2, 3)] for rate in ("0.002", "0.0019", "0.0005"))
 
 
@@ -23,15 +21,15 @@ GOOD, NEAR, LOW = ([f"rate-{rate}-seed-{seed}" for seed in (1, 2, 3)] for rate i
 def runs(tmp_path_factory):
     """Runs at three learning rates, three seeds each, as they were trained."""
     root = tmp_path_factory.mktemp("runs")
-    for name, stored in STORED["runs"].items():
-        restore_run(stored, root / name)
+    for name in STORED["runs"]:
+        restore_run(name, root / name)
     return root
 
 
 @pytest.fixture
 def pair(tmp_path):
     """Two runs of two rates, to be changed."""
-    return [restore_run(STORED["runs"][name], tmp_path / name) for name in (LOW[0], GOOD[0])]
+    return [restore_run(name, tmp_path / name) for name in (LOW[0], GOOD[0])]
 
 
 @pytest.fixture
@@ -129,7 +127,7 @@ def test_what_tells_groups_apart_is_shown(compare, pair, tmp_path):
 
 
 def test_sequences_that_both_have_are_compared(compare, pair, capsys, tmp_path):
-    stored = losses_of(STORED["runs"][GOOD[0]])
+    stored = losses_of(GOOD[0])
     kept = {name: values[::2] for name, values in stored.items()}
     write_losses(pair[1], STORED["runs"][GOOD[0]]["step"], **kept)
     change_validation(pair[1], sum(kept["loss"]) / sum(kept["predicted"]), sum(kept["predicted"]))

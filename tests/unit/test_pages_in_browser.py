@@ -1,12 +1,10 @@
 """Pages in a real Chromium, at the widths of a desktop and of a phone, light and dark: see tests/browser.py."""
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
-from run_folders import restore_run
+from stored_runs import restore_run
 
 from clinical_pretrain.cli import main
 
@@ -16,15 +14,13 @@ if shutil.which("chromium") is None:
 
 from browser import check
 
-STORED = json.loads((REPOSITORY / "benchmarks" / "results" / "compare_runs.json").read_text())["runs"]
-
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
 def runs(tmp_path):
     names = ["rate-0.0005-seed-1", "rate-0.002-seed-1", "rate-0.002-seed-2"]
-    return [restore_run(STORED[name], tmp_path / name) for name in names]
+    return [restore_run(name, tmp_path / name) for name in names]
 
 
 def test_no_fault_is_found(runs, shards, tmp_path):

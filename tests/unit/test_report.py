@@ -6,9 +6,8 @@ import re
 
 import pytest
 import yaml
-from conftest import REPOSITORY
 from page_checks import check_page
-from run_folders import restore_run
+from stored_runs import restore_run
 
 from clinical_pretrain.cli import main
 from clinical_pretrain.config.reading import flatten
@@ -17,7 +16,6 @@ from clinical_pretrain.observe.report.recipe import read_recipe
 from clinical_pretrain.resources import resource_path
 from tokenizer_tools.manifest import Manifest
 
-STORED = json.loads((REPOSITORY / "benchmarks" / "results" / "compare_runs.json").read_text())["runs"]
 NAME = "rate-0.002-seed-1"
 HOSTILE = "--><script>alert('1')</script> $x^2$ \x01\u202e"
 SECRETS = ["Quibblewort", "/home/secret", "MRN990017", "node-of-ward-7"]
@@ -29,7 +27,7 @@ def part(loss, predicted, accuracy=0.5):
 
 @pytest.fixture
 def run(tmp_path):
-    return restore_run(STORED[NAME], tmp_path / "MRN990017" / "my-run")
+    return restore_run(NAME, tmp_path / "MRN990017" / "my-run")
 
 
 @pytest.fixture
