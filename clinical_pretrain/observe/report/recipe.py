@@ -14,7 +14,7 @@ import yaml
 
 from clinical_pretrain.config.reading import flatten
 from clinical_pretrain.config.run_config import RunConfig
-from clinical_pretrain.observe.report.run import SETTINGS, RecordedRun, decides_weights, shown_value
+from clinical_pretrain.observe.report.run import SETTINGS, RecordedRun, decides_weights, is_path, shown_value
 from clinical_pretrain.resources import resource_files, resource_path
 from tokenizer_tools.pages.html import details, paragraph, table
 
@@ -146,7 +146,8 @@ def _nested(flat: dict[str, Any]) -> dict[str, Any]:
 def _is_default(key: str, value: object) -> bool:
     """Whether a value, of a path its last part, is the setting's default."""
     default = flatten(RunConfig().to_dict())[key]
-    return bool(value == (Path(default).name if key == "deepspeed" else default))
+    is_file = is_path(SETTINGS[key]) and key != "model.name_or_path"
+    return bool(value == (Path(default).name if is_file else default))
 
 
 def _is_unused(key: str, values: dict[str, Any]) -> bool:

@@ -137,9 +137,12 @@ class RecordedRun:
         if setting.key == "model.name_or_path":
             is_random = self.last["config"]["model"]["init"] == "random"
             return self.run["base_model"] or ("unused" if is_random else Path(value).name)
-        if value and any(isinstance(rule, PathText) for rule in setting.constraints):
-            return Path(value).name
-        return value
+        return Path(value).name if value and is_path(setting) else value
+
+
+def is_path(setting: Setting) -> bool:
+    """Whether a setting names a file or folder. Pages show the last part of its name alone."""
+    return any(isinstance(rule, PathText) for rule in setting.constraints)
 
 
 def decides_weights(setting: Setting) -> bool:
