@@ -32,6 +32,7 @@ figure svg * { stroke-linejoin: round; }
 figure text { font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 figcaption { color: var(--muted); font-size: 0.85rem; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 0 1.5rem; }
+.pair > * { min-width: 0; }
 .scroll { overflow-x: auto; margin: 0.8rem 0; }
 .scroll:focus-visible, pre:focus-visible, a:focus-visible, summary:focus-visible {
   outline: 2px solid var(--main); outline-offset: 2px; }
