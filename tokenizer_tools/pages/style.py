@@ -12,7 +12,7 @@ body { margin: 0 auto; max-width: 62rem; padding: 1rem 1rem 3rem; background: va
   font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: 0.5rem 0 1rem; }
 h2 { font-size: 1.15rem; margin: 2.2rem 0 0.6rem; padding-top: 0.9rem; border-top: 1px solid var(--grid); }
-p { max-width: 46rem; margin: 0.7rem 0; }
+p { max-width: 46rem; margin: 0.7rem 0; overflow-wrap: anywhere; }
 code { font: 0.9em ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; overflow-wrap: anywhere; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.2rem, 1fr)); gap: 0.6rem; margin: 0; }
 .tiles div { background: var(--panel); border-radius: 0.4rem; padding: 0.6rem 0.8rem; display: flex;
