@@ -37,14 +37,15 @@ SMALL_TEXT = """() => [...document.querySelectorAll('svg text')].filter(
     (e) => e.getBoundingClientRect().height > 0 && e.getBoundingClientRect().height < 8).length"""
 
 
-def check(page: Path, out: Path | None = None, height: int = 0) -> Iterator[str]:
-    """Yield the faults of a page, at each width and in each colour scheme.
+def check(page: Path, out: Path | None = None, height: int = 0) -> list[str]:
+    """The faults of a page, at each width and in each colour scheme.
 
     Args:
         page: HTML file.
         out: folder for screenshots; None: none are made.
         height: of screenshots, from the top, in pixels; 0: the whole page.
     """
+    found: list[str] = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for device, width in WIDTHS.items():
@@ -52,13 +53,14 @@ def check(page: Path, out: Path | None = None, height: int = 0) -> Iterator[str]
                 context = browser.new_context(
                     viewport={"width": width, "height": 900}, color_scheme=scheme, device_scale_factor=1
                 )
-                for fault in _faults(context.new_page(), page):
-                    yield f"{page.name}, {device}, {scheme}: {fault}"
+                faults = _faults(context.new_page(), page)
+                found += [f"{page.name}, {device}, {scheme}: {fault}" for fault in faults]
                 if out:
                     shoot(context.pages[0], out / f"{page.stem}-{device}-{scheme}.png", width, height)
                 context.close()
-        yield from (f"{page.name}, on paper: {fault}" for fault in _paper(browser, page))
+        found += [f"{page.name}, on paper: {fault}" for fault in _paper(browser, page)]
         browser.close()
+    return found
 
 
 def shoot(view: Page, path: Path, width: int, height: int) -> None:
