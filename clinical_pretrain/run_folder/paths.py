@@ -70,9 +70,19 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def validation_losses(self) -> Path:
+        """Folder of each validation's losses by sequence; see validation_losses.py."""
+        return self.path / "validation_losses"
+
+    @property
     def tensorboard(self) -> Path:
         """Folder of TensorBoard's event files."""
         return self.path / "tensorboard"
+
+    @property
+    def traces(self) -> Path:
+        """Folder of the profiler's traces."""
+        return self.path / "traces"
 
     @property
     def model_config(self) -> Path:
