@@ -12,6 +12,7 @@ from typing import Any
 from clinical_pretrain.commands import completion
 from clinical_pretrain.commands.cluster import submit, submit_shards
 from clinical_pretrain.commands.corpus import build_shards, clean, describe_shards, make_notes, sources, verify
+from clinical_pretrain.commands.doctor import doctor
 from clinical_pretrain.commands.evaluate import evaluate, finetune, submit_evaluate
 from clinical_pretrain.commands.files import show
 from clinical_pretrain.commands.observe import plot, status
@@ -38,6 +39,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], dict[str, Any]]] = {
     "withdraw": withdraw,
     "clean": clean,
     "sources": sources,
+    "doctor": doctor,
     "run": run,
     "export": export,
     "push": push,

@@ -120,6 +120,11 @@ class RunFolder:
         return self.jobs / "job.json"
 
     @property
+    def doctor_file(self) -> Path:
+        """What `submit --doctor` last found, as JSON."""
+        return self.jobs / "doctor.json"
+
+    @property
     def checkpoints(self) -> Path:
         """Folder of all checkpoints."""
         return self.path / "checkpoints"
