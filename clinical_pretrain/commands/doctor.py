@@ -39,9 +39,9 @@ def doctor(argv: Sequence[str]) -> dict[str, Any]:
         return {}
     if len(found.nodes) > 1:
         print(f"{len(found.nodes)} nodes: {', '.join(found.nodes[:8])}{' …' if len(found.nodes) > 8 else ''}")
-    print("\n".join(table(found.all)))
+    print("\n".join(table(found.shown())))
     result = report(args, found.to_dict())
-    faults, warnings = count(found.all, "fault"), count(found.all, "warning")
+    faults, warnings = count(found.shown(), "fault"), count(found.shown(), "warning")
     if faults:
         many = "fault" if faults == 1 else "faults"
         raise UserError(f"{faults} {many}: do what stands after the arrows, from the top, then type this command again")

@@ -98,6 +98,8 @@ def ask_for_run(config: RunConfig | None) -> dict[str, Any]:
         works, "unused" where the run doesn't compile.
     """
     from clinical_pretrain.distributed import check_gpu, own_device, uses_gpu
+    from clinical_pretrain.engine.deepspeed_config import resolve, zero_stage
+    from clinical_pretrain.models.build import compiles
     from clinical_pretrain.training.setup import check_hardware
 
     faults: dict[str, str] = {}
@@ -111,15 +113,19 @@ def ask_for_run(config: RunConfig | None) -> dict[str, Any]:
     if config is None:
         return {"faults": faults}
     found: dict[str, Any] = {"faults": faults}
+    with suppress(UserError):  # the DeepSpeed file's: the process that has started this one finds it, too
+        stage = zero_stage(resolve(config, int(os.environ["WORLD_SIZE"])))
+        if compiles(config, stage) and os.environ["LOCAL_RANK"] == "0":
+            found["compiler_error"] = compile_something()
     try:
-        found |= ask_model(config)
+        found["checkpoint_bytes"] = ask_size(config)
     except UserError as error:
         faults["base model"] = str(error)
     return found
 
 
-def ask_model(config: RunConfig) -> dict[str, Any]:
-    """Build the model without memory for its weights, and compile something if the run compiles.
+def ask_size(config: RunConfig) -> int:
+    """Bytes of a checkpoint. Builds the model, without memory for its weights.
 
     Raises:
         UserError: the shards or the base model aren't there, or don't fit each other.
@@ -128,17 +134,12 @@ def ask_model(config: RunConfig) -> dict[str, Any]:
 
     from clinical_pretrain.checkpoint.pending_save import checkpoint_bytes
     from clinical_pretrain.models.base_model import fitting_model_config
-    from clinical_pretrain.models.build import compiles
     from clinical_pretrain.models.families import family_of
-    from clinical_pretrain.training.preflight import make_spec
+    from clinical_pretrain.training.preflight import load_shards
 
-    spec = make_spec(config, int(os.environ["WORLD_SIZE"]))
-    model_config = fitting_model_config(config, spec.manifest)
+    model_config = fitting_model_config(config, load_shards(Path(config.data.shards)))
     with torch.device("meta"):
-        model = family_of(model_config).model_class(model_config)
-    is_first_here = os.environ["LOCAL_RANK"] == "0"
-    error = compile_something() if is_first_here and compiles(config, spec.zero_stage) else "unused"
-    return {"checkpoint_bytes": checkpoint_bytes(model), "compiler_error": error}
+        return checkpoint_bytes(family_of(model_config).model_class(model_config))
 
 
 def compile_something() -> str | None:

@@ -13,7 +13,7 @@ from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.config.slurm import SlurmConfig
 from clinical_pretrain.console import console
 from clinical_pretrain.observe.doctor import machine
-from clinical_pretrain.observe.doctor.findings import Finding, fault, in_order, merge, refused, warning
+from clinical_pretrain.observe.doctor.findings import Finding, fault, in_order, merge, refused, warning, with_new
 from clinical_pretrain.observe.doctor.folders import check_run_folder, check_space
 from clinical_pretrain.observe.doctor.network import check_host_name, check_interfaces, check_port, listening
 from clinical_pretrain.observe.doctor.ranks import Probe, check_all_reduce, check_answers, driver_version, torch_failed
@@ -54,18 +54,17 @@ class Report:
     nodes: list[str]
     """Host names, in the order of ranks."""
     findings: list[Finding]
-    """Of all nodes, in order."""
+    """Of all nodes."""
     differences: list[Finding] = field(default_factory=list)
     """Between nodes."""
 
-    @property
-    def all(self) -> list[Finding]:
-        """As they are shown."""
+    def shown(self) -> list[Finding]:
+        """In the order in which they are shown: differences between nodes, then faults, warnings, and what is ok."""
         return [*in_order(self.differences), *in_order(self.findings)]
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
-        return asdict(self)
+        return {"nodes": self.nodes, "findings": [asdict(finding) for finding in self.shown()]}
 
 
 def examine_here(question: Question) -> Report:
@@ -86,7 +85,7 @@ def examine_here(question: Question) -> Report:
     if not answers:
         findings.append(torch_failed(words))
     else:
-        findings += check_answers(answers, question.config, question.slurm is not None)
+        findings = with_new(findings, check_answers(answers, question.config, question.slurm is not None))
         findings.append(check_all_reduce(together[0] if together else None, words))
     host = socket.gethostname()
     return Report([host], merge({host: findings}))
@@ -135,7 +134,9 @@ def check_node(question: Question, answers: list[dict[str, Any]], local_ranks: i
         if checkpoint_bytes:
             findings.append(check_space(config, checkpoint_bytes))
     if isinstance(slurm, str):
-        findings.append(refused("time limit" if "warning" in slurm else "SLURM", slurm, "correct --slurm.KEY"))
+        remedy = "a longer --slurm.time, or a shorter --slurm.warning_seconds"
+        is_limit = "warning_seconds" in slurm
+        findings.append(refused("time limit", slurm, remedy) if is_limit else refused("SLURM", slurm))
     elif slurm is not None:
         findings += check_cluster(slurm)
     elif job := slurm_job():

@@ -50,6 +50,12 @@ def refused(name: str, message: UserError | str, remedy: str = "correct this fir
     return fault(name, found, after or remedy)
 
 
+def with_new(findings: Sequence[Finding], more: Sequence[Finding]) -> list[Finding]:
+    """Add findings, without faults of a check that has one already: they say the same in other words."""
+    faulty = {finding.name for finding in findings if finding.level == "fault"}
+    return [*findings, *(finding for finding in more if finding.level != "fault" or finding.name not in faulty)]
+
+
 def merge(by_node: Mapping[str, Sequence[Finding]]) -> list[Finding]:
     """Put the findings of all nodes together, in the order of the checks.
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from clinical_pretrain.console import console
 from clinical_pretrain.observe.doctor.doctor import Question, Report, check_node, differences, node_facts, port_taken
-from clinical_pretrain.observe.doctor.findings import Finding, fault, merge, warning
+from clinical_pretrain.observe.doctor.findings import Finding, fault, merge, warning, with_new
 from clinical_pretrain.observe.doctor.folders import check_shared_lock, holding_lock
 from clinical_pretrain.observe.doctor.meeting import Meeting, Place
 from clinical_pretrain.observe.doctor.network import ask_time, check_clock, check_port, listening
@@ -71,9 +71,11 @@ def _examine(question: Question, meeting: Meeting) -> Report | None:
             words = probe.last_words()
         finally:
             probe.close()
-    findings += check_answers(answers, question.config, is_login=False) if answers else [torch_failed(words)]
     if place.leads:
         findings += check_node(question, answers, local_ranks, place.world_size)
+    asked = check_answers(answers, question.config, is_login=False) if answers else [torch_failed(words)]
+    findings = with_new(findings, asked)
+    if place.leads:
         findings.append(
             check_all_reduce(together[0] if together else None, words)
             if can_meet

@@ -107,7 +107,7 @@ def torch_failed(words: str) -> Finding:
 def _loads_torch(environment: Mapping[str, str], without: str = "") -> bool:
     variables = {name: value for name, value in environment.items() if name != without}
     done = subprocess.run(
-        [sys.executable, "-c", "import torch"], env=variables, capture_output=True, timeout=PROBE_SECONDS
+        [sys.executable, "-c", "import torch, tokenizers"], env=variables, capture_output=True, timeout=PROBE_SECONDS
     )
     return done.returncode == 0
 

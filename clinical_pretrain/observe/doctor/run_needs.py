@@ -28,6 +28,8 @@ def check_run(config: RunConfig, world_size: int) -> list[Finding]:
         manifest = load_shards(shards)
     except UserError as error:
         return [refused("files", error), check_base_model(config)]
+    except ImportError:  # a library can't be loaded: the ranks fail by it, too, and say so
+        return [check_base_model(config)]
     splits = ", ".join(f"{split.sequences:,} {name}" for name, split in manifest.splits.items())
     findings.append(ok("shards", f"{shards}: {splits} sequences of {manifest.sequence_length:,} tokens"))
     findings.append(check_reading(shards, manifest))
@@ -36,9 +38,14 @@ def check_run(config: RunConfig, world_size: int) -> list[Finding]:
         spec = make_spec(config, world_size)
     except UserError as error:
         return [*findings, refused("settings", error)]
-    except (ImportError, OSError):  # torch can't be loaded, which the ranks have found
+    except (ImportError, OSError):  # torch can't be loaded
         return findings
-    findings.append(ok("settings", f"{world_size} ranks, {spec.accumulation_steps} micro-batches each per step"))
+    findings.append(
+        ok(
+            "settings",
+            f"{world_size} rank{'s'[: world_size != 1]}, {spec.accumulation_steps} micro-batches each per step",
+        )
+    )
     return [*findings, *_refusal("run folder's content", lambda: check_folder(spec))]
 
 
