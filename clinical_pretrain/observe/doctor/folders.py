@@ -43,7 +43,8 @@ def check_run_folder(run_dir: Path, warning_seconds: int, checkpoint_bytes: int 
         checkpoint_bytes: size of a checkpoint; None where it isn't known.
     """
     try:
-        with _trial_folder(existing(run_dir)) as folder:
+        # Among the jobs' logs, if there are some: in a run folder that is still empty, a check of another node may run.
+        with _trial_folder(existing(RunFolder(run_dir).jobs)) as folder:
             speed, clock = _write(folder / "trial"), _clock_of_disk(folder)
             locks = check_locks(folder)
     except OSError as error:

@@ -40,12 +40,8 @@ def check_run(config: RunConfig, world_size: int) -> list[Finding]:
         return [*findings, refused("settings", error)]
     except (ImportError, OSError):  # torch can't be loaded
         return findings
-    findings.append(
-        ok(
-            "settings",
-            f"{world_size} rank{'s'[: world_size != 1]}, {spec.accumulation_steps} micro-batches each per step",
-        )
-    )
+    of_each = f"{world_size} rank{'s'[: world_size != 1]}, each {spec.accumulation_steps} x"
+    findings.append(ok("settings", f"{of_each} {config.batch.micro_batch_size_per_gpu} sequences per step"))
     return [*findings, *_refusal("run folder's content", lambda: check_folder(spec))]
 
 
