@@ -17,8 +17,16 @@ class SlurmSilentError(Exception):
 
 
 def has_slurm() -> bool:
-    """Whether jobs can be submitted from this machine."""
+    """Whether SLURM's commands are installed here."""
     return shutil.which("sbatch") is not None and shutil.which("scontrol") is not None
+
+
+def slurm_answers() -> bool:
+    """Whether jobs can be submitted from here now."""
+    try:
+        return has_slurm() and bool(_scontrol("ping"))
+    except SlurmSilentError:
+        return False
 
 
 def partition_facts(name: str) -> dict[str, str]:
@@ -32,7 +40,9 @@ def partition_facts(name: str) -> dict[str, str]:
         SlurmSilentError: SLURM doesn't answer.
     """
     partitions = [_words(line) for line in _scontrol("show", "partition").splitlines() if line.strip()]
-    found = [each for each in partitions if (each.get("PartitionName") == name if name else each["Default"] == "YES")]
+    found = [
+        each for each in partitions if (each.get("PartitionName") == name if name else each.get("Default") == "YES")
+    ]
     if not found:
         names = ", ".join(each["PartitionName"] for each in partitions)
         wanted = f"no partition {name}" if name else "no default partition"

@@ -34,7 +34,8 @@ def doctor(argv: Sequence[str]) -> dict[str, Any]:
     if place.has_launcher:
         found = examine_nodes(Question(config, tuple(launcher)), place)
     else:
-        found = examine_here(Question(config, tuple(launcher), _jobs(args.site, slurm_arguments)))
+        jobs = None if launcher else _jobs(args.site, slurm_arguments)
+        found = examine_here(Question(config, tuple(launcher), jobs))
     if found is None:
         return {}
     if len(found.nodes) > 1:
@@ -45,20 +46,21 @@ def doctor(argv: Sequence[str]) -> dict[str, Any]:
     if faults:
         many = "fault" if faults == 1 else "faults"
         raise UserError(f"{faults} {many}: do what stands after the arrows, from the top, then type this command again")
-    arguments = ["run", *launcher, *arguments] if arguments else ["doctor", "--config", "CONFIG.yaml"]
+    after = ["submit", *slurm_arguments] if slurm_arguments else ["run", *launcher]
+    words = [*after, *arguments] if arguments else ["doctor", "--config", "CONFIG.yaml"]
     read = f"no fault, {warnings} warning{'s'[: warnings != 1]}" if warnings else "all is well"
-    print(f"{read}; next: {typed()} {shlex.join(arguments)}")
+    print(f"{read}; next: {typed()} {shlex.join(words)}")
     return result
 
 
 def _jobs(site: str, overrides: Sequence[str]) -> SlurmConfig | str | None:
     """Settings of the jobs that are submitted from this machine, or the message that refuses them; None where there are
     none."""
-    from clinical_pretrain.cluster.site_facts import has_slurm
+    from clinical_pretrain.cluster.site_facts import slurm_answers
     from clinical_pretrain.cluster.submit import SITE, site_config
     from clinical_pretrain.slurm_environment import slurm_job
 
-    if slurm_job() or not (has_slurm() or overrides or site != SITE):
+    if slurm_job() or not (overrides or site != SITE or slurm_answers()):
         return None
     try:
         return site_config(site, overrides)

@@ -395,6 +395,32 @@ def test_ranks_start_in_a_sites_container(command, cluster, config):
     assert len(Run(cluster.folder / "runs" / f"contained by {command}").losses()) == 4
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, ["ok time limit 24:00:00, and", "warning preemption partition debug requeues jobs without a",
+              "ok SLURM takes a job of 1 node with 2 GPUs"]),
+        ({"partition": "scavenge"}, ["ok preemption partition scavenge requeues jobs, 20 s after a warning"]),
+        ({"partition": "urgent,nowhere"}, ["fault SLURM no partition nowhere choose one by --slurm.partition"]),
+        ({"nodes": 3}, ["fault SLURM a job of 3 nodes with 2 GPUs, 24:00:00 would be refused: "]),
+        ({"gpus_per_node": 4}, ["fault SLURM a job of 1 node with 4 GPUs, 24:00:00 would be refused: "]),
+        ({"partition": "impatient"}, ["fault time limit partition impatient allows 00:04:00, not longer than the 300"]),
+    ],
+)  # fmt: skip
+def test_doctor_asks_slurm_on_a_login_node(settings, said, cluster):
+    """A partition whose limit is shorter than the warning, and jobs that SLURM wouldn't take."""
+    code = "from clinical_pretrain.config.slurm import SlurmConfig\n"
+    code += "from clinical_pretrain.observe.doctor.slurm import check_cluster\n"
+    code += f"for finding in check_cluster(SlurmConfig(**{settings})):\n"
+    code += "    print(finding.level, finding.name, finding.found, finding.remedy)"
+    cluster.ok("scontrol", "update", "partitionname=impatient", "MaxTime=4")
+    try:
+        printed = cluster.ok(cluster.environment["PYTHON"], "-c", code)
+    finally:
+        cluster.ok("scontrol", "update", "partitionname=impatient", "MaxTime=UNLIMITED")
+    assert all(each in printed for each in said), printed
+
+
 def test_doctor_names_what_differs_between_nodes(cluster, config):
     """node1 has another version of a library, and its clock is ahead; the warning is longer than the time limit. Then
     a firewall closes the port where the ranks meet."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 from clinical_pretrain.cluster.site_facts import SlurmSilentError, has_slurm, job_facts, partition_facts, refusal
 from clinical_pretrain.config.slurm import SlurmConfig, seconds_of
@@ -12,7 +13,7 @@ from tokenizer_tools.errors import UserError
 
 
 def check_cluster(slurm: SlurmConfig) -> list[Finding]:
-    """On a login node: the partition that jobs will be in, and whether SLURM would take one.
+    """On a login node: the partitions that jobs will be in, and whether SLURM would take one.
 
     Args:
         slurm: settings of the jobs.
@@ -20,24 +21,25 @@ def check_cluster(slurm: SlurmConfig) -> list[Finding]:
     if not has_slurm():
         return [fault("SLURM", "sbatch: not found", "type this on a login node of the cluster")]
     try:
-        partition = partition_facts(slurm.partition)
+        partitions = [partition_facts(name) for name in slurm.partition.split(",")]
     except UserError as error:
         return [refused("SLURM", error)]
     except SlurmSilentError as error:
-        return [_silent(error)]
-    name = partition["PartitionName"]
-    findings = [*_check_limit(name, partition, slurm), _check_preemption(name, partition)]
+        return [fault("SLURM", f"doesn't answer ({error})", "try again when it does (see sinfo)")]
+    findings = []
+    for partition in partitions:
+        name = partition["PartitionName"]
+        findings += [*_check_limit(name, partition, slurm), _check_preemption(name, partition)]
+    if slurm.container and not Path(slurm.container).exists():
+        remedy = "give the image's path as nodes see it: container in slurm/site.yaml"
+        findings.append(warning("container", f"{slurm.container}: not on this machine", remedy))
     if not any(finding.level == "fault" for finding in findings):
         reason = refusal(slurm)
         remedy = "correct --slurm.KEY or slurm/site.yaml; sinfo shows what there is"
         asked = f"{slurm.nodes} node{'s'[: slurm.nodes != 1]} with {slurm.gpus_per_node} GPUs, {slurm.time}"
         findings.insert(0, fault("SLURM", f"a job of {asked} would be refused: {reason}", remedy) if reason else
-                        ok("SLURM", f"partition {name} takes a job of {asked}"))  # fmt: skip
+                        ok("SLURM", f"takes a job of {asked}"))  # fmt: skip
     return findings
-
-
-def _silent(error: SlurmSilentError) -> Finding:
-    return warning("SLURM", f"doesn't answer ({error})", "submit jobs when it does (see sinfo); run needs no SLURM")
 
 
 def _check_limit(name: str, partition: dict[str, str], slurm: SlurmConfig) -> list[Finding]:
@@ -85,7 +87,7 @@ def check_job(job: str) -> list[Finding]:
     try:
         facts = job_facts(job)
     except SlurmSilentError as error:
-        return [_silent(error)]
+        return [warning("SLURM", f"doesn't answer ({error})", "see sinfo; a job is requeued only if it answers then")]
     limit, before = seconds_of(facts.get("TimeLimit", "UNLIMITED")) or math.inf, warning_seconds()
     findings = []
     if limit <= before:
