@@ -24,7 +24,7 @@ def doctor(argv: Sequence[str]) -> dict[str, Any]:
     args = parse(parser, own)
     launcher, arguments = divide_launcher(arguments)
     from clinical_pretrain.config.command_line import load_config
-    from clinical_pretrain.observe.doctor.doctor import Question, examine_here
+    from clinical_pretrain.observe.doctor.examine import Question, examine_here
     from clinical_pretrain.observe.doctor.findings import count, table
     from clinical_pretrain.observe.doctor.meeting import Place
     from clinical_pretrain.observe.doctor.nodes import examine_nodes

@@ -16,7 +16,7 @@ from conftest import REPOSITORY
 
 from clinical_pretrain.config.command_line import load_config
 from clinical_pretrain.config.slurm import SlurmConfig
-from clinical_pretrain.observe.doctor import doctor, folders, machine, network, run_needs, slurm
+from clinical_pretrain.observe.doctor import examine, folders, machine, network, run_needs, slurm
 from clinical_pretrain.observe.doctor.findings import Finding, fault, in_order, merge, ok, table, warning
 from clinical_pretrain.observe.doctor.meeting import Meeting, Place
 from clinical_pretrain.observe.doctor.ranks import check_all_reduce, check_gpus
@@ -179,7 +179,7 @@ def test_a_lock_of_another_node_is_seen(tmp_path):
 
 def test_a_port_that_a_firewall_closes():
     """A rule that refuses this port's packets, before the table that delivers within the machine."""
-    code = "from clinical_pretrain.observe.doctor.doctor import check_own_ports\n"
+    code = "from clinical_pretrain.observe.doctor.examine import check_own_ports\n"
     code += "for port in ('23456', '23457'): print(check_own_ports(('--master_port', port))[0])"
     rules = "ip link set lo up; ip rule add pref 10 lookup local; ip rule del pref 0"
     closed, opened = planted.python(code, f"ip rule add pref 1 ipproto tcp dport 23456 prohibit; {rules}").splitlines()
@@ -190,7 +190,7 @@ def test_a_port_that_a_firewall_closes():
 def test_a_port_that_is_taken():
     with socket.create_server(("", 0)) as server:
         port = server.getsockname()[1]
-        (finding,) = doctor.check_own_ports(("--master_port", str(port)))
+        (finding,) = examine.check_own_ports(("--master_port", str(port)))
     assert finding.level == "fault" and f"port {port}" in finding.found and "--master_port N" in finding.remedy
 
 
@@ -273,7 +273,7 @@ def test_what_a_partition_does_with_preempted_jobs(words, level):
 
 def test_differences_between_nodes():
     facts = {"torch": "2.13.0", "GPUs": "A100"}
-    found = doctor.differences({"a": facts, "b": facts | {"torch": "2.12.0"}, "c": facts | {"GPUs": "V100"}})
+    found = examine.differences({"a": facts, "b": facts | {"torch": "2.12.0"}, "c": facts | {"GPUs": "V100"}})
     assert [(finding.level, finding.found) for finding in found] == [
         ("fault", "torch: 2.13.0 on a, c; 2.12.0 on b"),
         ("warning", "GPUs: A100 on a, b; V100 on c"),

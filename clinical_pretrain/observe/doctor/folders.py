@@ -149,16 +149,19 @@ def _clock_of_disk(folder: Path) -> list[Finding]:
     return [] if abs(ahead) < 2 * CLOCK_SECONDS else [check_clock(ahead, "the disk of the run folder")]
 
 
-def check_space(config: RunConfig, checkpoint_bytes: int) -> Finding:
+def check_space(config: RunConfig, checkpoint_bytes: int | None) -> Finding:
     """Whether the checkpoints that a run keeps fit on the disk, beside those that are there.
 
     Args:
         config: the run's settings.
-        checkpoint_bytes: size of a checkpoint.
+        checkpoint_bytes: size of a checkpoint; None where it isn't known.
     """
     folder, kept = RunFolder(Path(config.run_dir)), checkpoints_kept(config)
+    free = shutil.disk_usage(existing(folder.path)).free
+    if checkpoint_bytes is None:
+        return ok("disk space", f"{size(free)} free; what checkpoints need isn't known without the model")
     there = sum(path.stat().st_size for path in folder.checkpoints.glob("step-*/*") if path.is_file())
-    needed, free = max(checkpoint_bytes, kept * checkpoint_bytes - there), shutil.disk_usage(existing(folder.path)).free
+    needed = max(checkpoint_bytes, kept * checkpoint_bytes - there)
     found = f"{size(free)} free, {size(needed)} needed for {kept} checkpoints of {size(checkpoint_bytes)}"
     remedy = f"free disk space, {OTHER_RUN_DIR}, or keep fewer: --checkpoint.keep_latest 1"
     if free < checkpoint_bytes:

@@ -7,6 +7,7 @@ import os
 import platform
 import resource
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,8 +42,9 @@ def check_machine(local_ranks: int, world_size: int) -> list[Finding]:
 
 
 def requirements() -> Iterator[tuple[str, str | None, SpecifierSet]]:
-    """The libraries that this package needs here: name, installed version (None: missing), and tested range."""
-    for line in importlib.metadata.requires(PACKAGE) or []:
+    """The libraries that this package needs here: name, installed version (None: missing), and tested range. Of a
+    package that isn't installed itself nothing is known."""
+    for line in (_installed(PACKAGE) and importlib.metadata.requires(PACKAGE)) or []:
         requirement = Requirement(line)
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             yield requirement.name, _installed(requirement.name), requirement.specifier
@@ -50,6 +52,9 @@ def requirements() -> Iterator[tuple[str, str | None, SpecifierSet]]:
 
 def check_versions() -> list[Finding]:
     """Versions of Python and of all libraries, against the ranges of pyproject.toml."""
+    if _installed(PACKAGE) is None:
+        remedy = "pip install . in its folder, or use the Python that has it: .venv/bin/python after make setup"
+        return [fault("versions", f"{PACKAGE} is not installed for {sys.executable}", remedy)]
     needed = [("Python", platform.python_version(), SpecifierSet(_python_range())), *requirements()]
     missing = [name for name, version, _ in needed if version is None]
     outside = [(name, version, tested) for name, version, tested in needed

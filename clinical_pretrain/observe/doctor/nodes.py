@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from clinical_pretrain.console import console
-from clinical_pretrain.observe.doctor.doctor import Question, Report, check_node, differences, node_facts, port_taken
+from clinical_pretrain.observe.doctor.examine import Question, Report, check_node, differences, node_facts, port_taken
 from clinical_pretrain.observe.doctor.findings import Finding, fault, merge, warning, with_new
 from clinical_pretrain.observe.doctor.folders import check_shared_lock, holding_lock
 from clinical_pretrain.observe.doctor.meeting import Meeting, Place

@@ -130,9 +130,7 @@ def check_node(question: Question, answers: list[dict[str, Any]], local_ranks: i
         world_size = slurm.nodes * slurm.ranks_per_node
     findings += check_run_folder(question.run_dir, question.warning_seconds, checkpoint_bytes)
     if config is not None:
-        findings += check_run(config, world_size)
-        if checkpoint_bytes:
-            findings.append(check_space(config, checkpoint_bytes))
+        findings += [*check_run(config, world_size), check_space(config, checkpoint_bytes)]
     if isinstance(slurm, str):
         remedy = "a longer --slurm.time, or a shorter --slurm.warning_seconds"
         is_limit = "warning_seconds" in slurm
