@@ -54,8 +54,12 @@ def doctor(argv: Sequence[str]) -> dict[str, Any]:
 
 
 def _jobs(site: str, overrides: Sequence[str]) -> SlurmConfig | str | None:
-    """Settings of the jobs that are submitted from this machine, or the message that refuses them; None where there are
-    none."""
+    """Settings of the jobs that are submitted from this machine, or the message that refuses their time limit; None
+    where there are none.
+
+    Raises:
+        UserError: other settings are refused.
+    """
     from clinical_pretrain.cluster.site_facts import slurm_answers
     from clinical_pretrain.cluster.submit import SITE, site_config
     from clinical_pretrain.slurm_environment import slurm_job
@@ -65,4 +69,6 @@ def _jobs(site: str, overrides: Sequence[str]) -> SlurmConfig | str | None:
     try:
         return site_config(site, overrides)
     except UserError as error:
+        if "longer than warning_seconds" not in str(error):
+            raise
         return str(error)

@@ -186,11 +186,12 @@ def ask_together() -> dict[str, Any]:
         seconds = []
         for _ in range(1 + ROUNDS):
             values = torch.full((count // 4,), float(ranks.rank + 1), device=ranks.device)
+            wait_for_gpu = torch.cuda.synchronize if ranks.device.type == "cuda" else lambda: None
+            wait_for_gpu()
             ranks.barrier()
             began = time.perf_counter()
             dist.all_reduce(values)
-            if ranks.device.type == "cuda":
-                torch.cuda.synchronize()
+            wait_for_gpu()
             seconds.append(time.perf_counter() - began)
             expected = ranks.world_size * (ranks.world_size + 1) / 2
             wrong = wrong or not bool((values == expected).all())

@@ -136,6 +136,7 @@ MISTAKES = [
     ["submit", "--doctor", "--config", DEMO, "--sweep", "seed=1,2"],
     ["doctor", "--config", "nowhere.yaml"],
     ["doctor", "--data.shards", "nowhere"],
+    ["doctor", "--slurm.warning_second", "9"],
     ["submit", "--config", CONFIG, "--max_steps", "0"],
     ["submit", "--config", CONFIG, "--data.shards", "nowhere"],
     ["submit", "--config", CONFIG, "--slurm.nodes", "0"],

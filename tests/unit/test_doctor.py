@@ -53,18 +53,19 @@ def test_a_machine_without_faults(shards, config_file, tmp_path):
 
 
 @pytest.mark.slow
-def test_planted_faults_are_found_together(shards, config_file, tmp_path):
+def test_planted_faults_are_found_together(shards, config_file, tmp_path, monkeypatch):
     """No compiler for torch.compile, a run folder below a file, a base model that isn't cached, and a time limit that
     is shorter than its warning."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "notes.txt").touch()
     words = ["--config", config_file, "--data.shards", shards, "--compile", "on", "--run_dir", "notes.txt/run",
              "--model.init", "pretrained", "--model.name_or_path", "nobody/nothing", "--slurm.time", "4"]  # fmt: skip
-    variables = dict.fromkeys(("CC", "CXX"), "") | {"PATH": str(tmp_path / "bin")}
-    code, findings, said = run_doctor(tmp_path, *words, **variables)
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.delenv("CXX", raising=False)
+    code, findings, said = run_doctor(tmp_path, *words, PATH=str(tmp_path / "bin"))
     faults = {finding.name: finding for finding in findings if finding.level == "fault"}
     assert code == 2 and faults.keys() == {"compiler", "run folder", "base model", "time limit"}, said
-    assert "torch.compile doesn't work" in faults["compiler"].found and "install gcc" in faults["compiler"].remedy
+    assert "No working C++ compiler found" in faults["compiler"].found and "install gcc" in faults["compiler"].remedy
     assert "notes.txt is a file" in faults["run folder"].found
     assert faults["base model"].remedy == "run first: hf download nobody/nothing"
     assert "time 4 must be longer than warning_seconds (300)" in faults["time limit"].found

@@ -34,7 +34,8 @@ class Question:
     launcher: tuple[str, ...] = ()
     """Options of DeepSpeed's launcher, as of `run`."""
     slurm: SlurmConfig | str | None = None
-    """On a login node: settings of jobs, or the message that refuses them. None where no jobs are submitted."""
+    """On a login node: settings of jobs, or the message that refuses their time limit. None where no jobs are
+    submitted."""
 
     @property
     def run_dir(self) -> Path:
@@ -132,9 +133,7 @@ def check_node(question: Question, answers: list[dict[str, Any]], local_ranks: i
     if config is not None:
         findings += [*check_run(config, world_size), check_space(config, checkpoint_bytes)]
     if isinstance(slurm, str):
-        remedy = "a longer --slurm.time, or a shorter --slurm.warning_seconds"
-        is_limit = "warning_seconds" in slurm
-        findings.append(refused("time limit", slurm, remedy) if is_limit else refused("SLURM", slurm))
+        findings.append(fault("time limit", slurm, "a longer --slurm.time, or a shorter --slurm.warning_seconds"))
     elif slurm is not None:
         findings += check_cluster(slurm)
     elif job := slurm_job():

@@ -75,14 +75,11 @@ def _examine(question: Question, meeting: Meeting) -> Report | None:
         findings += check_node(question, answers, local_ranks, place.world_size)
     asked = check_answers(answers, question.config, is_login=False) if answers else [torch_failed(words)]
     findings = with_new(findings, asked)
-    if place.leads:
-        findings.append(
-            check_all_reduce(together[0] if together else None, words)
-            if can_meet
-            else warning(
-                "all-reduce", "not tried, as not all ranks can start or reach each other", "correct the faults first"
-            )
-        )
+    if place.leads and can_meet:
+        findings.append(check_all_reduce(together[0] if together else None, words))
+    elif place.leads:
+        found = "not tried, as not all ranks can start or reach each other"
+        findings.append(warning("all-reduce", found, "correct the faults first"))
     facts = node_facts(answers) if place.leads else {}
     meeting.tell("report", {"findings": [asdict(finding) for finding in findings], "facts": facts})
     return _report(meeting, ranks) if place.rank == 0 else None
