@@ -64,7 +64,7 @@ class Meeting:
 
     def __init__(self, place: Place, parent: Path) -> None:
         self.place, self.folder = place, parent / f".doctor-{slurm_step()}"
-        self._made = [path for path in (parent, parent.parent) if not path.exists()]
+        self._made = [path for path in (parent, *parent.parents) if not path.exists()]
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def tell(self, topic: str, value: dict[str, Any]) -> None:
