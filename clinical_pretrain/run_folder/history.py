@@ -102,7 +102,12 @@ def validations_by_set(folder: RunFolder, starts: Sequence[dict[str, Any]]) -> l
 
 def comparable_validations(folder: RunFolder, starts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Validation lines of metrics.jsonl whose figures compare with those of the last start, in order."""
-    return [line for line in finite_validations(folder) if _set_of(line, starts) == starts[-1]["validation_set"]]
+    return comparable(finite_validations(folder), starts)
+
+
+def comparable(lines: Sequence[dict[str, Any]], starts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of these validation lines whose figures compare with those of the last start."""
+    return [line for line in lines if _set_of(line, starts) == starts[-1]["validation_set"]]
 
 
 def best_validation(folder: RunFolder, starts: Sequence[dict[str, Any]], among: Sequence[int] = ()) -> dict[str, Any]:
