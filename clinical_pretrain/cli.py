@@ -22,7 +22,7 @@ from clinical_pretrain.commands.table import table
 from clinical_pretrain.commands.tasks import tasks
 from clinical_pretrain.commands.tokenizer import extend_vocabulary, inspect_tokenizer, train_tokenizer
 from clinical_pretrain.commands.trials import chaos, demo
-from clinical_pretrain.commands.watch import watch
+from clinical_pretrain.commands.watch import sync, watch
 from clinical_pretrain.commands.withdraw import withdraw
 from clinical_pretrain.config.command_line import version
 from clinical_pretrain.config.other_names import refuse_unknown
@@ -54,6 +54,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], dict[str, Any]]] = {
     "submit-shards": submit_shards,
     "status": status,
     "watch": watch,
+    "sync": sync,
     "demo": demo,
     "chaos": chaos,
     "make-notes": make_notes,

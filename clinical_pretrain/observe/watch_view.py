@@ -37,9 +37,9 @@ def screen(views: Sequence[RunView], width: int, height: int) -> list[Text]:
     each = height // rows - 1  # a blank line below each, and the last line of the screen
     lines: list[Text] = []
     if len(views) > 1 and each < FEWEST_LINES:
-        told = table([view.status for view in views])
+        told = table([view.status | {"run_dir": _short(view.status["run_dir"], width // 3)} for view in views])
         lines = [Text(line) for line in told[: height - 1]]
-        if len(told) > height - 1:
+        if len(told) > height - 1 > 0:
             lines[-1] = Text(f"and {len(told) - height + 2} more", "dim")
     else:
         panel_width = (width - len(GAP) * (columns - 1)) // columns
@@ -97,10 +97,15 @@ def _head(view: RunView, width: int) -> Text:
         state = f"resuming from step {step:,}" if step else "starting"
     if told["job"] and not view.is_finished:
         state += f" (job {told['job']})"
-    name, room = told["run_dir"], max(8, width - cell_len(state) - 2)
+    name = _short(told["run_dir"], max(8, width - cell_len(state) - 2))
+    return Text.assemble((name, "bold"), "  ", (state, COLOURS.get(told["state"].split(",")[0], "yellow")))
+
+
+def _short(name: str, room: int) -> str:
+    """The end of a name that is too long."""
     while cell_len(name) > room:
         name = "…" + name[2:]
-    return Text.assemble((name, "bold"), "  ", (state, COLOURS.get(told["state"].split(",")[0], "yellow")))
+    return name
 
 
 def _progress(view: RunView, width: int) -> Text:

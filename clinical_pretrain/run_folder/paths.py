@@ -13,7 +13,7 @@ from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import read_json, write_json
 
 FORMAT_VERSION = 4
-"""Format version of run.json, data.json, summary.json and stop.json."""
+"""Format version of run.json, data.json, summary.json, stop.json and trackers.json."""
 JOBS_FOLDER = "slurm"
 """Folder of SLURM jobs' logs and scripts, in a run folder or in a folder of runs."""
 _REMEDY = "restore it from a backup, or choose another --run_dir"
@@ -73,6 +73,11 @@ class RunFolder:
     def validation_losses(self) -> Path:
         """Folder of each validation's losses by sequence; see validation_losses.py."""
         return self.path / "validation_losses"
+
+    @property
+    def trackers_file(self) -> Path:
+        """What has been sent to which experiment tracker."""
+        return self.path / "trackers.json"
 
     @property
     def tensorboard(self) -> Path:
@@ -208,8 +213,18 @@ class RunFolder:
         """
         return read_json(self.stop_file, FORMAT_VERSION, _REMEDY) if self.stop_file.exists() else None
 
+    def read_trackers(self) -> dict[str, Any]:
+        """What trackers.json says; empty where there is none.
+
+        Raises:
+            UserError: it is damaged, or of another format version.
+        """
+        remedy = "delete it; then everything is sent again"
+        return read_json(self.trackers_file, FORMAT_VERSION, remedy) if self.trackers_file.exists() else {}
+
     def write_versioned(self, path: Path, facts: dict[str, Any]) -> dict[str, Any]:
-        """Write data.json, summary.json or stop.json. Returns what is written: the facts and the format version."""
+        """Write data.json, summary.json, stop.json or trackers.json. Returns what is written: the facts and the format
+        version."""
         content = {"format_version": FORMAT_VERSION, **facts}
         write_json(path, content)
         return content
