@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from clinical_pretrain.commands.options import make_parser, parse, report
 from clinical_pretrain.console import console
@@ -25,7 +25,7 @@ def sync(argv: Sequence[str]) -> dict[str, Any]:
     """Send a run's metrics and settings to Weights & Biases or MLflow; again, only what is new; never text or paths."""
     parser = make_parser("sync", sync.__doc__)
     parser.add_argument("run", help="run folder, such as runs/NAME")
-    parser.add_argument("--to", choices=("wandb", "mlflow"), required=True, help="the tracker")
+    parser.add_argument("--to", type=Literal["wandb", "mlflow"], required=True, help="the tracker")
     parser.add_argument("--project", default="clinical-pretrain", help="project of W&B, experiment of MLflow")
     parser.add_argument("--names", action="store_true", help="send names of note categories, sections and words, too")
     parser.add_argument("--again", action="store_true", help="send everything, to a new run of the tracker")

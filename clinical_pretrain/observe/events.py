@@ -37,7 +37,7 @@ def of_metrics(line: dict[str, Any]) -> Event | None:
         if line["loss"] is None:
             return Event(at, f"{step}: the validation loss is NaN or infinite", True)
         general = (line.get("general") or {}).get("loss")
-        more = "" if general is None else f", on general text {general:.4f}"
+        more = "" if general is None else f"; general text {general:.4f}"
         return Event(at, f"{step}: validation loss {line['loss']:.4f}, accuracy {line['accuracy']:.1%}{more}")
     if kind == "save" and "failures" in line:
         count = line["failures"]

@@ -72,7 +72,7 @@ def prepare(run_dir: Path, tracker: str, project: str, with_names: bool = False,
     if not folder.exists:
         raise no_run(run_dir)
     sender = SENDERS[tracker]
-    place = f"{tracker} {sender.place()} {project}"
+    place = f"{sender.place()}, {project}"
     before = {} if again else folder.read_trackers().get(place, {})
     last_steps: dict[str, int] = dict(before.get("last_steps", {}))
     points, names = [], dict[str, None]()
@@ -115,12 +115,14 @@ def send(plan: Plan) -> dict[str, Any]:
         UserError: the tracker's library is missing, or it refuses.
     """
     shipment, folder = plan.shipment, plan.folder
+    told = {"tracker": shipment.tracker, "project": shipment.project, "lines": len(shipment.points)}
+    known = folder.read_trackers()
+    if not shipment.points and shipment.run_id and known[shipment.place]["is_finished"] == shipment.is_finished:
+        return {**told, "run_id": shipment.run_id, "where": "nothing is new"}
     run_id, where = SENDERS[shipment.tracker].send(shipment, folder.path)
-    known = {**folder.read_trackers(), shipment.place: {"run_id": run_id, "last_steps": shipment.last_steps}}
-    known.pop("format_version", None)
-    folder.write_versioned(folder.trackers_file, known)
-    return {"tracker": shipment.tracker, "project": shipment.project, "run_id": run_id,
-            "lines": len(shipment.points), "where": where}  # fmt: skip
+    sent = {"run_id": run_id, "last_steps": shipment.last_steps, "is_finished": shipment.is_finished}
+    folder.write_versioned(folder.trackers_file, {**known, shipment.place: sent})
+    return {**told, "run_id": run_id, "where": where}
 
 
 def public_settings(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

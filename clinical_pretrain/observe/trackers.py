@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 from tokenizer_tools.errors import UserError
 
@@ -73,7 +73,7 @@ class WeightsAndBiases:
 
     def place(self) -> str:
         """Its server."""
-        return _without_credentials(os.environ.get("WANDB_BASE_URL", ""))
+        return _without_credentials(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
 
     def send(self, shipment: Shipment, folder: Path) -> tuple[str, str]:
         """See Sender. Nothing is collected of this machine, process, code, or environment."""
@@ -82,6 +82,7 @@ class WeightsAndBiases:
             console="off",
             disable_code=True,
             disable_git=True,
+            host="",
             save_code=False,
             silent=True,
             x_disable_machine_info=True,
@@ -89,7 +90,7 @@ class WeightsAndBiases:
             x_disable_stats=True,
             x_save_requirements=False,
         )
-        with _refusals(wandb.Error):
+        with _refusals("wandb", wandb.Error):
             run = wandb.init(
                 project=shipment.project,
                 name=shipment.name,
@@ -103,7 +104,7 @@ class WeightsAndBiases:
                 run.define_metric(f"{kind}/*", step_metric=f"{kind}/step")
             for point in shipment.points:
                 run.log({**point.figures, f"{point.kind}/step": point.step})
-            where = run.url or f"{Path(run.dir).parent} (wandb sync uploads it)"
+            where = f"{Path(run.dir).parent}; wandb sync uploads it" if run.offline else str(run.url)
             run.finish()
         return run.id, where
 
@@ -119,7 +120,7 @@ class MLflow:
         """See Sender. MlflowClient adds neither the user's name nor the script's path, as mlflow.start_run does."""
         mlflow = _package("mlflow")
         entities, uri = importlib.import_module("mlflow.entities"), self.place()
-        with _refusals(mlflow.MlflowException):
+        with _refusals("mlflow", mlflow.MlflowException):
             client = mlflow.MlflowClient()
             run_id = shipment.run_id or self._new_run(client, shipment)
             known = client.get_run(run_id).data.params
@@ -156,22 +157,26 @@ SENDERS: dict[str, Sender] = {"wandb": WeightsAndBiases(), "mlflow": MLflow()}
 def _package(name: str) -> Any:
     try:
         return importlib.import_module(name)
-    except ImportError:
-        raise UserError(
-            f"{name} is missing, which --to {name} needs: pip install 'clinical-pretrain[{name}]'"
-        ) from None
+    except ImportError as error:
+        raise _missing(name, error) from None
 
 
 @contextmanager
-def _refusals(kind: type[Exception]) -> Iterator[None]:
+def _refusals(name: str, kind: type[Exception]) -> Iterator[None]:
     """Make a user's error of a tracker's."""
     try:
         yield
+    except ImportError as error:  # such as the database's
+        raise _missing(name, error) from None
     except kind as error:
         message = " ".join(str(error).split())
-        raise UserError(f"the tracker refuses: {message}; --again sends everything to a new run of it") from None
+        raise UserError(f"{name} refuses: {message}; --again sends everything to a new run of it") from None
+
+
+def _missing(name: str, error: ImportError) -> UserError:
+    what = f"{name} is missing" if error.name == name else f"{name} can't be imported ({error})"
+    return UserError(f"{what}, which --to {name} needs: pip install 'clinical-pretrain[{name}]'")
 
 
 def _without_credentials(uri: str) -> str:
-    parts = urlsplit(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
+    return re.sub(r"^([\w+]+://)[^/]*@", r"\1", uri).partition("?")[0]

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from rich.cells import cell_len
 from rich.text import Text
 
+from clinical_pretrain.observe.events import Event
 from clinical_pretrain.observe.sparkline import LEVELS, sparkline
 from clinical_pretrain.observe.status import FRESH_SECONDS, table
 from clinical_pretrain.observe.watched_run import RunView
@@ -22,7 +23,7 @@ GAP = " │ "
 FEWEST_COLUMNS, FEWEST_LINES = 38, 8
 """The smallest panel. Where the runs' panels would be smaller, each run gets one line of a table."""
 EVENTS = 8
-"""Number of newest events of a run that a snapshot shows."""
+"""Number of newest events of a run that a snapshot shows, in up to two lines each."""
 REASON_LINES = 3
 COLOURS = {"running": "green", "finished": "green", "failed": "red", "lost": "red", "unreadable": "red"}
 """Of states; others, such as pending and stopped, are yellow."""
@@ -58,14 +59,23 @@ def snapshot(views: Sequence[RunView], width: int) -> list[Text]:
 def panel(view: RunView, width: int, height: int | None = None) -> list[Text]:
     """Lines on a run, the most important first; None: as many as there are to show."""
     lines = [_head(view, width), _progress(view, width), *_ending(view, width), *_figures(view, width)]
-    room = EVENTS if height is None else max(0, height - len(lines) - 1)
-    if newest := view.events[len(view.events) - min(room, len(view.events)) :]:
-        lines.append(Text())
-    for event in newest:
-        lines.append(
-            Text.assemble((f"{event.clock:<{LABEL}} ", "dim"), (event.text, "yellow" if event.is_trouble else ""))
-        )
-    return lines[:height]
+    events, room = (view.events[-EVENTS:], 2 * EVENTS) if height is None else (view.events, height - len(lines) - 1)
+    told = _events(events, width, room)
+    return [*lines, Text(), *told][:height] if told else lines[:height]
+
+
+def _events(events: Sequence[Event], width: int, room: int) -> list[Text]:
+    """The newest events in at most `room` lines, two for a long one; the newest last."""
+    clock = max((len(event.clock) for event in events), default=0) + 1
+    found: list[Text] = []
+    for event in reversed(events):
+        texts = textwrap.wrap(event.text, max(8, width - clock), max_lines=2, placeholder=" …")
+        if len(found) + len(texts) > room:
+            break
+        style = "yellow" if event.is_trouble else ""
+        clocks = [event.clock.ljust(clock), " " * clock]
+        found[:0] = [Text.assemble((at, "dim"), (text, style)) for at, text in zip(clocks, texts, strict=False)]
+    return found
 
 
 def fit(line: Text, width: int, encoding: str = "utf-8") -> Text:

@@ -214,13 +214,15 @@ class RunFolder:
         return read_json(self.stop_file, FORMAT_VERSION, _REMEDY) if self.stop_file.exists() else None
 
     def read_trackers(self) -> dict[str, Any]:
-        """What trackers.json says; empty where there is none.
+        """What trackers.json says, by tracker; empty where there is none.
 
         Raises:
             UserError: it is damaged, or of another format version.
         """
-        remedy = "delete it; then everything is sent again"
-        return read_json(self.trackers_file, FORMAT_VERSION, remedy) if self.trackers_file.exists() else {}
+        if not self.trackers_file.exists():
+            return {}
+        content = read_json(self.trackers_file, FORMAT_VERSION, "delete it; then everything is sent again")
+        return {tracker: sent for tracker, sent in content.items() if tracker != "format_version"}
 
     def write_versioned(self, path: Path, facts: dict[str, Any]) -> dict[str, Any]:
         """Write data.json, summary.json, stop.json or trackers.json. Returns what is written: the facts and the format

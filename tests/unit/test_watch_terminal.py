@@ -31,7 +31,7 @@ class Terminal:
         self.stream, self.raw = pyte.Stream(self.screen), ""
         self.process = subprocess.Popen(
             [sys.executable, "-m", "clinical_pretrain", "watch", *map(str, words)],
-            stdin=self.inner, stdout=self.inner, stderr=self.inner, start_new_session=True, cwd=REPOSITORY,
+            stdin=self.inner, stdout=self.inner, stderr=self.inner, process_group=0, cwd=REPOSITORY,
             env={name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
             | {"TERM": "xterm-256color"} | environment,
         )  # fmt: skip
@@ -117,7 +117,7 @@ def test_the_screen_follows_the_terminals_size_and_ctrl_z(terminal, run):
     opened.resize(44, 12)
     opened.wait(lambda screen: "490/2,000" in screen and "q or Ctrl-C leaves; the run cont…" in screen)
     os.write(opened.master, b"\x1a")
-    while os.waitid(os.P_PID, opened.process.pid, os.WSTOPPED | os.WNOHANG) is None:
+    while os.waitid(os.P_PID, opened.process.pid, os.WSTOPPED | os.WNOHANG) is None and opened.process.poll() is None:
         opened.read(0.1)
     assert termios.tcgetattr(opened.inner) == opened.modes and opened.raw.rindex(LEAVE) > opened.raw.rindex(ENTER)
     opened.process.send_signal(signal.SIGCONT)
