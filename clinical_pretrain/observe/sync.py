@@ -42,12 +42,13 @@ class Plan:
     def describe(self) -> str:
         """Lines for the user, before anything is sent."""
         sent, names = self.shipment, ""
+        facts = dict.fromkeys(name.partition(".")[0] for name in sent.facts)
         if self.names:
             names = f"{len(self.names)} names from the data ({', '.join(self.names)})"
-            names = f"\nsent, too: {names}" if self.with_names else f"; {names}: --names sends them"
+            names = f"\nto send, too: {names}" if self.with_names else f"; {names}: --names sends them"
         return (
             f"{self.folder} -> {sent.tracker}, project {sent.project}, run {sent.name}\n"
-            f"sent: {len(sent.points):,} new lines of metrics, {len(sent.settings)} settings, {', '.join(sent.facts)}\n"
+            f"to send: {len(sent.points):,} new lines of metrics, {len(sent.settings)} settings, {', '.join(facts)}\n"
             f"not sent: {', '.join(self.withheld)}{names}"
         )
 
@@ -147,7 +148,7 @@ def _facts(run: Mapping[str, Any], start: Mapping[str, Any]) -> dict[str, Any]:
     names = ("world_size", "zero_stage", "device", "attention_backend", "compiled")
     found = {name: start.get(name) for name in names} | {"base_model": run.get("base_model")}
     found |= {"sequence_length": start.get("data", {}).get("sequence_length")}
-    found |= {f"version of {name}": version for name, version in start.get("versions", {}).items()}
+    found |= {f"versions.{name}": version for name, version in start.get("versions", {}).items()}
     return {name: value for name, value in found.items() if value is not None}
 
 

@@ -90,7 +90,7 @@ class WeightsAndBiases:
             x_disable_stats=True,
             x_save_requirements=False,
         )
-        with _refusals("wandb", wandb.Error):
+        with _refusals(shipment, wandb.Error):
             run = wandb.init(
                 project=shipment.project,
                 name=shipment.name,
@@ -120,7 +120,7 @@ class MLflow:
         """See Sender. MlflowClient adds neither the user's name nor the script's path, as mlflow.start_run does."""
         mlflow = _package("mlflow")
         entities, uri = importlib.import_module("mlflow.entities"), self.place()
-        with _refusals("mlflow", mlflow.MlflowException):
+        with _refusals(shipment, mlflow.MlflowException):
             client = mlflow.MlflowClient()
             run_id = shipment.run_id or self._new_run(client, shipment)
             known = client.get_run(run_id).data.params
@@ -162,15 +162,15 @@ def _package(name: str) -> Any:
 
 
 @contextmanager
-def _refusals(name: str, kind: type[Exception]) -> Iterator[None]:
+def _refusals(shipment: Shipment, kind: type[Exception]) -> Iterator[None]:
     """Make a user's error of a tracker's."""
     try:
         yield
     except ImportError as error:  # such as the database's
-        raise _missing(name, error) from None
+        raise _missing(shipment.tracker, error) from None
     except kind as error:
-        message = " ".join(str(error).split())
-        raise UserError(f"{name} refuses: {message}; --again sends everything to a new run of it") from None
+        remedy = "; if its run is gone: --again sends everything to a new one" if shipment.run_id else ""
+        raise UserError(f"{shipment.tracker} refuses: {' '.join(str(error).split()).rstrip('.')}{remedy}") from None
 
 
 def _missing(name: str, error: ImportError) -> UserError:

@@ -128,7 +128,7 @@ def test_mlflow_gets_what_is_new(run, library, tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     assert main(["sync", str(run), *to]) == 2
     (error,) = capsys.readouterr().err.splitlines()
-    assert error.startswith("error: mlflow refuses: ") and error.endswith("--again sends everything to a new run of it")
+    assert error.startswith("error: mlflow refuses: ") and error.endswith("--again sends everything to a new one")
 
 
 @pytest.mark.trackers

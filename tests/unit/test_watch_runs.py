@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from run_folders import metrics_line, start_entry, train_line, validation_line, write_metrics, write_run
 
@@ -38,6 +38,7 @@ WHOLE = "".join(map(metrics_line, (train_line(1), validation_line(1, by_category
 TORN = metrics_line(train_line(3))[:50]
 
 
+@settings(max_examples=25)
 @given(st.lists(st.integers(1, 200), max_size=12), st.booleans())
 def test_a_log_is_read_as_it_grows(tmp_path_factory, pieces, is_torn):
     """In any pieces, with a line that a full disk has left incomplete; each line once."""

@@ -20,8 +20,7 @@ LINES = [*(train_line(step, start=0) for step in range(10, 500, 10)), validation
 
 
 class Terminal:
-    """A terminal with `watch` in it. The screen behind it is wider than `watch` is told, so that a line that is too wide
-    is seen."""
+    """A terminal with `watch` in it. The screen behind it is wider than `watch` is told: a line that is too wide shows."""
 
     def __init__(self, *words, size=(80, 24), **environment):
         self.master, self.inner = pty.openpty()
