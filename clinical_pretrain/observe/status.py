@@ -95,7 +95,8 @@ def _status(folder: RunFolder, lines: Sequence[dict[str, Any]]) -> dict[str, Any
         max_steps = config["max_steps"] + config.get("extend", 0)
     stop = folder.read_stop() or {}
     of_last_start = bool(stop) and folder.stop_file.stat().st_mtime >= last.get("timestamp", 0.0)
-    is_fresh = bool(train) and _is_fresh(train[-1], len(starts) - 1)
+    is_of_last_start = bool(train) and train[-1].get("start") == len(starts) - 1
+    is_fresh = is_of_last_start and _is_fresh(train[-1])
     state, reason = _state(last, stop if of_last_start else {}, is_fresh), stop.get("reason")
     if waiting:
         state = next(iter(waiting.values()))
@@ -111,7 +112,7 @@ def _status(folder: RunFolder, lines: Sequence[dict[str, Any]]) -> dict[str, Any
         if found != "completed":
             state = f"finished, export {found}"
             reason = f"see {run_dir}/{JOBS_FOLDER}/{exporting}_0_log.out"
-    left = time_left(train, max_steps) if state == "running" else None
+    left = time_left(train, max_steps) if state == "running" and is_of_last_start else None
     return {
         "run_dir": str(run_dir),
         "job": job,
@@ -164,7 +165,7 @@ def _state(last: dict[str, Any], stop: dict[str, Any], is_fresh: bool) -> str:
     return states.get(stop.get("exit_code"), "stopped")
 
 
-def _is_fresh(newest: dict[str, Any], start: int) -> bool:
-    """Whether the newest training line is of this start, and was written a moment ago."""
+def _is_fresh(newest: dict[str, Any]) -> bool:
+    """Whether a training line was written a moment ago."""
     age = time.time() - newest.get("time", 0.0)
-    return newest.get("start") == start and age < max(FRESH_SECONDS, 3 * newest.get("seconds", 0.0))
+    return age < max(FRESH_SECONDS, 3 * newest.get("seconds", 0.0))

@@ -58,7 +58,8 @@ def snapshot(views: Sequence[RunView], width: int) -> list[Text]:
 
 def panel(view: RunView, width: int, height: int | None = None) -> list[Text]:
     """Lines on a run, the most important first; None: as many as there are to show."""
-    lines = [_head(view, width), _progress(view, width), *_ending(view, width), *_figures(view, width)]
+    lines = [_head(view, width), _progress(view, width)]
+    lines += [*_ending(view, width), *_silence(view, width), *_figures(view, width)]
     events, room = (view.events[-EVENTS:], 2 * EVENTS) if height is None else (view.events, height - len(lines) - 1)
     told = _events(events, width, room)
     return [*lines, Text(), *told][:height] if told else lines[:height]
@@ -178,13 +179,12 @@ def _figures(view: RunView, width: int) -> Iterator[Text]:
     yield from _row("updates", [*parts, f"learning rate {newest['learning_rate']:.2e}"], width)
     yield from _row("restarts", [f"{restarts:,}"], width)
     yield from _row("time in", [f"{name} {share:.0%}" for name, share in view.shares.items() if share >= 0.005], width)
-    yield from _age(view, width)
 
 
-def _age(view: RunView, width: int) -> Iterator[Text]:
-    """How old the figures are, where that is a sign of trouble."""
-    age = time.time() - view.newest["time"]
-    if view.status["state"] == "running" and age > max(FRESH_SECONDS, 5 * view.newest["seconds"]):
+def _silence(view: RunView, width: int) -> Iterator[Text]:
+    """How long the run has written nothing, where that is a sign of trouble."""
+    age = time.time() - max(view.newest.get("time", 0.0), view.start.get("timestamp", 0.0))
+    if view.status["state"] == "running" and age > max(FRESH_SECONDS, 5 * view.newest.get("seconds", 0.0)):
         yield from _row("", [f"no new figures for {duration(age)}"], width, "yellow")
 
 

@@ -137,7 +137,8 @@ class WatchedRun:
 
     def _view(self) -> RunView:
         newest, state, train = self._train[-1] if self._train else {}, self._status, list(self._train)
-        left = time_left(train, state["max_steps"]) if state["state"] == "running" else None
+        is_resuming = bool(self._starts) and newest.get("start") != len(self._starts) - 1
+        left = time_left(train, state["max_steps"]) if state["state"] == "running" and not is_resuming else None
         known_starts = range(len(self._starts))
         measured = [line for line in self._validations if line["loss"] is not None and line["start"] in known_starts]
         told = {"step": newest["step"], "stage": newest.get("stage", 1), "loss": newest["loss"]} if newest else {}
@@ -147,7 +148,7 @@ class WatchedRun:
         return RunView(
             status=state | told,
             newest=newest,
-            is_resuming=bool(self._starts) and newest.get("start") != len(self._starts) - 1,
+            is_resuming=is_resuming,
             start=self._starts[-1] if self._starts else {},
             summary=self._summary,
             time_left=left,

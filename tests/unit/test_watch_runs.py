@@ -246,6 +246,7 @@ def test_a_run_that_is_restarted(running):
     write_run(running, lines, [*starts, again])
     view = watched.refresh()
     assert view.is_resuming and "resuming from step 600" in watch_view.panel(view, 80)[0].plain
+    assert view.time_left is None and status(running)["seconds_left"] is None  # of the start before
     cut_metrics(RunFolder(running), 600)
     with (running / "metrics.jsonl").open("a") as stream:
         stream.write(metrics_line(train_line(610, start=2, time=time.time())))
@@ -269,7 +270,11 @@ def test_ends_of_runs(tmp_path):
 def test_silence_is_said(running):
     lines = [line | {"time": line["time"] - 3600} for line in read_metrics(RunFolder(running))]
     write_metrics(running, lines)
+    starts = RunFolder(running).starts()
+    write_run(running, lines, [*starts[:-1], starts[-1] | {"timestamp": starts[-1]["timestamp"] - 3600}])
     assert "no new figures for 1:00:" in shown(running)
+    write_run(running, lines, [*starts, start_entry(timestamp=time.time() - 30, **HERE)])
+    assert "no new figures" not in shown(running)
 
 
 def test_files_that_cannot_be_read_are_tried_again(running):

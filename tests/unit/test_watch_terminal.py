@@ -20,7 +20,7 @@ LINES = [*(train_line(step, start=0) for step in range(10, 500, 10)), validation
 
 
 class Terminal:
-    """A terminal with `watch` in it. The screen behind it is wider than `watch` is told: a line that is too wide shows."""
+    """A terminal with `watch` in it. Its screen is wider than `watch` is told, and so shows lines that are too wide."""
 
     def __init__(self, *words, size=(80, 24), **environment):
         self.master, self.inner = pty.openpty()
@@ -87,7 +87,7 @@ def terminal():
 def run(tmp_path):
     """A run that another process of this machine, `sleep`, seems to train."""
     with subprocess.Popen(["sleep", "300"]) as process:
-        here = {"host": os.uname().nodename, "process": process.pid}
+        here = {"host": os.uname().nodename, "process": process.pid, "timestamp": time.time()}
         write_run(tmp_path / "run", LINES, [start_entry(**here)])
         yield tmp_path / "run"
         process.kill()
