@@ -55,7 +55,8 @@ class ValidationConfig:
     max_sequences: Annotated[int, Range(0, MANY), Resume.ACCEPTED] = 0
     """Number of validation sequences to use, spread evenly over the split; 0: all."""
     context_sequences: Annotated[int, Range(0, MANY), Resume.FREE] = 64
-    """Measure about this many of the sequences with the context cut to 512 tokens, too; 0: none."""
+    """Measure about this many of the sequences with the context cut to 512 tokens, too; 0: none. Attention backend hf
+    can't."""
     words: Annotated[str, PathText(may_be_empty=True), Resume.FREE] = "configs/validation/words.yaml"
     """Lists of words by name, whose loss is shown by list; a YAML file. Empty: none."""
     general_text: Annotated[str, PathText(may_be_empty=True), Resume.FREE] = "configs/validation/general.txt"

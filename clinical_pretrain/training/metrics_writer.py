@@ -143,9 +143,8 @@ class MetricsWriter:
         self._write(step, "validation", result)
         parts = [f"step {step:,}", f"validation loss {result['loss']:.4f}", f"accuracy {result['accuracy']:.2%}"]
         if context := result.get("context"):
-            parts.append(
-                f"{context['loss_cut'] - context['loss_whole']:+.4f} with {context['tokens']} tokens of context"
-            )
+            worse = round(context["loss_cut"] - context["loss_whole"], 4) + 0.0  # not -0.0000
+            parts.append(f"{worse:+.4f} with {context['tokens']} tokens of context")
         if general := result.get("general"):
             parts.append(f"general text {general['loss']:.4f}")
         console.say(" · ".join([*parts, f"{result['predicted']:,} masked tokens"]))

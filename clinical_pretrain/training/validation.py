@@ -94,7 +94,7 @@ class Validation:
             with torch.no_grad():
                 micro_batches = self._micro_batches(len(self.numbers))
                 general = self._micro_batches(len(self._general))
-                every = self._cut_every(len(micro_batches))
+                every = self._cut_every(engine, len(micro_batches))
                 total = len(micro_batches) + len(general)
                 proceed(0, total)
                 for done, places in enumerate([*micro_batches, *general], 1):
@@ -137,10 +137,12 @@ class Validation:
             for start in range(0, count, micro * self.ranks.world_size)
         ]
 
-    def _cut_every(self, micro_batches: int) -> int:
-        """Of how many micro-batches one is measured with a cut context, too; 0: none."""
+    def _cut_every(self, engine: Any, micro_batches: int) -> int:
+        """Of how many micro-batches one is measured with a cut context, too; 0: none. Hugging Face's own BigBird never
+        returns from short sequences: it then attends to everything."""
         sequences = self.config.validation.context_sequences
-        if not sequences or self.collator.length <= CONTEXT_TOKENS:
+        backend = getattr(engine, "module", engine).encode.backend
+        if not sequences or self.collator.length <= CONTEXT_TOKENS or backend == "hf":
             return 0
         measured = -(-sequences // (self.config.batch.micro_batch_size_per_gpu * self.ranks.world_size))
         return max(1, micro_batches // measured)
