@@ -12,6 +12,7 @@ from typing import Any
 from clinical_pretrain.commands import completion
 from clinical_pretrain.commands.cluster import submit, submit_shards
 from clinical_pretrain.commands.corpus import build_shards, clean, describe_shards, make_notes, sources, verify
+from clinical_pretrain.commands.doctor import doctor
 from clinical_pretrain.commands.evaluate import evaluate, finetune, submit_evaluate
 from clinical_pretrain.commands.files import show
 from clinical_pretrain.commands.observe import plot, status
@@ -22,6 +23,7 @@ from clinical_pretrain.commands.table import table
 from clinical_pretrain.commands.tasks import tasks
 from clinical_pretrain.commands.tokenizer import extend_vocabulary, inspect_tokenizer, train_tokenizer
 from clinical_pretrain.commands.trials import chaos, demo
+from clinical_pretrain.commands.watch import sync, watch
 from clinical_pretrain.commands.withdraw import withdraw
 from clinical_pretrain.config.command_line import version
 from clinical_pretrain.config.other_names import refuse_unknown
@@ -39,6 +41,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], dict[str, Any]]] = {
     "withdraw": withdraw,
     "clean": clean,
     "sources": sources,
+    "doctor": doctor,
     "run": run,
     "export": export,
     "push": push,
@@ -53,6 +56,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], dict[str, Any]]] = {
     "submit": submit,
     "submit-shards": submit_shards,
     "status": status,
+    "watch": watch,
+    "sync": sync,
     "demo": demo,
     "chaos": chaos,
     "make-notes": make_notes,
