@@ -2,7 +2,7 @@
 
     python tests/browser.py PAGE.html ... --out FOLDER
 
-Needs `pip install axe-playwright-python` and Chromium, such as Debian's package or `playwright install chromium`.
+Needs tests/install_browser.sh.
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ from stored_runs import restore_run
 
 from clinical_pretrain.cli import main
 
-pytest.importorskip("axe_playwright_python", reason="needs the extra `browser`")
+pytest.importorskip("axe_playwright_python", reason="needs tests/install_browser.sh")
 if shutil.which("chromium") is None:
-    pytest.skip("needs Chromium", allow_module_level=True)
+    pytest.skip("needs tests/install_browser.sh", allow_module_level=True)
 
 from browser import check
 
