@@ -16,6 +16,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from functools import partial
 from types import FrameType, SimpleNamespace
 from typing import Any
 
@@ -26,7 +27,9 @@ from gpu_memory import LENGTH, make, recipe_parser
 
 from clinical_pretrain.data.collator import MicroBatch, capacity
 from clinical_pretrain.distributed import initialise, shut_down
+from clinical_pretrain.engine.deepspeed_internals import time_collectives
 from clinical_pretrain.engine.step_reports import StepReports
+from clinical_pretrain.training.phases import Phases
 from clinical_pretrain.training.train import train_step
 from tokenizer_tools.files import write_json
 
@@ -121,9 +124,11 @@ def main() -> None:
         ranks=ranks,
         engine=engine,
         step=0,
+        phases=Phases(ranks.device),
         spec=SimpleNamespace(accumulation_steps=args.accumulation_steps),
     )
     run.progress = SimpleNamespace(stage=lambda step: SimpleNamespace(learning_rate=lambda step, optim: 1e-5))
+    time_collectives(partial(run.phases, "communication"))
     reports = StepReports(ranks, engine)
     watcher = Watcher()
     for step in range(1, 7):  # the last is counted
@@ -131,6 +136,7 @@ def main() -> None:
         with watcher as calls:
             loss = train_step(run, iter(batches))
             reports.exchange(step, loss, False)
+            run.phases.take_shares()
         run.step = step
     totals = {kind: sum(count for (of, _, _), count in calls.items() if of == kind) for kind in KINDS}
     names = kernel_names(calls)

@@ -12,16 +12,19 @@ from typing import Any
 from clinical_pretrain.commands import completion
 from clinical_pretrain.commands.cluster import submit, submit_shards
 from clinical_pretrain.commands.corpus import build_shards, clean, describe_shards, make_notes, sources, verify
+from clinical_pretrain.commands.doctor import doctor
 from clinical_pretrain.commands.evaluate import evaluate, finetune, submit_evaluate
 from clinical_pretrain.commands.files import show
 from clinical_pretrain.commands.observe import plot, status
 from clinical_pretrain.commands.plan import plan
 from clinical_pretrain.commands.release import export, push
+from clinical_pretrain.commands.report import compare, report
 from clinical_pretrain.commands.run import run
 from clinical_pretrain.commands.table import table
 from clinical_pretrain.commands.tasks import tasks
 from clinical_pretrain.commands.tokenizer import extend_vocabulary, inspect_tokenizer, train_tokenizer
 from clinical_pretrain.commands.trials import chaos, demo
+from clinical_pretrain.commands.watch import sync, watch
 from clinical_pretrain.commands.withdraw import withdraw
 from clinical_pretrain.config.command_line import version
 from clinical_pretrain.config.other_names import refuse_unknown
@@ -40,6 +43,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], dict[str, Any]]] = {
     "clean": clean,
     "sources": sources,
     "plan": plan,
+    "doctor": doctor,
     "run": run,
     "export": export,
     "push": push,
@@ -49,9 +53,13 @@ COMMANDS: dict[str, Callable[[Sequence[str]], dict[str, Any]]] = {
     "submit-evaluate": submit_evaluate,
     "table": table,
     "plot": plot,
+    "report": report,
+    "compare": compare,
     "submit": submit,
     "submit-shards": submit_shards,
     "status": status,
+    "watch": watch,
+    "sync": sync,
     "demo": demo,
     "chaos": chaos,
     "make-notes": make_notes,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -108,6 +110,15 @@ def read_environment() -> tuple[int, int]:
 def uses_gpu() -> bool:
     """True where there is a GPU and DS_ACCELERATOR doesn't ask for the CPU."""
     return torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
+
+
+def peak_memory_bytes() -> int:
+    """The peak so far of this process: of its tensors on the GPU, or of its resident memory."""
+    if uses_gpu():
+        return torch.cuda.max_memory_allocated()
+    # Not getrusage(), which also counts what the process that started this one had.
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(found[1]) * 1024 if found else 0
 
 
 def own_device(local_rank: int) -> torch.device:

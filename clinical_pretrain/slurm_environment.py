@@ -33,3 +33,18 @@ def reset_try_count() -> None:
     if path := os.environ.get("TRIES_FILE"):
         with suppress(OSError):
             Path(path).unlink(missing_ok=True)
+
+
+def slurm_step() -> str:
+    """A name for the processes that one srun, or another launcher, has started: the same for all of them, and for no
+    others in this folder."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None:
+        return f"port-{os.environ.get('MASTER_PORT', '0')}"
+    return f"{job}.{os.environ.get('SLURM_STEP_ID', '0')}.{os.environ.get('SLURM_RESTART_COUNT', '0')}"
+
+
+def meeting_port() -> int | None:
+    """The TCP port at which this job's ranks meet: MASTER_PORT, or that of slurm/begin.sh; None outside SLURM."""
+    port, job = os.environ.get("MASTER_PORT"), os.environ.get("SLURM_JOB_ID")
+    return int(port) if port else 10_000 + int(job) % 20_000 if job else None

@@ -133,13 +133,18 @@ def _reason(error: OSError) -> str:
     return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
 
 
+def checkpoint_bytes(model: torch.nn.Module) -> int:
+    """Size of a checkpoint: the model's own weights, and fp32 weights and both of Adam's moments."""
+    return 16 * parameter_count(model)
+
+
 def check_disk_space(folder: RunFolder, engine: Any) -> None:
-    """Check that a checkpoint fits on the disk: the model's own weights, and fp32 weights and both of Adam's moments.
+    """Check that a checkpoint fits on the disk.
 
     Raises:
         OSError: it doesn't.
     """
-    needed, free = 16 * parameter_count(engine.module), shutil.disk_usage(folder.path).free
+    needed, free = checkpoint_bytes(engine.module), shutil.disk_usage(folder.path).free
     if free < needed:
         unit, name = (1e9, "GB") if needed > 1e9 else (1e6, "MB")
         raise OSError(f"{needed / unit:,.1f} {name} are needed, {free / unit:,.1f} {name} are free")

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import clinical_pretrain
+from clinical_pretrain.cluster.checks import check_for_nodes
 from clinical_pretrain.cluster.jobs import jobs_of, read_json, refuse_queued
 from clinical_pretrain.config.command_line import load_config, split_options
 from clinical_pretrain.config.fields import keys_of
@@ -31,7 +32,6 @@ from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.config.slurm import SlurmConfig
 from clinical_pretrain.resources import resource_path
 from clinical_pretrain.run_folder.paths import JOBS_FOLDER, RunFolder
-from clinical_pretrain.training.preflight import preflight
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import write_json
 from tokenizer_tools.yaml_files import read_yaml
@@ -141,7 +141,7 @@ def submit(
         UserError: something can't work on the nodes, or SLURM refused the job.
     """
     for run in runs:
-        check(run.config, slurm)
+        check_for_nodes(run.config, slurm)
     first = runs[0].folder
     common = first if len(runs) == 1 else first.parent
     logs = common / JOBS_FOLDER
@@ -237,40 +237,6 @@ def submit_shards(arguments: Sequence[str], out: Path, slurm: SlurmConfig, dry_r
     jobs = {"prepare": prepare, "scan": scan, "finish": finish, "logs": str(logs)}
     write_json(logs / "jobs.json", jobs)
     return jobs
-
-
-def check(config: RunConfig, slurm: SlurmConfig) -> None:
-    """Find on the login node what would fail on the compute nodes.
-
-    Raises:
-        UserError: the run can't work.
-    """
-    if config.model.init == "pretrained":
-        check_is_local(config.model.name_or_path)
-    preflight(config, slurm.nodes * slurm.ranks_per_node)
-
-
-def check_is_local(name: str) -> None:
-    """Check that a model or tokenizer is a folder, or in the Hub's cache, as compute nodes don't go online.
-
-    Raises:
-        UserError: it is neither.
-    """
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    if Path(name).exists():
-        return
-    files = ("config.json", "tokenizer_config.json", "tokenizer.json")
-    try:
-        if not any(isinstance(try_to_load_from_cache(name, file), str) for file in files):
-            raise UserError(
-                f"{name}: not on this machine, and compute nodes don't go online; run first: hf download {name}"
-            )
-    except HFValidationError:
-        raise UserError(
-            f"{name}: no such folder, and not the name of a model on the Hub, such as allenai/longformer-base-4096"
-        ) from None
 
 
 def job_parameters(

@@ -11,8 +11,9 @@ import shlex
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from clinical_pretrain.cluster.checks import check_is_local
 from clinical_pretrain.cluster.jobs import UNKNOWN, queued, read_json
-from clinical_pretrain.cluster.submit import Command, check_is_local, job_parameters, script, submit_job
+from clinical_pretrain.cluster.submit import Command, job_parameters, script, submit_job
 from clinical_pretrain.config.slurm import SlurmConfig
 from clinical_pretrain.run_folder.paths import JOBS_FOLDER
 from clinical_pretrain.tasks.evaluation import leave_out, readable_tasks

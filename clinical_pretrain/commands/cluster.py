@@ -5,11 +5,18 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clinical_pretrain.commands.corpus import shard_settings, shards_parser
 from clinical_pretrain.commands.options import CommandParser, divide, make_parser, notes_paths, parse, report
 from tokenizer_tools.command_line import typed
+from tokenizer_tools.errors import UserError
+
+if TYPE_CHECKING:
+    import jsonargparse
+
+    from clinical_pretrain.cluster.submit import PlannedRun
+    from clinical_pretrain.config.slurm import SlurmConfig
 
 
 def submit(argv: Sequence[str]) -> dict[str, Any]:
@@ -19,6 +26,7 @@ def submit(argv: Sequence[str]) -> dict[str, Any]:
         "--sweep", nargs="+", default=[], metavar="KEY=A,B,C", help="submit an array with one run per value"
     )
     parser.add_argument("--export", metavar="FOLDER", help="after the training, export the model in a job of its own")
+    parser.add_argument("--doctor", action="store_true", help="submit no training, but a check of all its nodes")
     own, slurm_arguments, arguments = divide(argv, parser)
     args = parse(parser, own)
     from clinical_pretrain.cluster import submit as launch
@@ -27,6 +35,8 @@ def submit(argv: Sequence[str]) -> dict[str, Any]:
     if arguments and not arguments[0].startswith("-"):  # as for sbatch slurm/pretrain.sh
         arguments = ["--config", *arguments]
     runs = launch.expand_sweep(arguments, args.sweep)
+    if args.doctor:
+        return report(args, _submit_doctor(runs, slurm, args))
     export_to = Path(args.export) if args.export else None
     if export_to:
         from clinical_pretrain.release.replace import check_out
@@ -56,6 +66,7 @@ def submit_shards(argv: Sequence[str]) -> dict[str, Any]:
     own, slurm_arguments, arguments = divide(argv, parser)
     args = parse(parser, own)
     from clinical_pretrain.cluster import submit as launch
+    from clinical_pretrain.cluster.checks import check_is_local
     from tokenizer_tools.shards.build import open_inputs
 
     slurm = launch.site_config(args.site, slurm_arguments)
@@ -64,7 +75,7 @@ def submit_shards(argv: Sequence[str]) -> dict[str, Any]:
     settings = shard_settings(building_parser, building)
     open_inputs(notes_paths(building), settings)
     settings.split.lists.read()
-    launch.check_is_local(building.tokenizer)
+    check_is_local(building.tokenizer)
     result = launch.submit_shards(arguments, Path(building.out), slurm, args.dry_run)
     if args.dry_run:
         for number, (stage, job) in enumerate(result.items(), start=1):
@@ -79,12 +90,32 @@ def submit_shards(argv: Sequence[str]) -> dict[str, Any]:
     return report(args, result)
 
 
+def _submit_doctor(runs: Sequence[PlannedRun], slurm: SlurmConfig, args: jsonargparse.Namespace) -> dict[str, Any]:
+    from clinical_pretrain.cluster.submit_doctor import submit_doctor
+
+    if len(runs) > 1 or args.export:
+        raise UserError("--doctor checks the nodes for one run; leave out --sweep and --export")
+    job = submit_doctor(runs[0], slurm, args.dry_run)
+    if args.dry_run:
+        print(f"{job['script']}\n# each rank runs: {job['command']}")
+    else:
+        print(f"job {job['job']} checks {slurm.nodes} x {slurm.ranks_per_node} ranks; what it finds: {job['log']}")
+        print(f"next, when it has ended (squeue --jobs {job['job']}): cat {shlex.quote(job['log'])}")
+    return job
+
+
 def slurm_parser(command: str, description: str | None) -> CommandParser:
+    """A parser of a command that submits jobs."""
+    parser = make_parser(command, description)
+    parser.add_argument("--dry-run", action="store_true", help="print the sbatch script without submitting it")
+    add_slurm_options(parser)
+    return parser
+
+
+def add_slurm_options(parser: CommandParser) -> None:
+    """Add --site and --slurm.KEY."""
     from clinical_pretrain.cluster.submit import SITE
     from clinical_pretrain.config.slurm import SlurmConfig
 
-    parser = make_parser(command, description)
     parser.add_argument("--site", default=SITE, help="YAML file with the settings of your cluster")
-    parser.add_argument("--dry-run", action="store_true", help="print the sbatch script without submitting it")
     parser.add_class_arguments(SlurmConfig, "slurm")
-    return parser

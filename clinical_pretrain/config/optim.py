@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from clinical_pretrain.config.fields import Auto, Resume
+from clinical_pretrain.config.fields import Auto, PathText, Resume
 from tokenizer_tools.ranges import MANY, Range
 
 
@@ -55,6 +55,13 @@ class ValidationConfig:
     """Optimizer steps between validations; 0: only at the start and at the end."""
     max_sequences: Annotated[int, Range(0, MANY), Resume.ACCEPTED] = 0
     """Number of validation sequences to use, spread evenly over the split; 0: all."""
+    context_sequences: Annotated[int, Range(0, MANY), Resume.FREE] = 64
+    """Measure about this many of the sequences with the context cut to 512 tokens, too; 0: none. Attention backend hf
+    can't."""
+    words: Annotated[str, PathText(may_be_empty=True), Resume.FREE] = "configs/validation/words.yaml"
+    """Lists of words by name, whose loss is shown by list; a YAML file. Empty: none."""
+    general_text: Annotated[str, PathText(may_be_empty=True), Resume.FREE] = "configs/validation/general.txt"
+    """A text that isn't clinical, whose loss shows what the model forgets. Empty: none."""
     random_blocks: Annotated[Literal["evaluation", "training"], Resume.ACCEPTED] = "evaluation"
     """BigBird's random blocks during validation. evaluation: block 0 for all, as transformers in eval mode, so what
     users of the exported model get. training: the blocks used in training."""

@@ -126,7 +126,7 @@ def _hint(name: str, valid: Sequence[str], dashes: str) -> str:
     nearest = _nearest(name, valid) or next(iter(difflib.get_close_matches(name, valid, n=1, cutoff=0.5)), None)
     if nearest:
         return f" (did you mean {dashes}{nearest}?)"
-    if len(valid) < 30:
+    if len(valid) < 40:
         return f" (choose from {', '.join(valid)})"
     return " (--help lists all)" if dashes else ""
 

@@ -55,6 +55,9 @@ class RunConfig:
     as glibc does by itself, give it back to the kernel, for a machine that is short of memory."""
     log_every_steps: Annotated[int, Range(1, MANY), Resume.FREE] = 10
     """Optimizer steps between two lines of metrics."""
+    profile: Annotated[int, Range(0, 100), Resume.FREE] = 0
+    """Trace this many steps of this start with torch's profiler, after three to warm up, into the run folder's traces/,
+    for TensorBoard or Perfetto; 0: none."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The model to train."""
     attention: AttentionConfig = field(default_factory=AttentionConfig)

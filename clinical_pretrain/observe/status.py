@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,13 +19,14 @@ from clinical_pretrain.cluster.jobs import (
     submitted_since,
 )
 from clinical_pretrain.exit_codes import INTERRUPTED, LOST, USER_ERROR
+from clinical_pretrain.observe.pace import time_left
 from clinical_pretrain.release.facts_file import FACTS_NAME
 from clinical_pretrain.run_folder.metrics import duration, read_metrics
 from clinical_pretrain.run_folder.paths import JOBS_FOLDER, RunFolder
 from tokenizer_tools.errors import UserError
 
-LINES = 10
-"""Number of newest metrics lines that the time left is estimated from."""
+FRESH_SECONDS = 120
+"""A run on another machine is running if it wrote a line of metrics less than this long ago."""
 
 
 def runs_in(paths: list[Path]) -> list[Path]:
@@ -53,29 +55,39 @@ def no_run(path: Path) -> UserError:
     return UserError(f"{path}: not a run folder; give the --run_dir of a training run, such as runs/NAME")
 
 
-def status(run_dir: Path) -> dict[str, Any]:
+def status(run_dir: Path, lines: Sequence[dict[str, Any]] | None = None) -> dict[str, Any]:
     """A run's state.
+
+    Args:
+        run_dir: the run folder.
+        lines: of its metrics.jsonl, for a caller who has read them: the newest ones of training, as many as
+            `pace.LINES`, and the newest one of validation are enough.
 
     Returns:
         run_dir, job, state, step, max_steps (those of --extend, too), stage, loss, validation_loss, seconds_left,
         restarts and last_stop; None for what is unknown.
     """
     try:
-        return _status(RunFolder(run_dir))
+        folder = RunFolder(run_dir)
+        return _status(folder, read_metrics(folder) if lines is None else lines)
     except UserError as error:  # the other runs can be shown
-        nothing = dict.fromkeys(("job", "max_steps", "loss", "validation_loss", "seconds_left"))
-        return {"run_dir": str(run_dir), "state": "unreadable", "step": 0, "stage": 1, "restarts": 0,
-                "last_stop": str(error), **nothing}  # fmt: skip
+        return unreadable(run_dir, str(error))
 
 
-def _status(folder: RunFolder) -> dict[str, Any]:
+def unreadable(run_dir: Path, reason: str) -> dict[str, Any]:
+    """What `status` says of a run whose files can't be read."""
+    nothing = dict.fromkeys(("job", "max_steps", "loss", "validation_loss", "seconds_left"))
+    return {"run_dir": str(run_dir), "state": "unreadable", "step": 0, "stage": 1, "restarts": 0,
+            "last_stop": reason, **nothing}  # fmt: skip
+
+
+def _status(folder: RunFolder, lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
     run_dir = folder.path
     starts, submission = starts_of(run_dir), read_json(folder.job_file) or {}
     last, jobs = starts[-1] if starts else {}, jobs_of(run_dir)
     states = {job: job_state(job) for job in jobs}
     waiting = {job: state for job, state in states.items() if state and state not in (*ENDED, UNKNOWN)}
     job = next(iter(waiting or jobs), None)
-    lines = read_metrics(folder)
     train, validation = ([line for line in lines if line["kind"] == kind] for kind in ("train", "validation"))
     max_steps = None
     if folder.config_file.exists():
@@ -83,7 +95,9 @@ def _status(folder: RunFolder) -> dict[str, Any]:
         max_steps = config["max_steps"] + config.get("extend", 0)
     stop = folder.read_stop() or {}
     of_last_start = bool(stop) and folder.stop_file.stat().st_mtime >= last.get("timestamp", 0.0)
-    state, reason = _state(last, stop if of_last_start else {}), stop.get("reason")
+    is_of_last_start = bool(train) and train[-1].get("start") == len(starts) - 1
+    is_fresh = is_of_last_start and _is_fresh(train[-1])
+    state, reason = _state(last, stop if of_last_start else {}, is_fresh), stop.get("reason")
     if waiting:
         state = next(iter(waiting.values()))
         reason = reason and reason.split("; the same command")[0]  # SLURM requeues it
@@ -98,17 +112,17 @@ def _status(folder: RunFolder) -> dict[str, Any]:
         if found != "completed":
             state = f"finished, export {found}"
             reason = f"see {run_dir}/{JOBS_FOLDER}/{exporting}_0_log.out"
-    step = train[-1]["step"] if train else 0
+    left = time_left(train, max_steps) if state == "running" and is_of_last_start else None
     return {
         "run_dir": str(run_dir),
         "job": job,
         "state": state,
-        "step": step,
+        "step": train[-1]["step"] if train else 0,
         "max_steps": max_steps,
         "stage": train[-1].get("stage", 1) if train else 1,
         "loss": train[-1]["loss"] if train else None,
         "validation_loss": validation[-1]["loss"] if validation else None,
-        "seconds_left": _seconds_left(train, max_steps) if state == "running" else None,
+        "seconds_left": left.seconds if left else None,
         "restarts": max(0, len(starts) - 1),
         "last_stop": reason,
     }
@@ -129,12 +143,21 @@ def table(found: list[dict[str, Any]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def _state(last: dict[str, Any], stop: dict[str, Any]) -> str:
-    """State of a run without a job, from its last start and how that ended."""
+def _state(last: dict[str, Any], stop: dict[str, Any], is_fresh: bool) -> str:
+    """State of a run without a job.
+
+    Args:
+        last: its last start.
+        stop: how that ended; empty where it hasn't said so.
+        is_fresh: whether that start has just written a line of metrics.
+    """
     if str(stop.get("reason")).startswith("finished"):
         return "finished"
     process = last.get("process")
-    if process and last.get("host") == socket.gethostname() and Path(f"/proc/{process}").exists():
+    if process and last.get("host") == socket.gethostname():
+        if Path(f"/proc/{process}").exists():
+            return "running"
+    elif process and is_fresh and not stop:
         return "running"
     if not last:
         return "not started"
@@ -142,10 +165,7 @@ def _state(last: dict[str, Any], stop: dict[str, Any]) -> str:
     return states.get(stop.get("exit_code"), "stopped")
 
 
-def _seconds_left(train: list[dict[str, Any]], max_steps: int | None) -> float | None:
-    recent = train[-LINES:]
-    if max_steps is None or len(recent) < 2:
-        return None
-    steps = recent[-1]["step"] - recent[0]["step"]
-    seconds = sum(line["seconds"] for line in recent[1:])
-    return seconds / steps * (max_steps - recent[-1]["step"]) if steps else None
+def _is_fresh(newest: dict[str, Any]) -> bool:
+    """Whether a training line was written a moment ago."""
+    age = time.time() - newest.get("time", 0.0)
+    return age < max(FRESH_SECONDS, 3 * newest.get("seconds", 0.0))

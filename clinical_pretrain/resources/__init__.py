@@ -29,7 +29,7 @@ def resource_files() -> list[str]:
 
 def config_names() -> str:
     """Names of the configs, for messages."""
-    return ", ".join(name for name in resource_files() if name.startswith(CONFIGS))
+    return ", ".join(name for name in resource_files() if Path(name).parent == Path(CONFIGS))
 
 
 def find_config(name: str) -> Path:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -101,7 +102,12 @@ def validations_by_set(folder: RunFolder, starts: Sequence[dict[str, Any]]) -> l
 
 def comparable_validations(folder: RunFolder, starts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Validation lines of metrics.jsonl whose figures compare with those of the last start, in order."""
-    return [line for line in finite_validations(folder) if _set_of(line, starts) == starts[-1]["validation_set"]]
+    return comparable(finite_validations(folder), starts)
+
+
+def comparable(lines: Sequence[dict[str, Any]], starts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of these validation lines whose figures compare with those of the last start."""
+    return [line for line in lines if _set_of(line, starts) == starts[-1]["validation_set"]]
 
 
 def best_validation(folder: RunFolder, starts: Sequence[dict[str, Any]], among: Sequence[int] = ()) -> dict[str, Any]:
@@ -122,6 +128,29 @@ def validations_without_progress(folder: RunFolder, starts: Sequence[dict[str, A
     """How many of the validations at these steps come after the one with the lowest loss."""
     losses = [line["loss"] for line in comparable_validations(folder, starts) if line["step"] in steps]
     return len(losses) - 1 - losses.index(min(losses)) if losses else 0
+
+
+def overfitting(folder: RunFolder, starts: Sequence[dict[str, Any]]) -> str | None:
+    """Say so where held-out and training loss part: the held-out loss has risen twice in a row since it was lowest, and
+    the training loss has fallen since then. None where they don't."""
+    lines = [line for line in comparable_validations(folder, starts) if line["step"]]
+    best = min(lines, key=lambda line: line["loss"], default={})
+    if len(lines) < 3 or best in lines[-2:] or not lines[-1]["loss"] > lines[-2]["loss"]:
+        return None
+    last, interval = lines[-1], lines[-1]["step"] - lines[-2]["step"]
+    train = [line for line in read_metrics(folder, "train") if line["loss"] is not None]
+
+    def mean_before(step: int) -> float:
+        losses = [line["loss"] for line in train if step - interval < line["step"] <= step]
+        return sum(losses) / len(losses) if losses else math.nan
+
+    then, now = mean_before(best["step"]), mean_before(last["step"])
+    if not now < then:
+        return None
+    return (
+        f"overfitting: since step {best['step']:,} the held-out loss rises ({best['loss']:.4f} to {last['loss']:.4f}) "
+        f"while the training loss falls ({then:.4f} to {now:.4f})"
+    )
 
 
 def finite_validations(folder: RunFolder) -> list[dict[str, Any]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from clinical_pretrain.run_folder.paths import RunFolder
@@ -31,23 +32,82 @@ def cut_metrics(folder: RunFolder, step: int) -> None:
         write_atomically(folder.metrics_file, lines)
 
 
+class MetricsReader:
+    """Reads a metrics log while it grows: only what is new, and never a line that isn't whole yet.
+
+    A start or a roll-back replaces the log by one without the lines of later steps (`cut_metrics`). The last line read,
+    which has the time in it, then stands elsewhere or nowhere, and the log is read again from its beginning.
+
+    Args:
+        folder: the run folder, which need not have a log yet.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._path = folder.metrics_file
+        self._position = 0
+        """In bytes: where the next line begins."""
+        self._last = b""
+        """The line before that position."""
+
+    def new_lines(self, forget: Callable[[], None] = lambda: None) -> Iterator[dict[str, Any]]:
+        """Yield the lines that have been added since the call before, one by one, as the log may be large.
+
+        Args:
+            forget: called before the first line if the log was replaced: what was read before is void.
+
+        Raises:
+            UserError: a line is of another format version.
+            OSError: the log can't be read.
+        """
+        try:
+            stream = self._path.open("rb")
+        except FileNotFoundError:
+            if self._position:
+                self._position, self._last = 0, b""
+                forget()
+            return
+        with stream:
+            stream.seek(self._position - len(self._last))
+            if stream.read(len(self._last)) != self._last:
+                self._position, self._last = 0, b""
+                stream.seek(0)
+                forget()
+            for text in stream:
+                if not text.endswith(b"\n"):
+                    break
+                line = _parse(self._path, text.decode(errors="replace"))
+                self._position, self._last = self._position + len(text), text
+                if line:
+                    yield line
+
+
 def _complete_lines(folder: RunFolder) -> Iterator[tuple[str, dict[str, Any]]]:
     """Lines and their content, without those that a full disk or a kill has left incomplete."""
     path = folder.metrics_file
     if not path.exists():
         return
     for text in path.read_text(encoding="utf-8", errors="replace").split("\n"):  # a category may hold U+2028
-        line = None
-        with suppress(ValueError):
-            line = json.loads(text)
-        if line is None:
-            continue
-        if line.get("format_version") != FORMAT_VERSION:
-            raise UserError(
-                f"{path}: format_version {line.get('format_version')}, but this reads {FORMAT_VERSION}; choose another "
-                "--run_dir"
-            )
-        yield text, line
+        if line := _parse(path, text):
+            yield text, line
+
+
+def _parse(path: Path, text: str) -> dict[str, Any] | None:
+    """The content of a line; None for one that is incomplete.
+
+    Raises:
+        UserError: it is of another format version.
+    """
+    line = None
+    with suppress(ValueError):
+        line = json.loads(text)
+    if not isinstance(line, dict):
+        return None
+    if line.get("format_version") != FORMAT_VERSION:
+        raise UserError(
+            f"{path}: format_version {line.get('format_version')}, but this reads {FORMAT_VERSION}; choose another "
+            "--run_dir"
+        )
+    return line
 
 
 def duration(seconds: float) -> str:

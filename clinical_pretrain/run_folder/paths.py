@@ -13,7 +13,7 @@ from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import read_json, write_json
 
 FORMAT_VERSION = 4
-"""Format version of run.json, data.json, summary.json and stop.json."""
+"""Format version of run.json, data.json, summary.json, stop.json and trackers.json."""
 JOBS_FOLDER = "slurm"
 """Folder of SLURM jobs' logs and scripts, in a run folder or in a folder of runs."""
 _REMEDY = "restore it from a backup, or choose another --run_dir"
@@ -70,9 +70,24 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def validation_losses(self) -> Path:
+        """Folder of each validation's losses by sequence; see validation_losses.py."""
+        return self.path / "validation_losses"
+
+    @property
+    def trackers_file(self) -> Path:
+        """What has been sent to which experiment tracker."""
+        return self.path / "trackers.json"
+
+    @property
     def tensorboard(self) -> Path:
         """Folder of TensorBoard's event files."""
         return self.path / "tensorboard"
+
+    @property
+    def traces(self) -> Path:
+        """Folder of the profiler's traces."""
+        return self.path / "traces"
 
     @property
     def model_config(self) -> Path:
@@ -108,6 +123,11 @@ class RunFolder:
     def job_file(self) -> Path:
         """The job that was submitted for the run."""
         return self.jobs / "job.json"
+
+    @property
+    def doctor_file(self) -> Path:
+        """What `submit --doctor` last found, as JSON."""
+        return self.jobs / "doctor.json"
 
     @property
     def checkpoints(self) -> Path:
@@ -193,8 +213,20 @@ class RunFolder:
         """
         return read_json(self.stop_file, FORMAT_VERSION, _REMEDY) if self.stop_file.exists() else None
 
+    def read_trackers(self) -> dict[str, Any]:
+        """What trackers.json says, by tracker; empty where there is none.
+
+        Raises:
+            UserError: it is damaged, or of another format version.
+        """
+        if not self.trackers_file.exists():
+            return {}
+        content = read_json(self.trackers_file, FORMAT_VERSION, "delete it; then everything is sent again")
+        return {tracker: sent for tracker, sent in content.items() if tracker != "format_version"}
+
     def write_versioned(self, path: Path, facts: dict[str, Any]) -> dict[str, Any]:
-        """Write data.json, summary.json or stop.json. Returns what is written: the facts and the format version."""
+        """Write data.json, summary.json, stop.json or trackers.json. Returns what is written: the facts and the format
+        version."""
         content = {"format_version": FORMAT_VERSION, **facts}
         write_json(path, content)
         return content

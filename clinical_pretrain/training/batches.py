@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextlib import closing
 
 from clinical_pretrain.data.collator import Collator, MicroBatch
 from clinical_pretrain.data.masking import Vocabulary
@@ -28,6 +29,7 @@ class Batches:
     def __init__(self, spec: RunSpec, ranks: Ranks, skipped_ranges: list[SkippedSamples]) -> None:
         config = spec.config
         self.spec, self.ranks, self.skipped_ranges = spec, ranks, skipped_ranges
+        self._tokens = self._padding = 0
         self.split = Split(spec.shards, spec.manifest, "train")
         self.held_out = Split(spec.shards, spec.manifest, "validation")
         self.sampler = Sampler(len(self.split), config.seed)
@@ -48,7 +50,17 @@ class Batches:
             for step in range(progress.step, progress.last_step)
             for micro_step in range(steps)
         )
-        yield from prefetch(self._make, first_samples)
+        with closing(prefetch(self._make, first_samples)) as batches:
+            for batch in batches:
+                self._tokens += batch.documents.numel()
+                self._padding += int((batch.documents == 0).sum())
+                yield batch
+
+    def take_padding_share(self) -> float:
+        """Share of padding in the tokens since the last call, 0 to 1."""
+        share = self._padding / max(1, self._tokens)
+        self._tokens = self._padding = 0
+        return share
 
     def position(self, samples_consumed: int) -> int:
         """Position in the order of the data after so many samples."""

@@ -13,6 +13,29 @@ from clinical_pretrain.console import console
 from clinical_pretrain.run_folder.metrics import FORMAT_VERSION, cut_metrics, duration
 from clinical_pretrain.run_folder.paths import RunFolder
 
+SMALLEST_SHARE = 0.05
+"""Of the time, that the progress line shows."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a rank, the first one, has used since the line before."""
+
+    tokens_per_second_per_gpu: float
+    """Or per rank, on a CPU."""
+    memory_gb: float
+    """Peak so far: of the GPU's tensors, or on a CPU of the process."""
+    padding_share: float
+    """Of its tokens, 0 to 1."""
+    shares: dict[str, float]
+    """Of its time; see phases.py."""
+
+    @property
+    def main_shares(self) -> str:
+        """Where most of the time goes, in words."""
+        main = sorted(self.shares.items(), key=lambda item: -item[1])
+        return ", ".join(f"{name} {share:.0%}" for name, share in main if share >= SMALLEST_SHARE)
+
 
 @dataclass(frozen=True)
 class StepMetrics:
@@ -34,6 +57,7 @@ class StepMetrics:
     skipped_updates: int
     loss_scale: float | None
     """Of fp16; None in other precisions."""
+    usage: Usage
 
 
 @dataclass(frozen=True)
@@ -96,6 +120,8 @@ class MetricsWriter:
             "epoch": round(metrics.epoch, 4),
         }
         del values["step"]
+        usage = values.pop("usage")
+        values |= {name: round(value, 4) if isinstance(value, float) else value for name, value in usage.items()}
         if metrics.loss_scale is None:
             del values["loss_scale"]
         if mfu is not None:
@@ -103,6 +129,7 @@ class MetricsWriter:
         self._write(metrics.step, "train", values)
         utilisation = "" if mfu is None else f" ({mfu:.0%} MFU)"
         self._of_last_line = [f"lr {metrics.learning_rate:.2e}", f"{speed:,.0f} tokens/s{utilisation}"]
+        self._of_last_line.append(metrics.usage.main_shares)
         self.progress(metrics.step, metrics.loss, log=True)
 
     def progress(self, step: int, loss: float, log: bool = False) -> None:
@@ -114,10 +141,13 @@ class MetricsWriter:
     def validation(self, step: int, result: dict[str, Any]) -> None:
         """A validation's figures, overall and by category."""
         self._write(step, "validation", result)
-        console.say(
-            f"step {step:,} · validation loss {result['loss']:.4f} · accuracy {result['accuracy']:.2%} · "
-            f"{result['predicted']:,} masked tokens"
-        )
+        parts = [f"step {step:,}", f"validation loss {result['loss']:.4f}", f"accuracy {result['accuracy']:.2%}"]
+        if context := result.get("context"):
+            worse = round(context["loss_cut"] - context["loss_whole"], 4) + 0.0  # not -0.0000
+            parts.append(f"{worse:+.4f} with {context['tokens']} tokens of context")
+        if general := result.get("general"):
+            parts.append(f"general text {general['loss']:.4f}")
+        console.say(" · ".join([*parts, f"{result['predicted']:,} masked tokens"]))
 
     def save(self, metrics: SaveMetrics) -> None:
         """Write how a save went, once that is known, some steps later."""
@@ -162,7 +192,8 @@ class MetricsWriter:
             for name, value in values.items():
                 if isinstance(value, dict):
                     for category, figures in value.items():
-                        self._board.add_scalar(f"{kind}_{name}/{category}", figures["loss"], step)
+                        figure = figures["loss"] if isinstance(figures, dict) else figures
+                        self._board.add_scalar(f"{kind}_{name}/{category}", figure, step)
                 else:
                     # TensorBoard sorts by the alphabet: losses first.
                     group = "run" if kind == "goodput" else kind

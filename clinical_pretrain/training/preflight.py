@@ -40,6 +40,11 @@ class RunSpec:
         return zero_stage(self.resolved)
 
     @property
+    def folder(self) -> RunFolder:
+        """The run folder."""
+        return RunFolder(Path(self.config.run_dir))
+
+    @property
     def shards(self) -> Path:
         """The shard folder."""
         return Path(self.config.data.shards)
@@ -75,9 +80,11 @@ def check_files(config: RunConfig) -> None:
     """Check that a run's files are there, as far as that takes less than a second.
 
     Raises:
-        UserError: the shards, the DeepSpeed file or the base model's folder isn't there.
+        UserError: the shards, a file that the settings name, or the base model's folder isn't there.
     """
     Manifest.load(config.data.shards)
+    for name in filter(None, (config.validation.words, config.validation.general_text)):
+        find_file(name)
     if config.deepspeed != NO_ZERO:
         find_file(config.deepspeed)
     if config.model.init == "pretrained":
@@ -104,7 +111,7 @@ def check_folder(spec: RunSpec) -> list[str]:
     Raises:
         UserError: it holds something else.
     """
-    return check_ownership(RunFolder(Path(spec.config.run_dir)), spec.config, spec.resolved, spec.manifest)
+    return check_ownership(spec.folder, spec.config, spec.resolved, spec.manifest)
 
 
 def load_shards(shards: Path) -> Manifest:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from clinical_pretrain.training.checkpointer import Checkpointer
     from clinical_pretrain.training.loss_guard import LossGuard
     from clinical_pretrain.training.metrics_writer import MetricsWriter
+    from clinical_pretrain.training.phases import Phases
     from clinical_pretrain.training.validation import Validation
     from clinical_pretrain.training.watchdog import Watchdog
 
@@ -71,7 +72,6 @@ class Run:
     """Everything that a step needs."""
 
     spec: RunSpec
-    folder: RunFolder
     ranks: Ranks
     engine: Any
     """DeepSpeed's, around the model."""
@@ -82,8 +82,14 @@ class Run:
     guard: LossGuard
     checkpointer: Checkpointer
     watchdog: Watchdog
+    phases: Phases
     metrics: MetricsWriter | None
     """On rank 0."""
+
+    @property
+    def folder(self) -> RunFolder:
+        """The run folder."""
+        return self.spec.folder
 
     @property
     def config(self) -> RunConfig:

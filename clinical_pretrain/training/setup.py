@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from clinical_pretrain.config.run_config import NO_ZERO, RunConfig
 from clinical_pretrain.console import console
 from clinical_pretrain.distributed import Ranks, initialise, read_environment, uses_gpu
 from clinical_pretrain.engine.build import make_engine
-from clinical_pretrain.engine.deepspeed_internals import parameter_count
+from clinical_pretrain.engine.deepspeed_internals import parameter_count, time_collectives
 from clinical_pretrain.engine.step_reports import StepReports
 from clinical_pretrain.models.build import build_model
 from clinical_pretrain.models.flops import peak_flops, training_flops_per_token
@@ -37,6 +38,7 @@ from clinical_pretrain.training.checkpointer import Checkpointer
 from clinical_pretrain.training.hardware import check_agreement, check_hardware, this_card
 from clinical_pretrain.training.loss_guard import LossGuard
 from clinical_pretrain.training.metrics_writer import MetricsWriter
+from clinical_pretrain.training.phases import Phases
 from clinical_pretrain.training.preflight import RunSpec, check_folder, make_spec
 from clinical_pretrain.training.run import Progress, Run
 from clinical_pretrain.training.validation import Validation
@@ -120,9 +122,10 @@ def make_run(opened: OpenedRun) -> Run:
         lambda: MetricsWriter(folder, step, opened.stages[-1], len(folder.starts()) - 1, peak), place
     )
     batches = Batches(spec, ranks, ranks.from_first(lambda: read_skipped_samples(folder), place))
+    phases = Phases(ranks.device)
+    time_collectives(partial(phases, "communication"))
     run = Run(
         spec=spec,
-        folder=folder,
         ranks=ranks,
         engine=engine,
         progress=Progress(opened.stages, config.batch.train_batch_size, step),
@@ -132,6 +135,7 @@ def make_run(opened: OpenedRun) -> Run:
         guard=LossGuard.restored(config, state),
         checkpointer=Checkpointer(folder, config.checkpoint, ranks, opened.watchdog, metrics),
         watchdog=opened.watchdog,
+        phases=phases,
         metrics=metrics,
     )
     if state:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from clinical_pretrain.distributed import peak_memory_bytes
 from clinical_pretrain.engine.step_reports import StepReport
-from clinical_pretrain.training.metrics_writer import StepMetrics
+from clinical_pretrain.training.metrics_writer import StepMetrics, Usage
 
 if TYPE_CHECKING:
     from clinical_pretrain.training.run import Run
@@ -63,6 +64,12 @@ class StepLog:
                 epoch=samples / len(run.batches.split),
                 skipped_updates=run.guard.skipped_updates,
                 loss_scale=report.loss_scale if run.config.precision == "fp16" else None,
+                usage=Usage(
+                    tokens_per_second_per_gpu=tokens / seconds / run.ranks.world_size,
+                    memory_gb=peak_memory_bytes() / 1e9,
+                    padding_share=run.batches.take_padding_share(),
+                    shares=run.phases.take_shares(),
+                ),
             )
         )
 

@@ -26,6 +26,7 @@ from clinical_pretrain.training.rollback import roll_back
 from clinical_pretrain.training.run import Run
 from clinical_pretrain.training.setup import OpenedRun, describe_stage, make_run, open_run
 from clinical_pretrain.training.step_log import StepLog, is_due
+from clinical_pretrain.training.trace import traced
 from tokenizer_tools.errors import UserError
 
 
@@ -98,17 +99,19 @@ def train_steps(run: Run) -> None:
     """
     log = StepLog(run)
     run.watchdog.reset_timer()
-    with closing(run.batches.micro_batches(run.progress)) as batches:
+    with closing(run.batches.micro_batches(run.progress)) as batches, traced(run) as trace_step:
         while run.step < run.progress.last_step:
             loss = train_step(run, batches)
             run.progress.step += 1
+            trace_step()
             run.watchdog.step_completed(run.step)
             asked_to_stop, writing = run.watchdog.signal is not None, run.checkpointer.is_writing
             # The flags are of this step. The report is of the step before: this step's loss may still be computed by
             # the GPU, for which no rank should wait.
-            previous_report, (any_asked_to_stop, any_writing) = run.reports.exchange(
-                run.step, loss, asked_to_stop, writing
-            )
+            with run.phases("communication"):
+                previous_report, (any_asked_to_stop, any_writing) = run.reports.exchange(
+                    run.step, loss, asked_to_stop, writing
+                )
             log.add(previous_report)
             if run.step == run.progress.last_step or end_step(run, log, any_asked_to_stop, any_writing):
                 break
@@ -123,14 +126,18 @@ def train_step(run: Run, batches: Iterator[MicroBatch]) -> torch.Tensor:
         group["lr"] = rate
     total = torch.zeros((), device=run.engine.device)
     for micro_step in range(accumulation_steps):
-        inputs = next(batches).to(run.engine.device)
+        with run.phases("data"):
+            inputs = next(batches).to(run.engine.device)
         # Dropout depends on the micro-batch, not on the rank that happens to compute it.
         number = micro_batch_of(ranks.rank, ranks.world_size, micro_step)
         torch.manual_seed(int(generator(config.seed, DROPOUT, run.step, number).integers(2**63)))
-        losses, _ = run.engine(**inputs)
-        loss = mean_loss(losses, inputs["labels"])
-        backward(run.engine, loss)
-        run.engine.step()
+        with run.phases("forward"):
+            losses, _ = run.engine(**inputs)
+            loss = mean_loss(losses, inputs["labels"])
+        with run.phases("backward"):
+            backward(run.engine, loss)
+        with run.phases("optimizer"):
+            run.engine.step()
         total += loss.detach() / accumulation_steps
     return total
 
@@ -151,7 +158,8 @@ def end_step(run: Run, log: StepLog, any_asked_to_stop: bool, any_writing: bool)
     save_now = is_due(run.step, config.checkpoint.every_steps) or at_stage_end
     validate_now = is_due(run.step, config.validation.every_steps) or at_stage_end
     if run.checkpointer.pending and (save_now or not any_writing):
-        is_saved = finish_save(run)
+        with run.phases("saving"):
+            is_saved = finish_save(run)
         if not is_saved:
             run.checkpointer.check_failures()
     if save_now or validate_now or any_asked_to_stop:
@@ -167,7 +175,8 @@ def end_step(run: Run, log: StepLog, any_asked_to_stop: bool, any_writing: bool)
             run.say(describe_stage(run))
     # A step was bad: the weights may be damaged, and a roll-back will need the checkpoint of before.
     if save_now and not run.guard.consecutive_bad_steps:
-        begin_save(run)
+        with run.phases("saving"):
+            begin_save(run)
     if validate_now or save_now:
         log.reset_timer()
     return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -12,31 +12,64 @@ import torch
 
 from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.console import console
-from clinical_pretrain.data.collator import Collator
-from clinical_pretrain.data.sampler import VALIDATION_MASKS, generator, validation_sequences
-from clinical_pretrain.data.shards import PackedSequence, Split, note_categories
+from clinical_pretrain.data.collator import Collator, MicroBatch
+from clinical_pretrain.data.context import CONTEXT_TOKENS, cut_context
+from clinical_pretrain.data.general_text import general_sequences
+from clinical_pretrain.data.sampler import GENERAL_MASKS, VALIDATION_MASKS, generator, validation_sequences
+from clinical_pretrain.data.shards import PackedSequence, Split
 from clinical_pretrain.distributed import Ranks
 from clinical_pretrain.engine.schedule import stage_of
 from clinical_pretrain.models.mlm_head import IGNORED
-from clinical_pretrain.run_folder.history import best_validation, finite_validations, validations_without_progress
+from clinical_pretrain.run_folder.history import (
+    best_validation,
+    finite_validations,
+    overfitting,
+    validations_without_progress,
+)
 from clinical_pretrain.run_folder.paths import RunFolder
+from clinical_pretrain.run_folder.validation_losses import ValidationLosses, write_validation_losses
 from clinical_pretrain.training.checkpointer import all_weights_are_finite, finish_save
 from clinical_pretrain.training.ending import save_and_exit
 from clinical_pretrain.training.loss_guard import BadStepsError
 from clinical_pretrain.training.step_log import is_due
+from clinical_pretrain.training.validation_groups import Categories, Groups, Positions, Sections, Words, read_words
+from clinical_pretrain.training.validation_sums import Sums, figures
 from tokenizer_tools.errors import UserError
+from tokenizer_tools.manifest import TOKENIZER_FOLDER
 
 if TYPE_CHECKING:
     from clinical_pretrain.training.run import Run
 
 
 class Validation:
-    """The held-out sequences, and how to measure a model on them."""
+    """The held-out sequences, and how to measure a model on them.
+
+    Args:
+        config: the run's settings.
+        folder: of the shards.
+        split: the held-out one.
+        collator: masks sequences.
+        ranks: all of them.
+
+    Raises:
+        UserError: the file of words or that of general text can't be used.
+    """
 
     def __init__(self, config: RunConfig, folder: Path, split: Split, collator: Collator, ranks: Ranks) -> None:
         self.config, self.split, self.collator, self.ranks = config, split, collator, ranks
         self.numbers = validation_sequences(len(self.split), config.validation.max_sequences)
-        self.note_category, self.categories = note_categories(folder)
+        tokenizer_json = folder / TOKENIZER_FOLDER / "tokenizer.json"
+        self._kinds: dict[str, Groups] = {
+            "by_category": Categories(folder),
+            "by_position": Positions(collator.length),
+            "by_section": Sections(tokenizer_json, collator.vocabulary),
+        }
+        if config.validation.words:
+            lists = read_words(config.validation.words)
+            self._kinds["by_words"] = Words(lists, tokenizer_json, collator.vocabulary)
+        self._general = []
+        if config.validation.general_text:
+            self._general = general_sequences(config.validation.general_text, folder, collator.length)
         self._encoder_inputs = {"training_blocks": True} if config.validation.random_blocks == "training" else {}
 
     def run(self, engine: Any, proceed: Callable[[int, int], bool] = lambda done, total: True) -> dict[str, Any] | None:
@@ -44,73 +77,111 @@ class Validation:
         after each one; it returns whether to continue, the same on all ranks.
 
         Returns:
-            loss (nats per masked token), accuracy, predicted (masked tokens), and by_category: the same for each
-            category of notes. Empty where there are no held-out sequences, or nothing in them is masked; None where it
-            was not to proceed.
+            loss (nats per masked token), accuracy and predicted (masked tokens) of the held-out notes; the same by
+            category of notes, position in the sequence, section and list of words (by_category, …), and of the
+            general text (general); context: the same masked tokens with the whole context and with one cut to
+            CONTEXT_TOKENS; by_sequence, (n, 3): sums of loss, correct and predicted of each held-out sequence. Empty
+            where there are no held-out sequences, or nothing in them is masked; None where it was not to proceed.
         """
         if not len(self.numbers):
             return {}
-        sums = torch.zeros(len(self.categories), 3, dtype=torch.float64)  # loss, correct, predicted
+        sums = Sums(
+            {name: len(groups.names) for name, groups in self._kinds.items()}
+            | {"by_sequence": len(self.numbers), "context": 2, "general": 1}
+        )
         engine.eval()
         try:
             with torch.no_grad():
-                micro_batches = list(self._micro_batches())
-                proceed(0, len(micro_batches))
-                for done, numbers in enumerate(micro_batches, 1):
-                    self._add(engine, numbers, sums)
-                    if not proceed(done, len(micro_batches)) and done < len(micro_batches):
+                micro_batches = self._micro_batches(len(self.numbers))
+                general = self._micro_batches(len(self._general))
+                every = self._cut_every(engine, len(micro_batches))
+                total = len(micro_batches) + len(general)
+                proceed(0, total)
+                for done, places in enumerate([*micro_batches, *general], 1):
+                    if done > len(micro_batches):
+                        self._add_general(engine, places, sums)
+                    else:
+                        self._add(engine, places, sums, cut=every > 0 and done % every == 0)
+                    if not proceed(done, total) and done < total:
                         return None
         finally:
             engine.train()
-        loss, correct, predicted = self.ranks.sum(sums).T
-        if not predicted.any():
+        self.ranks.sum(sums.values)
+        return self._result(sums)
+
+    def _result(self, sums: Sums) -> dict[str, Any]:
+        result: dict[str, Any] = figures(sums["by_category"])
+        if not result:
             return {}
-        by_category = {
-            name: {
-                "loss": float(loss[i] / predicted[i]),
-                "accuracy": float(correct[i] / predicted[i]),
-                "predicted": int(predicted[i]),
+        for kind, groups in self._kinds.items():
+            by_name = {name: figures(of_group[None]) for name, of_group in zip(groups.names, sums[kind], strict=True)}
+            result[kind] = {name: found for name, found in by_name.items() if found}
+        whole, cut = (figures(of_one[None]) for of_one in sums["context"])
+        if whole:
+            result["context"] = {
+                "tokens": CONTEXT_TOKENS,
+                "predicted": whole["predicted"],
+                "loss_whole": whole["loss"],
+                "loss_cut": cut["loss"],
             }
-            for i, name in enumerate(self.categories)
-            if predicted[i]
-        }
-        return {
-            "loss": float(loss.sum() / predicted.sum()),
-            "accuracy": float(correct.sum() / predicted.sum()),
-            "predicted": int(predicted.sum()),
-            "by_category": by_category,
-        }
+        if general := figures(sums["general"]):
+            result["general"] = general
+        return {**result, "by_sequence": sums["by_sequence"].numpy()}
 
-    def _micro_batches(self) -> Iterator[list[int]]:
-        """This rank's micro-batches. Every rank takes as many, some of them empty: under ZeRO 3 they need each
-        other's weights."""
+    def _micro_batches(self, count: int) -> list[range]:
+        """This rank's micro-batches, as places in the list of sequences. Every rank takes as many, some of them empty:
+        under ZeRO 3 they need each other's weights."""
         micro = self.config.batch.micro_batch_size_per_gpu
-        for start in range(0, len(self.numbers), micro * self.ranks.world_size):
-            first = start + micro * self.ranks.rank
-            yield self.numbers[first : first + micro].tolist()
+        return [
+            range(min(start + micro * self.ranks.rank, count), min(start + micro * (self.ranks.rank + 1), count))
+            for start in range(0, count, micro * self.ranks.world_size)
+        ]
 
-    def _add(self, engine: Any, numbers: list[int], sums: torch.Tensor) -> None:
-        """Add a micro-batch's losses, correct predictions and number of predictions to the sums of their categories."""
-        # Filled up with a sequence that isn't counted: all micro-batches have one shape.
-        filled = numbers + [0] * (self.config.batch.micro_batch_size_per_gpu - len(numbers))
-        sequences = [self.split[number] for number in filled]
-        batch = self.collator(sequences, [generator(self.config.seed, VALIDATION_MASKS, number) for number in filled])
-        losses, correct = engine(**batch.to(engine.device), outputs="correct", **self._encoder_inputs)
+    def _cut_every(self, engine: Any, micro_batches: int) -> int:
+        """Of how many micro-batches one is measured with a cut context, too; 0: none. Hugging Face's own BigBird never
+        returns from short sequences: it then attends to everything."""
+        sequences = self.config.validation.context_sequences
+        backend = getattr(engine, "module", engine).encode.backend
+        if not sequences or self.collator.length <= CONTEXT_TOKENS or backend == "hf":
+            return 0
+        measured = -(-sequences // (self.config.batch.micro_batch_size_per_gpu * self.ranks.world_size))
+        return max(1, micro_batches // measured)
+
+    def _add(self, engine: Any, places: range, sums: Sums, cut: bool) -> None:
+        """Add the predictions of a micro-batch of held-out sequences."""
+        numbers = self.numbers[places.start : places.stop].tolist()
+        sequences, batch = self._collate(self.split, numbers, VALIDATION_MASKS)
         counts = (batch.labels != IGNORED) & (batch.positions < len(numbers) * self.collator.length)
-        losses, correct = losses.cpu().double(), correct.cpu().double()
-        figures = torch.stack([losses, correct, torch.ones_like(correct)], 1)[counts]
-        category = torch.from_numpy(self._categories_at(sequences, batch.positions[counts].numpy())).long()
-        sums.index_add_(0, category, figures)
+        predictions = self._predict(engine, batch)[counts]
+        number, positions = np.divmod(batch.positions[counts].numpy(), self.collator.length)
+        for kind, groups in self._kinds.items():
+            of_sequences = [groups.of(sequence, positions[number == i]) for i, sequence in enumerate(sequences)]
+            sums.add(kind, np.concatenate(of_sequences).astype(np.int64), predictions)
+        sums.add("by_sequence", number + places.start, predictions)
+        if cut:
+            of_cut = self._predict(engine, cut_context(batch, self.collator.vocabulary.pad_id))[counts]
+            sums["context"][0] += predictions.sum(0)
+            sums["context"][1] += of_cut.sum(0)
 
-    def _categories_at(self, sequences: list[PackedSequence], positions: np.ndarray) -> np.ndarray:
-        """The note category of each predicted position."""
-        number, place = np.divmod(positions, self.collator.length)
-        found = np.empty(len(positions), np.int64)
-        for i, sequence in enumerate(sequences):
-            own = number == i
-            segment = np.searchsorted(sequence.segment_starts, place[own], side="right") - 1
-            found[own] = self.note_category[sequence.segment_notes[segment]]
-        return found
+    def _add_general(self, engine: Any, places: range, sums: Sums) -> None:
+        """Add the predictions of a micro-batch of general text."""
+        _, batch = self._collate(self._general, list(places), GENERAL_MASKS)
+        counts = (batch.labels != IGNORED) & (batch.positions < len(places) * self.collator.length)
+        sums["general"][0] += self._predict(engine, batch)[counts].sum(0)
+
+    def _collate(
+        self, among: Sequence[PackedSequence] | Split, numbers: list[int], purpose: int
+    ) -> tuple[list[PackedSequence], MicroBatch]:
+        """A micro-batch. It is filled up with a sequence that isn't counted: all micro-batches have one shape."""
+        filled = numbers + [0] * (self.config.batch.micro_batch_size_per_gpu - len(numbers))
+        sequences = [among[number] for number in filled]
+        return sequences, self.collator(sequences, [generator(self.config.seed, purpose, number) for number in filled])
+
+    def _predict(self, engine: Any, batch: MicroBatch) -> torch.Tensor:
+        """(predicted, 3) float64: each prediction's loss, whether it is correct, and 1."""
+        losses, correct = engine(**batch.to(engine.device), outputs="correct", **self._encoder_inputs)
+        losses, correct = losses.cpu().double(), correct.cpu().double()
+        return torch.stack([losses, correct, torch.ones_like(correct)], 1)
 
 
 def is_missing(run: Run) -> bool:
@@ -136,11 +207,19 @@ def validate(run: Run) -> None:
             console.progress([f"step {run.step:,}", f"validation: {done:,}/{total:,} micro-batches"], log=None)
         return done == 0 or not run.ranks.any(run.watchdog.signal is not None)
 
-    result = run.validation.run(run.engine, proceed)
+    with run.phases("validation"):
+        result = run.validation.run(run.engine, proceed)
     if result is None:
         save_and_exit(run)
-    if run.metrics is not None and result:
-        run.metrics.validation(run.step, result)
+    if result:
+        by_sequence = result.pop("by_sequence")
+        if run.metrics is not None:
+            loss, _, predicted = by_sequence.T
+            losses = ValidationLosses(run.validation.numbers, loss, predicted.astype(np.int64))
+            write_validation_losses(run.folder, run.step, losses)
+            run.metrics.validation(run.step, result)
+            if warning := overfitting(run.folder, run.folder.starts()):
+                run.say(warning)
     if result and not math.isfinite(result["loss"]):
         _refuse(run, f"the validation loss is {result['loss']}")
 

@@ -1,5 +1,6 @@
 """Two real ranks on the CPU: both models under every ZeRO stage, exports, resume, and other numbers of ranks."""
 
+import gzip
 import json
 import os
 import shutil
@@ -16,6 +17,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from clinical_pretrain.release.export import export
+from clinical_pretrain.run_folder.paths import RunFolder
+from clinical_pretrain.run_folder.validation_losses import read_validation_losses
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import file_sha256, write_json
 
@@ -235,7 +238,7 @@ def alone(shards, config_file, tmp_path_factory):
     """The same run by one rank, without a launcher, by a user in some other folder."""
     run_dir = tmp_path_factory.mktemp("alone") / "run"
     call = [sys.executable, str(RUN), "--config", str(config_file), "--data.shards", str(shards),
-            "--run_dir", str(run_dir), "--json", str(run_dir.parent / "summary.json")]  # fmt: skip
+            "--run_dir", str(run_dir), "--json", str(run_dir.parent / "summary.json"), "--profile", "2"]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     # Training needs no pandas: this one can't be imported.
     (run_dir.parent / "pandas.py").write_text("raise ImportError('no pandas here')")
@@ -275,6 +278,41 @@ def test_categories_add_up_to_the_whole(alone):
         parts = line["by_category"].values()
         assert len(parts) > 2 and sum(p["predicted"] for p in parts) == line["predicted"]
         assert sum(p["loss"] * p["predicted"] for p in parts) / line["predicted"] == pytest.approx(line["loss"])
+
+
+def test_positions_sequences_and_general_text_are_measured(alone):
+    lines = read_metrics(alone[0], "validation")
+    for line in lines:
+        (in_range,) = line["by_position"].values()  # sequences of 256 tokens
+        assert in_range == {name: pytest.approx(line[name]) for name in ("loss", "accuracy", "predicted")}
+        losses = read_validation_losses(RunFolder(alone[0]), line["step"])
+        assert losses.predicted.sum() == line["predicted"] and len(losses.sequence) == 8
+        assert losses.loss.sum() / losses.predicted.sum() == pytest.approx(line["loss"])
+        assert line["general"]["predicted"] > 100 and "context" not in line
+    assert lines[0]["general"] != lines[-1]["general"] and "by_words" in lines[0]
+
+
+def test_shares_of_the_time_add_up(alone):
+    for line in read_metrics(alone[0], "train")[1:]:
+        shares = line["shares"]
+        assert sum(shares.values()) == pytest.approx(1, abs=0.01) and min(shares.values()) >= 0
+        assert shares["backward"] > 0
+        assert 0 <= line["padding_share"] < 1 and line["memory_gb"] > 0.1
+        assert line["tokens_per_second_per_gpu"] == pytest.approx(line["tokens_per_second"], rel=0.01)
+
+
+def test_ranks_wait_for_each_other(trained):
+    lines = read_metrics(trained / "longformer-2", "train")
+    assert all(line["shares"]["communication"] > 0 for line in lines)
+
+
+def test_a_few_steps_are_traced(alone):
+    (trace,) = (alone[0] / "traces").iterdir()
+    with gzip.open(trace, "rt") as stream:
+        events = json.load(stream)["traceEvents"]
+    steps = {event["name"] for event in events if event.get("name", "").startswith("ProfilerStep#")}
+    assert len(steps) == 2 and any(event.get("name") == "aten::addmm" for event in events)
+    assert trace.stat().st_mode & 0o077 == 0
 
 
 def test_the_loss_picture(alone, tmp_path):

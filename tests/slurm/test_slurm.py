@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import planted
 import pytest
 import yaml
 from two_nodes import REPOSITORY, STEPS, Cluster, Run, wait_for
@@ -392,6 +393,81 @@ def test_ranks_start_in_a_sites_container(command, cluster, config):
     assert cluster.wait(job, "FAILED", "COMPLETED") == "COMPLETED", (cluster.folder / log).read_text()
     assert f"apptainer: exec --nv --bind /data {image} {python} -u" in (cluster.folder / log).read_text()
     assert len(Run(cluster.folder / "runs" / f"contained by {command}").losses()) == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, ["ok time limit 24:00:00, and", "warning preemption partition debug requeues jobs without a",
+              "ok SLURM takes a job of 1 node with 2 GPUs"]),
+        ({"partition": "scavenge"}, ["ok preemption partition scavenge requeues jobs, 20 s after a warning"]),
+        ({"partition": "urgent,nowhere"}, ["fault SLURM no partition nowhere choose one by --slurm.partition"]),
+        ({"nodes": 3}, ["fault SLURM a job of 3 nodes with 2 GPUs, 24:00:00 would be refused: "]),
+        ({"gpus_per_node": 4}, ["fault SLURM a job of 1 node with 4 GPUs, 24:00:00 would be refused: "]),
+        ({"partition": "impatient"}, ["fault time limit partition impatient allows 00:04:00, not longer than the 300"]),
+    ],
+)  # fmt: skip
+def test_doctor_asks_slurm_on_a_login_node(settings, said, cluster):
+    """A partition whose limit is shorter than the warning, and jobs that SLURM wouldn't take."""
+    code = "from clinical_pretrain.config.slurm import SlurmConfig\n"
+    code += "from clinical_pretrain.observe.doctor.slurm import check_cluster\n"
+    code += f"for finding in check_cluster(SlurmConfig(**{settings})):\n"
+    code += "    print(finding.level, finding.name, finding.found, finding.remedy)"
+    cluster.ok("scontrol", "update", "partitionname=impatient", "MaxTime=4")
+    try:
+        printed = cluster.ok(cluster.environment["PYTHON"], "-c", code)
+    finally:
+        cluster.ok("scontrol", "update", "partitionname=impatient", "MaxTime=UNLIMITED")
+    assert all(each in printed for each in said), printed
+
+
+def test_doctor_names_what_differs_between_nodes(cluster, config):
+    """node1 has another version of a library, and its clock is ahead; the warning is longer than the time limit. Then
+    a firewall closes the port where the ranks meet."""
+    clock = planted.library(planted.CLOCK_AHEAD, cluster.root / "clock.so")
+    other = cluster.folder / "other versions" / "transformers-5.0.9.dist-info"
+    other.mkdir(parents=True)
+    (other / "METADATA").write_text("Name: transformers\nVersion: 5.0.9\n")
+    python = cluster.folder / "a node's python"
+    python.write_text(
+        f'#!/bin/bash\n[ "$(hostname)" = node0 ] || export LD_PRELOAD={clock} PYTHONPATH="{other.parent}:$PYTHONPATH"\n'
+        f'exec "{cluster.environment["PYTHON"]}" "$@"\n'
+    )
+    python.chmod(0o755)
+    site = cluster.folder / "doctor.yaml"
+    (cluster.folder / "doctor.sh").write_text("export WARNING_SECONDS=100000\n")
+    site.write_text(yaml.safe_dump({"python": str(python), "setup_file": str(cluster.folder / "doctor.sh")}))
+    report = cluster.folder / "doctor.json"
+    said = cluster.ok(*SUBMIT, "--doctor", "--slurm.nodes", 2, "--site", site, "--config", config,
+                      "--run_dir", "runs/not begun", "--json", report)  # fmt: skip
+    job = json.loads(report.read_text())
+    assert said.splitlines()[0] == f"job {job['job']} checks 2 x 2 ranks; what it finds: {job['log']}"
+    assert cluster.wait(job["job"], "FAILED", "COMPLETED") == "FAILED"
+    log = (cluster.folder / job["log"]).read_text()
+    lines = log[log.index("2 nodes: node0, node1\n") :].splitlines()
+    assert re.match(r"FAULT +nodes differ +transformers: 5\.\S+ on node0; 5\.0\.9 on node1", lines[1]), log
+    assert re.match(r"warning  clock \(node1\) +(89\.9|90\.\d) s ahead of node0's", lines[3]), log
+    found = json.loads((cluster.folder / job["report"]).read_text())
+    faults = [finding["name"] for finding in found["findings"] if finding["level"] == "fault"]
+    assert found["nodes"] == ["node0", "node1"] and faults == ["nodes differ", "time limit"], log
+    assert "not longer than the 100000 s before the limit" in log
+    assert re.search(r"ok +all-reduce +4 ranks over gloo: 4 kB: ", log)
+    assert "error: 2 faults: do what stands" in log and cluster.facts(job["job"])["Restarts"] == "0"
+    assert [path.name for path in (cluster.folder / "runs" / "not begun").iterdir()] == ["slurm"]
+
+    rule = ["ip", "-n", f"cp{cluster.environment['CLUSTER_PORT']}-node1", "rule"]
+    closed = ["pref", "1", "ipproto", "tcp", "dport", "23456", "prohibit"]
+    subprocess.run([*rule, "add", *closed], check=True)
+    try:
+        done = cluster.run(
+            "srun", "--nodes=2", "--ntasks-per-node=1", "clinical-pretrain", "doctor", MASTER_PORT="23456"
+        )
+    finally:
+        subprocess.run([*rule, "del", *closed], check=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert re.search(r"FAULT +ports \(node1\) +where the ranks meet, node0:23456, can't be reached \(Perm", done.stdout)
+    assert re.search(r"warning +all-reduce +not tried, as not all ranks can start or reach", done.stdout), done.stdout
+    assert not list(cluster.folder.glob(".doctor*"))
 
 
 def read_bytes(path):

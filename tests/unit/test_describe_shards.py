@@ -32,10 +32,10 @@ from tokenizer_tools.shards.build import build_shards
 from tokenizer_tools.shards.describe.content import Bin, _histogram
 from tokenizer_tools.shards.describe.count import source_names
 from tokenizer_tools.shards.describe.describe import describe_shards
-from tokenizer_tools.shards.describe.hide import NOT_SMALL, SMALL, show, show_parts, show_total
 from tokenizer_tools.shards.describe.pieces import word_finder
 from tokenizer_tools.shards.settings import BuildOptions, ShardSettings
 from tokenizer_tools.shards.verify.verify import verify_shards
+from tokenizer_tools.small_counts import NOT_SMALL, SMALL, show, show_parts, show_total
 
 HOSTILE = "--><script>alert('1')</script> \"&\" $x^2$ \x01\u202e"
 RARE = "Quibblewort, Ignatia"

@@ -8,7 +8,7 @@ from run_folders import write_metrics
 from clinical_pretrain.config.data import DataConfig, MaskingConfig
 from clinical_pretrain.config.optim import OptimConfig, ValidationConfig
 from clinical_pretrain.config.run_config import RunConfig
-from clinical_pretrain.run_folder.history import lineage, validation_set, validations, validations_by_set
+from clinical_pretrain.run_folder.history import lineage, overfitting, validation_set, validations, validations_by_set
 from clinical_pretrain.run_folder.paths import RunFolder
 from tokenizer_tools.manifest import Manifest
 
@@ -81,3 +81,25 @@ def test_other_held_out_rows_are_another_validation_set(run):
     other = replace(manifest, splits={**manifest.splits, "validation": replace(split, files=files)})
     assert validations(RunFolder(run_dir), starts(RunConfig(), other), 200).differences == ["other held-out sequences"]
     assert validations(RunFolder(run_dir / "nowhere"), [], 200).before == {}
+
+
+@pytest.mark.parametrize(
+    ("held_out", "training", "said"),
+    [
+        ([3.0, 2.5, 2.6, 2.7], [2.9, 2.4, 2.0, 1.5], True),
+        ([3.0, 2.5, 2.6, 2.55], [2.9, 2.4, 2.0, 1.5], False),  # falls again
+        ([3.0, 2.5, 2.6, 2.7], [2.9, 2.4, 2.6, 2.8], False),  # the training diverges
+        ([3.0, 2.5, 2.4, 2.3], [2.9, 2.4, 2.0, 1.5], False),
+        ([3.0, 2.5], [2.9, 2.4], False),
+    ],
+)
+def test_overfitting_is_said(tmp_path, held_out, training, said):
+    lines = []
+    for number, (loss, of_training) in enumerate(zip(held_out, training, strict=True), 1):
+        common = {"step": 10 * number, "start": 0}
+        lines += [{**common, "kind": "train", "loss": of_training}, {**common, "kind": "validation", "loss": loss}]
+    write_metrics(tmp_path, lines)
+    found = overfitting(RunFolder(tmp_path), [{"from_step": 0, "validation_set": {}}])
+    assert (found is not None) == said
+    if found:
+        assert "since step 20 the held-out loss rises (2.5000 to 2.7000)" in found and "2.4000 to 1.5000" in found

@@ -11,7 +11,7 @@ from transformers import BigBirdConfig, LongformerConfig
 from clinical_pretrain.models.flops import peak_flops, training_flops_per_token
 from clinical_pretrain.run_folder.metrics import read_metrics
 from clinical_pretrain.run_folder.paths import RunFolder
-from clinical_pretrain.training.metrics_writer import MetricsWriter, SaveMetrics, StepMetrics
+from clinical_pretrain.training.metrics_writer import MetricsWriter, SaveMetrics, StepMetrics, Usage
 
 
 def test_arithmetic_of_a_token_at_base_size():
@@ -34,7 +34,8 @@ def test_peaks_by_name():
 
 def step_metrics(step, loss=1.0):
     return StepMetrics(step, loss, learning_rate=1e-4, gradient_norm=1.0, tokens_per_second=1e5, seconds=2.0, stage=1,
-                       samples_consumed=1, epoch=0.1, skipped_updates=0, loss_scale=None)  # fmt: skip
+                       samples_consumed=1, epoch=0.1, skipped_updates=0, loss_scale=None,
+                       usage=Usage(1e5, 1.5, 0.01, {"data": 0.05, "forward": 0.33, "backward": 0.62}))  # fmt: skip
 
 
 def test_mfu_is_written_where_it_is_known(tmp_path, capsys):
@@ -44,7 +45,8 @@ def test_mfu_is_written_where_it_is_known(tmp_path, capsys):
         metrics.close()
     first, second = read_metrics(RunFolder(tmp_path), "train")
     assert first["mfu"] == 0.4123 and "mfu" not in second and json.dumps(first)
-    assert "100,000 tokens/s (41% MFU)" in capsys.readouterr().out
+    assert first["shares"]["backward"] == 0.62 and first["memory_gb"] == 1.5
+    assert "100,000 tokens/s (41% MFU) · backward 62%, forward 33%, data 5% · " in capsys.readouterr().out
 
 
 def test_curves_are_not_doubled_and_the_loss_comes_first(tmp_path):

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import TYPE_CHECKING
 
-from tokenizers import Tokenizer
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 
 def tokenizer_sha256(backend: Tokenizer) -> str:
     """sha256 of all that decides a tokenizer's ids: its serialization, without truncation and padding."""
+    from tokenizers import Tokenizer  # compiled: commands that don't need it start where it can't be loaded
+
     plain = Tokenizer.from_str(backend.to_str())
     plain.no_truncation()
     plain.no_padding()

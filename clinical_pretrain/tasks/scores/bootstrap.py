@@ -176,10 +176,19 @@ def sampling_units(documents: Sequence[Document]) -> NDArray[np.int64]:
 
 def draw_weights(documents: Sequence[Document], resampling: Resampling) -> Iterator[Floats]:
     """Yield the weights of the resamples, [some resamples, documents], as many as fit in memory."""
-    unit_of_document = sampling_units(documents)
+    return draw_unit_weights(sampling_units(documents), resampling)
+
+
+def draw_unit_weights(unit_of_document: NDArray[np.int64], resampling: Resampling) -> Iterator[Floats]:
+    """As `draw_weights`, of anything that is drawn by units.
+
+    Args:
+        unit_of_document: the number of each one's unit, from 0, [documents].
+        resampling: how units are drawn.
+    """
     units = int(unit_of_document.max()) + 1
     generator = np.random.default_rng(resampling.seed)
-    at_once = max(1, WEIGHTS_AT_ONCE // len(documents))
+    at_once = max(1, WEIGHTS_AT_ONCE // len(unit_of_document))
     for begin in range(0, resampling.resamples, at_once):
         rows = min(at_once, resampling.resamples - begin)
         drawn = generator.integers(units, size=(rows, units)) + units * np.arange(rows)[:, None]

@@ -11,7 +11,7 @@ import numpy as np
 
 from tokenizer_tools.manifest import SPLITS, Manifest
 from tokenizer_tools.shards.describe.count import Group, Integers, ShardCounts, count_shards
-from tokenizer_tools.shards.describe.hide import SMALLEST, Shown, show, show_parts, show_total
+from tokenizer_tools.small_counts import SMALLEST, Shown, show, show_parts, show_total
 
 FORMAT_VERSION = 1
 MAX_GROUPS = 30

@@ -15,10 +15,11 @@ from tokenizer_tools.command_line import typed
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import write_atomically, write_json
 from tokenizer_tools.manifest import REPORT_NAMES, Manifest
+from tokenizer_tools.pages.svg import load_plots
 from tokenizer_tools.progress import say
 from tokenizer_tools.shards.describe.content import ShardReport, make_report
 from tokenizer_tools.shards.describe.page import make_page
-from tokenizer_tools.shards.describe.picture import draw_picture, load_plots
+from tokenizer_tools.shards.describe.picture import draw_picture
 from tokenizer_tools.shards.workers import Job, Workers
 
 

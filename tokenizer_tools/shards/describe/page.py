@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 
+from tokenizer_tools.pages.html import details, figure, page, table, tiles
+from tokenizer_tools.pages.wording import decimal, percent, shown
 from tokenizer_tools.shards.describe.content import Row, ShardReport, Unknown
-from tokenizer_tools.shards.describe.hide import NOT_SMALL, SMALL, SMALLEST
 from tokenizer_tools.shards.describe.picture import draw_panel
-from tokenizer_tools.shards.describe.style import CSS
-from tokenizer_tools.shards.describe.wording import decimal, group_name, percent, placeholders, reason, shown
+from tokenizer_tools.shards.describe.wording import group_name, placeholders, reason
+from tokenizer_tools.small_counts import NOT_SMALL, SMALL, SMALLEST
 from tokenizer_tools.tokenizer.words import MANY_PIECES
 
 
@@ -26,18 +27,8 @@ def make_page(report: ShardReport) -> str:
         "Settings": _settings(report),
         "What is hidden": _hidden(report),
     }
-    body = "".join(
-        f'<section aria-labelledby="s{number}"><h2 id="s{number}">{title}</h2>{content}</section>\n'
-        for number, (title, content) in enumerate(sections.items())
-    )
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n<meta name="robots" content="noindex">\n'
-        f"<title>Shards {report.fingerprint[:12]}: what they hold</title>\n<style>\n{CSS}</style>\n</head>\n<body>\n"
-        f"<header><h1>What the shards hold</h1>{_lead(report)}</header>\n<main>\n{body}</main>\n</body>\n</html>\n"
-    )
+    title = f"Shards {report.fingerprint[:12]}: what they hold"
+    return page(title, "What the shards hold", _lead(report), sections)
 
 
 def _lead(report: ShardReport) -> str:
@@ -51,10 +42,9 @@ def _lead(report: ShardReport) -> str:
         **({"tokens per word": decimal(total.tokens_per_word, 2)} if total.tokens_per_word else {}),
         "tokens unknown": percent(report.unknown.share),
     }
-    tiles = "".join(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in figures.items())
     fingerprint = f"<code>{escape(report.fingerprint[:16])}</code>"
     return (
-        f'<dl class="tiles">{tiles}</dl><p>Of <b>{escape(shown(report.read))}</b> notes read, '
+        f"{tiles(figures)}<p>Of <b>{escape(shown(report.read))}</b> notes read, "
         f"<b>{escape(shown(total.notes))}</b> were kept, split by {split_by}, tokenised with <b>{tokenizer}</b> and "
         f"packed into rows. This page is made from the shards with fingerprint {fingerprint} alone. Shards carry no "
         "date, and neither does it.</p>"
@@ -87,7 +77,7 @@ def _removed(report: ShardReport) -> str:
     return (
         '<div class="pair">'
         + _figure("removed", "Notes kept, and removed by reason", report)
-        + _cells("Notes by what became of them", ("notes", "count"), rows)
+        + table("Notes by what became of them", ("notes", "count"), rows)
         + "</div>"
         + (f"<p>Of the notes that were kept: {'; '.join(apart)}.</p>" if apart else "")
         + f"<p>Near-duplicates: {_near(report)}. Copied paragraphs: {_copied(report)}. Cleaning rules, in order: "
@@ -123,10 +113,9 @@ def _lengths(report: ShardReport) -> str:
     return (
         '<div class="pair">'
         + _figure("lengths", "Notes by their number of tokens", report)
-        + _cells("Tokens per note, those that begin and end it included", ("", "value"), percentiles + longer)
-        + "</div><details><summary>The bins of the plot</summary>"
-        + _cells("Notes by number of tokens", ("tokens", "notes"), bins)
-        + "</details>"
+        + table("Tokens per note, those that begin and end it included", ("", "value"), percentiles + longer)
+        + "</div>"
+        + details("The bins of the plot", table("Notes by number of tokens", ("tokens", "notes"), bins))
     )
 
 
@@ -140,8 +129,8 @@ def _categories(report: ShardReport) -> str:
     if report.word_kind:
         caption = f"Tokens per word by category, and the share of words in {MANY_PIECES} or more pieces"
         drawn += _figure("words", caption, report)
-    table = _table("Notes, tokens and words by category", "category", report.categories, report)
-    return f'<div class="pair">{drawn}</div>{table}<p>{words}</p>'
+    counts = _table("Notes, tokens and words by category", "category", report.categories, report)
+    return f'<div class="pair">{drawn}</div>{counts}<p>{words}</p>'
 
 
 def _unknown(unknown: Unknown) -> str:
@@ -154,7 +143,7 @@ def _unknown(unknown: Unknown) -> str:
     if unknown.rare_characters:
         text += f" {unknown.rare_characters} more characters occur fewer than {SMALLEST} times and aren't named."
     rows = [(_character(each), shown(count)) for each, count in unknown.characters.items()]
-    return f"{text}</p>" + (_cells("Characters behind unknown tokens", ("character", "count"), rows) if rows else "")
+    return f"{text}</p>" + (table("Characters behind unknown tokens", ("character", "count"), rows) if rows else "")
 
 
 def _character(character: str) -> str:
@@ -178,7 +167,7 @@ def _settings(report: ShardReport) -> str:
         ("Notes per part", f"{settings['notes_per_part']:,}"),
         ("Versions", ", ".join(f"{name} {version}" for name, version in report.versions.items())),
     ]
-    return _cells("What the shards depend on", ("", "value"), rows, "words")
+    return table("What the shards depend on", ("", "value"), rows, "words")
 
 
 def _hidden(report: ShardReport) -> str:
@@ -194,7 +183,7 @@ def _hidden(report: ShardReport) -> str:
 
 def _figure(panel: str, caption: str, report: ShardReport) -> str:
     """A plot. Screen readers get its caption, and the table that follows."""
-    return f"<figure>{draw_panel(panel, report)}<figcaption>{caption}</figcaption></figure>"
+    return figure(draw_panel(panel, report), caption)
 
 
 def _table(caption: str, what: str, rows: Sequence[Row], report: ShardReport) -> str:
@@ -209,18 +198,4 @@ def _table(caption: str, what: str, rows: Sequence[Row], report: ShardReport) ->
         cells += [shown(row.tokens), percent(row.tokens / all_tokens), decimal(row.tokens_per_note, 0)]
         cells += [decimal(row.tokens_per_word, 2), percent(row.broken_share)] if has_words else []
         lines.append(cells)
-    return _cells(caption, header, lines, "total" if total else "")
-
-
-def _cells(caption: str, header: Sequence[str], rows: Iterable[Sequence[str]], css_class: str = "") -> str:
-    """A table whose first column names the rows. It can be scrolled with the keyboard where it is too wide."""
-    head = "".join(f'<th scope="col">{escape(name)}</th>' if name else "<td></td>" for name in header)
-    lines = "".join(
-        f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in cells)}</tr>'
-        for first, *cells in rows
-    )
-    attribute = f' class="{css_class}"' if css_class else ""
-    return (
-        f'<div class="scroll" role="region" aria-label="{escape(caption)}" tabindex="0"><table{attribute}>'
-        f"<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>"
-    )
+    return table(caption, header, lines, "total" if total else "")

@@ -1,63 +1,26 @@
-"""Plots of the report: four panels, alone for the page and together as `report.svg`.
-
-matplotlib is imported when something is drawn. The same report gives the same bytes: builtin style, no date, fixed ids.
-"""
+"""Plots of the report: four panels, alone for the page and together as `report.svg`. The same report gives the same
+bytes."""
 
 from __future__ import annotations
 
-import io
-import re
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
+from tokenizer_tools.pages.svg import MAIN, MUTED, PAPER, SECOND, bars, page_svg, plot_style, svg
+from tokenizer_tools.pages.wording import percent, shown
 from tokenizer_tools.shards.describe.content import Row, ShardReport
-from tokenizer_tools.shards.describe.wording import group_name, percent, reason, shown
+from tokenizer_tools.shards.describe.wording import group_name, reason
 
-INK, MUTED, GRID, MAIN, SECOND, PAPER = "#1f2328", "#5b6570", "#d8dde3", "#0072b2", "#b84e00", "#ffffff"
-"""Text, lesser text, lines, two colours that the colour-blind can tell apart (Okabe and Ito, 2008), background."""
-_VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", MAIN: "main", SECOND: "second", PAPER: "paper"}
-"""The CSS variables that stand for them on the page."""
 _BARS = 12
 """Largest number of categories in a plot; the table has all."""
-_STYLE = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "axes.linewidth": 0.6,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlecolor": INK,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 9,
-    "axes.titleweight": "bold",
-    "figure.constrained_layout.use": True,
-    "font.size": 8,
-    "grid.color": GRID,
-    "grid.linewidth": 0.6,
-    "svg.hashsalt": "clinical-pretrain",
-    "text.color": INK,
-    "text.parse_math": False,  # a category may have dollar signs
-    "xtick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.color": MUTED,
-    "ytick.labelcolor": INK,
-}
 
 Panel = Callable[[Any, ShardReport], None]
 """Draws on matplotlib's axes."""
 
 
-def load_plots() -> None:
-    """Import what drawing needs, ahead of time."""
-    import matplotlib.backends.backend_svg
-    import matplotlib.figure  # noqa: F401
-
-
 def draw_picture(report: ShardReport) -> str:
     """All panels as one SVG, 7.2 inches wide. Its text is drawn as paths, so it looks the same anywhere."""
-    with _style("path") as figure_class:
+    with plot_style("path") as figure_class:
         drawn = [draw for draw, _ in PANELS.values()]
         rows = max(len(_categories(report)), 6)
         figure = figure_class(figsize=(7.2, 2.9 + 0.17 * rows), facecolor=PAPER)
@@ -65,45 +28,19 @@ def draw_picture(report: ShardReport) -> str:
         for letter, axes, draw in zip("abcd", grid.flat, drawn, strict=True):
             draw(axes, report)
             axes.set_title(f"{letter}  {axes.get_title(loc='left')}")
-        return _svg(figure, {"Title": "What the shards hold", "Description": _fingerprint(report)})
+        return svg(figure, {"Title": "What the shards hold", "Description": _fingerprint(report)})
 
 
 def draw_panel(name: str, report: ShardReport) -> str:
     """One of `PANELS` as an SVG element for a page, whose style gives the colours: `--ink` and the others."""
     draw, height = PANELS[name]
-    with _style("none") as figure_class:
+    with plot_style("none") as figure_class:
         figure = figure_class(figsize=(4.2, height(report)), facecolor="none")
         axes = figure.subplots()
         axes.set_facecolor("none")
         draw(axes, report)
         axes.set_title("")
-        svg = _svg(figure, {})
-    svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
-    svg = re.sub(r" font-family: [^;]+;", "", svg)
-    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)  # ids are of the whole page
-    for colour, variable in _VARIABLES.items():
-        svg = svg.replace(colour, f"var(--{variable})")
-    return svg.replace("<svg ", '<svg aria-hidden="true" ', 1)
-
-
-@contextmanager
-def _style(text: str) -> Iterator[Any]:
-    """Yield matplotlib's Figure, with the same style whatever the user has configured."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a character that the font lacks
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update({**_STYLE, "svg.fonttype": text})
-        yield Figure
-
-
-def _svg(figure: Any, metadata: dict[str, str]) -> str:
-    stream = io.StringIO()
-    figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, **metadata})
-    return "\n".join(line.rstrip(" \t") for line in stream.getvalue().split("\n"))
+        return page_svg(figure, name)
 
 
 def _fingerprint(report: ShardReport) -> str:
@@ -117,7 +54,7 @@ def _categories(report: ShardReport) -> list[Row]:
 def _draw_removed(axes: Any, report: ShardReport) -> None:
     rows = [("kept", report.total.notes), *((reason(name), n) for name, n in report.removed.items() if n)]
     values = [n if isinstance(n, int) else 0 for _, n in rows]
-    _bars(axes, [name for name, _ in rows], values, [shown(n) for _, n in rows], [MAIN] + [SECOND] * len(rows))
+    bars(axes, [name for name, _ in rows], values, [shown(n) for _, n in rows], [MAIN] + [SECOND] * len(rows))
     axes.set(title="Notes kept and removed", xlabel="notes")
 
 
@@ -142,7 +79,7 @@ def _draw_lengths(axes: Any, report: ShardReport) -> None:
 def _draw_tokens(axes: Any, report: ShardReport) -> None:
     rows, total = _categories(report), max(report.total.tokens, 1)
     labels = [percent(row.tokens / total) for row in rows]
-    _bars(axes, [_short(row) for row in rows], [row.tokens for row in rows], labels, [MAIN] * len(rows))
+    bars(axes, [_short(row) for row in rows], [row.tokens for row in rows], labels, [MAIN] * len(rows))
     axes.set(title="Tokens by category", xlabel="tokens")
 
 
@@ -155,31 +92,9 @@ def _draw_words(axes: Any, report: ShardReport) -> None:
         return
     values = [row.tokens_per_word or 0.0 for row in rows]
     labels = [f"{value:.2f} · {percent(row.broken_share or 0)}" for value, row in zip(values, rows, strict=True)]
-    _bars(axes, [_short(row) for row in rows], values, labels, [MAIN] * len(rows))
+    bars(axes, [_short(row) for row in rows], values, labels, [MAIN] * len(rows))
     axes.set(xlabel="tokens per word · words in four or more pieces")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-
-
-def _bars(axes: Any, names: Sequence[str], values: Sequence[float], labels: Sequence[str], colours: list[str]) -> None:
-    """Horizontal bars from the top down, each with a label at its end."""
-    places = range(len(names))
-    axes.barh(places, values, 0.7, color=colours[: len(names)])
-    axes.set_yticks(places, names)
-    axes.set_ylim(max(len(names), 2) - 0.4, -0.6)
-    axes.set_xlim(0, 1.35 * max([*values, 0]) or 1)
-    axes.tick_params(axis="y", length=0)
-    axes.locator_params(axis="x", nbins=4)
-    axes.xaxis.set_major_formatter(lambda value, _: _rounded(value))
-    axes.grid(axis="x")
-    for place, value, label in zip(places, values, labels, strict=True):
-        axes.annotate(label, (value, place), (3, 0), textcoords="offset points", va="center", color=INK)
-
-
-def _rounded(value: float) -> str:
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:g} {letter}"
-    return f"{value:g}"
 
 
 def _short(row: Row) -> str:

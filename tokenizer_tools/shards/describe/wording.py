@@ -1,9 +1,8 @@
-"""How figures and names are written, on the page and in the picture."""
+"""How names are written, on the page and in the picture."""
 
 from __future__ import annotations
 
 from tokenizer_tools.shards.describe.content import Row
-from tokenizer_tools.shards.describe.hide import Shown
 
 _REASONS = {
     "empty": "no text left",
@@ -18,28 +17,6 @@ _REASONS = {
     "unlisted": "on none of the split lists",
     "withdrawn": "of a patient who withdrew",
 }
-
-
-def shown(count: Shown | None) -> str:
-    """A count with commas; a dash if there is none."""
-    if count is None:
-        return "–"
-    if isinstance(count, str):
-        return f"more than {int(count[1:]):,}" if count.startswith(">") else count
-    return f"{count:,}"
-
-
-def percent(share: float | None) -> str:
-    """A share in percent, with a digit more where it is small; a dash if there is none."""
-    if share is None:
-        return "–"
-    digits = ".0f" if share in (0, 1) else ".1f" if share >= 0.01 else ".2g"
-    return f"{100 * share:{digits}} %"
-
-
-def decimal(value: float | None, digits: int) -> str:
-    """A number with so many digits after the point; a dash if there is none."""
-    return "–" if value is None else f"{value:,.{digits}f}"
 
 
 def reason(name: str) -> str:
