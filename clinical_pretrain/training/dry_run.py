@@ -3,7 +3,6 @@ anything is written. It shows whether the memory is enough, in a minute."""
 
 from __future__ import annotations
 
-import resource
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.console import console
 from clinical_pretrain.data.collator import MicroBatch, capacity
 from clinical_pretrain.data.shards import Split
-from clinical_pretrain.distributed import Ranks, initialise, read_environment, uses_gpu
+from clinical_pretrain.distributed import Ranks, initialise, peak_memory_bytes, read_environment, uses_gpu
 from clinical_pretrain.engine.build import make_engine
 from clinical_pretrain.engine.deepspeed_internals import backward
 from clinical_pretrain.estimate.cards import Card
@@ -88,9 +87,7 @@ def measured(spec: RunSpec, ranks: Ranks, card: Card | None) -> dict[str, Any]:
     """What the dry run took, the most of any rank."""
     if uses_gpu():
         torch.cuda.synchronize()
-        own = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
-    else:
-        own = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,) * 2
+    own = peak_memory_bytes(), torch.cuda.max_memory_reserved() if uses_gpu() else peak_memory_bytes()
     peak, reserved = (max(sizes) for sizes in zip(*ranks.all_gather(own), strict=True))
     estimate = auto.estimated(spec.config, spec.world_size, card)
     return {
