@@ -19,7 +19,7 @@ def plan(argv: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--sequence_length", type=int, default=4096, help="tokens per sequence, without --shards")
     parser.add_argument("--gpus_per_node", type=int, default=8, help="number of GPUs in a node")
     parser.add_argument("--network_gbit", type=float, default=200.0, help="Gbit/s of a node to others, each direction")
-    parser.add_argument("--measured", metavar="RUN", help="run folder whose speed on this GPU corrects the times")
+    parser.add_argument("--measured", metavar="RUN", help="run folder whose speed on this GPU scales the times")
     parser.add_argument("--plot", metavar="FILE", help="draw the speed by number of GPUs, as PNG, PDF or SVG")
     own, slurm, of_run = divide(argv, parser)
     args = parse(

@@ -24,7 +24,7 @@ from clinical_pretrain.estimate.choice import (
 from clinical_pretrain.estimate.shapes import parameters, shape_of
 from clinical_pretrain.estimate.speed import Network
 from clinical_pretrain.estimate.zero import ZeroSettings
-from clinical_pretrain.observe.plan_measured import Measurement, measurement
+from clinical_pretrain.observe.plan_measured import Measurement, measurement, newest_measurement
 from clinical_pretrain.observe.plan_scaling import scaling
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import Manifest
@@ -90,7 +90,10 @@ def make_plan(asked: Asked) -> Plan:
     others = list(candidates(given, stages))
     of_own = [each for each in others if each.zero.stage == own.stage]
     chosen = choose(of_own if any(each.fits for each in of_own) else others)
-    measured = measurement(asked.measured, asked.card, asked.network) if asked.measured else None
+    if asked.measured:
+        measured: Measurement | None = measurement(asked.measured, asked.card, asked.network)
+    else:
+        measured = newest_measurement(Path(config.run_dir).parent, asked.card, asked.network)
     as_asked = _as_asked(given, own, notes)
     return Plan(given, notes, as_asked, chosen, others, steps, asked.shards, manifest, measured)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from clinical_pretrain.estimate.choice import Conditions, candidate
 from clinical_pretrain.estimate.shapes import shape_of
 from clinical_pretrain.estimate.speed import Network
 from clinical_pretrain.estimate.zero import ZeroSettings
-from clinical_pretrain.observe.status import no_run
+from clinical_pretrain.observe.status import no_run, runs_in
 from clinical_pretrain.run_folder.metrics import read_metrics
 from clinical_pretrain.run_folder.paths import RunFolder
 from tokenizer_tools.errors import UserError
@@ -64,3 +65,20 @@ def measurement(run: Path, card: Card, network: Network) -> Measurement:
     each = candidate(given, zero, config.activation_checkpointing, config.batch.micro_batch_size_per_gpu)
     estimated = config.batch.train_batch_size * given.length / each.time.total
     return Measurement(run, statistics.median(line["tokens_per_second"] for line in lines), estimated)
+
+
+def newest_measurement(runs: Path, card: Card, network: Network) -> Measurement | None:
+    """That of the newest run on this card; None where there is none.
+
+    Args:
+        runs: a folder of runs.
+        card: the card.
+        network: how GPUs are connected.
+    """
+    folders: list[Path] = []
+    with suppress(UserError):
+        folders = [run for run in runs_in([runs]) if RunFolder(run).metrics_file.exists()]
+    for run in sorted(folders, key=lambda run: RunFolder(run).metrics_file.stat().st_mtime, reverse=True):
+        with suppress(UserError):
+            return measurement(run, card, network)
+    return None

@@ -272,6 +272,9 @@ def test_a_measured_run_scales_the_times(tmp_path, capsys):
     assert scaled["tokens_per_second"] == 1_000_000
     assert scaled["hours"] == pytest.approx(plain["hours"] / factor, rel=0.02)
     assert "trained 1,000,000 tokens/s on this GPU" in capsys.readouterr().out
+    # Without being named, too, if it lies where this run will.
+    by_itself = found("--run_dir", str(tmp_path / "next"))
+    assert by_itself["measured_over_estimated"] == scaled["measured_over_estimated"]
     for run, gpu, message in (
         ("run", "a100-80gb", "trained on NVIDIA H100 80GB HBM3, not on a100-80gb"),
         ("short", "h100-80gb", "only 1 lines of metrics after the first; 3 are needed"),
