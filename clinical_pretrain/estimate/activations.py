@@ -73,10 +73,10 @@ class MicroBatch:
         by_products = self.on_cpu and self.precision != "fp32"  # models/attention/products.py
         if not by_products:
             kept["log_sums"] = 4 * self.tokens * self.model.num_attention_heads
-        if self.on_cpu and self.model.family == "bigbird":
+        if self.on_cpu and self.model.has_blocks:
             if not by_products:
                 kept["out_by_blocks"] = self.wide
-        elif self.backend == "blocked" and self.model.family == "bigbird":
+        elif self.backend == "blocked" and self.model.has_blocks:
             blocks = self.length // self.model.block_size
             seen = 5 + self.model.num_random_blocks
             of_middle = self.wide * (blocks - 2) // blocks
@@ -97,9 +97,9 @@ class MicroBatch:
     def shared_masks(self) -> int:
         """Bytes of what all layers share for one batch."""
         model, blocks = self.model, self.length // self.model.block_size
-        if self.backend == "blocked" and model.family == "longformer":
+        if self.backend == "blocked" and model.has_windows:
             return self.tokens * self._windows_over_block * self._query_block * self.element
-        if self.backend == "flex" and model.family == "bigbird":
+        if self.backend == "flex" and model.has_blocks:
             of_sequence = model.num_hidden_layers * model.num_attention_heads * blocks**2 * 4
             return of_sequence * (4 * self.sequences + 3)  # bigbird_plan.Plan: orders(); counts, seen_keys, seen_by
         return 0
@@ -120,7 +120,7 @@ class MicroBatch:
     def _products_of_head(self) -> int:
         """Bytes of one head's weights and two gradients of them, and BigBird's gathered keys and values with theirs."""
         model = self.model
-        if model.family == "longformer":
+        if model.has_windows:
             return 3 * self.tokens * self._windows_over_block * self._query_block * self.element
         seen = 5 + model.num_random_blocks
         gathered = 4 * seen * self.wide // model.num_attention_heads
@@ -132,7 +132,7 @@ class MicroBatch:
         gradients = dict.fromkeys(("dq", "dk", "dv"), self.wide)
         if self.backend == "varlen":
             gradients["dq_sums"] = 4 * self.tokens * self.model.hidden_size  # FlashAttention sums them in fp32
-        elif self.backend == "blocked" and self.model.family == "longformer":
+        elif self.backend == "blocked" and self.model.has_windows:
             gradients |= dict.fromkeys(("dk", "dv"), self._windows_over_block * self.wide)
         elif self.backend == "blocked" and not self.on_cpu:
             gradients |= {"dk": self.attention["k_seen"], "dv": self.attention["v_seen"]}

@@ -50,15 +50,15 @@ class Conditions:
         if wanted != "auto":
             return wanted
         attention, model = self.config.attention, self.model
-        has_dropout = model.family == "longformer" and (
+        has_dropout = model.has_windows and (
             model.attention_dropout if attention.dropout is None else attention.dropout
         )
         if self.card.capability < 8 or has_dropout or model.head_width < 16:
             return "blocked"
-        is_varlen = model.family == "longformer" and attention.global_tokens == "none"
+        is_varlen = model.has_windows and attention.global_tokens == "none"
         if is_varlen and self.config.precision != "fp32" and model.head_width % 8 == 0 and model.head_width <= 256:
             return "varlen"
-        return "blocked" if model.family == "bigbird" and model.block_size % 64 else "flex"
+        return "blocked" if model.has_blocks and model.block_size % 64 else "flex"
 
     def compiles(self, stage: int) -> bool:
         """Whether layers and head are compiled: as models/build.compiles() on a GPU. With `blocked` attention the
@@ -81,7 +81,7 @@ class Conditions:
             "attention.global_tokens": config.attention.global_tokens != "none",
             "a run without ZeRO": zero.stage == 0,
             "ZeRO with offload": zero.offload,
-            "sequences that BigBird attends to in full": self.model.family == "bigbird"
+            "sequences that BigBird attends to in full": self.model.has_blocks
             and self.length <= (5 + 2 * self.model.num_random_blocks) * self.model.block_size,
         }
         if found := [name for name, is_there in unknown.items() if is_there]:
@@ -89,7 +89,7 @@ class Conditions:
 
     def micro_batch(self, sequences: int, kind: str, stage: int) -> MicroBatch:
         """One of `sequences`, with activation checkpointing of a kind under a ZeRO stage."""
-        block = self.model.block_size if self.model.family == "bigbird" else 1
+        block = self.model.block_size if self.model.has_blocks else 1
         length = -(-self.length // block) * block
         predicted = capacity(self.length * sequences, self.config.masking)
         precision = self.config.precision

@@ -43,13 +43,23 @@ class ModelShape:
     """Longformer's own; BigBird's block-sparse attention has none."""
 
     @property
+    def has_windows(self) -> bool:
+        """Longformer's attention, and RoBERTa's positions."""
+        return self.family == "longformer"
+
+    @property
+    def has_blocks(self) -> bool:
+        """BigBird's attention."""
+        return self.family == "bigbird"
+
+    @property
     def head_width(self) -> int:
         """Width of an attention head."""
         return self.hidden_size // self.num_attention_heads
 
     def first_position(self, pad_id: int = 1) -> int:
         """Index of a document's first position embedding; RoBERTa's come after the padding's."""
-        return pad_id + 1 if self.family == "longformer" else 0
+        return pad_id + 1 if self.has_windows else 0
 
 
 LONGFORMER_BASE = ModelShape("longformer", 12, 768, 12, 3072, 50265, 4098)
@@ -88,7 +98,7 @@ def shape_of(config: ModelConfig, length: int, vocab_size: int | None = None) ->
             size.num_random_blocks,
         )
     shape = _read(config.name_or_path)
-    needed = _padded(length, shape.block_size if shape.family == "bigbird" else 1) + shape.first_position()
+    needed = _padded(length, shape.block_size if shape.has_blocks else 1) + shape.first_position()
     if needed <= shape.max_position_embeddings:
         return shape
     if config.position_embeddings == "tile":
@@ -174,10 +184,10 @@ def parameters(shape: ModelShape) -> list[Parameter]:
     found += _norm(width)
     for _ in range(shape.num_hidden_layers):
         found += [each for _ in range(3) for each in _linear(width, width)]
-        if shape.family == "longformer":
+        if shape.has_windows:
             found += [each for _ in range(3) for each in _linear(width, width, is_trained=False)]
         found += [*_linear(width, width), *_norm(width), *_linear(width, inner), *_linear(inner, width), *_norm(width)]
-    if shape.family == "bigbird":
+    if shape.has_blocks:
         found += _linear(width, width, is_trained=False)
     return [*found, Parameter(shape.vocab_size, True, False), *_linear(width, width), *_norm(width)]
 

@@ -106,7 +106,7 @@ def product_flops(batch: MicroBatch) -> float:
 def keys_per_query(model: ModelShape, length: int) -> int:
     """Tokens that a token attends to on average; see models/families.py."""
     reach = model.attention_window + 1
-    if model.family == "bigbird":
+    if model.has_blocks:
         reach = (5 + model.num_random_blocks + 2) * model.block_size
     return min(reach, length)
 
@@ -114,7 +114,7 @@ def keys_per_query(model: ModelShape, length: int) -> int:
 def attention_flops(batch: MicroBatch) -> float:
     """Of a micro-batch's products of queries, keys and values, with what is computed again."""
     keys = keys_per_query(batch.model, batch.length)
-    if batch.backend == "blocked" and batch.model.family == "longformer":
+    if batch.backend == "blocked" and batch.model.has_windows:
         keys = 3 * batch.model.attention_window // 2  # of a block's windows, of which the mask hides some
     passes = 1 + BACKWARD_ATTENTION + (batch.activation_checkpointing != "none")
     return 4.0 * batch.tokens * batch.model.num_hidden_layers * batch.model.hidden_size * keys * passes
@@ -131,7 +131,7 @@ def moved_bytes(batch: MicroBatch) -> float:
         forward, backward = 12 * wide + 2 * dropped + 2 * inner, 22 * wide + 2 * dropped + 4 * inner
         of_logits = 2 * batch.element + 36
     if batch.backend == "blocked":  # windows are copied, or blocks gathered; gradients are added up
-        seen = 3 if batch.model.family == "longformer" else 5 + batch.model.num_random_blocks
+        seen = 3 if batch.model.has_windows else 5 + batch.model.num_random_blocks
         forward, backward = forward + 4 * seen * wide, backward + 6 * seen * wide
     layers = batch.model.num_hidden_layers * (forward * _recomputation(batch, 1, 2) + backward)
     return float(layers + batch.predicted * batch.model.vocab_size * of_logits)
