@@ -18,7 +18,7 @@ from clinical_pretrain.training.signals import hold_signals
 hold_signals()
 make_output_lenient()
 
-from clinical_pretrain.config.command_line import DRY_RUN, load_config
+from clinical_pretrain.config.command_line import load_config, without_dry_run
 from clinical_pretrain.engine.deepspeed_config import resolve
 from clinical_pretrain.slurm_environment import rank_variables
 from clinical_pretrain.training.preflight import check_files
@@ -36,7 +36,7 @@ def main() -> int:
     ranks = rank_variables() | dict(os.environ)
     speaks = ranks.get("LOCAL_RANK", "0") == "0"
     argv = [argument for argument in sys.argv[1:] if not argument.startswith("--local_rank")]
-    is_dry, argv = DRY_RUN in argv, [argument for argument in argv if argument != DRY_RUN]
+    argv, is_dry = without_dry_run(argv)
     try:
         config, json_file = load_config(argv, needs_file=True)
         check_files(config)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def doctor(argv: Sequence[str]) -> dict[str, Any]:
-    """Check what a run needs on this machine or, under srun, on each node; with the arguments of run."""
+    """Check what a run (--config FILE, as for run) needs on this machine or, under srun, on each node."""
     parser = make_parser("doctor", doctor.__doc__)
     add_slurm_options(parser)
     own, slurm_arguments, arguments = divide(argv, parser)

@@ -11,7 +11,7 @@ from tokenizer_tools.ranges import Range
 
 
 def plan(argv: Sequence[str]) -> dict[str, Any]:
-    """Estimate what a run will need: memory, time, energy and disk, and which micro-batch would be the fastest."""
+    """Estimate memory, time, energy and disk of a run (--config FILE and further settings, as for run)."""
     parser = make_parser("plan", plan.__doc__)
     parser.add_argument("--gpus", type=int, default=1, help="number of GPUs")
     parser.add_argument("--gpu", default="h100-80gb", help="model of GPU, such as v100-32gb or a100-80gb")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from clinical_pretrain.commands import completion
-from clinical_pretrain.config.command_line import DRY_RUN, config_parser, load_config
+from clinical_pretrain.config.command_line import config_parser, load_config, without_dry_run
 from clinical_pretrain.engine.launcher import OPTIONS, launch
 from clinical_pretrain.training.preflight import check_files
 from tokenizer_tools.errors import UserError
@@ -26,7 +26,7 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
         parser().print_help()
         sys.exit(0)
     launcher_arguments, arguments = divide(argv)
-    config, _ = load_config([argument for argument in arguments if argument != DRY_RUN], needs_file=True)
+    config, _ = load_config(without_dry_run(arguments)[0], needs_file=True)
     check_files(config)
     launch("clinical_pretrain.run", launcher_arguments, arguments)
     return {}

@@ -25,6 +25,12 @@ DRY_RUN = "--dry_run"
 """Flag of a training, which is no setting of it: see training/dry_run.py."""
 
 
+def without_dry_run(argv: Sequence[str]) -> tuple[list[str], bool]:
+    """Arguments without DRY_RUN, which may be spelt with a dash, and whether it was there."""
+    others = [argument for argument in argv if argument.replace("-", "_") != DRY_RUN.replace("-", "_")]
+    return others, len(others) < len(argv)
+
+
 def load_config(argv: Sequence[str], needs_file: bool = False) -> tuple[RunConfig, str | None]:
     """Read the settings of a run from `--config FILE` and dotted overrides. A later value overrides an earlier one.
 

@@ -322,6 +322,4 @@ def _why(plan: Plan) -> str:
     own = ZeroSettings.of(load(plan.given.config.deepspeed)).stage
     is_own = chosen.zero.stage == own
     where = f"under ZeRO {own}, the config's" if is_own else f"of all stages, as none fits under ZeRO {own}"
-    return (
-        f"choice: {_name(chosen)}: the fastest that fits {where} (of those within 2 % the one that needs least memory)"
-    )
+    return f"choice: {_name(chosen)}: the fastest that fits {where} (within 2 % the one that needs least memory)"

@@ -53,7 +53,8 @@ def find_file(name: str) -> Path:
     for path in (Path(name), resource_path(name)):
         if path.exists():
             return path
-    raise UserError(f"{name}: no such file in {Path.cwd()}, and none of that name comes with the package")
+    where = "" if Path(name).is_absolute() else f" in {Path.cwd()}, and none of that name comes with the package"
+    raise UserError(f"{name}: no such file{where}")
 
 
 def clone() -> Path | None:

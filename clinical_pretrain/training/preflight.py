@@ -13,6 +13,7 @@ from typing import Any
 
 from clinical_pretrain.config.model import refuse_missing_folder
 from clinical_pretrain.config.run_config import NO_ZERO, RunConfig
+from clinical_pretrain.data.validation_files import read_general_text, read_words
 from clinical_pretrain.engine.deepspeed_config import resolve, zero_stage
 from clinical_pretrain.resources import find_file
 from clinical_pretrain.run_folder.compatibility import check_ownership
@@ -83,8 +84,10 @@ def check_files(config: RunConfig) -> None:
         UserError: the shards, a file that the settings name, or the base model's folder isn't there.
     """
     Manifest.load(config.data.shards)
-    for name in filter(None, (config.validation.words, config.validation.general_text)):
-        find_file(name)
+    if config.validation.words:
+        read_words(config.validation.words)
+    if config.validation.general_text:
+        read_general_text(config.validation.general_text)
     if config.deepspeed != NO_ZERO:
         find_file(config.deepspeed)
     if config.model.init == "pretrained":

@@ -17,6 +17,7 @@ from clinical_pretrain.data.context import CONTEXT_TOKENS, cut_context
 from clinical_pretrain.data.general_text import general_sequences
 from clinical_pretrain.data.sampler import GENERAL_MASKS, VALIDATION_MASKS, generator, validation_sequences
 from clinical_pretrain.data.shards import PackedSequence, Split
+from clinical_pretrain.data.validation_files import read_words
 from clinical_pretrain.distributed import Ranks
 from clinical_pretrain.engine.schedule import stage_of
 from clinical_pretrain.models.mlm_head import IGNORED
@@ -32,7 +33,7 @@ from clinical_pretrain.training.checkpointer import all_weights_are_finite, fini
 from clinical_pretrain.training.ending import save_and_exit
 from clinical_pretrain.training.loss_guard import BadStepsError
 from clinical_pretrain.training.step_log import is_due
-from clinical_pretrain.training.validation_groups import Categories, Groups, Positions, Sections, Words, read_words
+from clinical_pretrain.training.validation_groups import Categories, Groups, Positions, Sections, Words
 from clinical_pretrain.training.validation_sums import Sums, figures
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import TOKENIZER_FOLDER

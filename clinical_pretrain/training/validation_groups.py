@@ -7,13 +7,10 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
 from clinical_pretrain.data.masking import Vocabulary
 from clinical_pretrain.data.shards import PackedSequence, note_categories
 from clinical_pretrain.data.terms import TermFinder
-from clinical_pretrain.resources import find_file
-from tokenizer_tools.errors import UserError
 
 FIRST_RANGE = 512
 """Tokens of the first range of positions: what BERT sees. Each further range ends at twice the last one."""
@@ -123,29 +120,3 @@ class Sections:
         order = np.argsort(starts, kind="stable")
         begun = np.searchsorted(np.array(starts)[order], positions, side="right") - 1
         return np.array(groups)[order][begun]
-
-
-def read_words(name: str) -> dict[str, list[str]]:
-    """Lists of words by name.
-
-    Args:
-        name: a YAML file, or one that comes with the package.
-
-    Raises:
-        UserError: it isn't there, or isn't a mapping from names to lists of words; or a word is in two lists.
-    """
-    path = find_file(name)
-    try:
-        lists = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from None
-    if not isinstance(lists, dict) or not all(isinstance(words, list) and words for words in lists.values()):
-        raise UserError(f"{path}: must hold lists of words by name, such as 'drugs: [aspirin, warfarin]'")
-    seen: dict[str, str] = {}
-    for group, words in lists.items():
-        for word in words:
-            if not isinstance(word, str) or not word.strip():
-                raise UserError(f"{path}: {group}: {word!r} is not a word; write it in quotes")
-            if seen.setdefault(word.lower(), group) != group:
-                raise UserError(f"{path}: {word!r} is in {seen[word.lower()]} and in {group}")
-    return {str(group): [word.lower() for word in words] for group, words in lists.items()}

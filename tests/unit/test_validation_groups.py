@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_tokenizer import NUMBERS, word_level
 
-from clinical_pretrain.config.data import MaskingConfig
+from clinical_pretrain.config.data import DataConfig, MaskingConfig
 from clinical_pretrain.config.model import ModelConfig, ModelSize
 from clinical_pretrain.config.optim import BatchConfig, ValidationConfig
 from clinical_pretrain.config.run_config import RunConfig
@@ -18,11 +18,13 @@ from clinical_pretrain.data.masking import Vocabulary
 from clinical_pretrain.data.sampler import MASKS, generator
 from clinical_pretrain.data.shards import PackedSequence, Split
 from clinical_pretrain.data.terms import TermFinder
+from clinical_pretrain.data.validation_files import read_words
 from clinical_pretrain.distributed import Ranks
 from clinical_pretrain.models.build import build_model
 from clinical_pretrain.models.mlm_head import mean_loss
+from clinical_pretrain.training.preflight import check_files
 from clinical_pretrain.training.validation import Validation
-from clinical_pretrain.training.validation_groups import Positions, Sections, Words, read_words
+from clinical_pretrain.training.validation_groups import Positions, Sections, Words
 from tokenizer_tools.corpus.split_patients import SplitRule
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import Manifest
@@ -92,14 +94,23 @@ def test_sections_begin_at_headers_and_end_with_the_note(tokenized):
 
 @pytest.mark.parametrize(
     ("text", "fault"),
-    [("[aspirin]", "lists of words by name"), ("drugs: []", "lists of words by name"), ("drugs: [no]", "is not a word"),
-     ("a: [x]\nb: [X]", "is in a and in b"), ("a: [", "not a YAML file")],
+    [("[aspirin]", "drugs: .aspirin, warfarin"), ("drugs: []", "lists of words by name"),
+     ("drugs: ['']", "'' is not a word"), ("a: [x]\nb: [X]", "is in a and in b"),
+     ("a: [x]\na: [y]", "duplicate key"), ("a: [", "not YAML")],
 )  # fmt: skip
 def test_a_file_of_words_that_cant_be_used_is_refused(tmp_path, text, fault):
     (tmp_path / "words.yaml").write_text(text)
     with pytest.raises(UserError, match=fault) as caught:
         read_words(str(tmp_path / "words.yaml"))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["words", "general_text"])
+def test_files_of_validation_are_read_before_anything_is_loaded(shards, tmp_path, name):
+    (tmp_path / "empty").touch()
+    validation = ValidationConfig(**{name: str(tmp_path / "empty")})
+    with pytest.raises(UserError, match="empty"):
+        check_files(RunConfig(data=DataConfig(shards=str(shards)), validation=validation))
 
 
 def test_our_own_words_can_be_used():

@@ -51,8 +51,8 @@ def compare_runs(run_dirs: Sequence[Path], step: int | None = None) -> Compariso
     sequences = len(common_sequences([each.losses for each in stored])[0].sequence)
     if sequences < MIN_UNITS:
         raise UserError(
-            f"{given}: {sequences} held-out sequences that all have, where {MIN_UNITS} are needed; train with a larger "
-            "validation split, or with the same validation.max_sequences"
+            f"{given}: {sequences} held-out sequences that all have, where {MIN_UNITS} are needed; train with the "
+            "same, larger --validation.max_sequences (0: all), or shards with a larger validation split"
         )
     settings = differing_settings(recorded, stored)
     return Comparison(recorded, _findings(recorded, stored, settings), settings)

@@ -114,6 +114,12 @@ class Findings:
             f"over the {self.sequences:,} held-out sequences that all runs have, {self.resampling.resamples:,} "
             f"resamples. {of_masks}. Sequences are drawn one by one, although those of a patient resemble each other."
         ]
+        if len({run.step for run in self.runs}) > 1:
+            steps = ", ".join(f"{run.step:,} of {run.name}" for run in self.runs)
+            found.append(
+                f"The validations are of different steps: {steps}. If a run still trains, give a step that all have: "
+                "--step."
+            )
         if len(self.verdicts) > 1:
             found.append(f"The {len(self.verdicts)} intervals hold together with a probability of 95 %.")
         if len(self.groups) == 1:
