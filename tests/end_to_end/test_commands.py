@@ -76,7 +76,8 @@ def options():
     for name in COMMANDS:
         call = [sys.executable, "-m", "clinical_pretrain", name, "--help"]
         found[name] = set(OPTION.findall(subprocess.run(call, capture_output=True, text=True, check=True).stdout))
-    found["submit"] |= found["run"]
+    for name in ("submit", "plan", "doctor"):
+        found[name] |= found["run"]
     found["submit-shards"] |= found["build-shards"]
     found["submit-evaluate"] |= found["evaluate"]
     return found

@@ -67,6 +67,9 @@ CHOICES = {  # what else would take long, or isn't a number
     "batch.train_batch_size": [-1, 0, 1, 3, 4],
     "batch.micro_batch_size_per_gpu": [-1, 0, 1, 2],
     "compile": ["auto", "off"],
+    "profile": [-1, 0, 1, 101],
+    "validation.words": ["configs/validation/words.yaml", "", "no/such.yaml"],
+    "validation.general_text": ["configs/validation/general.txt", "", "no/such.txt"],
     "data.language": ["de", "multilingual", "English", ""],
 }
 FIXED = ("run_dir", "data.shards", "model.init", "model.name_or_path")
