@@ -36,7 +36,7 @@ def needs(condition, what):
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"needs {what}")
 
 
-def library(source: str, out: Path) -> str:
+def shared_object(source: str, out: Path) -> str:
     """Compile a shared library. Returns its path."""
     needs(shutil.which("cc"), "a C compiler")
     call = ["cc", "-shared", "-fPIC", "-o", str(out), f"-Wl,-soname,{out.name}", "-x", "c", "-", "-ldl"]

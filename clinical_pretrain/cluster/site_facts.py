@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from clinical_pretrain.cluster.submit import job_parameters, script
+from clinical_pretrain.cluster.submit import script, training_parameters
 from clinical_pretrain.config.slurm import SlurmConfig
 from tokenizer_tools.errors import UserError
 
@@ -62,10 +62,7 @@ def job_facts(job: str) -> dict[str, str]:
 def refusal(slurm: SlurmConfig) -> str | None:
     """Why SLURM would refuse a training's job, in its own words; None: it would take it. Submits nothing."""
     with tempfile.TemporaryDirectory() as folder:
-        parameters = job_parameters(slurm, Path(folder), "doctor")
-        if slurm.gpus_per_node:
-            parameters["gpus_per_node"] = slurm.gpus_per_node
-        parameters |= {"nodes": slurm.nodes, "ntasks_per_node": slurm.ranks_per_node}
+        parameters = training_parameters(slurm, Path(folder), "doctor")
         file = Path(folder) / "job.sh"
         file.write_text(script(Path(folder), parameters, slurm, 1))
         call = ["sbatch", "--test-only", str(file)]

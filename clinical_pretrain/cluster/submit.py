@@ -147,10 +147,7 @@ def submit(
     logs = common / JOBS_FOLDER
     entry = str(Path(clinical_pretrain.__file__).with_name("run.py"))
     commands = [Command(("-u", entry, *run.arguments), is_rank=True) for run in runs]
-    parameters = job_parameters(slurm, logs, f"train-{common.name}", srun=["--kill-on-bad-exit=0", "--wait=60"])
-    if slurm.gpus_per_node:
-        parameters["gpus_per_node"] = slurm.gpus_per_node
-    parameters |= {"nodes": slurm.nodes, "ntasks_per_node": slurm.ranks_per_node}
+    parameters = training_parameters(slurm, logs, f"train-{common.name}", ["--kill-on-bad-exit=0", "--wait=60"])
     outs: list[Path | None] = [*export_folders(runs, export_to)] if export_to else [None] * len(runs)
     exports = [("-m", "clinical_pretrain", "export", str(run.folder), "--out", str(out))
                for run, out in zip(runs, outs, strict=True)]  # fmt: skip
@@ -237,6 +234,14 @@ def submit_shards(arguments: Sequence[str], out: Path, slurm: SlurmConfig, dry_r
     jobs = {"prepare": prepare, "scan": scan, "finish": finish, "logs": str(logs)}
     write_json(logs / "jobs.json", jobs)
     return jobs
+
+
+def training_parameters(slurm: SlurmConfig, folder: Path, name: str, srun: Sequence[str] = ()) -> dict[str, Any]:
+    """As job_parameters, with the nodes, GPUs and tasks of a training."""
+    parameters = job_parameters(slurm, folder, name, srun=srun)
+    if slurm.gpus_per_node:
+        parameters["gpus_per_node"] = slurm.gpus_per_node
+    return parameters | {"nodes": slurm.nodes, "ntasks_per_node": slurm.ranks_per_node}
 
 
 def job_parameters(

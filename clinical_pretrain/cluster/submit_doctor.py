@@ -7,7 +7,7 @@ import shlex
 from dataclasses import replace
 from typing import Any
 
-from clinical_pretrain.cluster.submit import Command, PlannedRun, job_parameters, script, submit_job
+from clinical_pretrain.cluster.submit import Command, PlannedRun, script, submit_job, training_parameters
 from clinical_pretrain.config.slurm import SlurmConfig, seconds_of
 from clinical_pretrain.run_folder.paths import RunFolder
 
@@ -36,12 +36,9 @@ def submit_doctor(run: PlannedRun, slurm: SlurmConfig, dry_run: bool = False) ->
     if (seconds_of(slurm.time) or 0) > 60 * minutes:
         slurm = replace(slurm, time=str(minutes))
     # Other tasks end before the first one has put their findings together.
-    parameters = job_parameters(slurm, folder.jobs, f"doctor-{run.folder.name}",
-                                srun=["--kill-on-bad-exit=0", "--wait=0"])  # fmt: skip
+    options = ["--kill-on-bad-exit=0", "--wait=0"]
+    parameters = training_parameters(slurm, folder.jobs, f"doctor-{run.folder.name}", options)
     parameters["setup"].insert(0, f"export MAX_STARTS=${{MAX_STARTS:-{MAX_STARTS}}}")
-    if slurm.gpus_per_node:
-        parameters["gpus_per_node"] = slurm.gpus_per_node
-    parameters |= {"nodes": slurm.nodes, "ntasks_per_node": slurm.ranks_per_node}
     words = ("-u", "-m", "clinical_pretrain", "doctor", *run.arguments, "--json", str(folder.doctor_file))
     command = Command(words, is_rank=True)
     if dry_run:

@@ -99,6 +99,19 @@ class RunConfig:
             )
         return micro_batches // world_size
 
+    def checkpoints_kept(self, steps: int) -> int:
+        """Number of checkpoints that lie in the run folder at once, the one that is being written among them.
+
+        Args:
+            steps: of the whole run.
+        """
+        settings = self.checkpoint
+        saves = steps // settings.every_steps + 1 if settings.every_steps else 1
+        latest = min(saves, settings.keep_latest or saves)
+        older = steps // settings.keep_every_steps if settings.keep_every_steps else 0
+        has_best = settings.keep_best and self.validation.every_steps > 0
+        return latest + max(0, min(saves - latest, older)) + has_best + 1
+
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, as in YAML."""
         return asdict(self)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from clinical_pretrain.data.collator import MicroBatch
+from clinical_pretrain.models.attention.documents import first_tokens
 
 CONTEXT_TOKENS = 512
 """Tokens of a piece: what BERT and its kin see."""
@@ -33,12 +34,10 @@ def cut_context(batch: MicroBatch, pad_id: int) -> MicroBatch:
     documents, position_ids = cut(batch.documents), batch.position_ids
     if position_ids is None:
         position_ids = torch.arange(length).expand_as(batch.input_ids)
-    begins = documents > 0
-    begins[:, 1:] &= documents[:, 1:] != documents[:, :-1]
     return replace(
         batch,
         input_ids=cut(batch.input_ids, pad_id),
-        documents=torch.where(documents > 0, begins.cumsum(1), 0),  # from 1 in each piece
+        documents=torch.where(documents > 0, first_tokens(documents).cumsum(1), 0),  # from 1 in each piece
         position_ids=cut(position_ids),
         positions=batch.positions + batch.positions // length * padding,
     )

@@ -210,17 +210,8 @@ def disk(plan: Plan) -> dict[str, int]:
     found = {}
     if plan.shards is not None:
         found["shards"] = sum(path.stat().st_size for path in plan.shards.rglob("*") if path.is_file())
-    kept = _checkpoints(plan)
+    kept = plan.given.config.checkpoints_kept(plan.steps)
     return found | {"checkpoint": of_checkpoint, "checkpoints": kept * of_checkpoint, "export": 4 * total}
-
-
-def _checkpoints(plan: Plan) -> int:
-    """Checkpoints that lie on the disk at most: the newest, the best, milestones, and one that is being written."""
-    config = plan.given.config.checkpoint
-    made = plan.steps // config.every_steps if config.every_steps else 1
-    newest = min(made, config.keep_latest) if config.keep_latest else made
-    milestones = plan.steps // config.keep_every_steps if config.keep_every_steps else 0
-    return newest + milestones + config.keep_best + 1
 
 
 def report(plan: Plan) -> Iterator[str]:
@@ -304,10 +295,10 @@ def _time_lines(plan: Plan) -> Iterator[str]:
 
 
 def _disk_lines(plan: Plan) -> Iterator[str]:
-    sizes = disk(plan)
+    sizes, kept = disk(plan), plan.given.config.checkpoints_kept(plan.steps)
     shards = f"shards {sizes['shards'] / 1e9:.2f} GB, " if "shards" in sizes else ""
     yield (
-        f"  disk      {shards}checkpoints {sizes['checkpoints'] / 1e9:.1f} GB ({_checkpoints(plan)} of "
+        f"  disk      {shards}checkpoints {sizes['checkpoints'] / 1e9:.1f} GB ({kept} of "
         f"{sizes['checkpoint'] / 1e9:.2f}), export {sizes['export'] / 1e9:.2f} GB"
     )
     if plan.manifest is not None:

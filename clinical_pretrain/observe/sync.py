@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_origin
 
 from clinical_pretrain.config.fields import Pattern, settings_of
+from clinical_pretrain.config.reading import flatten
 from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.observe.status import no_run
 from clinical_pretrain.observe.trackers import SENDERS, Point, Shipment
@@ -129,7 +130,7 @@ def send(plan: Plan) -> dict[str, Any]:
 def public_settings(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Settings of a run that anybody may see, by their dotted keys, and the keys of the others: texts that the user is
     free to choose, such as paths, and what this version doesn't know."""
-    given = dict(_flat(config))
+    given = flatten(config)
     public = {
         setting.key: given[setting.key]
         for setting in settings_of(RunConfig)
@@ -167,11 +168,3 @@ def _names(line: Mapping[str, Any]) -> Iterator[str]:
     for name, value in line.items():
         if isinstance(value, dict) and name not in WITHOUT_NAMES:
             yield from value
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -55,7 +54,6 @@ class OpenedRun:
     """A run before its engine is built: everything is checked, and the step to resume from is known."""
 
     spec: RunSpec
-    folder: RunFolder
     model: PreTrainedModel
     """With our attention; see models/build.py."""
     ranks: Ranks
@@ -70,6 +68,11 @@ class OpenedRun:
     """Faults of newer checkpoints, which were skipped."""
     memory_is_kept: bool
     """Whether freed memory is kept; see allocator.py."""
+
+    @property
+    def folder(self) -> RunFolder:
+        """The run folder."""
+        return self.spec.folder
 
 
 def setup(config: RunConfig, stack: ExitStack) -> Run:
@@ -94,7 +97,7 @@ def open_run(config: RunConfig, stack: ExitStack) -> OpenedRun:
     ranks = initialise(config.watchdog.step_timeout_seconds)
     if is_auto:
         check_agreement(config, ranks)
-    folder = RunFolder(Path(config.run_dir))
+    folder = spec.folder
     watchdog = Watchdog(ranks, folder, config.watchdog.heartbeat_timeout_seconds, config.watchdog.step_timeout_seconds)
     stack.enter_context(watchdog)
     ranks.on_first(lambda: check_folder(spec), str(folder))
@@ -105,7 +108,7 @@ def open_run(config: RunConfig, stack: ExitStack) -> OpenedRun:
         announce(rank == 0, "verifying the newest checkpoint")
     step, faults = latest_valid(folder, ranks)
     stages = ranks.from_first(lambda: stage_ends(folder, config)[0], str(folder))
-    return OpenedRun(spec, folder, model, ranks, watchdog, changes, stages, step, faults, memory_is_kept)
+    return OpenedRun(spec, model, ranks, watchdog, changes, stages, step, faults, memory_is_kept)
 
 
 def make_run(opened: OpenedRun) -> Run:

@@ -151,8 +151,7 @@ class Validation:
     def _add(self, engine: Any, places: range, sums: Sums, cut: bool) -> None:
         """Add the predictions of a micro-batch of held-out sequences."""
         numbers = self.numbers[places.start : places.stop].tolist()
-        sequences, batch = self._collate(self.split, numbers, VALIDATION_MASKS)
-        counts = (batch.labels != IGNORED) & (batch.positions < len(numbers) * self.collator.length)
+        sequences, batch, counts = self._collate(self.split, numbers, VALIDATION_MASKS)
         predictions = self._predict(engine, batch)[counts]
         number, positions = np.divmod(batch.positions[counts].numpy(), self.collator.length)
         for kind, groups in self._kinds.items():
@@ -166,17 +165,19 @@ class Validation:
 
     def _add_general(self, engine: Any, places: range, sums: Sums) -> None:
         """Add the predictions of a micro-batch of general text."""
-        _, batch = self._collate(self._general, list(places), GENERAL_MASKS)
-        counts = (batch.labels != IGNORED) & (batch.positions < len(places) * self.collator.length)
+        _, batch, counts = self._collate(self._general, list(places), GENERAL_MASKS)
         sums["general"][0] += self._predict(engine, batch)[counts].sum(0)
 
     def _collate(
         self, among: Sequence[PackedSequence] | Split, numbers: list[int], purpose: int
-    ) -> tuple[list[PackedSequence], MicroBatch]:
-        """A micro-batch. It is filled up with a sequence that isn't counted: all micro-batches have one shape."""
+    ) -> tuple[list[PackedSequence], MicroBatch, torch.Tensor]:
+        """Sequences, their micro-batch, and which of its positions count, (predicted,) bool. It is filled up with a
+        sequence that doesn't count: all micro-batches have one shape."""
         filled = numbers + [0] * (self.config.batch.micro_batch_size_per_gpu - len(numbers))
         sequences = [among[number] for number in filled]
-        return sequences, self.collator(sequences, [generator(self.config.seed, purpose, number) for number in filled])
+        batch = self.collator(sequences, [generator(self.config.seed, purpose, number) for number in filled])
+        counts = (batch.labels != IGNORED) & (batch.positions < len(numbers) * self.collator.length)
+        return sequences, batch, counts
 
     def _predict(self, engine: Any, batch: MicroBatch) -> torch.Tensor:
         """(predicted, 3) float64: each prediction's loss, whether it is correct, and 1."""

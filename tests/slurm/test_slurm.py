@@ -424,7 +424,7 @@ def test_doctor_asks_slurm_on_a_login_node(settings, said, cluster):
 def test_doctor_names_what_differs_between_nodes(cluster, config):
     """node1 has another version of a library, and its clock is ahead; the warning is longer than the time limit. Then
     a firewall closes the port where the ranks meet."""
-    clock = planted.library(planted.CLOCK_AHEAD, cluster.root / "clock.so")
+    clock = planted.shared_object(planted.CLOCK_AHEAD, cluster.root / "clock.so")
     other = cluster.folder / "other versions" / "transformers-5.0.9.dist-info"
     other.mkdir(parents=True)
     (other / "METADATA").write_text("Name: transformers\nVersion: 5.0.9\n")

@@ -75,7 +75,7 @@ def test_planted_faults_are_found_together(shards, config_file, tmp_path, monkey
 
 def test_a_wrong_ld_library_path(tmp_path):
     """A libstdc++ that isn't torch's own lies before it, as an old one of a module does."""
-    planted.library("int nothing;", tmp_path / "libstdc++.so.6")
+    planted.shared_object("int nothing;", tmp_path / "libstdc++.so.6")
     path = f"/nowhere:{tmp_path}"
     code, findings, said = run_doctor(tmp_path, LD_LIBRARY_PATH=path)
     broken, gone = (each for each in findings if each.name == "LD_LIBRARY_PATH")
@@ -141,7 +141,9 @@ def test_no_write_access(tmp_path):
 def test_space_for_the_checkpoints_that_a_run_keeps(tmp_path, config_file):
     config, _ = load_config(["--config", str(config_file), "--run_dir", str(tmp_path / "run")])
     free = shutil.disk_usage(tmp_path).free
-    assert folders.checkpoints_kept(config) == 4  # of steps 10 and 20, the end's, and the one that is being written
+    assert (
+        config.checkpoints_kept(config.max_steps) == 4
+    )  # of steps 10 and 20, the end's, and the one that is being written
     assert folders.check_space(config, 1000).level == "ok"
     few = folders.check_space(config, free // 2)
     assert few.level == "warning" and "keep_latest 1" in few.remedy
@@ -166,7 +168,7 @@ def test_a_save_that_takes_longer_than_the_warning(tmp_path):
     ],
 )
 def test_a_disk_without_locks_and_a_clock_that_is_off(source, said, tmp_path):
-    preload = planted.library(source, tmp_path / "planted.so")
+    preload = planted.shared_object(source, tmp_path / "planted.so")
     printed = planted.python(ASK_RUN_FOLDER.format(run_dir=tmp_path / "run"), LD_PRELOAD=preload)
     assert said in printed
     assert said not in planted.python(ASK_RUN_FOLDER.format(run_dir=tmp_path / "run"))

@@ -156,7 +156,7 @@ def check_space(config: RunConfig, checkpoint_bytes: int | None) -> Finding:
         config: the run's settings.
         checkpoint_bytes: size of a checkpoint; None where it isn't known.
     """
-    folder, kept = RunFolder(Path(config.run_dir)), checkpoints_kept(config)
+    folder, kept = RunFolder(Path(config.run_dir)), config.checkpoints_kept(config.max_steps + config.extend)
     free = shutil.disk_usage(existing(folder.path)).free
     if checkpoint_bytes is None:
         return ok("disk space", f"{size(free)} free; what checkpoints need isn't known without the model")
@@ -167,16 +167,6 @@ def check_space(config: RunConfig, checkpoint_bytes: int | None) -> Finding:
     if free < checkpoint_bytes:
         return fault("disk space", found, remedy)
     return warning("disk space", found, remedy) if free < needed else ok("disk space", found)
-
-
-def checkpoints_kept(config: RunConfig) -> int:
-    """Number of checkpoints that lie in the run folder at once, the one that is being written among them."""
-    settings, steps = config.checkpoint, config.max_steps + config.extend
-    saves = steps // settings.every_steps + 1 if settings.every_steps else 1
-    latest = min(saves, settings.keep_latest or saves)
-    older = steps // settings.keep_every_steps if settings.keep_every_steps else 0
-    has_best = settings.keep_best and config.validation.every_steps > 0
-    return latest + max(0, min(saves - latest, older)) + has_best + 1
 
 
 def check_reading(shards: Path, manifest: Manifest) -> Finding:
