@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from clinical_pretrain.exit_codes import USER_ERROR
+from clinical_pretrain.observe.report.page import REPORT_NAME
 from clinical_pretrain.run_folder.paths import RunFolder
 from tokenizer_tools.command_line import typed
 from tokenizer_tools.corpus.input_options import find_sources
@@ -78,6 +79,7 @@ def run_demo(out: Path, options: dict[str, Any], input_arguments: Sequence[str])
     result = out / "export.json"
     _step("a Hugging Face model", "export", run_dir, "--out", model, "--json", result)
     _step("a plot of the loss", "plot", run_dir)
+    _step("a report", "report", run_dir)
     run = RunFolder(run_dir).read_summary() or {}
     summary = {
         "validation_loss_before": run["validation_loss_before"],
@@ -126,6 +128,7 @@ def _tell(summary: dict[str, Any], run_dir: Path, model: Path, shards: Path) -> 
         print(f"  {text:<52} {guesses}")
     print(f"\nmodel           {model}")
     print(f"loss plot       {run_dir / 'loss.png'}")
+    print(f"report          {run_dir / REPORT_NAME}")
     print(f"summary         {model.parent / 'summary.json'}")
     print(f"curves          {typed('tensorboard')} --logdir {shlex.quote(str(run_dir.parent))}")
     base = "allenai/longformer-base-4096"
@@ -134,7 +137,10 @@ def _tell(summary: dict[str, Any], run_dir: Path, model: Path, shards: Path) -> 
     if shutil.which("clinical-pretrain") is None and activate.exists():
         print(f"  source {shlex.quote(os.path.relpath(activate))}")
     print(f"  clinical-pretrain build-shards --notes NOTEEVENTS.csv.gz --tokenizer {base} --out shards/")
-    print("  clinical-pretrain run --config configs/clinical_longformer.yaml --data.shards shards/")
+    config = "--config configs/clinical_longformer.yaml --data.shards shards/"
+    print(f"  clinical-pretrain doctor {config}")
+    print(f"  clinical-pretrain run {config}")
+    print("  clinical-pretrain watch runs/clinical_longformer")
 
 
 def fill_masks(model_dir: Path) -> list[tuple[str, str]]:

@@ -16,9 +16,12 @@ def plot(argv: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--out", help="PNG, PDF or SVG file (default: loss.png in the run folder)")
     args = parse(parser, argv)
     from clinical_pretrain.observe.plot import plot_loss
+    from clinical_pretrain.run_folder.metrics import warn_of_damaged_lines
+    from clinical_pretrain.run_folder.paths import RunFolder
 
     result = plot_loss(Path(args.run), Path(args.out) if args.out else None)
     print(f"{result['picture']}: {result['train_points']} training and {result['validation_points']} validation losses")
+    warn_of_damaged_lines(RunFolder(Path(args.run)))
     return report(args, result)
 
 
@@ -28,7 +31,13 @@ def status(argv: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("runs", nargs="*", default=["runs"], help="run folders, or folders of them (default: runs)")
     args = parse(parser, argv)
     from clinical_pretrain.observe import status as standing
+    from clinical_pretrain.run_folder.metrics import warn_of_damaged_lines
+    from clinical_pretrain.run_folder.paths import RunFolder
 
-    found = [standing.status(run) for run in standing.runs_in([Path(path) for path in args.runs])]
+    runs = standing.runs_in([Path(path) for path in args.runs])
+    found = [standing.status(run) for run in runs]
     print("\n".join(standing.table(found)))
+    for run, state in zip(runs, found, strict=True):
+        if state["state"] != "unreadable":
+            warn_of_damaged_lines(RunFolder(run))
     return report(args, {"runs": found})

@@ -17,9 +17,12 @@ def report(argv: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--out", help="HTML file (default: report.html in the run folder)")
     args = parse(parser, argv)
     from clinical_pretrain.observe.report.page import write_report
+    from clinical_pretrain.run_folder.metrics import warn_of_damaged_lines
+    from clinical_pretrain.run_folder.paths import RunFolder
 
     result = write_report(Path(args.run), Path(args.out) if args.out else None)
     print(result["page"])
+    warn_of_damaged_lines(RunFolder(Path(args.run)))
     return write_json(args, result)
 
 
@@ -38,6 +41,7 @@ def compare(argv: Sequence[str]) -> dict[str, Any]:
     from clinical_pretrain.observe.report.compare import compare_runs
     from clinical_pretrain.observe.report.compare_page import lines, make_page
     from clinical_pretrain.observe.report.page import html_file
+    from clinical_pretrain.run_folder.metrics import warn_of_damaged_lines
     from tokenizer_tools.files import write_atomically
 
     out = html_file(Path(args.out)) if args.out else None
@@ -45,4 +49,6 @@ def compare(argv: Sequence[str]) -> dict[str, Any]:
     if out:
         write_atomically(out, make_page(compared))
     print("\n".join(lines(compared) + (["", str(out)] if out else [])))
+    for run in compared.recorded:
+        warn_of_damaged_lines(run.folder)
     return write_json(args, {"page": args.out, "settings": compared.settings, **compared.findings.to_json()})

@@ -31,8 +31,10 @@ def sync(argv: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--again", action="store_true", help="send everything, to a new run of the tracker")
     args = parse(parser, argv)
     from clinical_pretrain.observe.sync import prepare, send
+    from clinical_pretrain.run_folder.metrics import warn_of_damaged_lines
 
     plan = prepare(Path(args.run), args.to, args.project, args.names, args.again)
+    warn_of_damaged_lines(plan.folder)
     console.say(plan.describe())
     result = send(plan)
     console.say(f"sent {result['lines']:,} lines: {result['where']}")

@@ -70,12 +70,13 @@ def status(run_dir: Path, lines: Sequence[dict[str, Any]] | None = None) -> dict
     try:
         folder = RunFolder(run_dir)
         return _status(folder, read_metrics(folder) if lines is None else lines)
-    except UserError as error:  # the other runs can be shown
-        return unreadable(run_dir, str(error))
+    except (UserError, OSError) as error:  # the other runs can be shown
+        return unreadable(run_dir, error)
 
 
-def unreadable(run_dir: Path, reason: str) -> dict[str, Any]:
+def unreadable(run_dir: Path, error: UserError | OSError) -> dict[str, Any]:
     """What `status` says of a run whose files can't be read."""
+    reason = str(error) if isinstance(error, UserError) else f"{error.filename}: {error.strerror}"
     nothing = dict.fromkeys(("job", "max_steps", "loss", "validation_loss", "seconds_left"))
     return {"run_dir": str(run_dir), "state": "unreadable", "step": 0, "stage": 1, "restarts": 0,
             "last_stop": reason, **nothing}  # fmt: skip

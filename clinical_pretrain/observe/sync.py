@@ -43,13 +43,14 @@ class Plan:
     def describe(self) -> str:
         """Lines for the user, before anything is sent."""
         sent, names = self.shipment, ""
+        lines = f"{len(sent.points):,} new lines of metrics" if sent.points else "no new line of metrics"
         facts = dict.fromkeys(name.partition(".")[0] for name in sent.facts)
         if self.names:
             names = f"{len(self.names)} names from the data ({', '.join(self.names)})"
             names = f"\nto send, too: {names}" if self.with_names else f"; {names}: --names sends them"
         return (
             f"{self.folder} -> {sent.tracker}, project {sent.project}, run {sent.name}\n"
-            f"to send: {len(sent.points):,} new lines of metrics, {len(sent.settings)} settings, {', '.join(facts)}\n"
+            f"to send: {lines}, {len(sent.settings)} settings, {', '.join(facts)}\n"
             f"not sent: {', '.join(self.withheld)}{names}"
         )
 

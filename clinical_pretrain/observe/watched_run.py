@@ -108,8 +108,7 @@ class WatchedRun:
                 self._take(line)
             self._ask()
         except (UserError, OSError) as error:  # such as a network disk that is away: the next try may succeed
-            reason = str(error) if isinstance(error, UserError) else f"{error.filename}: {error.strerror}"
-            self._status, self._files = unreadable(self.folder.path, reason), []
+            self._status, self._files = unreadable(self.folder.path, error), []
         return self._view()
 
     def _take(self, line: dict[str, Any]) -> None:
@@ -145,6 +144,8 @@ class WatchedRun:
         told |= {"validation_loss": self._validations[-1]["loss"]} if self._validations else {}
         told["seconds_left"] = left.seconds if left else None
         known = [event for event in (*self._other_events, *self._events) if event.time]
+        if count := self._reader.damaged:
+            known.append(Event(newest.get("time", 0.0), f"lines of metrics.jsonl that can't be read: {count:,}", True))
         return RunView(
             status=state | told,
             newest=newest,

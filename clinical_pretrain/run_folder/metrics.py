@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from clinical_pretrain.console import console
 from clinical_pretrain.run_folder.paths import RunFolder
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import write_atomically
@@ -23,6 +24,22 @@ def read_metrics(folder: RunFolder, kind: str | None = None) -> list[dict[str, A
         UserError: a line is of another format version.
     """
     return [line for _, line in _complete_lines(folder) if kind in (None, line["kind"])]
+
+
+def warn_of_damaged_lines(folder: RunFolder) -> None:
+    """Say how many lines can't be read, which everything that reads the log leaves out. A last line that isn't whole
+    yet doesn't count."""
+    if count := damaged_lines(folder):
+        lines = "1 line" if count == 1 else f"{count:,} lines"
+        console.say(f"warning: {folder.metrics_file}: left out {lines} that can't be read", error=True)
+
+
+def damaged_lines(folder: RunFolder) -> int:
+    """How many lines are whole and can't be read."""
+    if not folder.metrics_file.exists():
+        return 0
+    *whole, _ = _texts(folder.metrics_file)
+    return sum(1 for text in whole if text and _parse(folder.metrics_file, text) is None)
 
 
 def cut_metrics(folder: RunFolder, step: int) -> None:
@@ -48,6 +65,8 @@ class MetricsReader:
         """In bytes: where the next line begins."""
         self._last = b""
         """The line before that position."""
+        self.damaged = 0
+        """How many lines up to there can't be read."""
 
     def new_lines(self, forget: Callable[[], None] = lambda: None) -> Iterator[dict[str, Any]]:
         """Yield the lines that have been added since the call before, one by one, as the log may be large.
@@ -63,15 +82,13 @@ class MetricsReader:
             stream = self._path.open("rb")
         except FileNotFoundError:
             if self._position:
-                self._position, self._last = 0, b""
-                forget()
+                self._restart(forget)
             return
         with stream:
             stream.seek(self._position - len(self._last))
             if stream.read(len(self._last)) != self._last:
-                self._position, self._last = 0, b""
+                self._restart(forget)
                 stream.seek(0)
-                forget()
             for text in stream:
                 if not text.endswith(b"\n"):
                     break
@@ -79,6 +96,12 @@ class MetricsReader:
                 self._position, self._last = self._position + len(text), text
                 if line:
                     yield line
+                else:
+                    self.damaged += 1
+
+    def _restart(self, forget: Callable[[], None]) -> None:
+        self._position, self._last, self.damaged = 0, b"", 0
+        forget()
 
 
 def _complete_lines(folder: RunFolder) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -86,13 +109,17 @@ def _complete_lines(folder: RunFolder) -> Iterator[tuple[str, dict[str, Any]]]:
     path = folder.metrics_file
     if not path.exists():
         return
-    for text in path.read_text(encoding="utf-8", errors="replace").split("\n"):  # a category may hold U+2028
+    for text in _texts(path):
         if line := _parse(path, text):
             yield text, line
 
 
+def _texts(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="replace").split("\n")  # a category may hold U+2028
+
+
 def _parse(path: Path, text: str) -> dict[str, Any] | None:
-    """The content of a line; None for one that is incomplete.
+    """The content of a line; None for one that is incomplete or damaged.
 
     Raises:
         UserError: it is of another format version.
@@ -100,14 +127,14 @@ def _parse(path: Path, text: str) -> dict[str, Any] | None:
     line = None
     with suppress(ValueError):
         line = json.loads(text)
-    if not isinstance(line, dict):
+    if not isinstance(line, dict) or "format_version" not in line:
         return None
-    if line.get("format_version") != FORMAT_VERSION:
+    if line["format_version"] != FORMAT_VERSION:
         raise UserError(
-            f"{path}: format_version {line.get('format_version')}, but this reads {FORMAT_VERSION}; choose another "
-            "--run_dir"
+            f"{path}: format_version {line['format_version']}, but this version of clinical-pretrain reads "
+            f"{FORMAT_VERSION}; read the run with the one that wrote it, and train in another --run_dir"
         )
-    return line
+    return line if {"kind", "step"} <= line.keys() else None
 
 
 def duration(seconds: float) -> str:

@@ -55,4 +55,4 @@ def read_validation_losses(folder: RunFolder, step: int) -> ValidationLosses:
     except FileNotFoundError:
         raise UserError(f"{path}: not there; the validations of this version write it") from None
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        raise UserError(f"{path}: damaged") from None
+        raise UserError(f"{path}: damaged; restore it from a backup") from None

@@ -181,7 +181,24 @@ def test_a_run_that_goes_on_and_one_without_validation(run, tmp_path):
     page, found = report(run, tmp_path)
     text = check_page(page, plots=3)
     assert found["validation_loss_after"] is None and found["steps"] == 20 and found["state"] == "lost"
-    assert "No validation has been made" in text and "Goodput is known from the first save on" in text
+    assert (
+        "No validation: none in metrics.jsonl has a loss." in text and "Goodput is known from the first save on" in text
+    )
+
+
+def test_lines_that_cannot_be_read_are_said(run, tmp_path, capsys):
+    log = run / "metrics.jsonl"
+    lines = log.read_text().splitlines()
+    log.write_text("\n".join(['{"step', *lines[1:]]) + "\n")
+    page, _ = report(run, tmp_path)
+    assert "Left out: 1 of the lines of metrics.jsonl" in page
+    assert capsys.readouterr().err == f"warning: {log}: left out 1 line that can't be read\n"
+
+
+def test_a_run_that_ended_before_it_trained(run, capsys):
+    (run / "metrics.jsonl").unlink()
+    assert main(["report", str(run)]) == 2
+    assert capsys.readouterr().err == f"error: {run}: no losses yet; the run has ended: finished\n"
 
 
 @pytest.mark.parametrize(("words", "message"), [

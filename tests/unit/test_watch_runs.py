@@ -290,6 +290,25 @@ def test_files_that_cannot_be_read_are_tried_again(running):
     assert "metrics.jsonl: Is a directory" in watched.refresh().status["last_stop"]
 
 
+def test_damaged_lines_are_left_out_and_said(running, capsys):
+    before = shown(running)
+    with (running / "metrics.jsonl").open("a") as log:
+        log.write('{"format_version": 2, "st\n{"step": 1}\n' + metrics_line(train_line(991))[:-9])
+    assert "lines of metrics.jsonl that can't be read: 2" in shown(running) and "can't be read" not in before
+    assert status(running)["step"] == 990
+    assert main(["status", str(running)]) == 0
+    assert capsys.readouterr().err == f"warning: {running}/metrics.jsonl: left out 2 lines that can't be read\n"
+
+
+def test_a_run_that_cannot_be_opened_is_one_of_several(running, monkeypatch, capsys):
+    write_run(running.parent / "closed", [train_line(1)])
+    (running.parent / "closed" / "metrics.jsonl").unlink()
+    (running.parent / "closed" / "metrics.jsonl").mkdir()
+    assert main(["status", str(running.parent)]) == 0
+    out = capsys.readouterr().out
+    assert "unreadable" in out and "closed/metrics.jsonl: Is a directory" in out and "990/2,000" in out
+
+
 def test_other_validation_sets_are_no_curve(running):
     starts = RunFolder(running).starts()
     lines = read_metrics(RunFolder(running))

@@ -36,7 +36,8 @@ def read_losses(run: RecordedRun, step: int | None = None) -> MeasuredLosses:
     if not lines:
         at = "" if step is None else f" at step {step:,}"
         there = ", ".join(f"{line['step']:,}" for line in run.validations)
-        raise UserError(f"{run.folder}: no validation{at}" + (f"; there are those at step {there}" if there else ""))
+        remedy = f"there are those at step {there}" if there else "train on shards with a validation split"
+        raise UserError(f"{run.folder}: no validation{at}; {remedy}")
     line = lines[-1]
     path = losses_file(run.folder, line["step"])
     if not path.exists():

@@ -10,6 +10,7 @@ from typing import Any
 from clinical_pretrain.observe.report.curves import Curve, Plot, draw
 from clinical_pretrain.observe.report.run import RecordedRun
 from clinical_pretrain.run_folder.history import Validations, validations, validations_by_set
+from clinical_pretrain.run_folder.metrics import damaged_lines
 from tokenizer_tools.manifest import held_out
 from tokenizer_tools.pages.html import paragraph, table
 from tokenizer_tools.pages.wording import four_digits, percent
@@ -67,7 +68,12 @@ def curves(run: RecordedRun) -> str:
         _plot(run, "gradient_norm", "L2 norm of the gradient before clipping.", "gradient norm", marks),
         _plot(run, "tokens_per_second", "Speed of all ranks together.", "tokens per second", marks),
     ]
-    return f'<div class="pair">{"".join(draw(plot) for plot in plots)}</div>'
+    return f'<div class="pair">{"".join(draw(plot) for plot in plots)}</div>{_left_out(run)}'
+
+
+def _left_out(run: RecordedRun) -> str:
+    count = damaged_lines(run.folder)
+    return paragraph(f"Left out: {count:,} of the lines of metrics.jsonl, which can't be read.") if count else ""
 
 
 def _plot(run: RecordedRun, key: str, caption: str, value: str, marks: dict[str, list[int]]) -> Plot:
@@ -83,7 +89,9 @@ def held_out_losses(run: RecordedRun) -> str:
     found = measured(run)
     after, before = found.after, found.before
     if not (whole := _measured(after)):
-        return paragraph("No validation has been made: the shards have no held-out sequences.")
+        has_none = not run.data["splits"].get("validation", {}).get("sequences")
+        reason = "the shards have no held-out sequences" if has_none else "none in metrics.jsonl has a loss"
+        return paragraph(f"No validation: {reason}.")
     rows = [_row("all masked tokens", whole, _measured(before))]
     if general := _measured(after.get("general", {})):
         rows.append(_row("general text, which is no clinical note", general, _measured(before.get("general", {}))))
@@ -93,7 +101,7 @@ def held_out_losses(run: RecordedRun) -> str:
         parts.append(paragraph(f"No loss from before training compares with it: {', '.join(found.differences)}."))
     for key, (what, caption) in DIVISIONS.items():
         if after.get(key):
-            rows = _division(after[key], before.get(key, {}))
+            rows = _division(after[key], before.get(key, {}), in_order=key == "by_position")
             parts.append(_losses(caption, what, rows, bool(before)))
     context = after.get("context") or {}
     if all(isinstance(context.get(key), int | float) for key in ("tokens", "predicted", "loss_whole", "loss_cut")):
@@ -108,13 +116,14 @@ def held_out_losses(run: RecordedRun) -> str:
     return "".join(parts)
 
 
-def _division(after: Mapping[str, Any], before: Mapping[str, Any]) -> list[list[str]]:
-    """A row for each name that is frequent enough, and one for all others together."""
+def _division(after: Mapping[str, Any], before: Mapping[str, Any], in_order: bool) -> list[list[str]]:
+    """A row for each name that is frequent enough, and one for all others together; in order, else frequent ones
+    first."""
     named = {name: found for name, values in after.items() if (found := _measured(values))}
     rare = [name for name, found in named.items() if found.predicted < LEAST_PREDICTED]
     rows = [
         _row(name, found, _measured(before.get(name, {})))
-        for name, found in sorted(named.items(), key=lambda item: -item[1].predicted)
+        for name, found in sorted(named.items(), key=lambda item: 0 if in_order else -item[1].predicted)
         if name not in rare
     ]
     if rare:

@@ -50,7 +50,9 @@ class RecordedRun:
             raise no_run(run_dir)
         run, data, lines = folder.read_run(), folder.read_data(), read_metrics(folder)
         if not run["starts"] or not any(line["kind"] in ("train", "validation") for line in lines):
-            raise UserError(f"{run_dir}: no losses yet; wait for the first line of metrics.jsonl")
+            ended = (folder.read_stop() or {}).get("reason")
+            remedy = f"the run has ended: {ended}" if ended else "wait for the first line of metrics.jsonl"
+            raise UserError(f"{run_dir}: no losses yet; {remedy}")
         return cls(folder, run, data, lines)
 
     @property

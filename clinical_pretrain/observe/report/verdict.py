@@ -95,7 +95,7 @@ class Findings:
         found = verdict.difference
         sides = [verdict.baseline, verdict.runs]
         better, worse = sides if found.nats > 0 else reversed(sides)
-        ends = (found.low, found.high) if found.nats > 0 else (-found.high, -found.low)
+        ends = (found.low, found.high) if found.nats >= 0 else (-found.high, -found.low)
         level = f"{100 * self.resampling.level:g} %"
         by = f"{abs(found.nats):.4f} nats per masked token ({level} interval {ends[0]:.4f} to {ends[1]:.4f})"
         names = self.label(better), self.label(worse)
