@@ -7,7 +7,8 @@ masked positions, forward and backward, with outputs allocated beforehand; nothi
 how malloc has been set, and on what else a process has done: each side has a process of its own, started anew in each
 round, with two steps to warm up. Sides are measured as users have them, and ours without, Hugging Face's with freed
 memory kept (clinical_pretrain/allocator.py). With --shards, a step of a real run under ZeRO 1 on one rank, data
-included, is compared with ours, too.
+included, is compared with ours, too: with a bare step on weights in bf16, and with `ours_fp32_weights`, a bare step
+that keeps weights in fp32 and clips the gradients in fp32, as a run does.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ from clinical_pretrain.training.setup import setup
 from clinical_pretrain.training.train import train_step
 from tokenizer_tools.files import write_json
 
-SIDES = ("products", "ours", "ours_memory_returned", "hugging_face", "hugging_face_memory_kept")
-KEEPING = ("ours", "hugging_face_memory_kept")
+SIDES = ("products", "ours", "ours_memory_returned", "hugging_face", "hugging_face_memory_kept", "ours_fp32_weights")
+KEEPING = ("ours", "hugging_face_memory_kept", "ours_fp32_weights")
 RUN = "run"
 WARM_UP = 2
 """Steps until the optimizer's state is there and freed memory is what the next step asks for."""
@@ -101,11 +102,34 @@ def seconds(args: argparse.Namespace) -> list[float]:
     sides = Sides(args)
     if args.side == "products":
         step: Callable[[], Any] = Products(sides, args.precision)
+    elif args.side == "ours_fp32_weights":
+        step = step_with_fp32_weights(Pass(sides.ours(), sides.loss_of_ours))
     elif args.side.startswith("ours"):
         step = step_of(Pass(sides.ours(), sides.loss_of_ours), [])
     else:
         step = step_of(Pass(sides.theirs(), sides.loss_of_theirs), [])
     return [timed(step) for _ in range(WARM_UP + args.steps)][WARM_UP:]
+
+
+def step_with_fp32_weights(forward: Pass) -> Callable[[], float]:
+    """One optimizer step on a copy of the weights in fp32, with clipping."""
+    weights = list(forward.model.parameters())
+    copies = [weight.detach().float().requires_grad_() for weight in weights]
+    optimizer = torch.optim.AdamW(copies, lr=1e-5, fused=True)
+
+    def step() -> float:
+        loss = forward()
+        loss.backward()
+        for weight, copied in zip(weights, copies, strict=True):
+            copied.grad = None if weight.grad is None else weight.grad.float()
+            weight.grad = None
+        torch.nn.utils.clip_grad_norm_(copies, 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            torch._foreach_copy_(weights, copies)
+        return float(loss.item())
+
+    return step
 
 
 def run_words(args: argparse.Namespace) -> list[str]:
@@ -116,6 +140,7 @@ def run_words(args: argparse.Namespace) -> list[str]:
         "precision": args.precision, "activation_checkpointing": args.activation_checkpointing,
         "deepspeed": "ds_configs/zero1.json", "data.shards": args.shards, "batch.train_batch_size": 1,
         "batch.micro_batch_size_per_gpu": 1, "watchdog.step_timeout_seconds": 0,
+        "keep_freed_memory": not args.return_memory,
     }  # fmt: skip
     return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
 
@@ -170,8 +195,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--hugging-face-rounds", type=int, help="of Hugging Face's sides, the first ones; default: all")
     parser.add_argument("--steps", type=int, default=1, help="measured in each round, after two to warm up")
-    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES[:5])
     parser.add_argument("--shards", type=Path, help="of the model's vocabulary: measure a run on them, too")
+    parser.add_argument("--return-memory", action="store_true", help="of the run: as without keep_freed_memory")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--side", choices=[*SIDES, RUN], help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -199,6 +225,7 @@ def main() -> None:
         "of_stock": ratio("hugging_face", "ours"),
         "of_stock_at_best": ratio("hugging_face_memory_kept", "ours"),
         "run_of_step": ratio(RUN, "ours"),
+        "run_of_step_with_fp32_weights": ratio(RUN, "ours_fp32_weights"),
         "peak_mb": peak and round(peak / 1e6),
         "seconds": times,
     }

@@ -44,7 +44,7 @@ def main() -> None:
         return loss
 
     training.train_step = measured
-    args.layers, args.activation_checkpointing = 1, "none"
+    args.layers, args.activation_checkpointing, args.return_memory = 1, "none", False
     with tempfile.TemporaryDirectory() as folder:
         words = [*run_words(args), "--run_dir", f"{folder}/run", "--max_steps", str(args.steps), "--optim.warmup_steps",
                  "10", "--validation.every_steps", str(SETTLED // 2), "--validation.max_sequences", "8"]  # fmt: skip

@@ -4,8 +4,7 @@ By itself glibc's malloc returns the memory of large tensors to the kernel when 
 for mapping and clearing the same pages again: benchmarks/limit.py measures how much.
 
 Tensors of more than 32 MB are returned all the same. Kept, they would never be returned (M_MMAP_MAX 0), and where sizes
-change from step to step, as those of the logits at the masked positions do, the heap would grow without end. Kept blocks of less than that still
-leave gaps in which later ones don't fit: benchmarks/resident_memory.py measures what a run loses by them.
+change from step to step, as those of the logits at the masked positions do, the heap would grow without end.
 """
 
 from __future__ import annotations
@@ -36,12 +35,3 @@ def keep_freed_memory() -> bool:
     # mallopt returns 1 where it knows the parameter.
     settings = {M_MMAP_THRESHOLD: KEPT_BYTES, M_TRIM_THRESHOLD: -1, M_TOP_PAD: TOP_PAD_BYTES}
     return all(libc.mallopt(parameter, value) == 1 for parameter, value in settings.items())
-
-
-def return_unused_memory() -> None:
-    """Give the kernel the pages that lie free at this moment, in the gaps between tensors that are in use, too. The
-    next step pays for the ones that it needs: for a pause between steps, such as a validation. Does nothing where malloc
-    isn't glibc's."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(ctypes.c_size_t(0))

@@ -21,7 +21,8 @@ same shape."""
 POSITIONS_PER_CHUNK = 16_384
 """Logits of at most this many positions are held at once: 5 GB in bf16 and fp32 for a vocabulary of 50,265."""
 _POSITIONS_PER_CPU_CHUNK = 32
-"""Positions per chunk of the loss on a CPU: 6 MB of logits in fp32."""
+"""Positions per chunk of the loss on a CPU: 6 MB of logits in fp32. In half precision their number is padded to a
+multiple of it: oneDNN, which multiplies there, keeps about 1 MB for each number of rows that it has seen."""
 
 Outputs = Literal["losses", "correct", "logits"]
 
@@ -75,8 +76,12 @@ class MaskedPositions:
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """forward()'s result for hidden states, (predicted, width). Logits are returned only where asked for: as an
         output of compiled code they would be kept, and be given a gradient of zeros."""
+        in_chunks = hidden.device.type == "cpu" and not torch.compiler.is_compiling()
+        if in_chunks and hidden.dtype != torch.float32 and (missing := -len(labels) % _POSITIONS_PER_CPU_CHUNK):
+            padded = F.pad(hidden, (0, 0, 0, missing)), F.pad(labels, (0, missing), value=IGNORED)
+            losses, more = MaskedPositions.predict(self, *padded, outputs)
+            return losses[:-missing], None if more is None else more[:-missing]
         logits = getattr(self, self.head_name)(hidden)
-        in_chunks = logits.device.type == "cpu" and not torch.compiler.is_compiling()
         losses = (_chunked_cross_entropy if in_chunks else _cross_entropy)(logits, labels)
         if outputs == "losses":
             return losses, None

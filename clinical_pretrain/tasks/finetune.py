@@ -22,7 +22,6 @@ import torch
 import transformers
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
-from clinical_pretrain.allocator import return_unused_memory
 from clinical_pretrain.console import console
 from clinical_pretrain.models.accelerate import can_accelerate
 from clinical_pretrain.tasks.encoding import IGNORED, Collator, Encoder, EncodingRule, Example
@@ -198,7 +197,6 @@ class _Trial:
     def observe(self, network: torch.nn.Module, learning_rate: float, epoch: float) -> None:
         """Score an epoch on the development split, and keep its weights if it is chosen so far."""
         score = self._development_score(network)
-        return_unused_memory()
         candidate = {"learning_rate": learning_rate, "epoch": epoch, "score": score}
         self.candidates.append(candidate)
         shown = "undefined" if score is None else f"{100 * score:.1f}"

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 import torch
 
-from clinical_pretrain.allocator import return_unused_memory
 from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.console import console
 from clinical_pretrain.data.collator import Collator, MicroBatch
@@ -212,7 +211,6 @@ def validate(run: Run) -> None:
 
     with run.phases("validation"):
         result = run.validation.run(run.engine, proceed)
-        return_unused_memory()
     if result is None:
         save_and_exit(run)
     if result:

@@ -238,6 +238,21 @@ def test_chunked_cross_entropy_is_bit_identical(count, dtype):
     assert torch.equal(*gradients) and gradients[1].dtype == dtype
 
 
+@pytest.mark.parametrize(("dtype", "rows"), [(torch.bfloat16, {32, 64}), (torch.float32, {0, 1, 32, 45})], ids=str)
+def test_half_precision_on_a_cpu_multiplies_few_numbers_of_rows(bases, manifest, dtype, rows):
+    """oneDNN keeps memory for each number of rows that it has seen, and each step masks another number of tokens."""
+    model = build_model(run_config(bases / "longformer"), manifest).eval().to(dtype)
+    seen = []
+    model.lm_head.dense.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    for count in (0, 1, 32, 45):
+        hidden = torch.randn(count, model.config.hidden_size, dtype=dtype)
+        losses, correct = model.predict(hidden, labels := torch.arange(5, 5 + count), "correct")
+        expected = torch.nn.functional.cross_entropy(model.lm_head(hidden).float(), labels, reduction="none")
+        assert losses.shape == correct.shape == (count,) and torch.allclose(losses, expected, atol=1e-5)
+        seen.pop()
+    assert set(seen) - {0} == rows - {0}
+
+
 def test_the_config_names_every_family():
     assert get_args(get_type_hints(ModelConfig)["family"]) == tuple(family.name for family in FAMILIES)
 
