@@ -100,7 +100,7 @@ def divide(argv: Sequence[str], parser: CommandParser) -> tuple[list[str], list[
     others: list[str] = []
     target = others
     for argument in argv:
-        if argument.startswith("-"):
+        if argument.startswith("-") and not re.fullmatch(r"-\d[\d.e+-]*", argument):  # an option, no negative number
             name = argument.split("=")[0]
             target = slurm if name.startswith("--slurm.") else own if name in options else others
         target.append(argument)

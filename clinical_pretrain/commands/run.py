@@ -36,7 +36,7 @@ def divide(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """Divide arguments into the launcher's options and the training's.
 
     Raises:
-        UserError: an option of the launcher has no value.
+        UserError: an option of the launcher has no value, or --num_gpus isn't a number of ranks.
     """
     launcher: list[str] = []
     training: list[str] = []
@@ -51,6 +51,11 @@ def divide(argv: Sequence[str]) -> tuple[list[str], list[str]]:
             if not rest or rest[0].startswith("--"):
                 raise UserError(f"{name}: its value is missing")
             value = rest.pop(0)
+        if name == "--num_gpus" and not (value.isdecimal() and int(value)):
+            raise UserError(
+                f"{name} is {value or 'empty'}, must be a whole number of ranks, at least 1; without it there is one "
+                "per GPU"
+            )
         launcher += [name, value]
     return launcher, training
 

@@ -97,6 +97,14 @@ CONFIG = str(REPOSITORY / "configs" / "clinical_longformer.yaml")
         ("run", "--config is missing; give a YAML file with the run's settings, such as configs/clinical_bigbird.yaml"),
         ("run --config demo_cpu.yaml --num_gpus", "--num_gpus: its value is missing"),
         ("run --config demo_cpu.yaml --num_gps 2", "unknown --num_gps"),
+        ("run --config demo_cpu.yaml --num_gpus -1", "--num_gpus is -1, must be a whole number of ranks, at least 1"),
+        (
+            "doctor --num_gpus two",
+            "--num_gpus is two, must be a whole number of ranks, at least 1; without it there is one per GPU",
+        ),
+        ("doctor --num_gpus 0", "--num_gpus is 0, must be a whole number of ranks, at least 1"),
+        ("doctor --num_gpus=", "--num_gpus is empty, must be a whole number of ranks, at least 1"),
+        ("plan --gpus -3", "--gpus is -3, must be at least 1"),
     ],
 )
 def test_mistakes_are_told_in_plain_words(words, message, capsys, tmp_path, monkeypatch):
