@@ -124,11 +124,12 @@ def ask_for_run(config: RunConfig | None) -> dict[str, Any]:
     return found
 
 
-def ask_size(config: RunConfig) -> int:
-    """Bytes of a checkpoint. Builds the model, without memory for its weights.
+def ask_size(config: RunConfig) -> int | None:
+    """Bytes of a checkpoint. Builds the model, without memory for its weights. None without shards, a fault that the
+    process that has started this one finds, too.
 
     Raises:
-        UserError: the shards or the base model aren't there, or don't fit each other.
+        UserError: the base model isn't there, or doesn't fit the shards.
     """
     import torch
 
@@ -137,7 +138,11 @@ def ask_size(config: RunConfig) -> int:
     from clinical_pretrain.models.families import family_of
     from clinical_pretrain.training.preflight import load_shards
 
-    model_config = fitting_model_config(config, load_shards(Path(config.data.shards)))
+    try:
+        manifest = load_shards(Path(config.data.shards))
+    except UserError:
+        return None
+    model_config = fitting_model_config(config, manifest)
     with torch.device("meta"):
         return checkpoint_bytes(family_of(model_config).model_class(model_config))
 

@@ -20,6 +20,7 @@ from clinical_pretrain.observe.doctor import examine, folders, machine, network,
 from clinical_pretrain.observe.doctor.findings import Finding, fault, in_order, merge, ok, table, warning
 from clinical_pretrain.observe.doctor.meeting import Meeting, Place
 from clinical_pretrain.observe.doctor.ranks import check_all_reduce, check_gpus
+from clinical_pretrain.training import probe
 
 
 def only(findings, name):
@@ -227,6 +228,14 @@ def test_a_base_model_without_its_weights(config_file, tmp_path):
     assert f"hf download {name}" in finding.remedy
     (cache / "snapshots/abc/model.safetensors").touch()
     assert run_needs.check_base_model(config).found == f"{name}: in the cache"
+
+
+def test_missing_shards_are_one_fault(config_file):
+    """The ranks, which need them for the size of a checkpoint, don't name it again."""
+    config, _ = load_config(["--config", str(config_file), "--data.shards", "nowhere/"])
+    findings = run_needs.check_run(config, 1)
+    assert [finding.name for finding in findings if finding.level == "fault"] == ["files"]
+    assert probe.ask_size(config) is None
 
 
 def test_versions_are_compared_with_the_tested_ranges(tmp_path, monkeypatch):
