@@ -38,6 +38,24 @@ def refuse_used_folder(out: Path) -> None:
         raise UserError(f"{out}: exists and isn't empty; choose another --out, or delete it")
 
 
+def check_output_file(path: Path, option: str) -> None:
+    """Check, before the work, that a file can be written.
+
+    Args:
+        path: the file.
+        option: by which the user names it, for the message.
+
+    Raises:
+        UserError: it is a folder, or its own folder isn't there or can't be written.
+    """
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: there is no folder {path.parent}; make it first")
+    if not os.access(path.parent, os.W_OK | os.X_OK, effective_ids=True):
+        raise UserError(f"{path}: the folder {path.parent} can't be written; name a file in another by {option}")
+    if path.is_dir():
+        raise UserError(f"{path}: a folder; name a file by {option}")
+
+
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
     """Make a folder that is there whole or not at all: yields the path of a temporary one, still to be created, which

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import fields
@@ -15,8 +16,9 @@ from clinical_pretrain.config.command_line import one_line
 from clinical_pretrain.config.fields import describe_type
 from clinical_pretrain.config.help_formatter import HelpFormatter
 from clinical_pretrain.config.other_names import refuse_unknown
+from clinical_pretrain.slurm_environment import rank_variables
 from tokenizer_tools.errors import UserError
-from tokenizer_tools.files import write_report
+from tokenizer_tools.files import check_output_file, write_report
 from tokenizer_tools.ranges import Range, out_of_range
 
 T = TypeVar("T")
@@ -111,7 +113,7 @@ def parse(parser: CommandParser, argv: Sequence[str], **ranges: Range) -> jsonar
     """Parse options. `ranges` gives the valid range of numbers by their name.
 
     Raises:
-        UserError: an option is unknown, missing, empty or invalid.
+        UserError: an option is unknown, missing, empty or invalid, or the file of --json can't be written.
     """
     given = [argument.split("=")[0] for argument in argv if argument.startswith("--")]
     valid = [option for action in parser._actions for option in action.option_strings]
@@ -134,6 +136,9 @@ def parse(parser: CommandParser, argv: Sequence[str], **ranges: Range) -> jsonar
     wrong = {name: ranges[name].fault(getattr(args, name)) for name in ranges}
     if faults := [f"{names[name]} is {getattr(args, name)}, {fault}" for name, fault in wrong.items() if fault]:
         raise UserError("; ".join(faults))
+    rank = (rank_variables() | dict(os.environ)).get("RANK", "0")
+    if args.json and rank == "0":  # the others, maybe on other nodes, don't write it
+        check_output_file(Path(args.json), "--json")
     return args
 
 

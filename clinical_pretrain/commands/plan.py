@@ -35,13 +35,13 @@ def plan(argv: Sequence[str]) -> dict[str, Any]:
     from clinical_pretrain.estimate.speed import Network
     from clinical_pretrain.observe import plan as planning
     from clinical_pretrain.observe.plan_scaling import dominated_from, draw, scaling, table
-    from clinical_pretrain.observe.plot import check_format
+    from clinical_pretrain.observe.plot import check_picture
 
     card, network = card_named(args.gpu), Network(args.gpus_per_node, args.network_gbit)
     config, _ = load_config([*of_run, *slurm], needs_file=True)
     shards, measured, plot = (Path(path) if path else None for path in (args.shards, args.measured, args.plot))
     if plot:
-        check_format(plot)
+        check_picture(plot, "--plot")
     asked = planning.Asked(config, card, args.gpus, network, args.sequence_length, shards, measured)
     made = planning.make_plan(asked)
     print("\n".join(planning.report(made)))

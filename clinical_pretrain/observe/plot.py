@@ -10,15 +10,25 @@ from clinical_pretrain.run_folder.history import validations_by_set
 from clinical_pretrain.run_folder.metrics import read_metrics
 from clinical_pretrain.run_folder.paths import RunFolder
 from tokenizer_tools.errors import UserError
+from tokenizer_tools.files import check_output_file
 from tokenizer_tools.manifest import held_out
 
 FORMATS = (".png", ".pdf", ".svg")
 
 
-def check_format(out: Path) -> None:
-    """Refuse the name of a picture that doesn't end with one of `FORMATS`, by a UserError."""
+def check_picture(out: Path, option: str) -> None:
+    """Check, before the work, that a picture can be written.
+
+    Args:
+        out: the picture's file.
+        option: by which the user names it, for the message.
+
+    Raises:
+        UserError: the name doesn't end with one of `FORMATS`, or its folder isn't there or can't be written.
+    """
     if out.suffix.lower() not in FORMATS:
         raise UserError(f"{out}: unknown kind of picture; the name must end with {', '.join(FORMATS)}")
+    check_output_file(out, option)
 
 
 def plot_loss(run_dir: Path, out: Path | None = None) -> dict[str, Any]:
@@ -29,13 +39,13 @@ def plot_loss(run_dir: Path, out: Path | None = None) -> dict[str, Any]:
         out: image file in one of `FORMATS`; default `loss.png` in the run folder.
 
     Raises:
-        UserError: there are no losses yet, or the file format is unknown.
+        UserError: there are no losses yet, or the picture can't be written there.
     """
     folder = RunFolder(run_dir)
     if not folder.exists:
         raise no_run(run_dir)
-    if out is not None:
-        check_format(out)
+    out = out or run_dir / "loss.png"
+    check_picture(out, "--out")
     train, validation = (
         [line for line in read_metrics(folder, kind) if line["loss"] is not None] for kind in ("train", "validation")
     )
@@ -47,7 +57,6 @@ def plot_loss(run_dir: Path, out: Path | None = None) -> dict[str, Any]:
     from matplotlib import pyplot
 
     split_by = folder.read_data()["split_by"]
-    out = out or run_dir / "loss.png"
     figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=120)
     axes.plot([p["step"] for p in train], [p["loss"] for p in train], color="#9db7d5", linewidth=1, label="training")
     for number, same in enumerate(validations_by_set(folder, folder.starts())):  # one line per validation set

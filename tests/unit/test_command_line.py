@@ -12,6 +12,7 @@ import pytest
 from conftest import REPOSITORY
 
 from clinical_pretrain.cli import main
+from clinical_pretrain.commands.options import make_parser, parse
 from clinical_pretrain.commands.run import divide
 from tokenizer_tools.command_line import typed
 
@@ -105,6 +106,9 @@ CONFIG = str(REPOSITORY / "configs" / "clinical_longformer.yaml")
         ("doctor --num_gpus 0", "--num_gpus is 0, must be a whole number of ranks, at least 1"),
         ("doctor --num_gpus=", "--num_gpus is empty, must be a whole number of ranks, at least 1"),
         ("plan --gpus -3", "--gpus is -3, must be at least 1"),
+        ("plan --json .", ".: a folder; name a file by --json"),
+        ("watch x --json no/x.json", "no/x.json: there is no folder no; make it first"),
+        ("make-notes --out n.csv --json no/x.json", "no/x.json: there is no folder no; make it first"),
     ],
 )
 def test_mistakes_are_told_in_plain_words(words, message, capsys, tmp_path, monkeypatch):
@@ -224,8 +228,16 @@ def test_an_interrupt_amid_an_import_is_no_error(tmp_path):
 def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     """Also after an equals sign, where no shell expands it."""
     monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a").mkdir()
     assert main(["make-notes", "--out=~/n.csv", "--patients", "1", "--json", "~/a/b.json"]) == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"n.csv", "a"}
+    assert {path.name for path in tmp_path.iterdir()} == {"n.csv", "a"} and (tmp_path / "a" / "b.json").exists()
+
+
+def test_only_the_rank_that_writes_json_needs_its_folder(tmp_path, monkeypatch):
+    """As doctor under srun, on a node that doesn't share the run folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RANK", "1")
+    assert parse(make_parser("doctor", None), ["--json", "no/x.json"]).json == "no/x.json"
 
 
 def test_no_home_is_needed(tmp_path, monkeypatch, capsys):

@@ -204,6 +204,7 @@ def test_a_run_that_ended_before_it_trained(run, capsys):
 @pytest.mark.parametrize(("words", "message"), [
     ("report nowhere", "nowhere: not a run folder"),
     ("report my-run --out page.txt", "page.txt: --out is a page"),
+    ("report my-run --out none/page.html", "none/page.html: there is no folder none; make it first"),
     ("report my-run", "my-run/data.json: damaged, not a JSON object"),
 ])  # fmt: skip
 def test_mistakes(words, message, run, monkeypatch, capsys):
@@ -213,6 +214,14 @@ def test_mistakes(words, message, run, monkeypatch, capsys):
     error = capsys.readouterr().err
     assert error.startswith(f"error: {message}") and len(error.splitlines()) == 1
     assert not list(run.parent.rglob("*.html"))
+
+
+def test_a_run_folder_that_cannot_be_written(run, monkeypatch, capsys):
+    monkeypatch.setattr("os.access", lambda *arguments, **options: False)
+    assert main(["report", str(run)]) == 2
+    error = capsys.readouterr().err
+    assert error.endswith("my-run can't be written; name a file in another by --out\n") and len(error.splitlines()) == 1
+    assert not list(run.rglob("*.html"))
 
 
 @pytest.mark.parametrize("name", ["clinical_longformer", "clinical_bigbird"])

@@ -420,7 +420,7 @@ def test_all_faults_are_told_with_their_places(shards, tmp_path, capsys):
     (shards / "backup" / "a").touch()
     (shards / "backup").chmod(0o755)  # whatever the umask is
     capsys.readouterr()
-    assert main(["verify", str(shards), "--json", str(tmp_path / "a" / "found.json")]) == 2
+    assert main(["verify", str(shards), "--json", str(tmp_path / "found.json")]) == 2
     out, err = capsys.readouterr()
     assert err.splitlines()[-1] == (f"error: {shards}: 3 of 15 checks failed (files, modes, note borders), see above")
     assert re.findall(r"^([a-z0-9 ]+?) +(?:ok|fault) ", out, re.MULTILINE) == CHECKS
@@ -430,7 +430,7 @@ def test_all_faults_are_told_with_their_places(shards, tmp_path, capsys):
         "folder"
     ) in out.splitlines()
     assert "  backup: not a file of these shards; move it elsewhere, or delete it" in out.splitlines()
-    found = json.loads((tmp_path / "a" / "found.json").read_text())
+    found = json.loads((tmp_path / "found.json").read_text())
     assert not found["ok"] and [check["name"] for check in found["checks"]] == CHECKS
     borders = found["checks"][CHECKS.index("note borders")]
     assert borders["state"] == "fault" and borders["faults"][0]["count"] == 3

@@ -14,7 +14,7 @@ from clinical_pretrain.observe.report.run import RecordedRun
 from clinical_pretrain.observe.status import status
 from clinical_pretrain.run_folder.metrics import duration
 from tokenizer_tools.errors import UserError
-from tokenizer_tools.files import write_atomically
+from tokenizer_tools.files import check_output_file, write_atomically
 from tokenizer_tools.pages.html import page, paragraph, tiles
 from tokenizer_tools.pages.wording import four_digits, percent
 
@@ -33,10 +33,11 @@ def write_report(run_dir: Path, out: Path | None = None) -> dict[str, Any]:
         page (the file) and the report's main figures, flat.
 
     Raises:
-        UserError: it is no run folder, has no losses yet, or is damaged; or the file's name doesn't end in .html.
+        UserError: it is no run folder, has no losses yet, or is damaged; or the page can't be written there.
     """
-    out = html_file(out) if out else run_dir / REPORT_NAME
+    out = html_file(out) if out else None
     run = RecordedRun.load(run_dir)
+    out = out or html_file(run_dir / REPORT_NAME)
     figures = figures_of(run)
     write_atomically(out, make_page(run, figures))
     return {"page": str(out), **figures}
@@ -46,12 +47,11 @@ def html_file(path: Path) -> Path:
     """A file that a page can be written to.
 
     Raises:
-        UserError: its name doesn't end in .html, or its folder isn't there.
+        UserError: its name doesn't end in .html, or its folder isn't there or can't be written.
     """
     if path.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"{path}: --out is a page, so its name must end with .html")
-    if not path.parent.is_dir():
-        raise UserError(f"{path}: there is no folder {path.parent}; make it first")
+    check_output_file(path, "--out")
     return path
 
 
