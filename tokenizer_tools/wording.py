@@ -12,3 +12,11 @@ def counted(number: int, one: str, many: str = "") -> str:
         many: what follows other numbers, such as "notes have". Default: `one` with an s.
     """
     return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
+def short_count(number: int) -> str:
+    """A number with about three digits and a letter for thousands, millions and so on: 512, 14.7 G."""
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{float(f'{number / size:.3g}'):,g} {letter}"
+    return f"{number:,}"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clinical_pretrain.commands.options import divide, make_parser, parse, report
+from tokenizer_tools.errors import UserError
 from tokenizer_tools.ranges import Range
 
 
@@ -17,7 +18,12 @@ def plan(argv: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--gpu", default="h100-80gb", help="model of GPU, such as v100-32gb or a100-80gb")
     parser.add_argument("--shards", help="shard folder: its length, vocabulary and number of sequences count")
     parser.add_argument("--sequence_length", type=int, default=4096, help="tokens per sequence, without --shards")
-    parser.add_argument("--gpus_per_node", type=int, default=8, help="number of GPUs in a node")
+    parser.add_argument(
+        "--gpus_per_node",
+        type=int,
+        default=8,
+        help="number of GPUs in a node; of more GPUs than that all nodes are full",
+    )
     parser.add_argument("--network_gbit", type=float, default=200.0, help="Gbit/s of a node to others, each direction")
     parser.add_argument("--measured", metavar="RUN", help="run folder whose speed on this GPU scales the times")
     parser.add_argument("--plot", metavar="FILE", help="draw the speed by number of GPUs, as PNG, PDF or SVG")
@@ -30,11 +36,12 @@ def plan(argv: Sequence[str]) -> dict[str, Any]:
         gpus_per_node=Range(1, 1000),
         network_gbit=Range(above=0, maximum=1_000_000),
     )
+    _check_nodes(args.gpus, args.gpus_per_node)
     from clinical_pretrain.config.command_line import load_config
     from clinical_pretrain.estimate.cards import card_named
     from clinical_pretrain.estimate.speed import Network
     from clinical_pretrain.observe import plan as planning
-    from clinical_pretrain.observe.plan_scaling import dominated_from, draw, scaling, table
+    from clinical_pretrain.observe.plan_scaling import dominated_from, draw, footnotes, scaling, table
     from clinical_pretrain.observe.plot import check_picture
 
     card, network = card_named(args.gpu), Network(args.gpus_per_node, args.network_gbit)
@@ -47,7 +54,7 @@ def plan(argv: Sequence[str]) -> dict[str, Any]:
     print("\n".join(planning.report(made)))
     rows = scaling(made.given, made.shown)
     print("\nby number of GPUs: as many sequences for each (weak), or for all together as now (strong)")
-    print("\n".join(table(rows)))
+    print("\n".join([*table(rows), *footnotes(rows)]))
     first = dominated_from(rows)
     print(
         f"communication takes more than half of a step from {first:,} GPUs on"
@@ -58,3 +65,19 @@ def plan(argv: Sequence[str]) -> dict[str, Any]:
         draw(rows, first, plot)
         print(f"{plot}: drawn")
     return report(args, planning.facts(made))
+
+
+def _check_nodes(gpus: int, gpus_per_node: int) -> None:
+    """Refuse GPUs that don't fill their nodes: all nodes of a run have as many.
+
+    Raises:
+        UserError: it says which numbers would.
+    """
+    if gpus <= gpus_per_node or gpus % gpus_per_node == 0:
+        return
+    fewer = gpus // gpus_per_node * gpus_per_node
+    divisor = max(count for count in range(1, gpus_per_node) if gpus % count == 0)
+    raise UserError(
+        f"--gpus {gpus} don't fill nodes of --gpus-per-node {gpus_per_node}: give {fewer:,} or "
+        f"{fewer + gpus_per_node:,} GPUs, or --gpus-per-node {divisor}"
+    )

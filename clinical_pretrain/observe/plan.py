@@ -24,10 +24,12 @@ from clinical_pretrain.estimate.choice import (
 from clinical_pretrain.estimate.shapes import parameters, shape_of
 from clinical_pretrain.estimate.speed import Network
 from clinical_pretrain.estimate.zero import ZeroSettings
+from clinical_pretrain.observe.doctor import folders
 from clinical_pretrain.observe.plan_measured import Measurement, measurement, newest_measurement
 from clinical_pretrain.observe.plan_scaling import scaling
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import Manifest
+from tokenizer_tools.wording import short_count
 
 STAGES = (1, 2, 3)
 
@@ -66,6 +68,8 @@ class Plan:
     """Of the shards."""
     measurement: Measurement | None = None
     """By which times are scaled."""
+    options: tuple[str, ...] = ()
+    """Options that make the config what is chosen, with the batch that the GPUs can share."""
 
     @property
     def shown(self) -> Candidate:
@@ -95,7 +99,8 @@ def make_plan(asked: Asked) -> Plan:
     else:
         measured = newest_measurement(Path(config.run_dir).parent, asked.card, asked.network)
     as_asked = _as_asked(given, own, notes)
-    return Plan(given, notes, as_asked, chosen, others, steps, asked.shards, manifest, measured)
+    options = options_for(asked.config, config, steps, chosen) if chosen.fits else ()
+    return Plan(given, notes, as_asked, chosen, others, steps, asked.shards, manifest, measured, options)
 
 
 def _as_asked(given: Conditions, own: ZeroSettings, notes: list[str]) -> Candidate | None:
@@ -132,6 +137,29 @@ def _whole_batch(asked: Asked) -> tuple[RunConfig, int, list[str]]:
     return replace(config, batch=batch), fewer, [note]
 
 
+def options_for(before: RunConfig, shared: RunConfig, steps: int, chosen: Candidate) -> tuple[str, ...]:
+    """What to add to the command for what is chosen; what the config leaves to `auto` stays so.
+
+    Args:
+        before: the config as it was given.
+        shared: the config whose batch the GPUs can share.
+        steps: as many as that takes, `extend` included.
+        chosen: the choice.
+    """
+    own_stage = ZeroSettings.of(load(before.deepspeed)).stage
+    max_steps, warmup_steps = steps - before.extend, before.optim.warmup_steps
+    size, kind, stage = before.batch.micro_batch_size_per_gpu, before.activation_checkpointing, chosen.zero.stage
+    values = [  # option, the config's value, the choice's
+        ("--max_steps", before.max_steps, max_steps),
+        ("--optim.warmup_steps", warmup_steps, min(warmup_steps, max_steps)),
+        ("--batch.train_batch_size", before.batch.train_batch_size, shared.batch.train_batch_size),
+        ("--batch.micro_batch_size_per_gpu", size, chosen.micro_batch_size if size else size),
+        ("--activation_checkpointing", kind, chosen.activation_checkpointing if kind in KINDS else kind),
+        ("--deepspeed", before.deepspeed, before.deepspeed if stage == own_stage else f"ds_configs/zero{stage}.json"),
+    ]
+    return tuple(word for option, own, new in values if own != new for word in (option, str(new)))
+
+
 def _shipped(stage: int) -> ZeroSettings:
     return ZeroSettings.of(load(f"ds_configs/zero{stage}.json"))
 
@@ -149,8 +177,8 @@ def facts(plan: Plan) -> dict[str, Any]:
         "train_batch_size": given.config.batch.train_batch_size,
         "steps": plan.steps,
         "tokens": plan.steps * given.config.batch.train_batch_size * given.length,
-        "gpu_hours": round(_hours(plan, shown) * given.world_size, 1),
-        "kilowatt_hours": round(_kilowatt_hours(plan, shown), 1),
+        "gpu_hours": round(_hours(plan, shown) * given.world_size, 7),
+        "kilowatt_hours": round(_kilowatt_hours(plan, shown), 7),
         "largest_micro_batch_size": largest_that_fits(given, shown.zero, shown.activation_checkpointing),
         "memory_gb_by_part": {part: round(size / 1e9, 3) for part, size in shown.memory.by_part.items() if size},
         "peak_phase": shown.memory.phase,
@@ -163,6 +191,7 @@ def facts(plan: Plan) -> dict[str, Any]:
         "epochs": _epochs(plan),
         "scaling": [asdict(row) for row in scaling(given, shown)],
         "notes": plan.notes,
+        "options": list(plan.options),
     }
 
 
@@ -170,7 +199,7 @@ def _figures(plan: Plan, each: Candidate) -> dict[str, Any]:
     return {
         "peak_gb_per_gpu": round(each.memory.peak_bytes / 1e9, 3),
         "tokens_per_second": round(_tokens_per_second(plan, each)),
-        "hours": round(_hours(plan, each), 2),
+        "hours": round(_hours(plan, each), 7),
         "micro_batch_size_per_gpu": each.micro_batch_size,
         "checkpointing": each.activation_checkpointing,
         "fits": each.fits,
@@ -228,7 +257,7 @@ def report(plan: Plan) -> Iterator[str]:
     )
     yield (
         f"{config.batch.train_batch_size} sequences of {given.length:,} tokens a step, {plan.steps:,} steps: "
-        f"{tokens / 1e9:.2f} G tokens"
+        f"{short_count(tokens)} tokens"
     )
     yield from plan.notes
     yield ""
@@ -238,15 +267,17 @@ def report(plan: Plan) -> Iterator[str]:
     yield from _disk_lines(plan)
     yield ""
     yield "the largest micro-batch that fits, by ZeRO stage and what is computed again:"
-    yield "  ZeRO  computed again  sequences      GB  fits   tokens/s     hours"
+    yield "  ZeRO  computed again  sequences      GB  fits   tokens/s      time"
     for each in plan.others:
         mark = "  <- chosen" if each == plan.chosen else ""
         yield (
             f"  {each.zero.stage:>4}  {each.activation_checkpointing:<14}  {each.micro_batch_size:>9}  "
             f"{each.needed_bytes / 1e9:>6.1f}  {'yes' if each.fits else 'no':<4}  "
-            f"{_tokens_per_second(plan, each):>9,.0f}  {_hours(plan, each):>8,.1f}{mark}"
+            f"{_tokens_per_second(plan, each):>9,.0f}  {_time(_hours(plan, each)):>8}{mark}"
         )
     yield _why(plan)
+    if plan.options:
+        yield f"  options for it: {' '.join(plan.options)}"
 
 
 def _what_it_is(measured: Measurement | None) -> str:
@@ -287,19 +318,31 @@ def _time_lines(plan: Plan) -> Iterator[str]:
     parts = {"matrix products": time.products, "attention": time.attention, "memory": time.memory,
              "launches": time.host, "update": time.update, "communication": time.communication}  # fmt: skip
     shares = ", ".join(f"{name} {part / time.total:.0%}" for name, part in parts.items())
-    yield f"  time      {hours:,.1f} h: {speed:,.0f} tokens/s, {time.total:.3f} s a step ({shares})"
+    yield f"  time      {_time(hours)}: {speed:,.0f} tokens/s, {time.total:.3f} s a step ({shares})"
     yield (
-        f"            {hours * given.world_size:,.1f} GPU-hours, {_kilowatt_hours(plan, shown):,.0f} kWh at "
+        f"            {_amount(hours * given.world_size)} GPU-hours, {_amount(_kilowatt_hours(plan, shown))} kWh at "
         f"{given.card.watts:.0f} W a GPU, without hosts and cooling; validation and saving not counted"
     )
 
 
+def _time(hours: float) -> str:
+    """In seconds, minutes or hours."""
+    if hours < 1 / 60:
+        return f"{3600 * hours:,.2g} s"
+    return f"{60 * hours:,.1f} min" if hours < 1 else f"{hours:,.1f} h"
+
+
+def _amount(value: float) -> str:
+    """With two digits where it is small."""
+    return f"{value:,.1f}" if value >= 1 else f"{value:.2g}" if value >= 0.01 else "under 0.01"
+
+
 def _disk_lines(plan: Plan) -> Iterator[str]:
     sizes, kept = disk(plan), plan.given.config.checkpoints_kept(plan.steps)
-    shards = f"shards {sizes['shards'] / 1e9:.2f} GB, " if "shards" in sizes else ""
+    shards = f"shards {folders.size(sizes['shards'])}, " if "shards" in sizes else ""
     yield (
-        f"  disk      {shards}checkpoints {sizes['checkpoints'] / 1e9:.1f} GB ({kept} of "
-        f"{sizes['checkpoint'] / 1e9:.2f}), export {sizes['export'] / 1e9:.2f} GB"
+        f"  disk      {shards}checkpoints {folders.size(sizes['checkpoints'])} ({kept} of "
+        f"{folders.size(sizes['checkpoint'])}), export {folders.size(sizes['export'])}"
     )
     if plan.manifest is not None:
         train = plan.manifest.splits["train"]

@@ -28,10 +28,9 @@ class ScalingRow:
 
 
 def scaling(given: Conditions, chosen: Candidate) -> list[ScalingRow]:
-    """For 1, 2, 4 … GPUs."""
+    """For 1, 2, 4 … GPUs of a node, then for 1, 2, 4 … full nodes."""
     rows, alone, strong_alone = [], 0.0, 0.0
-    gpus = 1
-    while gpus <= MOST_GPUS:
+    for gpus in _numbers_of_gpus(given.network.gpus_per_node):
         weak, waits = _speed(given, chosen, gpus, chosen.micro_batch_size, chosen.accumulation_steps)
         alone = alone or weak
         strong: tuple[float, float] | None = None
@@ -51,8 +50,13 @@ def scaling(given: Conditions, chosen: Candidate) -> list[ScalingRow]:
                 round(strong[1], 3) if strong else None,
             )
         )
-        gpus *= 2
     return rows
+
+
+def _numbers_of_gpus(per_node: int) -> list[int]:
+    powers = [1 << power for power in range(MOST_GPUS.bit_length())]
+    counts = [power for power in powers if power < per_node] + [per_node * power for power in powers]
+    return [count for count in counts if count <= MOST_GPUS]
 
 
 def _speed(given: Conditions, chosen: Candidate, gpus: int, size: int, steps: int) -> tuple[float, float]:
@@ -103,4 +107,12 @@ def table(rows: list[ScalingRow]) -> list[str]:
             f"  {row.gpus:>4}  {row.weak_tokens_per_second:>11,}  {row.weak_efficiency:>10.0%}  "
             f"{row.weak_communication:>5.0%}    {strong:>11}  {share:>10}"
         )
+    return lines
+
+
+def footnotes(rows: list[ScalingRow]) -> list[str]:
+    """What the columns mean."""
+    lines = ["  efficiency: speed of a GPU over that of one alone; waits: share of a step that waits for communication"]
+    if any(round(row.weak_efficiency, 2) > 1 for row in rows):
+        lines.append("  over 100%: ZeRO divides the optimizer's update among the GPUs, so each has less to do")
     return lines

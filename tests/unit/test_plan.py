@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,6 +22,8 @@ from clinical_pretrain.estimate.zero import ZeroSettings
 from clinical_pretrain.models import choose_backend, flops, mlm_head
 from clinical_pretrain.models.base_model import random_config
 from clinical_pretrain.models.families import FAMILIES, family_named
+from clinical_pretrain.observe import plan as observe_plan
+from clinical_pretrain.observe import plan_scaling
 from clinical_pretrain.run_folder import metrics
 from clinical_pretrain.run_folder.paths import RunFolder
 from clinical_pretrain.training import auto
@@ -209,6 +212,13 @@ def test_shards_say_length_vocabulary_and_epochs(shards, tmp_path, capsys):
     [
         ("--gpu h100", "--gpu h100: unknown (did you mean h100-80gb?)"),
         ("--gpus 0", "--gpus is 0, must be at least 1"),
+        ("--gpus -3", "--gpus is -3, must be at least 1"),
+        (
+            "--gpus 16 --gpus-per-node 3",
+            "--gpus 16 don't fill nodes of --gpus-per-node 3: give 15 or 18 GPUs, or --gpus-per-node 2",
+        ),
+        ("--plot no/x.svg", "no/x.svg: there is no folder no; make it first"),
+        ("--json no/x.json", "no/x.json: there is no folder no; make it first"),
         ("--gpu v100-16gb", "precision bf16: v100-16gb has no bf16"),
         ("--model.name_or_path no/such", "no/such: its config.json isn't here"),
         ("--deepspeed ds_configs/zero2_offload.json", "ZeRO with offload: memory and time of that can't be estimated"),
@@ -222,9 +232,13 @@ def test_shards_say_length_vocabulary_and_epochs(shards, tmp_path, capsys):
         ("--optim.lr 1", "unknown --optim.lr"),
     ],
 )
-def test_mistakes_end_in_one_line(words, message, capsys):
+def test_mistakes_end_in_one_line(words, message, capsys, tmp_path, monkeypatch):
+    """Before anything is printed or made."""
+    monkeypatch.chdir(tmp_path)
     assert plan(*words.split()) == 2
-    assert message in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert message in printed.err and len(printed.err.splitlines()) == 1 and not printed.out
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_deepspeed_file_that_leaves_an_auto_is_refused(tmp_path, capsys):
@@ -282,6 +296,71 @@ def test_a_measured_run_scales_the_times(tmp_path, capsys):
     ):
         assert plan("--gpu", gpu, "--measured", str(tmp_path / run)) == 2
         assert message in capsys.readouterr().err
+
+
+def test_small_runs_have_fitting_units(tmp_path, capsys):
+    out = tmp_path / "plan.json"
+    assert plan("--max_steps", "2", "--optim.warmup_steps", "0", "--json", str(out)) == 0
+    printed = capsys.readouterr().out
+    assert "a step, 2 steps: 147 k tokens" in printed and "under 0.01 GPU-hours, under 0.01 kWh" in printed
+    seconds = float(re.search(r"time +([\d.]+) s: ", printed)[1])
+    assert seconds == pytest.approx(3600 * json.loads(out.read_text())["hours"], rel=0.05)
+    assert plan("--max_steps", "12000") == 0
+    assert re.search(r"time +\d+\.\d min: .*\n +\d\.\d+ GPU-hours, 0\.\d+ kWh", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        ("--gpus 6", ""),
+        ("--gpus 8", "--max_steps 150000 --batch.train_batch_size 24"),
+        (
+            "--gpus 6 --max_steps 10001 --batch.train_batch_size 16 --batch.micro_batch_size_per_gpu 1",
+            "--max_steps 8890 --optim.warmup_steps 8890 --batch.train_batch_size 18 --batch.micro_batch_size_per_gpu 3",
+        ),
+        (
+            "--gpus 2 --gpu a10-24gb --batch.train_batch_size 400 --batch.micro_batch_size_per_gpu 200 "
+            "--activation_checkpointing full",
+            "--batch.micro_batch_size_per_gpu 10 --activation_checkpointing none",
+        ),
+        ("--gpus 2 --batch.micro_batch_size_per_gpu auto --activation_checkpointing auto", ""),
+    ],
+)
+def test_the_choice_is_written_as_options(words, options, capsys, tmp_path):
+    """With them the config is what was chosen."""
+    out = tmp_path / "plan.json"
+    assert plan(*words.split(), "--json", str(out)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "options for it" in line] == ([f"  options for it: {options}"] if options else [])
+    chosen = json.loads(out.read_text())["chosen"]
+    assert plan(*words.split(), *options.split(), "--json", str(out)) == 0
+    again = json.loads(out.read_text())
+    assert again["options"] == [] and again["chosen"] == chosen
+    assert all(again[name] == chosen[name] for name in ("micro_batch_size_per_gpu", "checkpointing", "zero_stage"))
+
+
+def test_another_zero_stage_is_an_option():
+    conditions = given(CONFIGS[0], world_size=2)
+    config, chosen = conditions.config, choice.candidate(conditions, zero(3), "none", 3)
+    found = observe_plan.options_for(config, config, config.max_steps, chosen)
+    assert found == ("--deepspeed", "ds_configs/zero3.json")
+
+
+def test_efficiency_exceeds_one_by_the_update_alone(monkeypatch):
+    """ZeRO divides it among the GPUs; else no GPU is faster with others than alone."""
+    conditions = given(CONFIGS[0], "a100-40gb", world_size=2)
+    chosen = choice.candidate(conditions, zero(2), "none", 3)
+    rows = plan_scaling.scaling(conditions, chosen)
+    assert max(row.weak_efficiency for row in rows) > 1 and "over 100%: ZeRO" in plan_scaling.footnotes(rows)[-1]
+    monkeypatch.setattr(speed, "UPDATE_BYTES", 0)
+    rows = plan_scaling.scaling(conditions, chosen)
+    assert max(row.weak_efficiency for row in rows) == 1 and len(plan_scaling.footnotes(rows)) == 1
+
+
+def test_scaling_fills_nodes():
+    conditions = replace(given(CONFIGS[0]), network=speed.Network(gpus_per_node=6))
+    rows = plan_scaling.scaling(conditions, choice.candidate(conditions, zero(2), "none", 3))
+    assert [row.gpus for row in rows] == [1, 2, 4, 6, 12, 24, 48, 96, 192, 384, 768]
 
 
 def test_scaling_is_drawn(tmp_path, capsys):

@@ -17,6 +17,7 @@ from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import check_output_file, write_atomically
 from tokenizer_tools.pages.html import page, paragraph, tiles
 from tokenizer_tools.pages.wording import four_digits, percent
+from tokenizer_tools.wording import short_count
 
 REPORT_NAME = "report.html"
 """In the run folder, unless another file is named."""
@@ -95,7 +96,7 @@ def _lead(run: RecordedRun, figures: dict[str, Any]) -> str:
     seconds, share = figures["seconds_running"], figures["effective_training_time"]
     shown = {
         "steps": f"{figures['steps']:,}",
-        "tokens seen": _short(figures["tokens_consumed"]),
+        "tokens seen": short_count(figures["tokens_consumed"]),
         **({"held-out loss": f"{after:.3f}", "held-out perplexity": four_digits(math.exp(after))} if after else {}),
         **({"loss before": f"{before:.3f}"} if before else {}),
         **({"running time": duration(seconds), "spent training": percent(share)} if seconds else {}),
@@ -119,11 +120,3 @@ def _what(run: RecordedRun, figures: dict[str, Any]) -> str:
         f"{figures['tokens_consumed']:,} tokens, {figures['epochs']:.2f} epochs, on {devices}. "
         f"State: {figures['state']}. First start: {run.starts[0].get('time', 'unknown')[:10]}."
     )
-
-
-def _short(count: int) -> str:
-    """A count with at most four digits."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if count >= size:
-            return f"{count / size:.3g} {letter}"
-    return f"{count:,}"
