@@ -89,7 +89,7 @@ def report(run, tmp_path):
 
 def test_a_run_as_it_was_trained(run, tmp_path, capsys):
     page, found = report(run, tmp_path)
-    text = check_page(page, plots=3)
+    text = check_page(page, plots=4)
     assert capsys.readouterr().out == f"{run}/report.html\n"
     data = json.loads((run / "data.json").read_text())
     summary = json.loads((run / "summary.json").read_text())
@@ -179,7 +179,7 @@ def test_a_run_that_goes_on_and_one_without_validation(run, tmp_path):
     kept = [line for line in lines if json.loads(line)["kind"] == "train"][:4]
     (run / "metrics.jsonl").write_text("\n".join(kept) + "\n")
     page, found = report(run, tmp_path)
-    text = check_page(page, plots=3)
+    text = check_page(page, plots=4)
     assert found["validation_loss_after"] is None and found["steps"] == 20 and found["state"] == "lost"
     assert (
         "No validation: none in metrics.jsonl has a loss." in text and "Goodput is known from the first save on" in text
