@@ -79,8 +79,9 @@ def main() -> None:
     words = [word for name in (*names, "shards") for word in (f"--{name}", str(getattr(args, name)))]
     seconds: dict[str, list[float]] = {}
     megabytes: dict[str, list[float]] = {}
+    found = cases()
     for _ in range(args.rounds):
-        for name, (more, environment) in cases().items():
+        for name, (more, environment) in found.items():
             step, peak = measure(words + more, environment)
             seconds.setdefault(name, []).append(step)
             megabytes.setdefault(name, []).append(peak)
@@ -91,10 +92,10 @@ def main() -> None:
         **facts(),
         "config": {name: getattr(args, name) for name in (*names, "rounds")},
         "over_glibc_keeping": {
-            name: round(statistics.median(a / b for a, b in zip(found, ours, strict=True)), 3)
-            for name, found in seconds.items()
+            name: round(statistics.median(a / b for a, b in zip(own, ours, strict=True)), 3)
+            for name, own in seconds.items()
         },
-        "peak_mb": {name: round(statistics.median(found)) for name, found in megabytes.items()},
+        "peak_mb": {name: round(statistics.median(own)) for name, own in megabytes.items()},
         "seconds": seconds,
     }
     if args.json:

@@ -36,8 +36,9 @@ from clinical_pretrain.training.setup import setup
 from clinical_pretrain.training.train import train_step
 from tokenizer_tools.files import write_json
 
-SIDES = ("products", "ours", "ours_memory_returned", "hugging_face", "hugging_face_memory_kept", "ours_fp32_weights")
-KEEPING = ("ours", "hugging_face_memory_kept", "ours_fp32_weights")
+SIDES = ("products", "ours", "ours_memory_returned", "hugging_face", "hugging_face_memory_kept")
+FP32_WEIGHTS = "ours_fp32_weights"
+KEEPING = ("ours", "hugging_face_memory_kept", FP32_WEIGHTS)
 RUN = "run"
 WARM_UP = 2
 """Steps until the optimizer's state is there and freed memory is what the next step asks for."""
@@ -102,7 +103,7 @@ def seconds(args: argparse.Namespace) -> list[float]:
     sides = Sides(args)
     if args.side == "products":
         step: Callable[[], Any] = Products(sides, args.precision)
-    elif args.side == "ours_fp32_weights":
+    elif args.side == FP32_WEIGHTS:
         step = step_with_fp32_weights(Pass(sides.ours(), sides.loss_of_ours))
     elif args.side.startswith("ours"):
         step = step_of(Pass(sides.ours(), sides.loss_of_ours), [])
@@ -195,11 +196,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--hugging-face-rounds", type=int, help="of Hugging Face's sides, the first ones; default: all")
     parser.add_argument("--steps", type=int, default=1, help="measured in each round, after two to warm up")
-    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES[:5])
+    parser.add_argument("--sides", nargs="+", choices=[*SIDES, FP32_WEIGHTS], default=SIDES)
     parser.add_argument("--shards", type=Path, help="of the model's vocabulary: measure a run on them, too")
     parser.add_argument("--return-memory", action="store_true", help="of the run: as without keep_freed_memory")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--side", choices=[*SIDES, RUN], help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=[*SIDES, FP32_WEIGHTS, RUN], help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.micro_batch, args.backend, args.compile = 1, "auto", "off"
     if args.side:
@@ -225,7 +226,7 @@ def main() -> None:
         "of_stock": ratio("hugging_face", "ours"),
         "of_stock_at_best": ratio("hugging_face_memory_kept", "ours"),
         "run_of_step": ratio(RUN, "ours"),
-        "run_of_step_with_fp32_weights": ratio(RUN, "ours_fp32_weights"),
+        "run_of_step_with_fp32_weights": ratio(RUN, FP32_WEIGHTS),
         "peak_mb": peak and round(peak / 1e6),
         "seconds": times,
     }

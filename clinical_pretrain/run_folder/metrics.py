@@ -12,6 +12,7 @@ from clinical_pretrain.console import console
 from clinical_pretrain.run_folder.paths import RunFolder
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import write_atomically
+from tokenizer_tools.wording import counted
 
 FORMAT_VERSION = 2
 """Of each line."""
@@ -30,7 +31,7 @@ def warn_of_damaged_lines(folder: RunFolder) -> None:
     """Say how many lines can't be read, which everything that reads the log leaves out. A last line that isn't whole
     yet doesn't count."""
     if count := damaged_lines(folder):
-        lines = "1 line" if count == 1 else f"{count:,} lines"
+        lines = counted(count, "line")
         console.say(f"warning: {folder.metrics_file}: left out {lines} that can't be read", error=True)
 
 
