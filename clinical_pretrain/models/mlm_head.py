@@ -78,8 +78,9 @@ class MaskedPositions:
         output of compiled code they would be kept, and be given a gradient of zeros."""
         in_chunks = hidden.device.type == "cpu" and not torch.compiler.is_compiling()
         if in_chunks and hidden.dtype != torch.float32 and (missing := -len(labels) % _POSITIONS_PER_CPU_CHUNK):
-            padded = F.pad(hidden, (0, 0, 0, missing)), F.pad(labels, (0, missing), value=IGNORED)
-            losses, more = MaskedPositions.predict(self, *padded, outputs)
+            # by a real row: zeros would give the head's layer norm no variance, and fp16 a gradient of 0 * infinity
+            padded = torch.cat((hidden, hidden[-1:].expand(missing, -1)))
+            losses, more = MaskedPositions.predict(self, padded, F.pad(labels, (0, missing), value=IGNORED), outputs)
             return losses[:-missing], None if more is None else more[:-missing]
         logits = getattr(self, self.head_name)(hidden)
         losses = (_chunked_cross_entropy if in_chunks else _cross_entropy)(logits, labels)

@@ -118,6 +118,7 @@ def test_the_screen_follows_the_terminals_size_and_ctrl_z(terminal, run):
     os.write(opened.master, b"\x1a")
     while os.waitid(os.P_PID, opened.process.pid, os.WSTOPPED | os.WNOHANG) is None and opened.process.poll() is None:
         opened.read(0.1)
+    opened.wait(lambda screen: LEAVE in opened.raw)  # it may stop between the read and the question
     assert termios.tcgetattr(opened.inner) == opened.modes and opened.raw.rindex(LEAVE) > opened.raw.rindex(ENTER)
     opened.process.send_signal(signal.SIGCONT)
     opened.wait(lambda screen: opened.raw.count(ENTER) == 2)
