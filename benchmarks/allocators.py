@@ -39,12 +39,18 @@ def cases() -> dict[str, tuple[list[str], dict[str, str]]]:
         "glibc": (["--return-memory"], {}),
         "glibc, keeping": ([], {}),
     }
-    for name, environment in PRELOADED.items():
-        if library := ctypes.util.find_library(name.split(",")[0]):
-            found[name] = ([], environment | {"LD_PRELOAD": library})
+    for name in PRELOADED:
+        if environment := preloaded(name):
+            found[name] = ([], environment)
         else:
             print(f"not installed: {name}", flush=True)
     return found
+
+
+def preloaded(name: str) -> dict[str, str] | None:
+    """The environment in which a process allocates by one of PRELOADED, if it is installed."""
+    library = ctypes.util.find_library(name.split(",")[0])
+    return PRELOADED[name] | {"LD_PRELOAD": library} if library else None
 
 
 def measure(words: list[str], environment: dict[str, str]) -> tuple[float, float]:

@@ -8,13 +8,15 @@ how malloc has been set, and on what else a process has done: each side has a pr
 round, with two steps to warm up. Sides are measured as users have them, and ours without, Hugging Face's with freed
 memory kept (clinical_pretrain/allocator.py). With --shards, a step of a real run under ZeRO 1 on one rank, data
 included, is compared with ours, too: with a bare step on weights in bf16, and with `ours_fp32_weights`, a bare step
-that keeps weights in fp32 and clips the gradients in fp32, as a run does.
+that keeps weights in fp32 and clips the gradients in fp32, as a run does. `ours_tcmalloc` is our bare step with
+tcmalloc in malloc's place, where it is installed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -25,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from allocators import preloaded
 from common import BASE_SIZE, DTYPES, facts, timed
 from train_step import Pass, Sides, peak_of_side, step_of
 from transformers.models.longformer.modeling_longformer import LongformerSelfAttention
@@ -38,6 +41,8 @@ from tokenizer_tools.files import write_json
 
 SIDES = ("products", "ours", "ours_memory_returned", "hugging_face", "hugging_face_memory_kept")
 FP32_WEIGHTS = "ours_fp32_weights"
+TCMALLOC = "ours_tcmalloc"
+OPTIONAL_SIDES = (FP32_WEIGHTS, TCMALLOC)
 KEEPING = ("ours", "hugging_face_memory_kept", FP32_WEIGHTS)
 RUN = "run"
 WARM_UP = 2
@@ -176,7 +181,10 @@ def measure(args: argparse.Namespace) -> dict[str, list[float]]:
             if side.startswith("hugging_face") and not with_theirs:
                 continue
             call = [sys.executable, __file__, *sys.argv[1:], "--side", side]
-            done = subprocess.run(call, capture_output=True, text=True)
+            environment = preloaded("tcmalloc_minimal") if side == TCMALLOC else {}
+            if environment is None:
+                raise SystemExit(f"{side}: tcmalloc isn't installed (Debian: libtcmalloc-minimal4)")
+            done = subprocess.run(call, capture_output=True, text=True, env=os.environ | environment)
             if done.returncode:
                 raise SystemExit(done.stderr)
             times[side].append(statistics.median(json.loads(done.stdout.splitlines()[-1])))
@@ -196,11 +204,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--hugging-face-rounds", type=int, help="of Hugging Face's sides, the first ones; default: all")
     parser.add_argument("--steps", type=int, default=1, help="measured in each round, after two to warm up")
-    parser.add_argument("--sides", nargs="+", choices=[*SIDES, FP32_WEIGHTS], default=SIDES)
+    parser.add_argument("--sides", nargs="+", choices=[*SIDES, *OPTIONAL_SIDES], default=SIDES)
     parser.add_argument("--shards", type=Path, help="of the model's vocabulary: measure a run on them, too")
     parser.add_argument("--return-memory", action="store_true", help="of the run: as without keep_freed_memory")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--side", choices=[*SIDES, FP32_WEIGHTS, RUN], help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=[*SIDES, *OPTIONAL_SIDES, RUN], help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.micro_batch, args.backend, args.compile = 1, "auto", "off"
     if args.side:
@@ -222,6 +230,7 @@ def main() -> None:
         **facts(),
         "config": config | {"dropout": args.dropout, "rounds": args.rounds},
         "of_products": ratio("ours", "products"),
+        "of_products_tcmalloc": ratio(TCMALLOC, "products"),
         "of_products_memory_returned": ratio("ours_memory_returned", "products"),
         "of_stock": ratio("hugging_face", "ours"),
         "of_stock_at_best": ratio("hugging_face_memory_kept", "ours"),

@@ -59,6 +59,8 @@ def sections() -> Iterator[str]:
     for title, pattern, head, row_of in (
         ("A whole training step", r"limit_.*", LIMIT_HEAD, limit_row),
         ("A training step, both sides in one process", r"train_step_.*", STEP_HEAD, step_row),
+        ("A run's step by what allocates, on a CPU", r"allocators_.*", ALLOCATORS_HEAD, allocators_rows),
+        ("A run's resident memory over 200 steps, on a CPU", r"resident_memory_.*", RESIDENT_HEAD, resident_row),
         ("What is computed again in the backward pass", r"checkpointing_.*", STEP_HEAD, step_row),
         ("A fine-tuning step, by accelerate_attention", r"finetune_step_.*", FINETUNE_HEAD, finetune_row),
         ("One layer's attention", r"attention_.*", ATTENTION_HEAD, attention_rows),
@@ -147,6 +149,32 @@ def limit_row(result: dict[str, Any]) -> list[Any]:
         MODELS[config["model"]], config["layers"], config["precision"], config["dropout"],
         *(number(statistics.median(seconds[side]), 2) for side in ("products", "ours")),
         *(number(result[name], 2) for name in ratios), number(result["peak_mb"]),
+    ]  # fmt: skip
+
+
+ALLOCATORS_HEAD = ["model", "layers", "precision", "allocator", "seconds", "over glibc, keeping", "peak MB"]
+
+
+def allocators_rows(result: dict[str, Any]) -> list[list[Any]]:
+    """Of allocators.py."""
+    config, names = result["config"], result["seconds"]
+    return [
+        [MODELS[config["model"]], config["layers"], config["precision"], name,
+         number(statistics.median(names[name]), 2), number(result["over_glibc_keeping"][name], 2),
+         number(result["peak_mb"][name])]
+        for name in names
+    ]  # fmt: skip
+
+
+RESIDENT_HEAD = ["model", "layers", "precision", "steps", "MB when settled", "at the end"]
+
+
+def resident_row(result: dict[str, Any]) -> list[Any]:
+    """Of resident_memory.py."""
+    config = result["config"]
+    return [
+        MODELS[config["model"]], config["layers"], config["precision"], config["steps"],
+        number(result["megabytes_when_settled"]), number(result["megabytes_at_the_end"]),
     ]  # fmt: skip
 
 
