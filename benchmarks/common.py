@@ -128,15 +128,25 @@ def peak_memory(step: Callable[[], Any]) -> int | None:
         step()
         return int(torch.cuda.max_memory_allocated()) - before
     try:
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(M_MMAP_THRESHOLD, 1 << 16)  # what is freed is given back at once
-        libc.malloc_trim(0)
+        return_memory()
         Path("/proc/self/clear_refs").write_text("5")
         before = resident_memory()
         step()
         return resident_memory("VmHWM") - before
     except OSError:
         return None
+
+
+def return_memory() -> None:
+    """What is freed is given back to the system at once, from now on; earlier holes in the heap may be filled again,
+    and then are not.
+
+    Raises:
+        OSError: this isn't Linux with glibc.
+    """
+    libc = ctypes.CDLL("libc.so.6")
+    libc.mallopt(M_MMAP_THRESHOLD, 1 << 16)
+    libc.malloc_trim(0)
 
 
 def resident_memory(name: str = "VmRSS") -> int:

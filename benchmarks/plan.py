@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from common import DTYPES, REPOSITORY, base_config, facts
+from common import DTYPES, REPOSITORY, base_config, facts, return_memory
 from common import peak_memory as peak_memory_of
 
 from clinical_pretrain.config.command_line import load_config
@@ -259,6 +259,7 @@ CPU_SETTINGS += [CpuSetting(model, 1, "bf16", "none", 16384) for model in ("long
 
 def cpu_peak(setting: CpuSetting) -> dict[str, Any]:
     """Resident memory of a pass above what is held before it, in bytes, after another pass."""
+    return_memory()  # before the first tensor, as holes in the heap, which differ by process, would be counted
     config: Any = base_config(setting.model, setting.layers, setting.length)
     family = family_of(config)
     model = family.model_class(config).to(DTYPES[setting.precision])

@@ -110,7 +110,7 @@ def divide(argv: Sequence[str], parser: CommandParser) -> tuple[list[str], list[
 
 
 def parse(parser: CommandParser, argv: Sequence[str], **ranges: Range) -> jsonargparse.Namespace:
-    """Parse options. `ranges` gives the valid range of numbers by their name.
+    """Parse options. `ranges` gives the valid range of numbers by their name; None is no number.
 
     Raises:
         UserError: an option is unknown, missing, empty or invalid, or the file of --json can't be written.
@@ -133,7 +133,7 @@ def parse(parser: CommandParser, argv: Sequence[str], **ranges: Range) -> jsonar
         raise UserError(f"{_plain(one_line(str(error)), names)} (see {parser.prog} --help)") from None
     if empty := [names[name] for name, value in vars(args).items() if value == ""]:
         raise UserError(f"{', '.join(empty)}: empty; is a variable of the shell unset?")
-    wrong = {name: ranges[name].fault(getattr(args, name)) for name in ranges}
+    wrong = {name: ranges[name].fault(value) for name in ranges if (value := getattr(args, name)) is not None}
     if faults := [f"{names[name]} is {getattr(args, name)}, {fault}" for name, fault in wrong.items() if fault]:
         raise UserError("; ".join(faults))
     rank = (rank_variables() | dict(os.environ)).get("RANK", "0")

@@ -17,7 +17,7 @@ def plan(argv: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--gpus", type=int, default=1, help="number of GPUs")
     parser.add_argument("--gpu", default="h100-80gb", help="model of GPU, such as v100-32gb or a100-80gb")
     parser.add_argument("--shards", help="shard folder: its length, vocabulary and number of sequences count")
-    parser.add_argument("--sequence_length", type=int, default=4096, help="tokens per sequence, without --shards")
+    parser.add_argument("--sequence_length", type=int, help="tokens per sequence, without --shards (default: 4096)")
     parser.add_argument(
         "--gpus_per_node",
         type=int,
@@ -27,7 +27,10 @@ def plan(argv: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--network_gbit", type=float, default=200.0, help="Gbit/s of a node to others, each direction")
     parser.add_argument("--measured", metavar="RUN", help="run folder whose speed on this GPU scales the times")
     parser.add_argument("--plot", metavar="FILE", help="draw the speed by number of GPUs, as PNG, PDF or SVG")
-    own, slurm, of_run = divide(argv, parser)
+    # run and doctor name the shards --data.shards
+    renamed = [f"--shards{word.removeprefix('--data.shards')}" if word.split("=")[0] == "--data.shards" else word
+               for word in argv]  # fmt: skip
+    own, slurm, of_run = divide(renamed, parser)
     args = parse(
         parser,
         own,
@@ -37,6 +40,8 @@ def plan(argv: Sequence[str]) -> dict[str, Any]:
         network_gbit=Range(above=0, maximum=1_000_000),
     )
     _check_nodes(args.gpus, args.gpus_per_node)
+    if args.shards and args.sequence_length:
+        raise UserError("--sequence-length: shards have their own; give it or --shards")
     from clinical_pretrain.config.command_line import load_config
     from clinical_pretrain.estimate.cards import card_named
     from clinical_pretrain.estimate.speed import Network
@@ -49,7 +54,7 @@ def plan(argv: Sequence[str]) -> dict[str, Any]:
     shards, measured, plot = (Path(path) if path else None for path in (args.shards, args.measured, args.plot))
     if plot:
         check_picture(plot, "--plot")
-    asked = planning.Asked(config, card, args.gpus, network, args.sequence_length, shards, measured)
+    asked = planning.Asked(config, card, args.gpus, network, args.sequence_length or 4096, shards, measured)
     made = planning.make_plan(asked)
     print("\n".join(planning.report(made)))
     rows = scaling(made.given, made.shown)

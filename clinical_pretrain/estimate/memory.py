@@ -14,8 +14,8 @@ CUBLAS_WORKSPACE = {True: 32 << 20, False: (8 << 20) + (128 << 10)}
 """Bytes that torch keeps for cuBLAS, from Hopper on and before: aten/src/ATen/cuda/CublasHandlePool.cpp,
 parseChosenWorkspaceSize."""
 
-CPU_LIBRARIES = 90_000_000
-"""Bytes that a process on a CPU takes beside tensors in a pass, for buffers of MKL and oneDNN, and in glibc's pages.
+CPU_LIBRARIES = 10_000_000
+"""Bytes that a process on a CPU takes beside tensors in a pass, for buffers of MKL and oneDNN. glibc's holes aren't in it.
 Fitted to benchmarks/results/plan_cpu.json: torch's profiler shows that the tensors themselves are as replayed."""
 
 

@@ -59,8 +59,8 @@ class RunView:
 
     @property
     def lowest_validation(self) -> dict[str, Any] | None:
-        """The line with the lowest loss; step 0 doesn't count."""
-        return min((line for line in self.validations if line["step"]), key=lambda line: line["loss"], default=None)
+        """The line with the lowest loss. That of step 0 counts: a run that only gets worse shows it."""
+        return min(self.validations, key=lambda line: line["loss"], default=None)
 
     def as_json(self) -> dict[str, Any]:
         """For --json: the status, and the figures that are shown beside it."""

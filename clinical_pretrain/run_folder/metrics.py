@@ -120,14 +120,14 @@ def _texts(path: Path) -> list[str]:
 
 
 def _parse(path: Path, text: str) -> dict[str, Any] | None:
-    """The content of a line; None for one that is incomplete or damaged.
+    """The content of a line; None for one that is incomplete or damaged, or has no numbers where they belong.
 
     Raises:
         UserError: it is of another format version.
     """
     line = None
     with suppress(ValueError):
-        line = json.loads(text)
+        line = json.loads(text, parse_constant=_refuse)
     if not isinstance(line, dict) or "format_version" not in line:
         return None
     if line["format_version"] != FORMAT_VERSION:
@@ -135,7 +135,22 @@ def _parse(path: Path, text: str) -> dict[str, Any] | None:
             f"{path}: format_version {line['format_version']}, but this version of clinical-pretrain reads "
             f"{FORMAT_VERSION}; read the run with the one that wrote it, and train in another --run_dir"
         )
-    return line if {"kind", "step"} <= line.keys() else None
+    return line if _has_numbers(line) else None
+
+
+def _has_numbers(line: dict[str, Any]) -> bool:
+    """Whether a line has what each needs. A loss is null where it isn't finite."""
+    loss, time = line.get("loss"), line.get("time", 0)
+    return (
+        "kind" in line
+        and isinstance(line.get("step"), int)
+        and isinstance(time, int | float)
+        and (loss is None or isinstance(loss, int | float))
+    )
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def duration(seconds: float) -> str:

@@ -86,6 +86,23 @@ def test_two_runs_say_little_of_a_spread(compare):
     assert "which say little" not in " ".join(compare(*LOW, *GOOD)["scope"])
 
 
+def test_repeats_of_a_seed_are_no_other_seeds(compare, runs, tmp_path):
+    """As of a copied run, or of one by another number of ranks: they say nothing of the seeds' spread."""
+    repeat = restore_run(GOOD[0], tmp_path / "repeat")
+    found = compare(GOOD[0], repeat)
+    assert (
+        found["seed_deviation"] is None
+        and "the same settings and seed, and differ by 0.0000" in found["verdicts"][0]["text"]
+    )
+    found, alone = compare(GOOD[0], repeat, LOW[0]), compare(GOOD[0], LOW[0])
+    (verdict,), (expected,) = found["verdicts"], alone["verdicts"]
+    assert verdict["difference"] == pytest.approx(expected["difference"]) and not verdict["difference"]["covers_seeds"]
+    assert "2 runs of 1 seed" in verdict["text"] and "seed of training is not covered" in " ".join(found["scope"])
+    found, alone = compare(*GOOD, repeat, *LOW), compare(*GOOD, *LOW)
+    assert found["seed_deviation"] == pytest.approx(alone["seed_deviation"])
+    assert found["verdicts"][0]["difference"] == pytest.approx(alone["verdicts"][0]["difference"])
+
+
 def test_losses_are_those_of_the_metrics(compare, runs):
     """All runs have all sequences: a ratio of sums is the validation's own loss."""
     found = compare(*GOOD)
@@ -241,7 +258,7 @@ def wrong_verdicts(spread, seeds, covers_seeds, trials=200):
         losses = drawn_losses(generator, 80, shifts, mask_noise=0.2)
         resampling = Resampling(resamples=400)
         resampled = resampled_losses(losses, resampling)
-        groups = [range(seeds), range(seeds, 2 * seeds)]
+        groups = [[[first + number] for number in range(seeds)] for first in (0, seeds)]
         noise = seed_spread(resampled[0], groups) if covers_seeds else (0.0, 0)
         wrong += not difference(resampled, *groups, noise, resampling).is_noise
     return wrong / trials
@@ -259,7 +276,7 @@ def test_equal_settings_are_rarely_told_apart():
 def test_a_pairing_finds_a_difference_that_is_small_beside_that_of_sequences():
     losses = drawn_losses(np.random.default_rng(2), 200, [0, 0.3], mask_noise=0.1)
     resampled = resampled_losses(losses, Resampling())
-    found = difference(resampled, [1], [0], (0.0, 0), Resampling())
+    found = difference(resampled, [[1]], [[0]], (0.0, 0), Resampling())
     assert 0.15 < found.low < found.nats < found.high < 0.45
     alone = np.quantile(resampled[1:, 0], [0.025, 0.975])
     assert alone[1] - alone[0] > 1.5 * (found.high - found.low)

@@ -229,6 +229,8 @@ def test_shards_say_length_vocabulary_and_epochs(shards, tmp_path, capsys):
         ),
         ("--sequence-length 8192", "sequences of 8,192 tokens, but the model has 4,096 positions"),
         ("--shards nowhere", "nowhere: no such folder"),
+        ("--data.shards nowhere", "nowhere: no such folder"),
+        ("--data.shards=x --sequence-length 512", "--sequence-length: shards have their own; give it or --shards"),
         ("--optim.lr 1", "unknown --optim.lr"),
     ],
 )

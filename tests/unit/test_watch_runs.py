@@ -58,7 +58,7 @@ def test_only_new_lines_are_parsed(tmp_path, monkeypatch):
     reader, parsed = MetricsReader(RunFolder(tmp_path)), []
     assert len(list(reader.new_lines())) == 1000
     loads = json.loads
-    monkeypatch.setattr(metrics.json, "loads", lambda text: parsed.append(text) or loads(text))
+    monkeypatch.setattr(metrics.json, "loads", lambda text, **options: parsed.append(text) or loads(text, **options))
     assert not list(reader.new_lines()) and not parsed
     with (tmp_path / "metrics.jsonl").open("a") as stream:
         stream.write(metrics_line(train_line(1000)) + TORN)
@@ -298,6 +298,21 @@ def test_damaged_lines_are_left_out_and_said(running, capsys):
     assert status(running)["step"] == 990
     assert main(["status", str(running)]) == 0
     assert capsys.readouterr().err == f"warning: {running}/metrics.jsonl: left out 2 lines that can't be read\n"
+
+
+@pytest.mark.parametrize("change", [
+    {"step": "ten"}, {"loss": "low"}, {"loss": float("nan")}, {"loss": float("inf")}, {"time": "noon"},
+])  # fmt: skip
+def test_lines_without_numbers_where_they_belong_are_damaged(running, change, capsys):
+    with (running / "metrics.jsonl").open("a") as log:
+        log.write(metrics_line(train_line(991) | change))
+    assert "lines of metrics.jsonl that can't be read: 1" in shown(running) and status(running)["step"] == 990
+    assert main(["status", str(running)]) == 0 and "left out 1 line" in capsys.readouterr().err
+
+
+def test_a_run_that_only_gets_worse_has_its_lowest_loss_at_step_0(tmp_path):
+    write_run(tmp_path / "run", [validation_line(0, loss=7.8), train_line(40), validation_line(40, loss=85.7)])
+    assert "lowest 7.8000 at step 0" in shown(tmp_path / "run")
 
 
 def test_a_run_that_cannot_be_opened_is_one_of_several(running, monkeypatch, capsys):

@@ -56,21 +56,26 @@ def interval(resampled: Floats, level: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def seed_spread(losses: Floats, groups: Sequence[Sequence[int]]) -> tuple[float, int]:
+def seed_spread(losses: Floats, groups: Sequence[Sequence[Sequence[int]]]) -> tuple[float, int]:
     """The standard deviation of losses between seeds of the same settings, pooled over groups, and its degrees of
-    freedom: 0 where no group has two runs.
+    freedom: 0 where no group has two seeds. Repeats of a seed count as one, by their mean.
 
     Args:
         losses: (runs,).
-        groups: the runs of each group, by their number.
+        groups: the runs of each seed of each group, by their number.
     """
+    means = [np.array([losses[list(runs)].mean() for runs in group]) for group in groups]
     freedom = sum(len(group) - 1 for group in groups)
-    squares = sum(float(((losses[list(group)] - losses[list(group)].mean()) ** 2).sum()) for group in groups)
+    squares = sum(float(((of_seeds - of_seeds.mean()) ** 2).sum()) for of_seeds in means)
     return (math.sqrt(squares / freedom), freedom) if freedom else (0.0, 0)
 
 
 def difference(
-    losses: Floats, first: Sequence[int], second: Sequence[int], spread: tuple[float, int], resampling: Resampling
+    losses: Floats,
+    first: Sequence[Sequence[int]],
+    second: Sequence[Sequence[int]],
+    spread: tuple[float, int],
+    resampling: Resampling,
 ) -> Difference:
     """Compare two groups of runs.
 
@@ -80,12 +85,15 @@ def difference(
 
     Args:
         losses: of `resampled_losses`.
-        first: the runs of one group, by their number.
+        first: the runs of each seed of one group, by their number.
         second: of the other.
         spread: of `seed_spread`.
         resampling: as for `losses`.
     """
-    differences = losses[:, list(first)].mean(1) - losses[:, list(second)].mean(1)
+    of_first, of_second = (
+        np.mean([losses[:, list(runs)].mean(1) for runs in group], axis=0) for group in (first, second)
+    )
+    differences = of_first - of_second
     resampled, (deviation, freedom) = differences[1:], spread
     if freedom:
         error = deviation * math.sqrt(1 / len(first) + 1 / len(second))

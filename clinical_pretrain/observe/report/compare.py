@@ -67,23 +67,29 @@ def _findings(
     pairs = [(group, first) for group in others] or [([number], first[:1]) for number in first[1:]]
     resampling = Resampling(level=1 - (1 - LEVEL) / len(pairs))
     resampled = resampled_losses(losses, resampling)
-    spread = seed_spread(resampled[0], list(groups.values()))
+    seeds = [run.last["config"]["seed"] for run in recorded]
+    spread = seed_spread(resampled[0], [_by_seed(group, seeds) for group in groups.values()])
     deviation, freedom = spread
     verdicts = [
         Verdict(
             runs,
             baseline,
-            difference(resampled, runs, baseline, spread if others else (0.0, 0), resampling),
+            difference(
+                resampled,
+                _by_seed(runs, seeds),
+                _by_seed(baseline, seeds),
+                spread if others else (0.0, 0),
+                resampling,
+            ),
             same_settings=not others,
         )
         for runs, baseline in pairs
     ]
     letters = {number: letter for letter, members in groups.items() for number in members}
     runs = []
-    for number, (name, run, own) in enumerate(zip(names(recorded), recorded, losses, strict=True)):
+    for number, (name, seed, own) in enumerate(zip(names(recorded), seeds, losses, strict=True)):
         low, high = interval(resampled[1:, number], LEVEL)
         loss, predicted = float(resampled[0, number]), int(own.predicted.sum())
-        seed = run.last["config"]["seed"]
         runs.append(ComparedRun(name, letters[number], seed, stored[number].step, loss, low, high, predicted))
     return Findings(
         runs,
@@ -104,6 +110,11 @@ def _groups(recorded: Sequence[RecordedRun], losses: Sequence[MeasuredLosses]) -
         settings = json.dumps(run.training_settings(own.step), sort_keys=True)
         by_settings.setdefault(settings, []).append(number)
     return {chr(ord("A") + number): members for number, members in enumerate(by_settings.values())}
+
+
+def _by_seed(group: Sequence[int], seeds: Sequence[int]) -> list[list[int]]:
+    """Numbers of a group's runs of each seed: several are repeats, as by another number of ranks."""
+    return [[number for number in group if seeds[number] == seed] for seed in dict.fromkeys(seeds[n] for n in group)]
 
 
 def _titles(groups: dict[str, list[int]], settings: dict[str, list[str]]) -> dict[str, str]:

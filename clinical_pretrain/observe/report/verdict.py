@@ -10,6 +10,7 @@ from typing import Any
 from clinical_pretrain.observe.report.bootstrap import Difference
 from clinical_pretrain.tasks.scores.bootstrap import Resampling
 from tokenizer_tools.pages.wording import four_digits
+from tokenizer_tools.wording import counted
 
 NOISE = "within the noise"
 FEW = 2
@@ -83,8 +84,11 @@ class Findings:
         first = self.runs[numbers[0]]
         if len(numbers) == 1:
             return first.name
-        title = self.titles[first.group]
-        return f"{first.group} ({title + ', ' if title else ''}{len(numbers)} seeds)"
+        title, seeds = self.titles[first.group], len({self.runs[number].seed for number in numbers})
+        members = (
+            counted(seeds, "seed") if seeds == len(numbers) else f"{len(numbers)} runs of {counted(seeds, 'seed')}"
+        )
+        return f"{first.group} ({title + ', ' if title else ''}{members})"
 
     def perplexity(self, numbers: Sequence[int]) -> float:
         """exp of the mean loss of some runs."""
@@ -100,7 +104,9 @@ class Findings:
         by = f"{abs(found.nats):.4f} nats per masked token ({level} interval {ends[0]:.4f} to {ends[1]:.4f})"
         names = self.label(better), self.label(worse)
         if verdict.same_settings:
-            return f"{NOISE}: {names[0]} and {names[1]} have the same settings but for the seed, and differ by {by}"
+            seeds = {self.runs[number].seed for number in (*better, *worse)}
+            same = "settings but for the seed" if len(seeds) > 1 else "settings and seed"
+            return f"{NOISE}: {names[0]} and {names[1]} have the same {same}, and differ by {by}"
         change = f"perplexity {four_digits(self.perplexity(better))} instead of {four_digits(self.perplexity(worse))}"
         if verdict.is_noise:
             return f"{NOISE}: {names[0]} has a lower loss than {names[1]} by {by}, {change}, which may be chance"
@@ -130,14 +136,15 @@ class Findings:
                 f"Between seeds of the same settings the loss varies by {self.seed_deviation:.4f} nats (standard "
                 f"deviation): {covered}."
             )
-            if len(self.groups) > 1 and len(self.runs) - len(self.groups) <= FEW:
+            seeds = len({(run.group, run.seed) for run in self.runs})
+            if len(self.groups) > 1 and seeds - len(self.groups) <= FEW:
                 found.append(
-                    f"That spread is known from {len(self.runs)} runs, which say little of it, so the intervals are "
+                    f"That spread is known from {seeds} runs, which say little of it, so the intervals are "
                     "wide: more seeds of each setting narrow them."
                 )
         else:
             found.append(
-                "The seed of training is not covered, as no settings have two runs: the verdict is on these models. "
+                "The seed of training is not covered, as no settings have two seeds: the verdict is on these models. "
                 "To judge their settings, train each with several seeds, and give all runs to compare."
             )
         return found
