@@ -15,7 +15,7 @@ CUBLAS_WORKSPACE = {True: 32 << 20, False: (8 << 20) + (128 << 10)}
 parseChosenWorkspaceSize."""
 
 CPU_LIBRARIES = 10_000_000
-"""Bytes that a process on a CPU takes beside tensors in a pass, for buffers of MKL and oneDNN. glibc's holes aren't in it.
+"""Bytes that a process on a CPU takes beside tensors in a pass, for buffers of MKL and oneDNN.
 Fitted to benchmarks/results/plan_cpu.json: torch's profiler shows that the tensors themselves are as replayed."""
 
 
