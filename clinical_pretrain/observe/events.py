@@ -68,5 +68,5 @@ def of_stop(stop: dict[str, Any]) -> Event:
     """How a run last ended, as stop.json says."""
     at = 0.0
     with suppress(KeyError, ValueError):
-        at = datetime.strptime(stop["time"], "%Y-%m-%dT%H:%M:%S%z").timestamp()
+        at = datetime.strptime(stop["time"], "%Y-%m-%dT%H:%M:%S%z").timestamp() + 0.999  # the last of its second
     return Event(at, str(stop.get("reason")), stop.get("exit_code") not in (0, STOPPED, ENDED))

@@ -14,6 +14,7 @@ from run_folders import metrics_line, start_entry, train_line, validation_line, 
 
 from clinical_pretrain.cli import main
 from clinical_pretrain.observe import pace, watch_view
+from clinical_pretrain.observe.events import of_stop
 from clinical_pretrain.observe.pace import time_left
 from clinical_pretrain.observe.sparkline import Curve, sparkline
 from clinical_pretrain.observe.status import status
@@ -308,6 +309,11 @@ def test_lines_without_numbers_where_they_belong_are_damaged(running, change, ca
         log.write(metrics_line(train_line(991) | change))
     assert "lines of metrics.jsonl that can't be read: 1" in shown(running) and status(running)["step"] == 990
     assert main(["status", str(running)]) == 0 and "left out 1 line" in capsys.readouterr().err
+
+
+def test_the_stop_is_the_last_event_of_its_second():
+    """stop.json has whole seconds."""
+    assert 9.9 < of_stop({"time": "1970-01-01T00:00:09+0000", "reason": "finished", "exit_code": 0}).time < 10
 
 
 def test_a_run_that_only_gets_worse_has_its_lowest_loss_at_step_0(tmp_path):
