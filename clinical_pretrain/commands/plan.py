@@ -16,7 +16,12 @@ def plan(argv: Sequence[str]) -> dict[str, Any]:
     parser = make_parser("plan", plan.__doc__)
     parser.add_argument("--gpus", type=int, default=1, help="number of GPUs")
     parser.add_argument("--gpu", default="h100-80gb", help="model of GPU, such as v100-32gb or a100-80gb")
-    parser.add_argument("--shards", help="shard folder: its length, vocabulary and number of sequences count")
+    parser.add_argument(
+        "--data.shards",  # as run and doctor name it
+        "--shards",
+        dest="shards",
+        help="shard folder: its length, vocabulary and number of sequences count",
+    )
     parser.add_argument("--sequence_length", type=int, help="tokens per sequence, without --shards (default: 4096)")
     parser.add_argument(
         "--gpus_per_node",
@@ -27,10 +32,7 @@ def plan(argv: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--network_gbit", type=float, default=200.0, help="Gbit/s of a node to others, each direction")
     parser.add_argument("--measured", metavar="RUN", help="run folder whose speed on this GPU scales the times")
     parser.add_argument("--plot", metavar="FILE", help="draw the speed by number of GPUs, as PNG, PDF or SVG")
-    # run and doctor name the shards --data.shards
-    renamed = [f"--shards{word.removeprefix('--data.shards')}" if word.split("=")[0] == "--data.shards" else word
-               for word in argv]  # fmt: skip
-    own, slurm, of_run = divide(renamed, parser)
+    own, slurm, of_run = divide(argv, parser)
     args = parse(
         parser,
         own,
