@@ -48,7 +48,7 @@ def plan(argv: Sequence[str]) -> dict[str, Any]:
     from clinical_pretrain.estimate.cards import card_named
     from clinical_pretrain.estimate.speed import Network
     from clinical_pretrain.observe import plan as planning
-    from clinical_pretrain.observe.plan_scaling import dominated_from, draw, footnotes, scaling, table
+    from clinical_pretrain.observe import plan_scaling
     from clinical_pretrain.observe.plot import check_picture
 
     card, network = card_named(args.gpu), Network(args.gpus_per_node, args.network_gbit)
@@ -59,17 +59,10 @@ def plan(argv: Sequence[str]) -> dict[str, Any]:
     asked = planning.Asked(config, card, args.gpus, network, args.sequence_length or 4096, shards, measured)
     made = planning.make_plan(asked)
     print("\n".join(planning.report(made)))
-    rows = scaling(made.given, made.shown)
-    print("\nby number of GPUs: as many sequences for each (weak), or for all together as now (strong)")
-    print("\n".join([*table(rows), *footnotes(rows)]))
-    first = dominated_from(rows)
-    print(
-        f"communication takes more than half of a step from {first:,} GPUs on"
-        if first
-        else "communication takes less than half of a step on all of them"
-    )
+    rows = plan_scaling.scaling(made.given, made.shown)
+    print("\n".join(["", *plan_scaling.report(rows)]))
     if plot:
-        draw(rows, first, plot)
+        plan_scaling.draw(rows, plot)
         print(f"{plot}: drawn")
     return report(args, planning.facts(made))
 

@@ -71,7 +71,7 @@ def dominated_from(rows: list[ScalingRow]) -> int | None:
     return next((row.gpus for row in rows if row.weak_communication > 0.5), None)
 
 
-def draw(rows: list[ScalingRow], dominated: int | None, out: Path) -> None:
+def draw(rows: list[ScalingRow], out: Path) -> None:
     """Speed against the number of GPUs, weak and strong, and the number from which communication dominates."""
     import matplotlib
 
@@ -84,6 +84,7 @@ def draw(rows: list[ScalingRow], dominated: int | None, out: Path) -> None:
     axes.plot(gpus, [row.weak_tokens_per_second for row in rows], marker="o", markersize=4, label="weak")
     strong = [(row.gpus, row.strong_tokens_per_second) for row in rows if row.strong_tokens_per_second is not None]
     axes.plot(*zip(*strong, strict=True), marker="s", markersize=4, label="strong")
+    dominated = dominated_from(rows)
     if dominated:
         axes.axvline(dominated, color="#b2182b", linewidth=0.8, label="communication: over half of a step")
     axes.set_xscale("log", base=2)
@@ -97,9 +98,12 @@ def draw(rows: list[ScalingRow], dominated: int | None, out: Path) -> None:
     pyplot.close(figure)
 
 
-def table(rows: list[ScalingRow]) -> list[str]:
-    """Lines of a table."""
-    lines = ["  GPUs     tokens/s  efficiency  waits       tokens/s  efficiency"]
+def report(rows: list[ScalingRow]) -> list[str]:
+    """A table in lines, what its columns mean, and from where on communication dominates."""
+    lines = [
+        "by number of GPUs: as many sequences for each (weak), or for all together as now (strong)",
+        "  GPUs     tokens/s  efficiency  waits       tokens/s  efficiency",
+    ]
     for row in rows:
         strong = "-" if row.strong_tokens_per_second is None else f"{row.strong_tokens_per_second:,}"
         share = "-" if row.strong_efficiency is None else f"{row.strong_efficiency:.0%}"
@@ -107,12 +111,13 @@ def table(rows: list[ScalingRow]) -> list[str]:
             f"  {row.gpus:>4}  {row.weak_tokens_per_second:>11,}  {row.weak_efficiency:>10.0%}  "
             f"{row.weak_communication:>5.0%}    {strong:>11}  {share:>10}"
         )
-    return lines
-
-
-def footnotes(rows: list[ScalingRow]) -> list[str]:
-    """What the columns mean."""
-    lines = ["  efficiency: speed of a GPU over that of one alone; waits: share of a step that waits for communication"]
+    lines.append(
+        "  efficiency: speed of a GPU over that of one alone; waits: share of a step that waits for communication"
+    )
     if any(round(row.weak_efficiency, 2) > 1 for row in rows):
         lines.append("  over 100%: ZeRO divides the optimizer's update among the GPUs, so each has less to do")
-    return lines
+    first = dominated_from(rows)
+    dominates = (
+        f"more than half of a step from {first:,} GPUs on" if first else "less than half of a step on all of them"
+    )
+    return [*lines, f"communication takes {dominates}"]
