@@ -20,3 +20,12 @@ def short_count(number: int) -> str:
         if number >= size:
             return f"{float(f'{number / size:.3g}'):,g} {letter}"
     return f"{number:,}"
+
+
+def byte_count(number: float) -> str:
+    """A number of bytes, in units of powers of 1,000: 640 bytes, 1.9 GB."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:,.0f} {unit}" if unit == "bytes" else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:,.1f} TB"

@@ -25,8 +25,10 @@ from clinical_pretrain.checkpoint.verify import point_latest_to
 from clinical_pretrain.config.recovery import CheckpointConfig
 from clinical_pretrain.distributed import Ranks
 from clinical_pretrain.engine.deepspeed_internals import parameter_count
+from clinical_pretrain.estimate.shapes import checkpoint_bytes
 from clinical_pretrain.run_folder.paths import RunFolder
 from tokenizer_tools.files import flush_folder, write_json
+from tokenizer_tools.wording import byte_count
 
 
 @dataclass(frozen=True)
@@ -133,9 +135,10 @@ def _reason(error: OSError) -> str:
     return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
 
 
-def checkpoint_bytes(model: torch.nn.Module) -> int:
-    """Size of a checkpoint: the model's own weights, and fp32 weights and both of Adam's moments."""
-    return 16 * parameter_count(model)
+def size_of_checkpoint(model: torch.nn.Module) -> int:
+    """Bytes of a checkpoint of a model as it is trained: in its precision, with what is frozen."""
+    element = next(model.parameters()).element_size()
+    return checkpoint_bytes(parameter_count(model), parameter_count(model, only_trained=True), element)
 
 
 def check_disk_space(folder: RunFolder, engine: Any) -> None:
@@ -144,10 +147,9 @@ def check_disk_space(folder: RunFolder, engine: Any) -> None:
     Raises:
         OSError: it doesn't.
     """
-    needed, free = checkpoint_bytes(engine.module), shutil.disk_usage(folder.path).free
+    needed, free = size_of_checkpoint(engine.module), shutil.disk_usage(folder.path).free
     if free < needed:
-        unit, name = (1e9, "GB") if needed > 1e9 else (1e6, "MB")
-        raise OSError(f"{needed / unit:,.1f} {name} are needed, {free / unit:,.1f} {name} are free")
+        raise OSError(f"{byte_count(needed)} are needed, {byte_count(free)} are free")
 
 
 def _put_in_place(temporary: Path, checkpoint: Path) -> None:

@@ -130,9 +130,11 @@ def gradient_norm(engine: Any, scale: float, like: torch.Tensor) -> torch.Tensor
 # Partitioned parameters ---------------------------------------------------------------------------------------------
 
 
-def parameter_count(model: torch.nn.Module) -> int:
-    """Number of a model's parameters; those that ZeRO 3 has partitioned by their whole size (`ds_numel`)."""
-    return sum(p.ds_numel if hasattr(p, "ds_numel") else p.numel() for p in model.parameters())
+def parameter_count(model: torch.nn.Module, only_trained: bool = False) -> int:
+    """Number of a model's parameters, or of those that aren't frozen; those that ZeRO 3 has partitioned by their whole
+    size (`ds_numel`)."""
+    counted = (p for p in model.parameters() if p.requires_grad or not only_trained)
+    return sum(p.ds_numel if hasattr(p, "ds_numel") else p.numel() for p in counted)
 
 
 def local_weights(model: torch.nn.Module, rank: int) -> Iterator[torch.Tensor]:

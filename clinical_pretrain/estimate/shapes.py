@@ -192,6 +192,17 @@ def parameters(shape: ModelShape) -> list[Parameter]:
     return [*found, Parameter(shape.vocab_size, True, False), *_linear(width, width), *_norm(width)]
 
 
+def checkpoint_bytes(total: int, trained: int, element: int) -> int:
+    """Size of a checkpoint: the weights that compute, and of trained ones fp32 weights and both of Adam's moments.
+
+    Args:
+        total: parameters of the model.
+        trained: those of them that aren't frozen.
+        element: bytes of a weight that computes.
+    """
+    return element * total + 12 * trained
+
+
 def layer_parameters(shape: ModelShape) -> int:
     """Trained parameters of one layer."""
     width, inner = shape.hidden_size, shape.intermediate_size

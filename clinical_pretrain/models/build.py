@@ -41,14 +41,14 @@ def build_model(config: RunConfig, manifest: Manifest, zero_stage: int = 0) -> P
         model = load_pretrained(config.model.name_or_path, model_config, family.model_class, torch.float32)
         if config.model.position_embeddings == "tile":
             model = tile_positions(model, manifest.sequence_length)
-    _freeze_unused(model, config)
+    freeze_unused(model, config)
     if config.attention.dropout is not None:
         family.set_attention_dropout(model, config.attention.dropout)
     install_encoder(model, config, zero_stage)
     return model.train()
 
 
-def _freeze_unused(model: PreTrainedModel, config: RunConfig) -> None:
+def freeze_unused(model: PreTrainedModel, config: RunConfig) -> None:
     """Freeze what gets no gradient: weight decay would still shrink it."""
     family = family_of(model.config)
     unused = family.unused_weights + (family.global_weights if config.attention.global_tokens == "none" else ())

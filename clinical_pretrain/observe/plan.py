@@ -21,15 +21,14 @@ from clinical_pretrain.estimate.choice import (
     largest_that_fits,
     possible_sizes,
 )
-from clinical_pretrain.estimate.shapes import parameters, shape_of
+from clinical_pretrain.estimate.shapes import checkpoint_bytes, parameters, shape_of
 from clinical_pretrain.estimate.speed import Network
 from clinical_pretrain.estimate.zero import ZeroSettings
-from clinical_pretrain.observe.doctor import folders
 from clinical_pretrain.observe.plan_measured import Measurement, measurement, newest_measurement
 from clinical_pretrain.observe.plan_scaling import scaling
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import Manifest
-from tokenizer_tools.wording import short_count
+from tokenizer_tools.wording import byte_count, short_count
 
 STAGES = (1, 2, 3)
 
@@ -234,8 +233,7 @@ def disk(plan: Plan) -> dict[str, int]:
     """Bytes on the disk, by what for: the shards, one checkpoint, all that are kept at once, the export."""
     every = parameters(plan.given.model)
     trained, total = (sum(each.numel for each in every if each.is_trained or not only) for only in (True, False))
-    element = 4 if plan.given.config.precision == "fp32" else 2
-    of_checkpoint = 12 * trained + element * total  # fp32 weights and both moments; the weights that compute
+    of_checkpoint = checkpoint_bytes(total, trained, 4 if plan.given.config.precision == "fp32" else 2)
     found = {}
     if plan.shards is not None:
         found["shards"] = sum(path.stat().st_size for path in plan.shards.rglob("*") if path.is_file())
@@ -339,10 +337,10 @@ def _amount(value: float) -> str:
 
 def _disk_lines(plan: Plan) -> Iterator[str]:
     sizes, kept = disk(plan), plan.given.config.checkpoints_kept(plan.steps)
-    shards = f"shards {folders.size(sizes['shards'])}, " if "shards" in sizes else ""
+    shards = f"shards {byte_count(sizes['shards'])}, " if "shards" in sizes else ""
     yield (
-        f"  disk      {shards}checkpoints {folders.size(sizes['checkpoints'])} ({kept} of "
-        f"{folders.size(sizes['checkpoint'])}), export {folders.size(sizes['export'])}"
+        f"  disk      {shards}checkpoints {byte_count(sizes['checkpoints'])} ({kept} of "
+        f"{byte_count(sizes['checkpoint'])}), export {byte_count(sizes['export'])}"
     )
     if plan.manifest is not None:
         train = plan.manifest.splits["train"]

@@ -133,8 +133,9 @@ def ask_size(config: RunConfig) -> int | None:
     """
     import torch
 
-    from clinical_pretrain.checkpoint.pending_save import checkpoint_bytes
+    from clinical_pretrain.checkpoint.pending_save import size_of_checkpoint
     from clinical_pretrain.models.base_model import fitting_model_config
+    from clinical_pretrain.models.build import freeze_unused
     from clinical_pretrain.models.families import family_of
     from clinical_pretrain.training.preflight import load_shards
 
@@ -144,7 +145,9 @@ def ask_size(config: RunConfig) -> int | None:
         return None
     model_config = fitting_model_config(config, manifest)
     with torch.device("meta"):
-        return checkpoint_bytes(family_of(model_config).model_class(model_config))
+        model = family_of(model_config).model_class(model_config)
+    freeze_unused(model, config)
+    return size_of_checkpoint(model if config.precision == "fp32" else model.half())
 
 
 def compile_something() -> str | None:

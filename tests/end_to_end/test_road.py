@@ -10,7 +10,12 @@ import pytest
 from conftest import REPOSITORY, SHARED
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
+from clinical_pretrain.checkpoint.pending_save import size_of_checkpoint
 from clinical_pretrain.cli import COMMANDS, main
+from clinical_pretrain.config.run_config import RunConfig
+from clinical_pretrain.estimate.shapes import checkpoint_bytes, from_transformers, parameters
+from clinical_pretrain.models.build import freeze_unused
+from clinical_pretrain.run_folder.paths import RunFolder
 
 BIN = Path(sys.executable).parent
 
@@ -44,6 +49,19 @@ def test_the_demo_learns_and_says_so(demo):
     model = AutoModelForMaskedLM.from_pretrained(summary["model_dir"])
     assert model.config.model_type == "longformer"
     assert AutoTokenizer.from_pretrained(summary["model_dir"]).model_max_length == 4096
+
+
+def test_the_size_of_a_checkpoint_is_known_beforehand(demo):
+    """By the model's shape, as plan says it, and by the model, as it is asked before each save."""
+    (run,) = map(RunFolder, (demo[0] / "runs").iterdir())
+    saved = sum(file.stat().st_size for file in run.checkpoint(run.saved_steps()[-1]).iterdir())
+    model_config = json.loads((run.model_config / "config.json").read_text())
+    every = parameters(from_transformers(model_config))
+    total, trained = (sum(each.numel for each in every if each.is_trained or not only) for only in (False, True))
+    assert checkpoint_bytes(total, trained, element=4) == pytest.approx(saved, rel=0.02)
+    model = AutoModelForMaskedLM.from_pretrained(demo[0] / "model")
+    freeze_unused(model, RunConfig())
+    assert size_of_checkpoint(model) == checkpoint_bytes(total, trained, element=4)
 
 
 def test_the_demo_works_twice(demo):

@@ -273,7 +273,7 @@ def test_folders_of_texts(corpus, tmp_path, capsys):
         (root / "p0" / name).write_bytes(b"\x00")
     assert main([*call, "--patient-folder", "2", "--files", "txt"]) == 0
     said = capsys.readouterr().err
-    assert f"reading {root}: 90 txt files (0.0 MB); not read: 1 hidden, 1 other (.pdf)\n" in said, said
+    assert f"reading {root}: 90 txt files (1.2 kB); not read: 1 hidden, 1 other (.pdf)\n" in said, said
     found = splits_of_patients(tmp_path / "s")
     assert len(found) == 30 and all(len(splits) == 1 for splits in found.values())
     (root / "p0" / "stray.txt").write_text("whose?")
@@ -543,7 +543,7 @@ def test_texts_of_any_case_and_no_hidden_file(tmp_path):
         (tmp_path / name).write_bytes(b"\x00\x05" if name.startswith(".") else name.encode())
     assert [note.text for note in read_notes([tmp_path])] == ["a.txt", "b.TXT"]
     (found,) = find_inputs([tmp_path])
-    assert re.search(r"reading .*: 2 txt files \(0.0 MB\); not read: 2 hidden", found.describe())
+    assert re.search(r"reading .*: 2 txt files \(10 bytes\); not read: 2 hidden", found.describe())
 
 
 def test_a_source_tree_is_no_corpus(tmp_path, capsys):

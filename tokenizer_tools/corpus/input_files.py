@@ -12,6 +12,7 @@ from typing import Literal
 from tokenizer_tools.corpus.compressed_files import COMPRESSIONS, open_file
 from tokenizer_tools.corpus.sources import Source
 from tokenizer_tools.errors import UserError
+from tokenizer_tools.wording import byte_count
 
 Kind = Literal["csv", "jsonl", "parquet", "txt", "xml"]
 SUFFIXES: dict[Kind, tuple[str, ...]] = {
@@ -63,7 +64,7 @@ class Input:
         files = f": {len(self.files):,} {self.kind} file{'s' * (len(self.files) != 1)}" if self.is_folder else ""
         skipped = f"; not read: {_listed(self.skipped)}" if self.skipped else ""
         name = f"source {self.source.name}: " if self.source and self.source.name else ""
-        return f"reading {name}{self.path}{files} ({self.size / 1e6:,.1f} MB){skipped}"
+        return f"reading {name}{self.path}{files} ({byte_count(self.size)}){skipped}"
 
     def folders_by_level(self) -> list[int]:
         """Number of folders that hold the files, at each level below the input."""

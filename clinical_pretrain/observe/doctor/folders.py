@@ -19,6 +19,7 @@ from clinical_pretrain.observe.doctor.findings import Finding, fault, ok, warnin
 from clinical_pretrain.observe.doctor.network import CLOCK_SECONDS, check_clock
 from clinical_pretrain.run_folder.paths import RunFolder
 from tokenizer_tools.manifest import Manifest
+from tokenizer_tools.wording import byte_count
 
 TRIAL_BYTES, TRIAL_SECONDS = 64 << 20, 3.0
 """A disk's speed is measured with so many bytes, or for so long."""
@@ -53,7 +54,7 @@ def check_run_folder(run_dir: Path, warning_seconds: int, checkpoint_bytes: int 
     written = ok("run folder", found)
     if checkpoint_bytes:
         seconds = checkpoint_bytes / speed
-        found += f"; a checkpoint of {size(checkpoint_bytes)} takes {seconds:,.0f} s"
+        found += f"; a checkpoint of {byte_count(checkpoint_bytes)} takes {seconds:,.0f} s"
         written = ok("run folder", found)
         if 0 < warning_seconds < 2 * seconds:
             remedy = f"--slurm.warning_seconds {10 * round(0.3 * seconds)} or a faster disk"
@@ -159,10 +160,12 @@ def check_space(config: RunConfig, checkpoint_bytes: int | None) -> Finding:
     folder, kept = RunFolder(Path(config.run_dir)), config.checkpoints_kept(config.max_steps + config.extend)
     free = shutil.disk_usage(existing(folder.path)).free
     if checkpoint_bytes is None:
-        return ok("disk space", f"{size(free)} free; what checkpoints need isn't known without the model")
+        return ok("disk space", f"{byte_count(free)} free; what checkpoints need isn't known without the model")
     there = sum(path.stat().st_size for path in folder.checkpoints.glob("step-*/*") if path.is_file())
     needed = max(checkpoint_bytes, kept * checkpoint_bytes - there)
-    found = f"{size(free)} free, {size(needed)} needed for {kept} checkpoints of {size(checkpoint_bytes)}"
+    found = (
+        f"{byte_count(free)} free, {byte_count(needed)} needed for {kept} checkpoints of {byte_count(checkpoint_bytes)}"
+    )
     remedy = f"free disk space, {OTHER_RUN_DIR}, or keep fewer: --checkpoint.keep_latest 1"
     if free < checkpoint_bytes:
         return fault("disk space", found, remedy)
@@ -200,9 +203,3 @@ def filesystem(path: Path) -> str:
         if (place == mount or place.startswith(mount.rstrip("/") + "/")) and len(mount) >= len(best[0]):
             best = mount, more.split()[0]
     return best[1]
-
-
-def size(count: float) -> str:
-    """Bytes in words."""
-    unit, name = (1e9, "GB") if count > 1e9 else (1e6, "MB")
-    return f"{count / unit:,.1f} {name}"

@@ -26,6 +26,7 @@ from tokenizer_tools.manifest import (
 from tokenizer_tools.shards.folder import finish_append
 from tokenizer_tools.shards.verify.checks import COPY, REBUILD, Check
 from tokenizer_tools.tokenizer.identity import tokenizer_sha256, vocab_sha256
+from tokenizer_tools.wording import byte_count
 
 _TOKENIZER_FILES = [f"{TOKENIZER_FOLDER}/{name}" for name in ("tokenizer.json", "tokenizer_config.json")]
 _ROLES = {
@@ -71,16 +72,8 @@ def check_files(folder: Path, manifest: Manifest) -> tuple[Check, set[str]]:
                 check.fault("not a file of these shards", name, "move it elsewhere, or delete it")
     for name in sorted(expected - there - set(REPORT_NAMES)):
         check.fault("missing", name, COPY)
-    check.found = f"{len(there):,} files, {_size(size)}"
+    check.found = f"{len(there):,} files, {byte_count(size)}"
     return check, there
-
-
-def _size(size: float) -> str:
-    for unit in ("bytes", "KB", "MB"):
-        if size < 1000:
-            return f"{size:,.0f} {unit}"
-        size /= 1000
-    return f"{size:,.1f} GB"
 
 
 def check_modes(folder: Path) -> Check:
