@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -109,6 +110,14 @@ def fit(parts: Sequence[str], width: int) -> str:
     while len(line := " · ".join(kept)) > width and len(kept) > 1:
         kept.pop(-2 if len(kept) > 2 else -1)
     return line[: max(0, width)]
+
+
+def wrapped(line: str, indent: int) -> str:
+    """A line in the terminal's width, indented from its second row on. In a log or a pipe it stays one row."""
+    width = shutil.get_terminal_size().columns
+    if not sys.stdout.isatty() or len(line) <= width or width < 2 * indent:
+        return line
+    return textwrap.fill(line, width, subsequent_indent=indent * " ", break_long_words=False, break_on_hyphens=False)
 
 
 console = Console()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clinical_pretrain.commands.options import divide, make_parser, parse, report
+from clinical_pretrain.console import wrapped
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.ranges import Range
 
@@ -48,7 +49,7 @@ def plan(argv: Sequence[str]) -> dict[str, Any]:
     from clinical_pretrain.estimate.cards import card_named
     from clinical_pretrain.estimate.speed import Network
     from clinical_pretrain.observe import plan as planning
-    from clinical_pretrain.observe import plan_scaling
+    from clinical_pretrain.observe.plan_scaling import draw
     from clinical_pretrain.observe.plot import check_picture
 
     card, network = card_named(args.gpu), Network(args.gpus_per_node, args.network_gbit)
@@ -58,11 +59,10 @@ def plan(argv: Sequence[str]) -> dict[str, Any]:
         check_picture(plot, "--plot")
     asked = planning.Asked(config, card, args.gpus, network, args.sequence_length or 4096, shards, measured)
     made = planning.make_plan(asked)
-    print("\n".join(planning.report(made)))
-    rows = plan_scaling.scaling(made.given, made.shown)
-    print("\n".join(["", *plan_scaling.report(rows)]))
+    for line in planning.report(made):
+        print(line if line.startswith(planning.OPTIONS) else wrapped(line, 12 if line[10:12] == "  " else 4))
     if plot:
-        plan_scaling.draw(rows, plot)
+        draw(made.scaling, plot)
         print(f"{plot}: drawn")
     return report(args, planning.facts(made))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,14 @@ from clinical_pretrain.estimate.shapes import checkpoint_bytes, parameters, shap
 from clinical_pretrain.estimate.speed import Network
 from clinical_pretrain.estimate.zero import ZeroSettings
 from clinical_pretrain.observe.plan_measured import Measurement, measurement, newest_measurement
-from clinical_pretrain.observe.plan_scaling import scaling
+from clinical_pretrain.observe.plan_scaling import ScalingRow, scaling, scaling_lines
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import Manifest
 from tokenizer_tools.wording import byte_count, short_count
 
 STAGES = (1, 2, 3)
+OPTIONS = "  options for it: "
+"""What the line begins with that is copied in one piece."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,16 @@ class Plan:
     def shown(self) -> Candidate:
         """What was asked, or else chosen."""
         return self.asked or self.chosen
+
+    @cached_property
+    def largest(self) -> int:
+        """The largest micro-batch that fits with what is shown."""
+        return largest_that_fits(self.given, self.shown.zero, self.shown.activation_checkpointing)
+
+    @cached_property
+    def scaling(self) -> list[ScalingRow]:
+        """By number of GPUs."""
+        return scaling(self.given, self.shown)
 
 
 def make_plan(asked: Asked) -> Plan:
@@ -178,7 +191,7 @@ def facts(plan: Plan) -> dict[str, Any]:
         "tokens": plan.steps * given.config.batch.train_batch_size * given.length,
         "gpu_hours": round(_hours(plan, shown) * given.world_size, 7),
         "kilowatt_hours": round(_kilowatt_hours(plan, shown), 7),
-        "largest_micro_batch_size": largest_that_fits(given, shown.zero, shown.activation_checkpointing),
+        "largest_micro_batch_size": plan.largest,
         "memory_gb_by_part": {part: round(size / 1e9, 3) for part, size in shown.memory.by_part.items() if size},
         "peak_phase": shown.memory.phase,
         "needed_gb": round(shown.needed_bytes / 1e9, 3),
@@ -188,7 +201,7 @@ def facts(plan: Plan) -> dict[str, Any]:
         "candidates": [_figures(plan, each) for each in plan.others],
         "disk_gb": {name: round(size / 1e9, 2) for name, size in disk(plan).items()},
         "epochs": _epochs(plan),
-        "scaling": [asdict(row) for row in scaling(given, shown)],
+        "scaling": [asdict(row) for row in plan.scaling],
         "notes": plan.notes,
         "options": list(plan.options),
     }
@@ -275,7 +288,9 @@ def report(plan: Plan) -> Iterator[str]:
         )
     yield _why(plan)
     if plan.options:
-        yield f"  options for it: {' '.join(plan.options)}"
+        yield f"{OPTIONS}{' '.join(plan.options)}"
+    yield ""
+    yield from scaling_lines(plan.scaling)
 
 
 def _what_it_is(measured: Measurement | None) -> str:
@@ -302,10 +317,9 @@ def _memory_lines(plan: Plan) -> Iterator[str]:
         f"{name} {size / 1e9:.2f}" for name, size in parts if size >= 5e6
     )
     verdict = "fits" if shown.fits else "does NOT fit"
-    largest = largest_that_fits(given, shown.zero, shown.activation_checkpointing)
     yield (
         f"            {shown.needed_bytes / 1e9:.2f} of {card / 1e9:.2f} GB with fragmentation, CUDA and NCCL: "
-        f"{verdict}; at most {largest} sequences would"
+        f"{verdict}; at most {plan.largest} sequences would"
     )
 
 

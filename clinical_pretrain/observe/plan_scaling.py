@@ -98,10 +98,11 @@ def draw(rows: list[ScalingRow], out: Path) -> None:
     pyplot.close(figure)
 
 
-def report(rows: list[ScalingRow]) -> list[str]:
+def scaling_lines(rows: list[ScalingRow]) -> list[str]:
     """A table in lines, what its columns mean, and from where on communication dominates."""
     lines = [
-        "by number of GPUs: as many sequences for each (weak), or for all together as now (strong)",
+        "by number of GPUs: sequences per GPU as now (weak), or per step (strong)",
+        "                               weak                    strong",
         "  GPUs     tokens/s  efficiency  waits       tokens/s  efficiency",
     ]
     for row in rows:

@@ -3,7 +3,7 @@
 import io
 import sys
 
-from clinical_pretrain.console import Console, fit
+from clinical_pretrain.console import Console, fit, wrapped
 
 
 class Terminal(io.StringIO):
@@ -27,6 +27,20 @@ def test_progress_fits_its_line():
     assert fit(parts, 79) == "step 100,000/200,000 · loss 1.5342 · lr 2.99e-05 · 100:01:55 left"
     assert fit(parts, 40) == "step 100,000/200,000 · 100:01:55 left"
     assert fit(parts, 25) == "step 100,000/200,000" and fit(parts, 8) == "step 100" and fit(parts, 0) == ""
+
+
+def test_a_terminal_wraps_lines_at_words(monkeypatch):
+    line = f"ok       ports     a port of this machine, 127.0.0.1:44937, can be reached from {'x' * 50}, too"
+    assert wrapped(line, 19) == line  # in a log
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    monkeypatch.setenv("COLUMNS", "60")
+    rows = wrapped(line, 19).split("\n")
+    assert [row.strip() for row in rows] == [
+        "ok       ports     a port of this machine, 127.0.0.1:44937,", "can be reached from", f"{'x' * 50},", "too"
+    ]  # fmt: skip
+    assert all(row.startswith(19 * " " + row[19]) and row[19] != " " for row in rows[1:])
+    monkeypatch.setenv("COLUMNS", str(len(line)))
+    assert wrapped(line, 19) == line
 
 
 def test_what_a_signals_handler_says_stands_in_a_line_of_its_own(monkeypatch):

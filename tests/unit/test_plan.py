@@ -353,10 +353,14 @@ def test_efficiency_exceeds_one_by_the_update_alone(monkeypatch):
     conditions = given(CONFIGS[0], "a100-40gb", world_size=2)
     chosen = choice.candidate(conditions, zero(2), "none", 3)
     rows = plan_scaling.scaling(conditions, chosen)
-    assert max(row.weak_efficiency for row in rows) > 1 and "over 100%: ZeRO" in "\n".join(plan_scaling.report(rows))
+    assert max(row.weak_efficiency for row in rows) > 1 and "over 100%: ZeRO" in "\n".join(
+        plan_scaling.scaling_lines(rows)
+    )
     monkeypatch.setattr(speed, "UPDATE_BYTES", 0)
     rows = plan_scaling.scaling(conditions, chosen)
-    assert max(row.weak_efficiency for row in rows) == 1 and "over 100%" not in "\n".join(plan_scaling.report(rows))
+    assert max(row.weak_efficiency for row in rows) == 1 and "over 100%" not in "\n".join(
+        plan_scaling.scaling_lines(rows)
+    )
 
 
 def test_scaling_fills_nodes():

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from clinical_pretrain.console import wrapped
 from tokenizer_tools.errors import UserError
 
 Level = Literal["ok", "warning", "fault"]
@@ -98,9 +99,9 @@ def table(findings: Sequence[Finding]) -> list[str]:
     lines = []
     for finding, title in zip(findings, titles, strict=True):
         mark = "FAULT" if finding.level == "fault" else finding.level
-        lines.append(f"{mark:<7}  {title:<{width}}  {finding.found}")
+        lines.append(wrapped(f"{mark:<7}  {title:<{width}}  {finding.found}", width + 11))
         if finding.remedy:
-            lines.append(f"{'':<7}  {'':<{width}}  -> {finding.remedy}")
+            lines.append(f"{'':<7}  {'':<{width}}  -> {finding.remedy}")  # a command can be copied in one piece
     return lines
 
 
