@@ -28,19 +28,19 @@ def read_metrics(folder: RunFolder, kind: str | None = None) -> list[dict[str, A
 
 
 def warn_of_damaged_lines(folder: RunFolder) -> None:
-    """Say how many lines can't be read, which everything that reads the log leaves out. A last line that isn't whole
-    yet doesn't count."""
-    if count := damaged_lines(folder):
-        lines = counted(count, "line")
-        console.say(f"warning: {folder.metrics_file}: left out {lines} that can't be read", error=True)
+    """Say which lines can't be read, which everything that reads the log leaves out. A last line that isn't whole yet
+    doesn't count."""
+    if numbers := damaged_lines(folder):
+        lines = f"{counted(len(numbers), 'line')} that can't be read (first: line {numbers[0]})"
+        console.say(f"warning: {folder.metrics_file}: left out {lines}", error=True)
 
 
-def damaged_lines(folder: RunFolder) -> int:
-    """How many lines are whole and can't be read."""
+def damaged_lines(folder: RunFolder) -> list[int]:
+    """Numbers, from 1, of the lines that are whole and can't be read."""
     if not folder.metrics_file.exists():
-        return 0
+        return []
     *whole, _ = _texts(folder.metrics_file)
-    return sum(1 for text in whole if text and _parse(folder.metrics_file, text) is None)
+    return [number for number, text in enumerate(whole, 1) if text and _parse(folder.metrics_file, text) is None]
 
 
 def cut_metrics(folder: RunFolder, step: int) -> None:

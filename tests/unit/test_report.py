@@ -192,7 +192,7 @@ def test_lines_that_cannot_be_read_are_said(run, tmp_path, capsys):
     log.write_text("\n".join(['{"step', *lines[1:]]) + "\n")
     page, _ = report(run, tmp_path)
     assert "Left out: 1 of the lines of metrics.jsonl" in page
-    assert capsys.readouterr().err == f"warning: {log}: left out 1 line that can't be read\n"
+    assert capsys.readouterr().err == f"warning: {log}: left out 1 line that can't be read (first: line 1)\n"
 
 
 def test_a_run_that_ended_before_it_trained(run, capsys):

@@ -292,13 +292,15 @@ def test_files_that_cannot_be_read_are_tried_again(running):
 
 
 def test_damaged_lines_are_left_out_and_said(running, capsys):
-    before = shown(running)
+    before, before_lines = shown(running), (running / "metrics.jsonl").read_text().splitlines()
     with (running / "metrics.jsonl").open("a") as log:
         log.write('{"format_version": 2, "st\n{"step": 1}\n' + metrics_line(train_line(991))[:-9])
     assert "lines of metrics.jsonl that can't be read: 2" in shown(running) and "can't be read" not in before
     assert status(running)["step"] == 990
     assert main(["status", str(running)]) == 0
-    assert capsys.readouterr().err == f"warning: {running}/metrics.jsonl: left out 2 lines that can't be read\n"
+    first = len(before_lines) + 1
+    warning = f"warning: {running}/metrics.jsonl: left out 2 lines that can't be read (first: line {first})\n"
+    assert capsys.readouterr().err == warning
 
 
 @pytest.mark.parametrize("change", [

@@ -72,7 +72,7 @@ def curves(run: RecordedRun) -> str:
 
 
 def _left_out(run: RecordedRun) -> str:
-    count = damaged_lines(run.folder)
+    count = len(damaged_lines(run.folder))
     return paragraph(f"Left out: {count:,} of the lines of metrics.jsonl, which can't be read.") if count else ""
 
 
