@@ -99,6 +99,7 @@ def _findings(
         sequences=len(losses[0].sequence),
         same_masks=len({each.measured["masks"]["seed"] for each in stored}) == 1,
         seed_deviation=deviation if freedom else None,
+        seed_freedom=freedom,
         resampling=resampling,
     )
 

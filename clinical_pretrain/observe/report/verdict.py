@@ -77,6 +77,8 @@ class Findings:
     """Whether all runs predict the same tokens."""
     seed_deviation: float | None
     """Standard deviation of the loss between seeds of the same settings; None where no settings have two."""
+    seed_freedom: int
+    """Its degrees of freedom: by how many the runs' seeds exceed the groups."""
     resampling: Resampling
 
     def label(self, numbers: Sequence[int]) -> str:
@@ -84,11 +86,14 @@ class Findings:
         first = self.runs[numbers[0]]
         if len(numbers) == 1:
             return first.name
-        title, seeds = self.titles[first.group], len({self.runs[number].seed for number in numbers})
+        title, seeds = self.titles[first.group], self._seeds(numbers)
         members = (
             counted(seeds, "seed") if seeds == len(numbers) else f"{len(numbers)} runs of {counted(seeds, 'seed')}"
         )
         return f"{first.group} ({title + ', ' if title else ''}{members})"
+
+    def _seeds(self, numbers: Sequence[int]) -> int:
+        return len({self.runs[number].seed for number in numbers})
 
     def perplexity(self, numbers: Sequence[int]) -> float:
         """exp of the mean loss of some runs."""
@@ -104,8 +109,7 @@ class Findings:
         by = f"{abs(found.nats):.4f} nats per masked token ({level} interval {ends[0]:.4f} to {ends[1]:.4f})"
         names = self.label(better), self.label(worse)
         if verdict.same_settings:
-            seeds = {self.runs[number].seed for number in (*better, *worse)}
-            same = "settings but for the seed" if len(seeds) > 1 else "settings and seed"
+            same = "settings but for the seed" if self._seeds((*better, *worse)) > 1 else "settings and seed"
             return f"{NOISE}: {names[0]} and {names[1]} have the same {same}, and differ by {by}"
         change = f"perplexity {four_digits(self.perplexity(better))} instead of {four_digits(self.perplexity(worse))}"
         if verdict.is_noise:
@@ -136,11 +140,11 @@ class Findings:
                 f"Between seeds of the same settings the loss varies by {self.seed_deviation:.4f} nats (standard "
                 f"deviation): {covered}."
             )
-            seeds = len({(run.group, run.seed) for run in self.runs})
-            if len(self.groups) > 1 and seeds - len(self.groups) <= FEW:
+            if len(self.groups) > 1 and self.seed_freedom <= FEW:
+                seeds = self.seed_freedom + len(self.groups)
                 found.append(
-                    f"That spread is known from {seeds} runs, which say little of it, so the intervals are "
-                    "wide: more seeds of each setting narrow them."
+                    f"That spread is known from {seeds} runs, which say little of it, so the intervals are wide: more "
+                    "seeds of each setting narrow them."
                 )
         else:
             found.append(
