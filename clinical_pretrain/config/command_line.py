@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from clinical_pretrain.config.fields import keys_of
+from clinical_pretrain.config.fields import describe_type, keys_of, settings_of
 from clinical_pretrain.config.other_names import refuse_unknown
 from clinical_pretrain.config.reading import build, expand_home, flatten
 from clinical_pretrain.config.run_config import RunConfig
@@ -93,10 +93,16 @@ def split_options(argv: Sequence[str], flags: Sequence[str] = ()) -> list[tuple[
             raise UserError(f"unexpected argument {argument} ({hint})")
         if not equals and name not in flags:
             if not arguments or (arguments[0].startswith("--") and " " not in arguments[0]):
-                raise UserError(f"--{name}: its value is missing")
+                raise UserError(f"--{name}: its value is missing{_kind(name)}")
             value = arguments.pop(0)
         given.append((name, value))
     return given
+
+
+def _kind(key: str) -> str:
+    """What a setting's value is, in brackets; empty for text and for other options."""
+    bases = {setting.key: setting.base for setting in settings_of(RunConfig)}
+    return f" ({describe_type(bases[key])})" if bases.get(key, str) is not str else ""
 
 
 def read_option(key: str, value: str, cls: type) -> dict[str, Any]:

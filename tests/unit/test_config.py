@@ -41,7 +41,7 @@ def test_file_and_overrides_are_one_config(tmp_path):
         (["--data.language", "German"], "data.language is German, must be an ISO 639 code"),
         (["stray"], "stray"),
         (["my.yaml"], "unexpected argument my.yaml (did you mean --config my.yaml?)"),
-        (["--max_steps"], "--max_steps: its value is missing"),
+        (["--max_steps"], "--max_steps: its value is missing (a whole number)"),
         (["--json", "."], "--json .: a folder; give a file"),
         (["--max_steps", "--seed", "1"], "--max_steps: its value is missing"),
         (["--max_steps", "many"], "config: max_steps is many, must be a whole number"),
