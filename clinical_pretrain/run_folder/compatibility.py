@@ -59,6 +59,16 @@ def check_same_run(folder: RunFolder, config: RunConfig, resolved: dict[str, Any
     return soft
 
 
+def refuse_file(folder: RunFolder) -> None:
+    """Check that what should be a run folder isn't a file.
+
+    Raises:
+        UserError: it is.
+    """
+    if folder.path.exists() and not folder.path.is_dir():
+        raise UserError(f"{folder}: not a folder; choose another --run_dir")
+
+
 def check_unused(folder: RunFolder) -> None:
     """Check that a new run would not be mixed with other files. Files of a run that was killed before its first step
     are accepted.
@@ -66,10 +76,8 @@ def check_unused(folder: RunFolder) -> None:
     Raises:
         UserError: the folder holds something else.
     """
-    path = folder.path
-    names = {entry.name.removesuffix(".tmp") for entry in path.iterdir()} if path.is_dir() else set()
-    if path.exists() and not path.is_dir():
-        raise UserError(f"{folder}: not a folder; choose another --run_dir")
+    refuse_file(folder)
+    names = {entry.name.removesuffix(".tmp") for entry in folder.path.iterdir()} if folder.path.exists() else set()
     if folder.checkpoints.name in names:
         raise UserError(
             f"{folder}: holds checkpoints, but run.json is missing; restore it from a backup, or choose another "

@@ -16,7 +16,7 @@ from clinical_pretrain.config.run_config import NO_ZERO, RunConfig
 from clinical_pretrain.data.validation_files import read_general_text, read_words
 from clinical_pretrain.engine.deepspeed_config import resolve, zero_stage
 from clinical_pretrain.resources import find_file
-from clinical_pretrain.run_folder.compatibility import check_ownership
+from clinical_pretrain.run_folder.compatibility import check_ownership, refuse_file
 from clinical_pretrain.run_folder.paths import RunFolder
 from clinical_pretrain.training.auto import as_before, is_auto
 from tokenizer_tools.errors import UserError
@@ -81,8 +81,10 @@ def check_files(config: RunConfig) -> None:
     """Check that a run's files are there, as far as that takes less than a second.
 
     Raises:
-        UserError: the shards, a file that the settings name, or the base model's folder isn't there.
+        UserError: the shards, a file that the settings name, or the base model's folder isn't there; or the run folder
+            is a file.
     """
+    refuse_file(RunFolder(Path(config.run_dir)))
     Manifest.load(config.data.shards)
     if config.validation.words:
         read_words(config.validation.words)

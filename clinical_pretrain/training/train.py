@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from typing import Any
 
 import torch
@@ -63,7 +63,11 @@ def report_if_finished(opened: OpenedRun) -> dict[str, Any] | None:
         more = "--validation.early_stopping_patience 0" if summary["stopped_early"] else more
         line = f"{folder}: already finished at step {opened.step:,} (to train further: {more})"
         console.say(f"{line}; {next_command(folder, summary)}")
-        record_stop(folder, reason_of_end(summary), 0, opened.step)
+        reason, stop = reason_of_end(summary), None
+        with suppress(UserError):
+            stop = folder.read_stop()
+        if stop is None or stop["reason"] != reason:  # killed after the summary was written
+            record_stop(folder, reason, 0, opened.step)
         return summary
 
     return opened.ranks.from_first(read_and_report, str(folder))

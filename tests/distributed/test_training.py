@@ -339,7 +339,7 @@ def test_the_launcher_passes_on_one_line_and_exit_code_2(alone, config_file, sha
 
 
 def test_a_finished_run_started_again_does_nothing(alone, config_file, shards):
-    names = ("metrics.jsonl", "run.json", "summary.json")
+    names = ("metrics.jsonl", "run.json", "summary.json", "stop.json")
     before = [(alone[0] / name).read_bytes() for name in names]
     call = [sys.executable, str(RUN), "--config", str(config_file), "--data.shards", str(shards), "--run_dir",
             str(alone[0])]  # fmt: skip
