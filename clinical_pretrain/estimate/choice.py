@@ -42,6 +42,8 @@ class Conditions:
     card: Card
     world_size: int
     network: Network
+    slowdown: float = 1.0
+    """By which times are multiplied: those of a measured run over their estimate."""
 
     @property
     def backend(self) -> str:
@@ -117,7 +119,7 @@ def candidate(given: Conditions, zero: ZeroSettings, kind: str, sequences: int) 
     batch = given.micro_batch(sequences, kind, zero.stage)
     memory = peak_memory(batch, zero, given.world_size, accumulation_steps, given.card.capability)
     needed = needed_bytes(memory, given.world_size)
-    time = step_time(batch, zero, given.card, given.network, given.world_size, accumulation_steps)
+    time = step_time(batch, zero, given.card, given.network, given.world_size, accumulation_steps).times(given.slowdown)
     fits = needed <= given.card.memory_bytes
     return Candidate(zero, kind, sequences, accumulation_steps, memory, needed, fits, time)
 

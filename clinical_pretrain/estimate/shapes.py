@@ -141,6 +141,15 @@ def _read(name_or_path: str) -> ModelShape:
                 "--model.name_or_path"
             )
         path = Path(cached)
+    return read_shape(path)
+
+
+def read_shape(path: Path) -> ModelShape:
+    """The shape of a model from its config.json.
+
+    Raises:
+        UserError: the file is missing, damaged, or of another family.
+    """
     try:
         return from_transformers(json.loads(path.read_text()))
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -99,17 +99,18 @@ def make_plan(asked: Asked) -> Plan:
     length = manifest.sequence_length if manifest else asked.length
     model = shape_of(asked.config.model, length, manifest.tokenizer.vocab_size if manifest else None)
     config, steps, notes = _whole_batch(asked)
-    given = Conditions(config, model, length, asked.card, asked.world_size, asked.network)
+    if asked.measured:
+        measured: Measurement | None = measurement(asked.measured, asked.card, asked.network)
+    else:
+        measured = newest_measurement(Path(config.run_dir).parent, asked.card, asked.network)
+    slowdown = 1 / measured.factor if measured else 1.0
+    given = Conditions(config, model, length, asked.card, asked.world_size, asked.network, slowdown)
     own = ZeroSettings.of(load(config.deepspeed))
     given.check(own)
     stages = [own if stage == own.stage else _shipped(stage) for stage in STAGES]
     others = list(candidates(given, stages))
     of_own = [each for each in others if each.zero.stage == own.stage]
     chosen = choose(of_own if any(each.fits for each in of_own) else others)
-    if asked.measured:
-        measured: Measurement | None = measurement(asked.measured, asked.card, asked.network)
-    else:
-        measured = newest_measurement(Path(config.run_dir).parent, asked.card, asked.network)
     as_asked = _as_asked(given, own, notes)
     options = options_for(asked.config, config, steps, chosen) if chosen.fits else ()
     return Plan(given, notes, as_asked, chosen, others, steps, asked.shards, manifest, measured, options)
@@ -220,8 +221,7 @@ def _figures(plan: Plan, each: Candidate) -> dict[str, Any]:
 
 
 def _tokens_per_second(plan: Plan, each: Candidate) -> float:
-    factor = plan.measurement.factor if plan.measurement else 1.0
-    return factor * plan.given.config.batch.train_batch_size * plan.given.length / each.time.total
+    return plan.given.config.batch.train_batch_size * plan.given.length / each.time.total
 
 
 def _hours(plan: Plan, each: Candidate) -> float:

@@ -12,13 +12,14 @@ from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.engine.deepspeed_config import load
 from clinical_pretrain.estimate.cards import Card, card_of_device
 from clinical_pretrain.estimate.choice import Conditions, candidate
-from clinical_pretrain.estimate.shapes import shape_of
+from clinical_pretrain.estimate.shapes import read_shape
 from clinical_pretrain.estimate.speed import Network
 from clinical_pretrain.estimate.zero import ZeroSettings
 from clinical_pretrain.observe.status import no_run, runs_in
 from clinical_pretrain.run_folder.metrics import read_metrics
 from clinical_pretrain.run_folder.paths import RunFolder
 from tokenizer_tools.errors import UserError
+from tokenizer_tools.wording import counted
 
 FEWEST_LINES = 3
 """Lines of metrics that a measurement needs; the first of a start, which compiles and fills caches, isn't one."""
@@ -53,13 +54,12 @@ def measurement(run: Path, card: Card, network: Network) -> Measurement:
         raise UserError(f"--measured {run}: trained on {last['device']}, not on {card.name}")
     lines = [line for line in read_metrics(folder, "train") if line.get("start") == len(starts) - 1][1:]
     if len(lines) < FEWEST_LINES:
-        raise UserError(
-            f"--measured {run}: only {len(lines)} lines of metrics after the first; {FEWEST_LINES} are needed"
-        )
+        lines_there = counted(len(lines), "line")
+        raise UserError(f"--measured {run}: only {lines_there} of metrics after the first; {FEWEST_LINES} are needed")
     config = build(RunConfig, flatten(last["config"]))
-    data, world_size = folder.read_data(), int(last["world_size"])
-    model = shape_of(config.model, data["sequence_length"])
-    given = Conditions(config, model, data["sequence_length"], card, world_size, network)
+    length = folder.read_data()["sequence_length"]
+    model = read_shape(folder.model_config / "config.json")
+    given = Conditions(config, model, length, card, int(last["world_size"]), network)
     zero = ZeroSettings.of(load(config.deepspeed))
     given.check(zero)
     each = candidate(given, zero, config.activation_checkpointing, config.batch.micro_batch_size_per_gpu)

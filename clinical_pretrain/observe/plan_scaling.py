@@ -62,7 +62,7 @@ def _numbers_of_gpus(per_node: int) -> list[int]:
 def _speed(given: Conditions, chosen: Candidate, gpus: int, size: int, steps: int) -> tuple[float, float]:
     """Tokens per second of all GPUs, and the share of a step that waits for communication."""
     batch = replace(given, world_size=gpus).micro_batch(size, chosen.activation_checkpointing, chosen.zero.stage)
-    time = step_time(batch, chosen.zero, given.card, given.network, gpus, steps)
+    time = step_time(batch, chosen.zero, given.card, given.network, gpus, steps).times(given.slowdown)
     return gpus * size * steps * given.length / time.total, time.communication / time.total
 
 

@@ -5,7 +5,7 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
@@ -266,6 +266,9 @@ def run_on(folder, device, speeds, config):
     start = {"device": device, "world_size": 2, "config": config.to_dict()}
     run.write_run({"starts": [start]})
     run.write_versioned(run.data_file, {"sequence_length": 4096})
+    run.model_config.mkdir()
+    shape = asdict(shapes.LONGFORMER_BASE) | {"model_type": "longformer"}
+    (run.model_config / "config.json").write_text(json.dumps(shape))
     same = {"format_version": metrics.FORMAT_VERSION, "kind": "train", "start": 0}
     lines = [{**same, "step": 10 * step, "tokens_per_second": speed} for step, speed in enumerate(speeds, 1)]
     run.metrics_file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
@@ -286,6 +289,10 @@ def test_a_measured_run_scales_the_times(tmp_path, capsys):
     assert plain["measured_over_estimated"] is None
     assert scaled["measured_over_estimated"] == pytest.approx(factor, abs=1e-3)
     assert scaled["tokens_per_second"] == 1_000_000
+    (same_number,) = (row for row in scaled["scaling"] if row["gpus"] == 2)
+    assert same_number["weak_tokens_per_second"] == same_number["strong_tokens_per_second"] == 1_000_000
+    seconds, plain_seconds = (sum(each["seconds_of_a_step"].values()) for each in (scaled, plain))
+    assert seconds == pytest.approx(plain_seconds / factor, rel=0.02)
     assert scaled["hours"] == pytest.approx(plain["hours"] / factor, rel=0.02)
     assert "trained 1,000,000 tokens/s on this GPU" in capsys.readouterr().out
     # Without being named, too, if it lies where this run will.
@@ -293,7 +300,7 @@ def test_a_measured_run_scales_the_times(tmp_path, capsys):
     assert by_itself["measured_over_estimated"] == scaled["measured_over_estimated"]
     for run, gpu, message in (
         ("run", "a100-80gb", "trained on NVIDIA H100 80GB HBM3, not on a100-80gb"),
-        ("short", "h100-80gb", "only 1 lines of metrics after the first; 3 are needed"),
+        ("short", "h100-80gb", "only 1 line of metrics after the first; 3 are needed"),
         ("none", "h100-80gb", "not a run folder"),
     ):
         assert plan("--gpu", gpu, "--measured", str(tmp_path / run)) == 2
