@@ -1,11 +1,11 @@
-"""How long a run still takes, and how sure that is, from its newest lines of metrics."""
+"""What lines of metrics say of a run's time: where it went, how long the run still takes, and how sure that is."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from typing import Any
 
 LINES = 100
@@ -54,3 +54,22 @@ def time_left(train: Sequence[dict[str, Any]], max_steps: int | None) -> TimeLef
         return TimeLeft(left)
     mean, tenths = statistics.harmonic_mean(speeds), statistics.quantiles(speeds, n=10, method="inclusive")
     return TimeLeft(left, left * min(1.0, mean / tenths[-1]), left * max(1.0, mean / tenths[0]))
+
+
+def mean_shares(train: Iterable[dict[str, Any]]) -> dict[str, float]:
+    """Where the time went, the largest share first: the mean of each part's share in training lines of metrics.jsonl,
+    weighted by their seconds. Empty where no line has shares.
+
+    A line's seconds are those of the clock since the line before, or of its steps where a start begins.
+    """
+    sums: dict[str, float] = {}
+    total = 0.0
+    for before, line in pairwise([{}, *train]):
+        if not (shares := line.get("shares")):
+            continue
+        same_start = before.get("start") == line.get("start") and "time" in before and "time" in line
+        seconds = max(0.0, line["time"] - before["time"]) if same_start else line.get("seconds", 0.0)
+        total += seconds
+        for name, share in shares.items():
+            sums[name] = sums.get(name, 0.0) + seconds * share
+    return {name: sums[name] / total for name in sorted(sums, key=lambda name: -sums[name])} if total else {}

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from clinical_pretrain.observe import events, pace
 from clinical_pretrain.observe.events import Event
-from clinical_pretrain.observe.pace import TimeLeft, time_left
+from clinical_pretrain.observe.pace import TimeLeft, mean_shares, time_left
 from clinical_pretrain.observe.sparkline import Curve
 from clinical_pretrain.observe.status import status, unreadable
 from clinical_pretrain.run_folder.history import comparable
@@ -153,27 +151,11 @@ class WatchedRun:
             start=self._starts[-1] if self._starts else {},
             summary=self._summary,
             time_left=left,
-            shares=recent_shares(train),
+            shares=mean_shares(line for line in train if line.get("start") == newest.get("start")),
             losses=self._losses.values,
             validations=tuple(comparable(measured, self._starts)),
             events=tuple(sorted(known, key=lambda event: event.time)[-EVENTS:]),
         )
-
-
-def recent_shares(train: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Where the time of the newest training lines of a start went, the largest share first: each line's `shares`,
-    weighted by the seconds since the line before."""
-    sums: dict[str, float] = {}
-    total = 0.0
-    for before, line in pairwise([{}, *train]):
-        if not (shares := line.get("shares")) or line.get("start") != train[-1].get("start"):
-            continue
-        same = before.get("start") == line.get("start") and "time" in before and "time" in line
-        weight = max(0.0, line["time"] - before["time"]) if same else line.get("seconds", 0.0)
-        total += weight
-        for name, share in shares.items():
-            sums[name] = sums.get(name, 0.0) + weight * share
-    return {name: sums[name] / total for name in sorted(sums, key=lambda name: -sums[name])} if total else {}
 
 
 def _changed_at(path: Path) -> int | None:

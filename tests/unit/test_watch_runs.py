@@ -15,11 +15,11 @@ from run_folders import metrics_line, start_entry, train_line, validation_line, 
 from clinical_pretrain.cli import main
 from clinical_pretrain.observe import pace, watch_view
 from clinical_pretrain.observe.events import of_stop
-from clinical_pretrain.observe.pace import time_left
+from clinical_pretrain.observe.pace import mean_shares, time_left
 from clinical_pretrain.observe.sparkline import Curve, sparkline
 from clinical_pretrain.observe.status import status
 from clinical_pretrain.observe.watch import find_runs
-from clinical_pretrain.observe.watched_run import WatchedRun, recent_shares
+from clinical_pretrain.observe.watched_run import WatchedRun
 from clinical_pretrain.run_folder import metrics
 from clinical_pretrain.run_folder.metrics import MetricsReader, cut_metrics, read_metrics
 from clinical_pretrain.run_folder.paths import RunFolder
@@ -154,9 +154,9 @@ def test_a_curve_of_any_length_is_small_and_true():
 def test_shares_are_weighted_by_time():
     lines = [train_line(1, time=0.0, start=1), train_line(2, time=1.0, start=1, shares={"data": 1.0}),
              train_line(3, time=4.0, start=1, shares={"forward": 1.0})]  # fmt: skip
-    assert recent_shares(lines) == {"forward": 0.75, "data": 0.25}
-    assert recent_shares(lines[:1]) == {} == recent_shares([])
-    assert list(recent_shares([train_line(1, shares=SHARES)])) == ["backward", "forward", "other", "data"]
+    assert mean_shares(lines) == {"forward": 0.75, "data": 0.25}
+    assert mean_shares(lines[:1]) == {} == mean_shares([])
+    assert list(mean_shares([train_line(1, shares=SHARES)])) == ["backward", "forward", "other", "data"]
 
 
 # The screen

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
+from clinical_pretrain.observe.pace import mean_shares
 from clinical_pretrain.observe.report.run import RecordedRun
 from clinical_pretrain.run_folder.metrics import duration
 from tokenizer_tools.pages.html import figure, paragraph, table
@@ -55,7 +56,7 @@ def goodput_section(run: RecordedRun) -> str:
 
 def time_section(run: RecordedRun) -> str:
     """The shares of data, forward, backward and the others, over the whole run; speed, memory and padding."""
-    shares = time_shares(run)
+    shares = mean_shares(run.train)
     parts = []
     if shares:
         with plot_style("none") as figure_class:
@@ -76,17 +77,6 @@ def time_section(run: RecordedRun) -> str:
     if rows := _speed(run):
         parts.append(table("Speed and memory", ["", "value"], rows))
     return "".join(parts)
-
-
-def time_shares(run: RecordedRun) -> dict[str, float]:
-    """The mean of each part's share, weighted by the seconds of each line; the largest first."""
-    sums: dict[str, float] = {}
-    total = 0.0
-    for line, seconds in run.seconds_between_lines():
-        for name, share in line.get("shares", {}).items():
-            sums[name] = sums.get(name, 0.0) + share * seconds
-        total += seconds if line.get("shares") else 0.0
-    return {name: sums[name] / total for name in sorted(sums, key=lambda name: -sums[name])} if total else {}
 
 
 def _speed(run: RecordedRun) -> list[list[str]]:

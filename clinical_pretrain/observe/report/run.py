@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -123,14 +122,6 @@ class RecordedRun:
                 found.pop()
             found.append((period.last_step, values))
         return found
-
-    def seconds_between_lines(self) -> Iterator[tuple[dict[str, Any], float]]:
-        """Each line on a training step with the seconds since the line before: of the clock within a start, and those
-        of its steps where a start begins."""
-        first: list[dict[str, Any]] = [{}]
-        for before, line in pairwise(first + self.train):
-            same_start = before and before.get("start") == line.get("start")
-            yield line, max(0.0, line["time"] - before["time"]) if same_start else line.get("seconds", 0.0)
 
     def _finite(self, kind: str) -> list[dict[str, Any]]:
         return [line for line in self.lines if line["kind"] == kind and line["loss"] is not None]
