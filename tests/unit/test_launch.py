@@ -22,7 +22,7 @@ from clinical_pretrain.config.slurm import SlurmConfig, seconds_of
 from clinical_pretrain.observe.status import runs_in, status, table
 from clinical_pretrain.release import facts_file
 from clinical_pretrain.run_folder.paths import FORMAT_VERSION, RunFolder
-from clinical_pretrain.slurm_environment import reset_try_count
+from clinical_pretrain.slurm_environment import meeting_port, reset_try_count
 from clinical_pretrain.training.checkpointer import Checkpointer
 from tokenizer_tools.errors import UserError
 
@@ -87,6 +87,23 @@ def test_a_job_begins_with_the_sites_setup(tmp_path):
     assert begin().stdout == "2\n"
     setup.write_text("false || exit 3\n")
     assert begin().returncode == 3
+
+
+def test_the_doctor_tries_the_port_at_which_the_ranks_meet(tmp_path, monkeypatch):
+    """That of begin.sh, not one that a job has from where it was submitted; the site's setup may choose another."""
+    (setup := tmp_path / "setup.sh").touch()
+    variables = {"SLURM_JOB_ID": "123456", "TRIES_FILE": str(tmp_path / "tries"), "SITE_SETUP": str(setup)}
+
+    def begin():
+        return subprocess.run(
+            ["bash", "-c", f". {REPOSITORY}/slurm/begin.sh; echo $MASTER_PORT"],
+            env=variables | {"PATH": "/usr/bin:/bin", "MASTER_PORT": "9"}, capture_output=True, text=True,
+        ).stdout  # fmt: skip
+
+    monkeypatch.setenv("SLURM_JOB_ID", "123456")
+    assert begin() == f"{meeting_port()}\n" == "13456\n"
+    setup.write_text("export MASTER_PORT=23456\n")
+    assert begin() == "23456\n"
 
 
 def test_a_setup_file_that_is_missing_is_refused_at_once(shards, capsys):

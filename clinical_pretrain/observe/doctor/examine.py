@@ -110,7 +110,8 @@ def port_taken(port: int, error: OSError) -> Finding:
     return fault(
         "ports",
         f"port {port}, where the ranks meet, can't be opened ({error.strerror})",
-        "wait for the end of the training that uses it, or choose another: --master_port N, under SLURM MASTER_PORT=N",
+        "wait for the end of the training that uses it, or choose another: --master_port N, or in jobs "
+        "export MASTER_PORT=N in slurm/site_setup.sh",
     )
 
 
