@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise, takewhile
+from itertools import takewhile
 from typing import Any
 
 LINES = 100
@@ -58,18 +58,13 @@ def time_left(train: Sequence[dict[str, Any]], max_steps: int | None) -> TimeLef
 
 def mean_shares(train: Iterable[dict[str, Any]]) -> dict[str, float]:
     """Where the time went, the largest share first: the mean of each part's share in training lines of metrics.jsonl,
-    weighted by their seconds. Empty where no line has shares.
-
-    A line's seconds are those of the clock since the line before, or of its steps where a start begins.
-    """
+    weighted by the seconds of the clock that they are of. Empty where no line has shares."""
     sums: dict[str, float] = {}
     total = 0.0
-    for before, line in pairwise([{}, *train]):
-        if not (shares := line.get("shares")):
-            continue
-        same_start = before.get("start") == line.get("start") and "time" in before and "time" in line
-        seconds = max(0.0, line["time"] - before["time"]) if same_start else line.get("seconds", 0.0)
-        total += seconds
-        for name, share in shares.items():
-            sums[name] = sums.get(name, 0.0) + seconds * share
+    for line in train:
+        if shares := line.get("shares"):
+            seconds = line.get("clock_seconds", line.get("seconds", 0.0))
+            total += seconds
+            for name, share in shares.items():
+                sums[name] = sums.get(name, 0.0) + seconds * share
     return {name: sums[name] / total for name in sorted(sums, key=lambda name: -sums[name])} if total else {}

@@ -171,7 +171,7 @@ def _figures(view: RunView, width: int) -> Iterator[Text]:
     parts += [f"{newest.get('tokens_per_second_per_gpu', speed / ranks):,.0f} per {device}"] if ranks > 1 else []
     parts += [f"MFU {newest['mfu']:.0%}"] if newest.get("mfu") is not None else []
     yield from _row("speed", parts, width)
-    parts = [f"peak {newest['memory_gb']:,.1f} GB per {device}"] if newest.get("memory_gb") is not None else []
+    parts = [f"peak {newest['memory_gb']:,.1f} GB of the first {device}"] if newest.get("memory_gb") is not None else []
     parts += [f"padding {newest['padding_share']:.1%}"] if newest.get("padding_share") is not None else []
     yield from _row("memory", parts, width)
     scale, skipped, restarts = newest.get("loss_scale"), newest["skipped_updates"], view.status["restarts"]

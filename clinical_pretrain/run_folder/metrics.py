@@ -97,7 +97,7 @@ class MetricsReader:
                 self._position, self._last = self._position + len(text), text
                 if line:
                     yield line
-                else:
+                elif text.strip():
                     self.damaged += 1
 
     def _restart(self, forget: Callable[[], None]) -> None:

@@ -30,6 +30,7 @@ class Batches:
         config = spec.config
         self.spec, self.ranks, self.skipped_ranges = spec, ranks, skipped_ranges
         self._tokens = self._padding = 0
+        self._padding_share = 0.0
         self.split = Split(spec.shards, spec.manifest, "train")
         self.held_out = Split(spec.shards, spec.manifest, "validation")
         self.sampler = Sampler(len(self.split), config.seed)
@@ -57,10 +58,12 @@ class Batches:
                 yield batch
 
     def take_padding_share(self) -> float:
-        """Share of padding in the tokens since the last call, 0 to 1."""
-        share = self._padding / max(1, self._tokens)
-        self._tokens = self._padding = 0
-        return share
+        """Share of padding in the tokens since the last call, 0 to 1. Where there were none, as two steps are reported
+        at once: the same share as then."""
+        if self._tokens:
+            self._padding_share = self._padding / self._tokens
+            self._tokens = self._padding = 0
+        return self._padding_share
 
     def position(self, samples_consumed: int) -> int:
         """Position in the order of the data after so many samples."""

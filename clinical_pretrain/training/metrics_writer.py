@@ -27,6 +27,8 @@ class Usage:
     """Peak so far: of the GPU's tensors, or on a CPU of the process."""
     padding_share: float
     """Of its tokens, 0 to 1."""
+    clock_seconds: float
+    """What `shares` are of: also validations, saves and set-up."""
     shares: dict[str, float]
     """Of its time; see phases.py."""
 
@@ -179,10 +181,9 @@ class MetricsWriter:
             "kind": kind,
             "time": round(time.time(), 3),
             "start": self.start,
-            **{name: None if isinstance(value, float) and not math.isfinite(value) else value
-               for name, value in values.items()},
-        }  # fmt: skip
-        text = (json.dumps(line, ensure_ascii=False) + "\n").encode()
+            **_without_infinities(values),
+        }
+        text = (json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n").encode()
         try:
             written = self._file.write(b"\n" + text if self._torn else text)
             self._torn = written < len(text)
@@ -205,3 +206,15 @@ class MetricsWriter:
         self._file.close()
         with suppress(OSError):
             self._board.close()
+
+
+def _without_infinities(values: dict[str, Any]) -> dict[str, Any]:
+    """None for each NaN or infinite number, which JSON doesn't have."""
+    return {
+        name: _without_infinities(value)
+        if isinstance(value, dict)
+        else None
+        if isinstance(value, float) and not math.isfinite(value)
+        else value
+        for name, value in values.items()
+    }

@@ -51,22 +51,22 @@ class Phases:
             self._count()
             self._open.pop()
 
-    def take_shares(self) -> dict[str, float]:
-        """Shares of the time since the last call, 0 to 1, by phase, and of what belongs to none (other). Of a GPU's
-        phases, those that it has completed. Where no forward pass was since then, as at the end of a run, whose last
-        two steps are reported at once: the same shares as then."""
+    def take_shares(self) -> tuple[dict[str, float], float]:
+        """Shares of the time since the last call, 0 to 1, by phase, and of what belongs to none (other); and how many
+        seconds that time has. Of a GPU's phases, those that it has completed. Where no forward pass was since then, as
+        two steps are reported at once: the same shares as then, of 0 seconds."""
         self._count()
         while self._events and self._events[0][2].query():
             phase, begin, end = self._events.pop(0)
             self._seconds[phase] += begin.elapsed_time(end) / 1e3
         if self._shares and not self._seconds["forward"]:
-            return self._shares
+            return self._shares, 0.0
         elapsed, self._taken = self._since - self._taken, self._since
         shares = {phase: round(self._seconds[phase] / elapsed, 4) for phase in PHASES}
         of_steps = sum(shares.values()) - (shares["communication"] if self._uses_events else 0)
         self._seconds = dict.fromkeys(PHASES, 0.0)
         self._shares = {**shares, "other": round(max(0.0, 1 - of_steps), 4)}
-        return self._shares
+        return self._shares, elapsed
 
     def _count(self) -> None:
         """Add the time since the last change to the innermost phase."""

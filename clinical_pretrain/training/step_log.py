@@ -22,7 +22,12 @@ class StepLog:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self._time, self._step = time.monotonic(), run.step
+        self._began, self._before = time.monotonic(), run.step
+        """When the steps began that are without a line and without an interruption, and after which step."""
+        self._seconds, self._steps = 0.0, 0
+        """Those before the interruption: time and number."""
+        self._newest: StepReport | None = None
+        """Of the last step, if it has no line yet."""
 
     def add(self, report: StepReport | None) -> None:
         """Let the guard judge a step's loss, and write its line if it is due.
@@ -32,25 +37,39 @@ class StepLog:
         """
         if report is None:
             return
-        run = self.run
+        run, self._newest = self.run, report
         run.guard.observe(report)
         if is_due(report.step, run.config.log_every_steps) or report.step == run.progress.last_step:
-            self._write(report)
-            self._time, self._step = report.at, report.step
+            self.write_newest()
         elif run.metrics is not None:
             run.metrics.progress(report.step, report.loss)
 
+    def write_newest(self) -> None:
+        """Write a line on the last step, unless it has one: before a validation, and where the run may end."""
+        if self._newest is not None:
+            self._count(self._newest)
+            self._write(self._newest)
+            self._seconds, self._steps, self._newest = 0.0, 0, None
+
     def reset_timer(self) -> None:
-        """Exclude from the speed what was done between steps, such as a validation."""
-        self._time, self._step = time.monotonic(), self.run.step
+        """Exclude from the speed what was done since the last step, such as a validation."""
+        if self._newest is not None:
+            self._count(self._newest)
+        self._began, self._before = time.monotonic(), self.run.step
+
+    def _count(self, report: StepReport) -> None:
+        """Add the steps up to this one, since the last interruption."""
+        self._seconds += report.at - self._began
+        self._steps += report.step - self._before
+        self._began, self._before = report.at, report.step
 
     def _write(self, report: StepReport) -> None:
-        run = self.run
+        run, seconds = self.run, self._seconds
         if run.metrics is None:
             return
-        seconds, steps = report.at - self._time, report.step - self._step
         samples, stage = run.progress.samples_at(report.step), run.progress.stage(report.step)
-        tokens = steps * run.config.batch.train_batch_size * run.spec.manifest.sequence_length
+        tokens = self._steps * run.config.batch.train_batch_size * run.spec.manifest.sequence_length
+        shares, clock_seconds = run.phases.take_shares()
         run.metrics.train(
             StepMetrics(
                 step=report.step,
@@ -65,10 +84,11 @@ class StepLog:
                 skipped_updates=run.guard.skipped_updates,
                 loss_scale=report.loss_scale if run.config.precision == "fp16" else None,
                 usage=Usage(
+                    clock_seconds=clock_seconds,
                     tokens_per_second_per_gpu=tokens / seconds / run.ranks.world_size,
                     memory_gb=peak_memory_bytes() / 1e9,
                     padding_share=run.batches.take_padding_share(),
-                    shares=run.phases.take_shares(),
+                    shares=shares,
                 ),
             )
         )

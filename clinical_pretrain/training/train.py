@@ -168,6 +168,8 @@ def end_step(run: Run, log: StepLog, any_asked_to_stop: bool, any_writing: bool)
             run.checkpointer.check_failures()
     if save_now or validate_now or any_asked_to_stop:
         log.add(run.reports.flush())
+    if validate_now or any_asked_to_stop:
+        log.write_newest()
     if any_asked_to_stop:
         save_and_exit(run)
     if validate_now:

@@ -16,6 +16,8 @@ from launching import REPOSITORY, WORKER, launch, losses, read_metrics, saved_st
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
+from clinical_pretrain.cli import main
+from clinical_pretrain.observe.status import status
 from clinical_pretrain.release.export import export
 from clinical_pretrain.run_folder.paths import RunFolder
 from clinical_pretrain.run_folder.validation_losses import read_validation_losses
@@ -346,6 +348,25 @@ def test_a_finished_run_started_again_does_nothing(alone, config_file, shards):
     done = subprocess.run(call, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and "already finished at step 20" in done.stdout and "resuming" not in done.stdout
     assert [(alone[0] / name).read_bytes() for name in names] == before
+
+
+def test_the_figures_of_a_run_that_ends_between_two_lines(config_file, shards, tmp_path):
+    """By early stopping, as the weights don't change: the log, status, report and summary agree on its last step."""
+    run, page = tmp_path / "run", tmp_path / "report.json"
+    call = [sys.executable, str(RUN), "--config", str(config_file), "--data.shards", str(shards), "--run_dir", str(run),
+            "--log_every_steps", "50", "--optim.learning_rate", "1e-12", "--validation.every_steps", "2",
+            "--validation.early_stopping_patience", "1", "--checkpoint.every_steps", "1"]  # fmt: skip
+    done = subprocess.run(call, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (line,) = [line for line in read_metrics(run) if line["kind"] == "train"]
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["stopped_early"] and line["step"] == summary["steps"] == status(run)["step"] == 2
+    tokens = 2 * 8 * 256
+    assert summary["tokens_consumed"] == tokens and summary["seconds_in_training"] == round(line["seconds"], 1)
+    assert line["tokens_per_second"] == pytest.approx(tokens / line["seconds"], rel=0.01)
+    assert line["clock_seconds"] > line["seconds"] and line["shares"]["validation"] > 0
+    assert main(["report", str(run), "--json", str(page)]) == 0
+    assert json.loads(page.read_text())["tokens_consumed"] == tokens
 
 
 def test_killed_and_started_again(alone, config_file, shards, tmp_path):

@@ -1,16 +1,21 @@
 """What a run says of its speed."""
 
 import json
+import math
 import resource
 from dataclasses import replace
+from types import SimpleNamespace
 
 from run_folders import write_metrics
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 from transformers import BigBirdConfig, LongformerConfig
 
+from clinical_pretrain.config.run_config import RunConfig
+from clinical_pretrain.engine.step_reports import StepReport
 from clinical_pretrain.models.flops import peak_flops, training_flops_per_token
-from clinical_pretrain.run_folder.metrics import read_metrics
+from clinical_pretrain.run_folder.metrics import MetricsReader, damaged_lines, read_metrics
 from clinical_pretrain.run_folder.paths import RunFolder
+from clinical_pretrain.training import step_log
 from clinical_pretrain.training.metrics_writer import MetricsWriter, SaveMetrics, StepMetrics, Usage
 
 
@@ -35,7 +40,7 @@ def test_peaks_by_name():
 def step_metrics(step, loss=1.0):
     return StepMetrics(step, loss, learning_rate=1e-4, gradient_norm=1.0, tokens_per_second=1e5, seconds=2.0, stage=1,
                        samples_consumed=1, epoch=0.1, skipped_updates=0, loss_scale=None,
-                       usage=Usage(1e5, 1.5, 0.01, {"data": 0.05, "forward": 0.33, "backward": 0.62}))  # fmt: skip
+                       usage=Usage(1e5, 1.5, 0.01, 2.5, {"data": 0.05, "forward": 0.33, "backward": 0.62}))  # fmt: skip
 
 
 def test_mfu_is_written_where_it_is_known(tmp_path, capsys):
@@ -47,6 +52,55 @@ def test_mfu_is_written_where_it_is_known(tmp_path, capsys):
     assert first["mfu"] == 0.4123 and "mfu" not in second and json.dumps(first)
     assert first["shares"]["backward"] == 0.62 and first["memory_gb"] == 1.5
     assert "100,000 tokens/s (41% MFU) · backward 62%, forward 33%, data 5% · " in capsys.readouterr().out
+
+
+def test_a_loss_that_is_no_number_is_null_wherever_it_stands(tmp_path):
+    """JSON has no NaN: the line is read as any other, and a part doesn't cost the whole."""
+    figures = {"loss": math.nan, "accuracy": 0.1, "predicted": 3}
+    metrics = MetricsWriter(RunFolder(tmp_path), 0, 2)
+    metrics.validation(1, {**figures, "by_category": {"Nursing": figures}})
+    context = {"tokens": 512, "predicted": 3, "loss_whole": 2.0, "loss_cut": math.inf}
+    metrics.validation(2, {**figures, "loss": 2.0, "by_category": {"Nursing": figures}, "context": context})
+    metrics.close()
+    first, second = read_metrics(RunFolder(tmp_path), "validation")
+    assert first["loss"] is None and first["by_category"]["Nursing"] == {**figures, "loss": None}
+    assert second["loss"] == 2.0 and second["context"] == {**context, "loss_cut": None}
+    assert not damaged_lines(RunFolder(tmp_path))
+    with (tmp_path / "metrics.jsonl").open("a") as log:
+        log.write("\n{\n")
+    reader = MetricsReader(RunFolder(tmp_path))
+    assert len(list(reader.new_lines())) == 2 and reader.damaged == 1 and damaged_lines(RunFolder(tmp_path)) == [4]
+
+
+def test_the_time_of_steps_between_saves_isnt_lost(monkeypatch):
+    """50 steps a line, a save of 7 s each 20 steps, a second a step; then the run is stopped."""
+    written, clock = [], SimpleNamespace(now=0.0)
+    monkeypatch.setattr(step_log.time, "monotonic", lambda: clock.now)
+    run = SimpleNamespace(
+        step=0,
+        config=RunConfig(log_every_steps=50),
+        guard=SimpleNamespace(observe=lambda report: None, skipped_updates=0),
+        metrics=SimpleNamespace(train=written.append, progress=lambda *words: None),
+        phases=SimpleNamespace(take_shares=lambda: ({}, 1.0)),
+        batches=SimpleNamespace(take_padding_share=lambda: 0.0, split=[0]),
+        ranks=SimpleNamespace(world_size=1),
+        spec=SimpleNamespace(manifest=SimpleNamespace(sequence_length=100)),
+        progress=SimpleNamespace(
+            last_step=200, samples_at=int, stage=lambda step: SimpleNamespace(learning_rate=lambda *of: 0.0, number=1)
+        ),
+    )
+    log = step_log.StepLog(run)
+    for run.step in range(1, 173):
+        clock.now += 1
+        log.add(StepReport(run.step, 1.0, 1.0, 1.0, clock.now))
+        if run.step % 20 == 0:
+            clock.now += 7
+            log.reset_timer()
+    log.write_newest()
+    log.write_newest()
+    assert [(each.step, each.seconds) for each in written] == [(50, 50), (100, 50), (150, 50), (172, 22)]
+    tokens = 100 * RunConfig().batch.train_batch_size
+    assert all(each.tokens_per_second == tokens for each in written)
 
 
 def test_curves_are_not_doubled_and_the_loss_comes_first(tmp_path):

@@ -121,7 +121,7 @@ def test_everything_that_a_long_run_has(rich, tmp_path):
     assert cells(page, "Loss on the same 800")["what longer context gains"] == ["0.5000"]
     shares = cells(page, "Where the time went, over the whole run")
     assert shares == {"backward": ["60.0 %"], "forward": ["30.0 %"], "data": ["10.0 %"]}
-    assert cells(page, "Speed and memory")["Largest memory of a rank, GB"] == ["1.25"]
+    assert cells(page, "Speed and memory")["Largest memory of the first rank, GB"] == ["1.25"]
     starts = cells(page, "Starts of the run")
     assert starts["2"][1:] == ["60", "2 × cpu", "0", "optim.weight_decay was 0.0, now 0.1"]
     loss = next(

@@ -152,9 +152,11 @@ def test_a_curve_of_any_length_is_small_and_true():
 
 
 def test_shares_are_weighted_by_time():
-    lines = [train_line(1, time=0.0, start=1), train_line(2, time=1.0, start=1, shares={"data": 1.0}),
-             train_line(3, time=4.0, start=1, shares={"forward": 1.0})]  # fmt: skip
+    """Of the clock; those of an earlier version by the time of their steps."""
+    lines = [train_line(1), train_line(2, clock_seconds=1.0, shares={"data": 1.0}),
+             train_line(3, clock_seconds=3.0, shares={"forward": 1.0})]  # fmt: skip
     assert mean_shares(lines) == {"forward": 0.75, "data": 0.25}
+    assert mean_shares([train_line(2, seconds=1.0, shares={"data": 1.0}), lines[2]]) == {"forward": 0.75, "data": 0.25}
     assert mean_shares(lines[:1]) == {} == mean_shares([])
     assert list(mean_shares([train_line(1, shares=SHARES)])) == ["backward", "forward", "other", "data"]
 
@@ -185,7 +187,8 @@ def test_a_running_run_at_80_by_24(running):
     for text in (
         "  running", " 49.5%  990/2,000", "time left  0:16:50 · 0:16:50 to 0:16:50 · done ", "loss       8.0100 █",
         "validation 8.5000 ", "lowest 8.2000 at step 900", "8,192 tokens/s · 4,096 per GPU · MFU 38%",
-        "peak 61.2 GB per GPU · padding 3.1%", "3 skipped · loss scale 65,536 · learning rate 1.00e-04", "restarts   1",
+        "peak 61.2 GB of the first GPU · padding 3.1%",
+        "3 skipped · loss scale 65,536 · learning rate 1.00e-04", "restarts   1",
         "time in    backward 60% · forward 30% · other 8% · data 2%",
         " started on 2 x NVIDIA H100", "resumed from step 400 (50 steps lost) on 2 x NVIDIA H100; changed",
         "settings: seed was 1, now 2",

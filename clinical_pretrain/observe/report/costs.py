@@ -85,7 +85,7 @@ def _speed(run: RecordedRun) -> list[list[str]]:
         ("tokens_per_second", "Tokens per second, all ranks (median)", statistics.median, ",.0f"),
         ("tokens_per_second_per_gpu", "Tokens per second and rank (median)", statistics.median, ",.0f"),
         ("mfu", "Model FLOPs utilisation (median)", statistics.median, ".1%"),
-        ("memory_gb", "Largest memory of a rank, GB", max, ".2f"),
+        ("memory_gb", "Largest memory of the first rank, GB", max, ".2f"),
         ("padding_share", "Share of padding (mean)", statistics.fmean, ".1%"),
     ]
     rows = []
