@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
+import zlib
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +41,8 @@ def write_validation_losses(folder: RunFolder, step: int, losses: ValidationLoss
         path.parent.mkdir(exist_ok=True)
         with temporary.open("wb") as stream:
             np.savez_compressed(stream, sequence=losses.sequence, loss=losses.loss, predicted=losses.predicted)
+            stream.flush()
+            os.fsync(stream.fileno())
         temporary.replace(path)
 
 
@@ -54,5 +58,5 @@ def read_validation_losses(folder: RunFolder, step: int) -> ValidationLosses:
             return ValidationLosses(arrays["sequence"], arrays["loss"], arrays["predicted"])
     except FileNotFoundError:
         raise UserError(f"{path}: not there; the validations of this version write it") from None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
         raise UserError(f"{path}: damaged; restore it from a backup") from None

@@ -10,7 +10,9 @@ from page_checks import check_page
 from stored_runs import STORED, losses_of, restore_run, write_losses
 
 from clinical_pretrain.cli import main
-from clinical_pretrain.observe.report.bootstrap import difference, resampled_losses, seed_spread
+from clinical_pretrain.observe.report.bootstrap import Difference, difference, resampled_losses, seed_spread
+from clinical_pretrain.observe.report.verdict import ComparedRun, Findings, Verdict
+from clinical_pretrain.run_folder.paths import RunFolder
 from clinical_pretrain.run_folder.validation_losses import ValidationLosses
 from clinical_pretrain.tasks.scores.bootstrap import Resampling
 
@@ -82,7 +84,7 @@ def test_rates_that_hardly_differ_are_within_the_noise_of_seeds(compare):
 def test_two_runs_say_little_of_a_spread(compare):
     """With one degree of freedom the interval is wide, and the output says what helps."""
     found = compare(LOW[0], GOOD[0], GOOD[1])
-    assert found["verdicts"][0]["within_noise"] and "from 3 runs, which say little" in " ".join(found["scope"])
+    assert found["verdicts"][0]["within_noise"] and "from 2 seeds, which say little" in " ".join(found["scope"])
     assert "which say little" not in " ".join(compare(*LOW, *GOOD)["scope"])
 
 
@@ -101,6 +103,45 @@ def test_repeats_of_a_seed_are_no_other_seeds(compare, runs, tmp_path):
     found, alone = compare(*GOOD, repeat, *LOW), compare(*GOOD, *LOW)
     assert found["seed_deviation"] == pytest.approx(alone["seed_deviation"])
     assert found["verdicts"][0]["difference"] == pytest.approx(alone["verdicts"][0]["difference"])
+
+
+def test_the_perplexity_agrees_with_the_difference():
+    """Both are of the mean of seeds, each the mean of its repeats."""
+    runs = [
+        ComparedRun(f"run {number}", group, seed, 10, loss, loss, loss, 100)
+        for number, (group, seed, loss) in enumerate(
+            [("A", 1, 1.0), ("A", 1, 1.0), ("A", 1, 1.0), ("A", 2, 3.0), ("B", 1, 1.9)]
+        )
+    ]
+    findings = Findings(runs, {"A": [0, 1, 2, 3], "B": [4]}, {"A": "", "B": ""}, [], 20, True, 1.4, Resampling())
+    better = Verdict([4], [0, 1, 2, 3], Difference(-0.1, -0.2, -0.05, True), same_settings=False)
+    assert "run 4 is better than A" in findings.sentence(better)
+    assert f"perplexity {np.exp(1.9):.2f} instead of {np.exp(2.0):.2f}" in findings.sentence(better)
+
+
+@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:80] + b"\0" * 40 + content[120:]])
+def test_a_damaged_file_of_losses_is_one_line(pair, damage, capsys):
+    (file,) = (pair[1] / "validation_losses").iterdir()
+    file.write_bytes(damage(file.read_bytes()))
+    assert main(["compare", *map(str, pair)]) == 2
+    assert capsys.readouterr().err == f"error: {file}: damaged; restore it from a backup\n"
+
+
+def test_seeds_that_end_at_other_steps_are_one_recipe(compare, runs, tmp_path):
+    """By early stopping. A run that still trains is at another point of it."""
+    early, half = (restore_run(GOOD[0], tmp_path / name) for name in ("early", "half"))
+    last = json.loads((early / "metrics.jsonl").read_text().splitlines()[-1])["step"]
+    for run in (early, half):
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for line in lines:
+            line["step"] -= line["step"] == last
+        (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        losses = run / "validation_losses"
+        (losses / f"step-{last}.npz").rename(losses / f"step-{last - 1}.npz")
+    assert compare(half, *GOOD[1:])["groups"] == {"A": [0], "B": [1, 2]}
+    RunFolder(early).write_versioned(RunFolder(early).summary_file, {"steps": last - 1, "stopped_early": True})
+    found = compare(early, *GOOD[1:])
+    assert found["groups"] == {"A": [0, 1, 2]} and all(each["same_settings"] for each in found["verdicts"])
 
 
 def test_losses_are_those_of_the_metrics(compare, runs):

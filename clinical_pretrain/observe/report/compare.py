@@ -99,7 +99,6 @@ def _findings(
         sequences=len(losses[0].sequence),
         same_masks=len({each.measured["masks"]["seed"] for each in stored}) == 1,
         seed_deviation=deviation if freedom else None,
-        seed_freedom=freedom,
         resampling=resampling,
     )
 
@@ -108,7 +107,9 @@ def _groups(recorded: Sequence[RecordedRun], losses: Sequence[MeasuredLosses]) -
     """Numbers of the runs that differ by the seed alone, by a letter, in the order of their first run."""
     by_settings: dict[str, list[int]] = {}
     for number, (run, own) in enumerate(zip(recorded, losses, strict=True)):
-        settings = json.dumps(run.training_settings(own.step), sort_keys=True)
+        *before, (_, last) = run.training_settings(own.step)
+        end = "its end" if run.ends_at(own.step) else own.step  # early stopping ends seeds at other steps
+        settings = json.dumps([before, last, end], sort_keys=True)
         by_settings.setdefault(settings, []).append(number)
     return {chr(ord("A") + number): members for number, members in enumerate(by_settings.values())}
 

@@ -123,6 +123,12 @@ class RecordedRun:
             found.append((period.last_step, values))
         return found
 
+    def ends_at(self, step: int) -> bool:
+        """Whether no step comes after this one: the last that was asked for, or that of early stopping."""
+        config, summary = self.last["config"], self.folder.read_summary() or {}
+        stopped_early = bool(summary.get("stopped_early")) and summary["steps"] == step
+        return stopped_early or step == config["max_steps"] + config.get("extend", 0)
+
     def _finite(self, kind: str) -> list[dict[str, Any]]:
         return [line for line in self.lines if line["kind"] == kind and line["loss"] is not None]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -77,8 +78,6 @@ class Findings:
     """Whether all runs predict the same tokens."""
     seed_deviation: float | None
     """Standard deviation of the loss between seeds of the same settings; None where no settings have two."""
-    seed_freedom: int
-    """Its degrees of freedom: by how many the runs' seeds exceed the groups."""
     resampling: Resampling
 
     def label(self, numbers: Sequence[int]) -> str:
@@ -96,8 +95,11 @@ class Findings:
         return len({self.runs[number].seed for number in numbers})
 
     def perplexity(self, numbers: Sequence[int]) -> float:
-        """exp of the mean loss of some runs."""
-        return math.exp(sum(self.runs[number].loss for number in numbers) / len(numbers))
+        """exp of the mean loss of some runs' seeds, each the mean of its repeats."""
+        by_seed: dict[int, list[float]] = {}
+        for number in numbers:
+            by_seed.setdefault(self.runs[number].seed, []).append(self.runs[number].loss)
+        return math.exp(statistics.fmean(map(statistics.fmean, by_seed.values())))
 
     def sentence(self, verdict: Verdict) -> str:
         """A verdict in words: whether the difference is noise, else which is better, and by how much."""
@@ -140,11 +142,11 @@ class Findings:
                 f"Between seeds of the same settings the loss varies by {self.seed_deviation:.4f} nats (standard "
                 f"deviation): {covered}."
             )
-            if len(self.groups) > 1 and self.seed_freedom <= FEW:
-                seeds = self.seed_freedom + len(self.groups)
+            several = [seeds for seeds in map(self._seeds, self.groups.values()) if seeds > 1]
+            if len(self.groups) > 1 and sum(several) - len(several) <= FEW:
                 found.append(
-                    f"That spread is known from {seeds} runs, which say little of it, so the intervals are wide: more "
-                    "seeds of each setting narrow them."
+                    f"That spread is known from {sum(several)} seeds, which say little of it, so the intervals are "
+                    "wide: more seeds of each setting narrow them."
                 )
         else:
             found.append(
