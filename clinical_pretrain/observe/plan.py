@@ -160,10 +160,12 @@ def options_for(before: RunConfig, shared: RunConfig, steps: int, chosen: Candid
         chosen: the choice.
     """
     own_stage = ZeroSettings.of(load(before.deepspeed)).stage
-    max_steps, warmup_steps = steps - before.extend, before.optim.warmup_steps
+    warmup_steps = before.optim.warmup_steps
+    max_steps = -(-before.max_steps * before.batch.train_batch_size // shared.batch.train_batch_size)
     size, kind, stage = before.batch.micro_batch_size_per_gpu, before.activation_checkpointing, chosen.zero.stage
     values = [  # option, the config's value, the choice's
         ("--max_steps", before.max_steps, max_steps),
+        ("--extend", before.extend, steps - max_steps),
         ("--optim.warmup_steps", warmup_steps, min(warmup_steps, max_steps)),
         ("--batch.train_batch_size", before.batch.train_batch_size, shared.batch.train_batch_size),
         ("--batch.micro_batch_size_per_gpu", size, chosen.micro_batch_size if size else size),

@@ -76,9 +76,10 @@ def newest_measurement(runs: Path, card: Card, network: Network) -> Measurement 
         network: how GPUs are connected.
     """
     folders: list[Path] = []
-    with suppress(UserError):
+    with suppress(UserError, OSError):  # others' runs may not be readable, or vanish
         folders = [run for run in runs_in([runs]) if RunFolder(run).metrics_file.exists()]
-    for run in sorted(folders, key=lambda run: RunFolder(run).metrics_file.stat().st_mtime, reverse=True):
-        with suppress(UserError):
+        folders.sort(key=lambda run: RunFolder(run).metrics_file.stat().st_mtime, reverse=True)
+    for run in folders:
+        with suppress(UserError, OSError):
             return measurement(run, card, network)
     return None

@@ -35,7 +35,7 @@ def runs_in(paths: list[Path]) -> list[Path]:
     Raises:
         UserError: there is none.
     """
-    found = [path for path in folders_in(paths) if RunFolder(path).exists or RunFolder(path).job_file.exists()]
+    found = [path for path in folders_in(paths) if is_run(path) or _is_there(RunFolder(path).job_file)]
     if not found:
         raise UserError(f"{', '.join(map(str, paths))}: no run here; give the --run_dir of a training run")
     return found
@@ -46,10 +46,21 @@ def folders_in(paths: Sequence[Path]) -> list[Path]:
     return sorted({folder for path in paths for folder in (path, *path.glob("*"), *path.glob("*/*"))})
 
 
+def is_run(path: Path) -> bool:
+    """Whether this is a run folder. One of another user that can't be entered is none."""
+    return _is_there(RunFolder(path).run_file)
+
+
+def _is_there(path: Path) -> bool:
+    with suppress(OSError):
+        return path.exists()
+    return False
+
+
 def no_run(path: Path) -> UserError:
     """The error for a folder that should be a run's: names the runs in it, if there are any."""
     with suppress(UserError):
-        if runs := [str(run) for run in runs_in([path]) if RunFolder(run).exists]:
+        if runs := [str(run) for run in runs_in([path]) if is_run(run)]:
             more = f" and {len(runs) - 10} more" if len(runs) > 10 else ""
             return UserError(f"{path}: a folder of runs; give one of them: {', '.join(runs[:10])}{more}")
     return UserError(f"{path}: not a run folder; give the --run_dir of a training run, such as runs/NAME")

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -24,6 +25,8 @@ from clinical_pretrain.models.base_model import random_config
 from clinical_pretrain.models.families import FAMILIES, family_named
 from clinical_pretrain.observe import plan as observe_plan
 from clinical_pretrain.observe import plan_scaling
+from clinical_pretrain.observe.plan_measured import newest_measurement
+from clinical_pretrain.observe.status import runs_in
 from clinical_pretrain.run_folder import metrics
 from clinical_pretrain.run_folder.paths import RunFolder
 from clinical_pretrain.training import auto
@@ -307,6 +310,23 @@ def test_a_measured_run_scales_the_times(tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
+def test_other_users_runs_are_passed_over(tmp_path, monkeypatch):
+    """In a folder of runs that many share."""
+    config = given(CONFIGS[0]).config
+    run_on(tmp_path / "run", "NVIDIA H100 80GB HBM3", [1.0, 9e5, 1e6, 1.2e6], config)
+    (tmp_path / "private").mkdir()
+    exists = Path.exists
+
+    def refuses(path):
+        if "private" in path.parts:
+            raise PermissionError(13, "Permission denied", str(path))
+        return exists(path)
+
+    monkeypatch.setattr(Path, "exists", refuses)
+    assert runs_in([tmp_path]) == [tmp_path / "run"]
+    assert newest_measurement(tmp_path, card_named("h100-80gb"), speed.Network()).run == tmp_path / "run"
+
+
 def test_small_runs_have_fitting_units(tmp_path, capsys):
     out = tmp_path / "plan.json"
     assert plan("--max_steps", "2", "--optim.warmup_steps", "0", "--json", str(out)) == 0
@@ -333,6 +353,10 @@ def test_small_runs_have_fitting_units(tmp_path, capsys):
             "--batch.micro_batch_size_per_gpu 10 --activation_checkpointing none",
         ),
         ("--gpus 2 --batch.micro_batch_size_per_gpu auto --activation_checkpointing auto", ""),
+        (
+            "--gpus 8 --max_steps 1000 --extend 20000 --optim.warmup_steps 0",
+            "--max_steps 750 --extend 15000 --batch.train_batch_size 24",
+        ),
     ],
 )
 def test_the_choice_is_written_as_options(words, options, capsys, tmp_path):
