@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from clinical_pretrain.slurm_environment import rank_variables
+from clinical_pretrain.slurm_environment import cores_of_task, rank_variables
 from tokenizer_tools.errors import UserError
 
 T = TypeVar("T")
@@ -196,10 +196,11 @@ def initialise(step_timeout_seconds: int = 0) -> Ranks:
 
 
 def _share_cores(world_size: int) -> None:
-    """Divide this machine's cores among its ranks, unless OMP_NUM_THREADS says otherwise."""
+    """Divide this machine's cores among its ranks, unless srun has, or OMP_NUM_THREADS says otherwise."""
     if "OMP_NUM_THREADS" not in os.environ:
+        cores, of_task = len(os.sched_getaffinity(0)), cores_of_task()
         local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world_size))
+        torch.set_num_threads(max(1, min(cores, of_task) if of_task else cores // local_world_size))
 
 
 def _init_process_group(deepspeed: Any, timeout: timedelta) -> None:

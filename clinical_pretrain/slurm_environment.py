@@ -23,6 +23,14 @@ def rank_variables() -> dict[str, str]:
     return {name: os.environ[source] for name, source in sources.items()} if is_task else {}
 
 
+def cores_of_task() -> int | None:
+    """CPU cores that each task of this srun has; None where srun wasn't told, or hasn't started this process."""
+    cores = os.environ.get("SLURM_CPUS_PER_TASK")
+    of_srun = rank_variables()
+    is_task = bool(of_srun) and all(os.environ.get(name, value) == value for name, value in of_srun.items())
+    return int(cores) if cores and is_task else None
+
+
 def warning_seconds() -> int:
     """How long before the time limit the job is told to stop; 0 where that isn't known."""
     return int(os.environ.get("WARNING_SECONDS") or 0)

@@ -66,7 +66,10 @@ def refusal(slurm: SlurmConfig) -> str | None:
         file = Path(folder) / "job.sh"
         file.write_text(script(Path(folder), parameters, slurm, 1))
         call = ["sbatch", "--test-only", str(file)]
-        done = subprocess.run(call, capture_output=True, text=True, timeout=60)
+        try:
+            done = subprocess.run(call, capture_output=True, text=True, timeout=60)
+        except subprocess.TimeoutExpired:
+            return "sbatch --test-only: no answer"
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     return (lines or ["sbatch says nothing"])[-1].split("error: ")[-1] if done.returncode else None
 

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from conftest import REPOSITORY
 
 from clinical_pretrain.config.run_config import RunConfig
-from clinical_pretrain.distributed import initialise, own_device, runs_on
+from clinical_pretrain.distributed import _share_cores, initialise, own_device, runs_on
 from clinical_pretrain.training.setup import check_hardware
 from tokenizer_tools.errors import UserError
 
@@ -97,6 +97,29 @@ def test_two_ranks_on_one_gpu_are_reported_in_one_line(monkeypatch):
     with pytest.raises(UserError, match=r"^rank 1 on .* shares its GPU with another rank; start one rank per GPU$"):
         initialise()
     assert os.environ["LOCAL_RANK"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("variables", "threads"),
+    [
+        ({}, 4),
+        ({"LOCAL_WORLD_SIZE": "2"}, 8),
+        ({"SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_NTASKS": "4", "SLURM_CPUS_PER_TASK": "5"}, 5),
+        ({"SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_NTASKS": "4", "SLURM_CPUS_PER_TASK": "32"}, 16),
+        ({"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "1", "SLURM_CPUS_PER_TASK": "16"}, 4),
+        ({"OMP_NUM_THREADS": "3"}, None),
+    ],
+)
+def test_ranks_share_cores_unless_srun_has_divided_them(variables, threads, monkeypatch):
+    """The last but one: DeepSpeed's launcher in a task of srun."""
+    chosen = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(16)))
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "4", **variables}.items():
+        monkeypatch.setenv(name, value)
+    _share_cores(4)
+    assert chosen == ([threads] if threads else [])
 
 
 @pytest.mark.parametrize("rank", [0, 1])

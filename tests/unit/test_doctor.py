@@ -21,6 +21,7 @@ from clinical_pretrain.observe.doctor.findings import Finding, fault, in_order, 
 from clinical_pretrain.observe.doctor.meeting import Meeting, Place
 from clinical_pretrain.observe.doctor.ranks import check_all_reduce, check_gpus
 from clinical_pretrain.training import probe
+from tokenizer_tools.manifest import Manifest
 
 
 def only(findings, name):
@@ -29,9 +30,10 @@ def only(findings, name):
     return finding
 
 
-def run_doctor(folder, *words, **environment):
+def run_doctor(folder, *words, launcher=(), **environment):
     """The command, as a user types it. Returns its exit code, its findings by name, and what it printed."""
-    call = [sys.executable, "-m", "clinical_pretrain", "doctor", "--json", "found.json", *map(str, words)]
+    python = [sys.executable, *launcher, "-m", "clinical_pretrain"]
+    call = [*python, "doctor", "--json", "found.json", *map(str, words)]
     variables = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", **environment}
     done = subprocess.run(call, cwd=folder, capture_output=True, text=True, env=variables, timeout=280)
     assert "Traceback" not in done.stderr, done.stderr
@@ -51,6 +53,39 @@ def test_a_machine_without_faults(shards, config_file, tmp_path):
     assert only(findings, "compiler").found == "this run needs none"
     assert said.splitlines()[-1].endswith(f"run {' '.join(map(str, words))}")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_ranks_that_torchrun_has_started(tmp_path):
+    """Its own process listens at the port where they meet."""
+    code, findings, said = run_doctor(tmp_path, launcher=["-m", "torch.distributed.run", "--nproc_per_node", "2"])
+    assert code == 0 and not [finding for finding in findings if finding.level == "fault"], said
+    assert only(findings, "all-reduce").found.startswith("2 ranks over gloo: 4 kB: ")
+
+
+def test_each_task_of_srun_has_cores_of_its_own(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
+    assert machine.check_cores(4).level == "warning" and machine.check_cores(2).found.startswith("2 CPU cores for 2 r")
+    for name, value in (("PROCID", 0), ("LOCALID", 0), ("NTASKS", 4), ("CPUS_PER_TASK", 2)):
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    assert machine.check_cores(4).level == "ok" and machine.check_cores(4).found.startswith("8 CPU cores for 4 ranks, ")
+    monkeypatch.setenv("WORLD_SIZE", "2")  # another launcher, in a task
+    assert machine.check_cores(4).level == "warning"
+
+
+def test_shards_on_a_slow_disk(shards, monkeypatch):
+    """Small ones on a disk that answers slowly say nothing."""
+    manifest = Manifest.load(shards)
+    monkeypatch.setattr(folders, "SLOW_READING", 1e15)
+    assert folders.check_reading(shards, manifest).level == "ok"
+    monkeypatch.setattr(folders, "TRIAL_SECONDS", 0.0)
+    assert folders.check_reading(shards, manifest).level == "warning"
+
+
+def test_a_micro_batch_that_is_left_to_auto(shards, config_file):
+    words = ["--data.shards", str(shards), "--batch.micro_batch_size_per_gpu", "auto"]
+    findings = run_needs.check_run(load_config(["--config", str(config_file), *words])[0], 2)
+    assert only(findings, "settings").found == "2 ranks, each 4 sequences per step, in micro-batches by GPU memory"
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from packaging.specifiers import SpecifierSet
 
 from clinical_pretrain.observe.doctor.findings import Finding, fault, ok, warning
 from clinical_pretrain.run_folder.starts import git_commit
+from clinical_pretrain.slurm_environment import cores_of_task
 
 PACKAGE = "clinical-pretrain"
 SHARED_MEMORY = Path("/dev/shm")
@@ -125,8 +126,10 @@ def check_limits(world_size: int) -> list[Finding]:
 
 
 def check_cores(local_ranks: int) -> Finding:
-    """CPU cores that this process may use, and memory."""
-    cores, memory = len(os.sched_getaffinity(0)), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """CPU cores that the ranks of this machine may use, and memory."""
+    of_task = cores_of_task()
+    cores = of_task * local_ranks if of_task else len(os.sched_getaffinity(0))
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     found = f"{cores} CPU cores for {local_ranks} rank{'s'[: local_ranks != 1]}, {memory / 1e9:,.0f} GB of memory"
     if cores >= local_ranks:
         return ok("cores", found)

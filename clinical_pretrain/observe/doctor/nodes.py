@@ -103,6 +103,8 @@ def _check_network(meeting: Meeting) -> tuple[dict[int, dict[str, Any]], list[Fi
         meets_at = 0
         if place.rank == 0:
             stack.enter_context(holding_lock(lock))
+            meets_at = agents_port()
+        if place.rank == 0 and not meets_at:
             try:
                 meets_at = stack.enter_context(listening(meeting_port() or 0))
             except OSError as error:
@@ -117,6 +119,12 @@ def _check_network(meeting: Meeting) -> tuple[dict[int, dict[str, Any]], list[Fi
         meeting.tell("network", {})
         meeting.hear("network", ranks, MEET_SECONDS)  # until then others may want to connect
     return ranks, findings
+
+
+def agents_port() -> int:
+    """The port at which the ranks meet if torchrun has started them: its own process listens there. Else 0."""
+    has_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    return int(os.environ["MASTER_PORT"]) if has_agent else 0
 
 
 def _silent(missing: list[int], meeting: Meeting) -> Finding:

@@ -106,10 +106,10 @@ def torch_failed(words: str) -> Finding:
 
 def _loads_torch(environment: Mapping[str, str], without: str = "") -> bool:
     variables = {name: value for name, value in environment.items() if name != without}
-    done = subprocess.run(
-        [sys.executable, "-c", "import torch, tokenizers"], env=variables, capture_output=True, timeout=PROBE_SECONDS
-    )
-    return done.returncode == 0
+    call = [sys.executable, "-c", "import torch, tokenizers"]
+    with suppress(subprocess.TimeoutExpired):
+        return not subprocess.run(call, env=variables, capture_output=True, timeout=PROBE_SECONDS).returncode
+    return False
 
 
 def check_answers(answers: Sequence[dict[str, Any]], config: RunConfig | None, is_login: bool) -> list[Finding]:

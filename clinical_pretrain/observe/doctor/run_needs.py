@@ -9,9 +9,11 @@ from clinical_pretrain.cluster.checks import check_base_model_is_local
 from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.observe.doctor.findings import Finding, ok, refused, warning
 from clinical_pretrain.observe.doctor.folders import check_reading
+from clinical_pretrain.training.auto import is_auto
 from clinical_pretrain.training.preflight import check_files, check_folder, load_shards, make_spec
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.hub_access import hub_is_reachable
+from tokenizer_tools.wording import counted
 
 
 def check_run(config: RunConfig, world_size: int) -> list[Finding]:
@@ -40,8 +42,11 @@ def check_run(config: RunConfig, world_size: int) -> list[Finding]:
         return [*findings, refused("settings", error)]
     except (ImportError, OSError):  # torch can't be loaded
         return findings
-    of_each = f"{world_size} rank{'s'[: world_size != 1]}, each {spec.accumulation_steps} x"
-    findings.append(ok("settings", f"{of_each} {config.batch.micro_batch_size_per_gpu} sequences per step"))
+    if is_auto(spec.config):
+        of_each = f"{config.batch.train_batch_size // world_size} sequences per step, in micro-batches by GPU memory"
+    else:
+        of_each = f"{spec.accumulation_steps} x {spec.config.batch.micro_batch_size_per_gpu} sequences per step"
+    findings.append(ok("settings", f"{counted(world_size, 'rank')}, each {of_each}"))
     return [*findings, *_refusal("run folder's content", lambda: check_folder(spec))]
 
 
