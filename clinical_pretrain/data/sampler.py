@@ -59,7 +59,7 @@ def micro_batch_of(rank: int, world_size: int, micro_step: int) -> int:
 
 
 # The purposes of generators: each is the first number, after the run's seed, that seeds one.
-_ORDER, MASKS, VALIDATION_MASKS, DROPOUT, PROBE, GENERAL_MASKS = range(6)
+_ORDER, MASKS, VALIDATION_MASKS, DROPOUT, PROBE, GENERAL_MASKS, FILLING_MASKS = range(7)
 
 
 def generator(seed: int, purpose: int, *numbers: int) -> np.random.Generator:

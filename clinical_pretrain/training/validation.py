@@ -15,7 +15,13 @@ from clinical_pretrain.console import console
 from clinical_pretrain.data.collator import Collator, MicroBatch
 from clinical_pretrain.data.context import CONTEXT_TOKENS, cut_context
 from clinical_pretrain.data.general_text import general_sequences
-from clinical_pretrain.data.sampler import GENERAL_MASKS, VALIDATION_MASKS, generator, validation_sequences
+from clinical_pretrain.data.sampler import (
+    FILLING_MASKS,
+    GENERAL_MASKS,
+    VALIDATION_MASKS,
+    generator,
+    validation_sequences,
+)
 from clinical_pretrain.data.shards import PackedSequence, Split
 from clinical_pretrain.data.validation_files import read_words
 from clinical_pretrain.distributed import Ranks
@@ -173,9 +179,12 @@ class Validation:
     ) -> tuple[list[PackedSequence], MicroBatch, torch.Tensor]:
         """Sequences, their micro-batch, and which of its positions count, (predicted,) bool. It is filled up with a
         sequence that doesn't count: all micro-batches have one shape."""
-        filled = numbers + [0] * (self.config.batch.micro_batch_size_per_gpu - len(numbers))
-        sequences = [among[number] for number in filled]
-        batch = self.collator(sequences, [generator(self.config.seed, purpose, number) for number in filled])
+        missing = self.config.batch.micro_batch_size_per_gpu - len(numbers)
+        sequences = [among[number] for number in numbers + [0] * missing]
+        generators = [generator(self.config.seed, purpose, number) for number in numbers]
+        # Each row of its own masks: the same ones in all could exceed the capacity, at the expense of what counts.
+        generators += [generator(self.config.seed, FILLING_MASKS, number) for number in range(missing)]
+        batch = self.collator(sequences, generators)
         counts = (batch.labels != IGNORED) & (batch.positions < len(numbers) * self.collator.length)
         return sequences, batch, counts
 
@@ -220,8 +229,8 @@ def validate(run: Run) -> None:
             losses = ValidationLosses(run.validation.numbers, loss, predicted.astype(np.int64))
             write_validation_losses(run.folder, run.step, losses)
             run.metrics.validation(run.step, result)
-            if warning := overfitting(run.folder, run.folder.starts()):
-                run.say(warning)
+        if warning := run.from_first(lambda: overfitting(run.folder, run.folder.starts())):
+            run.say(warning)
     if result and not math.isfinite(result["loss"]):
         _refuse(run, f"the validation loss is {result['loss']}")
 

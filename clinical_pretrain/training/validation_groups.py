@@ -99,8 +99,8 @@ class Words:
 
 
 class Sections:
-    """Sections of notes, where headers are found: a section begins behind its header, and ends at the next one's or at
-    the note's end.
+    """Sections of notes, where headers are found: a section begins with its header, and ends at the next one or at the
+    note's end.
 
     Args:
         tokenizer_json: of the shards.

@@ -15,7 +15,7 @@ from clinical_pretrain.data.collator import Collator, MicroBatch
 from clinical_pretrain.data.context import cut_context
 from clinical_pretrain.data.general_text import general_sequences
 from clinical_pretrain.data.masking import Vocabulary
-from clinical_pretrain.data.sampler import MASKS, generator
+from clinical_pretrain.data.sampler import MASKS, VALIDATION_MASKS, generator
 from clinical_pretrain.data.shards import PackedSequence, Split
 from clinical_pretrain.data.terms import TermFinder
 from clinical_pretrain.data.validation_files import read_words
@@ -111,6 +111,22 @@ def test_files_of_validation_are_read_before_anything_is_loaded(shards, tmp_path
     validation = ValidationConfig(**{name: str(tmp_path / "empty")})
     with pytest.raises(UserError, match="empty"):
         check_files(RunConfig(data=DataConfig(shards=str(shards)), validation=validation))
+
+
+def test_rows_that_fill_a_micro_batch_cost_no_prediction(shards, tokenized):
+    """With the same masks in each, they would exceed the capacity now and then."""
+    _, _, vocabulary = tokenized
+    split, masking = Split(shards, Manifest.load(shards), "validation"), MaskingConfig()
+    collator = Collator(Manifest.load(shards).sequence_length, masking, vocabulary)
+    for seed in range(40):
+        predicted = set()
+        for size in (1, 64):
+            batch = BatchConfig(train_batch_size=size, micro_batch_size_per_gpu=size)
+            config = RunConfig(seed=seed, batch=batch, masking=masking)
+            validation = Validation(config, shards, split, collator, OneRank(0, 1, 0, torch.device("cpu"), None))
+            _, _, counts = validation._collate(split, [0], VALIDATION_MASKS)
+            predicted.add(int(counts.sum()))
+        assert len(predicted) == 1
 
 
 def test_our_own_words_can_be_used():
