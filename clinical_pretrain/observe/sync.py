@@ -6,6 +6,7 @@ metrics only numbers. Names of note categories, sections and words come from the
 
 from __future__ import annotations
 
+import math
 import re
 import uuid
 from collections.abc import Iterator, Mapping
@@ -58,8 +59,9 @@ class Plan:
 def prepare(run_dir: Path, tracker: str, project: str, with_names: bool = False, again: bool = False) -> Plan:
     """Read what is new in a run since it was last sent.
 
-    A line is new if its step is above that of the last line of its kind that was sent. So steps that are trained again
-    after a restart aren't sent again; after a roll-back a tracker keeps the figures of the steps that were dropped.
+    A line on a step or a validation is new if its step is above that of the last one that was sent, so steps that are
+    trained again after a restart aren't sent again; after a roll-back a tracker keeps the figures of the dropped steps.
+    Any other line is new if it is later.
 
     Args:
         run_dir: the run folder.
@@ -78,10 +80,12 @@ def prepare(run_dir: Path, tracker: str, project: str, with_names: bool = False,
     place = f"{sender.place()}, {project}"
     before = {} if again else folder.read_trackers().get(place, {})
     last_steps: dict[str, int] = dict(before.get("last_steps", {}))
+    sent_until = before.get("sent_until", math.inf if before else 0.0)
     points, names = [], dict[str, None]()
     for line in MetricsReader(folder).new_lines():
         kind = line["kind"]
-        if line["step"] > before.get("last_steps", {}).get(kind, -1):
+        is_later = kind not in ("train", "validation") and line["time"] > sent_until
+        if line["step"] > before.get("last_steps", {}).get(kind, -1) or is_later:
             points.append(Point(kind, line["step"], line["time"], dict(_figures(line, kind, with_names))))
             last_steps[kind] = max(last_steps.get(kind, -1), line["step"])
             names |= dict.fromkeys(_names(line))
@@ -100,6 +104,7 @@ def prepare(run_dir: Path, tracker: str, project: str, with_names: bool = False,
             facts=_facts(folder.read_run(), starts[-1] if starts else {}),
             points=points,
             last_steps=last_steps,
+            sent_until=max([point.time for point in points], default=sent_until if before else 0.0),
             is_finished=folder.read_summary() is not None,
         ),
         withheld=withheld,
@@ -123,7 +128,12 @@ def send(plan: Plan) -> dict[str, Any]:
     if not shipment.points and shipment.run_id and known[shipment.place]["is_finished"] == shipment.is_finished:
         return {**told, "run_id": shipment.run_id, "where": "nothing is new"}
     run_id, where = SENDERS[shipment.tracker].send(shipment, folder.path)
-    sent = {"run_id": run_id, "last_steps": shipment.last_steps, "is_finished": shipment.is_finished}
+    sent = {
+        "run_id": run_id,
+        "last_steps": shipment.last_steps,
+        "sent_until": shipment.sent_until,
+        "is_finished": shipment.is_finished,
+    }
     folder.write_versioned(folder.trackers_file, {**known, shipment.place: sent})
     return {**told, "run_id": run_id, "where": where}
 

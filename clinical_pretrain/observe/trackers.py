@@ -47,6 +47,8 @@ class Shipment:
     points: list[Point]
     last_steps: dict[str, int]
     """By kind, after this shipment."""
+    sent_until: float
+    """Time of the last line, in seconds since 1970."""
     is_finished: bool
     """Whether the run is."""
 

@@ -115,11 +115,16 @@ def test_mlflow_gets_what_is_new(run, library, tmp_path, monkeypatch, capsys):
     assert history("save/bytes", first["run_id"]) == [(20, 5), (30, 6)]
     assert client.get_run(first["run_id"]).data.tags["changed.seed"] == "7"
     assert sync(run, *to)["where"] == "nothing is new"
+    # Another roll-back to the same step is another event.
+    rollback = {"kind": "rollback", "step": 20, "start": 0, "first_sample": 1, "samples": 4}
+    for time in (1.7e9 + 100, 1.7e9 + 200):
+        add(run, rollback | {"time": time})
+        assert sync(run, *to)["lines"] == 1
     (run / "summary.json").write_text(json.dumps({"format_version": 4}))
     sync(run, *to)
     assert client.get_run(first["run_id"]).info.status == "FINISHED"
     named = sync(run, *to, "--names", "--again")
-    assert named["run_id"] != first["run_id"] and named["lines"] == 7
+    assert named["run_id"] != first["run_id"] and named["lines"] == 9
     assert (
         client.get_run(named["run_id"]).data.metrics[f"validation/by_category/{CATEGORY.replace(',', '_')}/loss"] == 2
     )
