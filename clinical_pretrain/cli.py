@@ -29,7 +29,7 @@ from clinical_pretrain.commands.withdraw import withdraw
 from clinical_pretrain.config.command_line import version
 from clinical_pretrain.config.other_names import refuse_unknown
 from clinical_pretrain.config.reading import expand_home
-from clinical_pretrain.console import make_output_lenient
+from clinical_pretrain.console import NO_ACCESS, make_output_lenient
 from clinical_pretrain.exit_codes import INTERRUPTED, USER_ERROR
 from tokenizer_tools.command_line import typed
 from tokenizer_tools.errors import UserError
@@ -102,7 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.filename is None:
             raise
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        remedy = "; ask its owner for access, or name another place" if error.errno in NO_ACCESS else ""
+        print(f"error: {error.filename}: {error.strerror}{remedy}", file=sys.stderr)
         return USER_ERROR
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import shutil
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS)
 REDRAW_SECONDS = 0.1
 LOG_SECONDS = 60
 """Silence after which a log gets a line of what else only a terminal shows."""
@@ -68,6 +70,8 @@ def make_output_lenient() -> None:
             os.open(os.devnull, os.O_RDWR)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")  # what the terminal's encoding lacks
         if not isinstance(stream, LenientStream):
             setattr(sys, name, LenientStream(stream or Path(os.devnull).open("w")))  # noqa: SIM115
 

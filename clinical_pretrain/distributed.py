@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from clinical_pretrain.console import NO_ACCESS
 from clinical_pretrain.slurm_environment import cores_of_task, rank_variables
 from tokenizer_tools.errors import UserError
 
@@ -76,9 +77,8 @@ class Ranks:
             except UserError as caught:
                 error = str(caught)
             except OSError as caught:
-                error = (
-                    f"{place}: cannot be read or written ({caught.strerror}); free disk space, or choose another folder"
-                )
+                remedy = "ask its owner for access" if caught.errno in NO_ACCESS else "free disk space"
+                error = f"{place}: cannot be read or written ({caught.strerror}); {remedy}, or choose another folder"
         error = self.broadcast(error)
         if error is not None:
             raise UserError(error)
@@ -184,7 +184,7 @@ def initialise(step_timeout_seconds: int = 0) -> Ranks:
     if not uses_gpu():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
         _share_cores(world_size)
-    deepspeed = _import_deepspeed()
+    deepspeed = import_deepspeed()
     device = own_device(local_rank)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -223,10 +223,12 @@ def _init_process_group(deepspeed: Any, timeout: timedelta) -> None:
         ) from None
 
 
-def _import_deepspeed() -> Any:
+def import_deepspeed() -> Any:
     """DeepSpeed, quiet, and without a build that it would start on a CPU."""
     # It calls torch functions by their old names, at every step.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+    if not uses_gpu():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else it warns that it found nothing better
     import deepspeed
     import deepspeed.ops
 

@@ -144,9 +144,10 @@ def write_report(path: str, value: Any) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write text to a temporary file next to `path`, flush it to disk, rename it."""
+    """Write text to a temporary file next to `path`, flush it to disk, rename it. What is no Unicode, a byte of a name
+    that isn't UTF-8, is written as JSON does: \\udce4."""
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
+    with temporary.open("w", encoding="utf-8", errors="backslashreplace") as stream:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())

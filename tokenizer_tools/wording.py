@@ -29,3 +29,8 @@ def byte_count(number: float) -> str:
             return f"{number:,.0f} {unit}" if unit == "bytes" else f"{number:.1f} {unit}"
         number /= 1000
     return f"{number:,.1f} TB"
+
+
+def as_unicode(text: str) -> str:
+    """A text that any encoding of Unicode can write: a question mark for each byte of a name that isn't UTF-8."""
+    return text.encode("utf-8", "replace").decode()

@@ -63,5 +63,5 @@ def read_yaml(path: Path, example: str = "max_steps: 1000") -> dict[str, Any]:
         problem = getattr(error, "problem", None) or "not text, nested too deeply, or a value doesn't match its tag"
         raise UserError(f"{path}{where}: not YAML ({problem})") from None
     if not isinstance(raw, dict):
-        raise UserError(f"{path}: a config file must hold keys and values, such as '{example}'")
+        raise UserError(f"{path}: must hold keys and values, such as '{example}'")
     return raw

@@ -30,9 +30,10 @@ def launch(module: str, launcher_arguments: Sequence[str], arguments: Sequence[s
         UserError: the launcher refuses its options.
     """
     signal.signal(signal.SIGINT, lambda number, frame: None)
-    from deepspeed.launcher import runner
+    from clinical_pretrain.distributed import free_port, import_deepspeed
 
-    from clinical_pretrain.distributed import free_port
+    import_deepspeed()
+    from deepspeed.launcher import runner
 
     if "--master_port" not in launcher_arguments:
         launcher_arguments = ["--master_port", str(free_port()), *launcher_arguments]

@@ -99,6 +99,8 @@ def make_plan(asked: Asked) -> Plan:
     length = manifest.sequence_length if manifest else asked.length
     model = shape_of(asked.config.model, length, manifest.tokenizer.vocab_size if manifest else None)
     config, steps, notes = _whole_batch(asked)
+    if manifest is None and asked.config.model.init == "random":
+        notes.append(f"the vocabulary of shards decides the model's size: planned with {model.vocab_size:,} tokens")
     if asked.measured:
         measured: Measurement | None = measurement(asked.measured, asked.card, asked.network)
     else:

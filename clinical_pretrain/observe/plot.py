@@ -12,6 +12,7 @@ from clinical_pretrain.run_folder.paths import RunFolder
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import check_output_file
 from tokenizer_tools.manifest import held_out
+from tokenizer_tools.wording import as_unicode
 
 FORMATS = (".png", ".pdf", ".svg")
 
@@ -70,7 +71,11 @@ def plot_loss(run_dir: Path, out: Path | None = None) -> dict[str, Any]:
         )
         for point in (same[0], same[-1]):
             axes.annotate(f"{point['loss']:.2f}", (point["step"], point["loss"]), (0, 8), textcoords="offset points")
-    axes.set(xlabel="optimizer step", ylabel="masked-LM loss (nats per masked token)", title=run_dir.resolve().name)
+    axes.set(
+        xlabel="optimizer step",
+        ylabel="masked-LM loss (nats per masked token)",
+        title=as_unicode(run_dir.resolve().name),
+    )
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     figure.tight_layout()

@@ -34,7 +34,10 @@ def runs_in(paths: list[Path]) -> list[Path]:
 
     Raises:
         UserError: there is none.
+        OSError: one of these folders can't be read.
     """
+    for path in paths:
+        RunFolder(path).run_file.exists()  # one that is named must be readable; others below are passed over
     found = [path for path in folders_in(paths) if is_run(path) or _is_there(RunFolder(path).job_file)]
     if not found:
         raise UserError(f"{', '.join(map(str, paths))}: no run here; give the --run_dir of a training run")

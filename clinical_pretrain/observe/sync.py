@@ -7,6 +7,7 @@ metrics only numbers. Names of note categories, sections and words come from the
 from __future__ import annotations
 
 import math
+import os
 import re
 import uuid
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,7 @@ from clinical_pretrain.observe.status import no_run
 from clinical_pretrain.observe.trackers import SENDERS, Point, Shipment
 from clinical_pretrain.run_folder.metrics import MetricsReader
 from clinical_pretrain.run_folder.paths import RunFolder
+from tokenizer_tools.errors import UserError
 
 OF_LINE = ("format_version", "step", "kind", "time", "start")
 """Keys of a line that are no figures."""
@@ -123,6 +125,10 @@ def send(plan: Plan) -> dict[str, Any]:
         UserError: the tracker's library is missing, or it refuses.
     """
     shipment, folder = plan.shipment, plan.folder
+    if not os.access(folder.path, os.W_OK | os.X_OK, effective_ids=True):
+        raise UserError(
+            f"{folder}: can't be written, and sync notes there what it has sent; its owner can sync it, or you a copy"
+        )
     told = {"tracker": shipment.tracker, "project": shipment.project, "lines": len(shipment.points)}
     known = folder.read_trackers()
     if not shipment.points and shipment.run_id and known[shipment.place]["is_finished"] == shipment.is_finished:

@@ -28,19 +28,21 @@ def read_metrics(folder: RunFolder, kind: str | None = None) -> list[dict[str, A
 
 
 def warn_of_damaged_lines(folder: RunFolder) -> None:
-    """Say which lines can't be read, which everything that reads the log leaves out. A last line that isn't whole yet
-    doesn't count."""
+    """Say which lines can't be read, which everything that reads the log leaves out."""
     if numbers := damaged_lines(folder):
         lines = f"{counted(len(numbers), 'line')} that can't be read (first: line {numbers[0]})"
         console.say(f"warning: {folder.metrics_file}: left out {lines}", error=True)
 
 
 def damaged_lines(folder: RunFolder) -> list[int]:
-    """Numbers, from 1, of the lines that are whole and can't be read."""
+    """Numbers, from 1, of the lines that can't be read. A last line that isn't whole doesn't count until the run is
+    finished: it may still be written."""
     if not folder.metrics_file.exists():
         return []
-    *whole, _ = _texts(folder.metrics_file)
-    return [number for number, text in enumerate(whole, 1) if text and _parse(folder.metrics_file, text) is None]
+    texts = _texts(folder.metrics_file)
+    if not folder.summary_file.exists():
+        texts.pop()
+    return [number for number, text in enumerate(texts, 1) if text and _parse(folder.metrics_file, text) is None]
 
 
 def cut_metrics(folder: RunFolder, step: int) -> None:

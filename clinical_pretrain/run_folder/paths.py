@@ -16,7 +16,8 @@ FORMAT_VERSION = 4
 """Format version of run.json, data.json, summary.json, stop.json and trackers.json."""
 JOBS_FOLDER = "slurm"
 """Folder of SLURM jobs' logs and scripts, in a run folder or in a folder of runs."""
-_REMEDY = "restore it from a backup, or choose another --run_dir"
+_REMEDY = "restore it from a backup; to train anew, choose another --run_dir"
+_REMEDY_OF_END = "delete it: the run's own command writes it again"
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,7 @@ class RunFolder:
         Raises:
             UserError: it is damaged, or of another format version.
         """
-        return read_json(self.summary_file, FORMAT_VERSION, _REMEDY) if self.summary_file.exists() else None
+        return read_json(self.summary_file, FORMAT_VERSION, _REMEDY_OF_END) if self.summary_file.exists() else None
 
     def read_stop(self) -> dict[str, Any] | None:
         """What stop.json says; None for a run that hasn't ended yet.
@@ -211,7 +212,7 @@ class RunFolder:
         Raises:
             UserError: it is damaged, or of another format version.
         """
-        return read_json(self.stop_file, FORMAT_VERSION, _REMEDY) if self.stop_file.exists() else None
+        return read_json(self.stop_file, FORMAT_VERSION, _REMEDY_OF_END) if self.stop_file.exists() else None
 
     def read_trackers(self) -> dict[str, Any]:
         """What trackers.json says, by tracker; empty where there is none.

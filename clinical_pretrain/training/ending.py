@@ -91,8 +91,11 @@ def reason_of_end(summary: dict[str, Any]) -> str:
 def next_command(folder: RunFolder, summary: dict[str, Any]) -> str:
     """What to type now."""
     best = summary["best_step"]
-    is_saved = best != summary["steps"] and best in folder.saved_steps()
-    other = f" (step {best:,} has the lowest validation loss: --step best)" if is_saved else ""
+    other = ""
+    if best not in (None, summary["steps"]):
+        is_saved = best in folder.saved_steps()
+        how = "--step best" if is_saved else "--checkpoint.keep_best true would have kept it"
+        other = f" (step {best:,} has the lowest validation loss: {how})"
     return f"next: {typed()} export {shlex.quote(str(folder))} --out model/{other}"
 
 

@@ -123,9 +123,12 @@ def load_shards(shards: Path) -> Manifest:
     """Load the manifest of a shard folder.
 
     Raises:
-        UserError: it is not a finished shard folder, or its tokenizer is not the one that it was built with.
+        UserError: it is not a finished shard folder, its tokenizer is not the one that it was built with, or a file of
+            it is missing or cut off.
     """
     from tokenizers import Tokenizer
+
+    from clinical_pretrain.data.shards import Split
 
     manifest = Manifest.load(shards)
     path = shards / TOKENIZER_FOLDER / "tokenizer.json"
@@ -135,4 +138,6 @@ def load_shards(shards: Path) -> Manifest:
         found = None
     if found != manifest.tokenizer.sha256:
         raise UserError(f"{path}: not the tokenizer that these shards were built with; build the shards again")
+    for name in manifest.splits:
+        Split(shards, manifest, name)  # refuses a file that is cut off
     return manifest

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
+from run_folders import train_line, write_run
 
 from clinical_pretrain.cli import main
 from clinical_pretrain.commands.options import make_parser, parse
@@ -125,6 +126,15 @@ def test_both_commands_say_their_version(capsys):
     assert said.startswith("clinical-pretrain ") and said.split()[1][0].isdigit()
     done = subprocess.run([sys.executable, RUN, "--version"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, said)
+
+
+def test_output_in_an_encoding_that_lacks_a_character(tmp_path):
+    run = tmp_path / "Lauf Ärzte"
+    write_run(run, [train_line(10)])
+    call = [sys.executable, "-m", "clinical_pretrain", "status", str(run)]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(call, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0 and "Lauf ?rzte" in done.stdout and not done.stderr, done.stderr
 
 
 MISTAKES = [

@@ -273,6 +273,14 @@ def test_missing_shards_are_one_fault(config_file):
     assert probe.ask_size(config) is None
 
 
+def test_shards_that_are_cut_off(shards, config_file, tmp_path):
+    shutil.copytree(shards, tmp_path / "shards")
+    (file := tmp_path / "shards" / "train" / "part-00000.arrow").write_bytes(file.read_bytes()[:-100])
+    config, _ = load_config(["--config", str(config_file), "--data.shards", str(tmp_path / "shards")])
+    finding = only(run_needs.check_run(config, 1), "files")
+    assert finding.level == "fault" and "part-00000.arrow: damaged" in finding.found and "again" in finding.remedy
+
+
 def test_versions_are_compared_with_the_tested_ranges(tmp_path, monkeypatch):
     assert [finding.level for finding in machine.check_versions()] == ["ok"]
     other = tmp_path / "transformers-9.9.0.dist-info"

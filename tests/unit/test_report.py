@@ -2,6 +2,8 @@
 
 import html
 import json
+import math
+import os
 import re
 
 import pytest
@@ -15,6 +17,7 @@ from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.observe.report.recipe import read_recipe
 from clinical_pretrain.resources import resource_path
 from tokenizer_tools.manifest import Manifest
+from tokenizer_tools.pages.wording import four_digits
 
 NAME = "rate-0.002-seed-1"
 HOSTILE = "--><script>alert('1')</script> $x^2$ \x01\u202e"
@@ -193,6 +196,40 @@ def test_lines_that_cannot_be_read_are_said(run, tmp_path, capsys):
     page, _ = report(run, tmp_path)
     assert "Left out: 1 of the lines of metrics.jsonl" in page
     assert capsys.readouterr().err == f"warning: {log}: left out 1 line that can't be read (first: line 1)\n"
+
+
+def test_a_last_line_that_is_cut_off(run, tmp_path, capsys):
+    """Of a finished run nobody writes it on; of one that trains it will be whole in a moment."""
+    log, summary = run / "metrics.jsonl", run / "summary.json"
+    log.write_text(log.read_text()[:-9])
+    page, _ = report(run, tmp_path)
+    count = len(log.read_text().splitlines())
+    assert f"left out 1 line that can't be read (first: line {count})" in capsys.readouterr().err
+    assert "Left out: 1 of the lines" in page
+    summary.unlink()
+    report(run, tmp_path)
+    assert not capsys.readouterr().err
+
+
+def test_a_loss_beyond_all_measure(run, tmp_path):
+    """As of a run at too high a learning rate."""
+    log = run / "metrics.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    *_, first, last = [line for line in lines if line["kind"] == "validation"]
+    first["loss"], last["loss"] = 177.5, 800.0
+    log.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    page, _ = report(run, tmp_path)
+    assert cells(page, "loss, overall")["all masked tokens"][3] == "inf"
+    assert four_digits(math.exp(177.5)) == "1.223e+77" and four_digits(12_345.6) == "12,346"
+
+
+def test_a_run_folder_whose_name_isnt_utf8(run, tmp_path, capsys):
+    other = run.with_name(os.fsdecode(b"L\xe4uf"))
+    run.rename(other)
+    for command, key in (("report", "page"), ("plot", "picture")):
+        assert main([command, str(other), "--json", str(tmp_path / "found.json")]) == 0
+        assert json.loads((tmp_path / "found.json").read_text())[key].startswith(str(other))
+    assert "<title>L?uf" in (other / "report.html").read_text()
 
 
 def test_a_run_that_ended_before_it_trained(run, capsys):

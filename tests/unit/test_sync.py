@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import sys
+from types import SimpleNamespace
 
 import pytest
 from run_folders import metrics_line, start_entry, train_line, validation_line, write_run
@@ -11,7 +12,7 @@ from run_folders import metrics_line, start_entry, train_line, validation_line, 
 from clinical_pretrain.cli import main
 from clinical_pretrain.config.run_config import RunConfig
 from clinical_pretrain.observe.sync import prepare, public_settings
-from clinical_pretrain.observe.trackers import _without_credentials
+from clinical_pretrain.observe.trackers import SENDERS, _without_credentials
 from clinical_pretrain.run_folder.metrics import cut_metrics
 from clinical_pretrain.run_folder.paths import RunFolder
 
@@ -82,6 +83,16 @@ def test_a_missing_library_is_one_line(run, name, monkeypatch, capsys):
     assert main(["sync", str(run), "--to", name]) == 2
     wanted = f"error: {name} is missing, which --to {name} needs: pip install 'clinical-pretrain[{name}]'\n"
     assert capsys.readouterr().err == wanted and not (run / "trackers.json").exists()
+
+
+def test_a_run_that_cannot_note_what_was_sent(run, monkeypatch, capsys):
+    """Else the next call would send it all once more."""
+    monkeypatch.setattr("os.access", lambda *arguments, **options: False)
+    monkeypatch.setitem(SENDERS, "mlflow", SimpleNamespace(place=lambda: "there"))
+    assert main(["sync", str(run), "--to", "mlflow"]) == 2
+    assert (
+        f"error: {run}: can't be written, and sync notes there what it has sent; its owner" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.slow

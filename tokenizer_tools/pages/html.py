@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from tokenizer_tools.pages.style import CSS
+from tokenizer_tools.wording import as_unicode
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 """Content-Security-Policy: no scripts, and nothing is loaded. Plots have style attributes."""
@@ -27,7 +28,7 @@ def page(title: str, heading: str, lead: str, sections: Mapping[str, str], *, co
     )
     links = "".join(f'<li><a href="#s{number}">{escape(name)}</a></li>' for number, name in enumerate(sections))
     nav = f'<nav aria-label="Contents"><ul>{links}</ul></nav>\n' if contents else ""
-    return (
+    text = (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -35,6 +36,7 @@ def page(title: str, heading: str, lead: str, sections: Mapping[str, str], *, co
         f"<title>{escape(title)}</title>\n<style>\n{CSS}</style>\n</head>\n<body>\n"
         f"<header><h1>{escape(heading)}</h1>{lead}</header>\n{nav}<main>\n{body}</main>\n</body>\n</html>\n"
     )
+    return as_unicode(text)
 
 
 def tiles(figures: Mapping[str, str]) -> str:

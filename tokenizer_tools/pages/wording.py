@@ -28,5 +28,7 @@ def decimal(value: float | None, digits: int) -> str:
 
 
 def four_digits(value: float) -> str:
-    """A number with about four digits, such as 5.69, 297.0 or 12,345."""
+    """A number with about four digits, such as 5.69, 297.0 or 12,345; 1.254e+77 where it is beyond all measure."""
+    if abs(value) >= 1e9:
+        return f"{value:.4g}"
     return f"{value:,.{2 if abs(value) < 10 else 1 if abs(value) < 1000 else 0}f}"

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from clinical_pretrain.config.run_config import RunConfig
+from clinical_pretrain.console import FULL_DISK
 from clinical_pretrain.observe.doctor.findings import Finding, fault, ok, warning
 from clinical_pretrain.observe.doctor.network import CLOCK_SECONDS, check_clock
 from clinical_pretrain.run_folder.paths import RunFolder
@@ -25,7 +26,6 @@ TRIAL_BYTES, TRIAL_SECONDS = 64 << 20, 3.0
 """A disk's speed is measured with so many bytes, or for so long."""
 SLOW_READING = 10e6
 """Bytes per second. A node of eight GPUs reads some MB of shards per second."""
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BLOCK, _FLUSH = 1 << 20, 8 << 20
 OTHER_RUN_DIR = "choose another --run_dir"
 
@@ -89,7 +89,7 @@ def _write(path: Path) -> float:
 
 
 def _cannot_write(run_dir: Path, error: OSError) -> Finding:
-    if error.errno in FULL:
+    if error.errno in FULL_DISK:
         remedy = f"free disk space or raise your quota (df -h, quota -s, ulimit -f), or {OTHER_RUN_DIR}"
         return fault("run folder", f"{run_dir}: the disk is full, or a quota reached ({error.strerror})", remedy)
     if error.errno == errno.EROFS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from clinical_pretrain.observe.report.costs import environment_section, goodput,
 from clinical_pretrain.observe.report.data import data_section, tokens_seen
 from clinical_pretrain.observe.report.recipe import recipe_section, repeat_section
 from clinical_pretrain.observe.report.results import curves, held_out_losses, measured
-from clinical_pretrain.observe.report.run import RecordedRun
+from clinical_pretrain.observe.report.run import RecordedRun, perplexity
 from clinical_pretrain.observe.status import status
 from clinical_pretrain.run_folder.metrics import duration
 from tokenizer_tools.errors import UserError
@@ -97,7 +96,7 @@ def _lead(run: RecordedRun, figures: dict[str, Any]) -> str:
     shown = {
         "steps": f"{figures['steps']:,}",
         "tokens seen": short_count(figures["tokens_consumed"]),
-        **({"held-out loss": f"{after:.3f}", "held-out perplexity": four_digits(math.exp(after))} if after else {}),
+        **({"held-out loss": f"{after:.3f}", "held-out perplexity": four_digits(perplexity(after))} if after else {}),
         **({"loss before": f"{before:.3f}"} if before else {}),
         **({"running time": duration(seconds), "spent training": percent(share)} if seconds else {}),
         "restarts": f"{figures['restarts']:,}",

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from clinical_pretrain.observe.report.curves import Curve, Plot, draw
-from clinical_pretrain.observe.report.run import RecordedRun
+from clinical_pretrain.observe.report.run import RecordedRun, perplexity
 from clinical_pretrain.run_folder.history import Validations, validations, validations_by_set
 from clinical_pretrain.run_folder.metrics import damaged_lines
 from tokenizer_tools.manifest import held_out
@@ -38,7 +37,7 @@ class Measured:
     @property
     def perplexity(self) -> float:
         """exp(loss)."""
-        return math.exp(self.loss)
+        return perplexity(self.loss)
 
 
 def measured(run: RecordedRun) -> Validations:

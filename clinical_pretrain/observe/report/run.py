@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -157,6 +158,11 @@ def names(runs: Sequence[RecordedRun]) -> list[str]:
         if len(set(found)) == len(set(paths)):
             break
     return found
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss), infinite beyond what a number can hold."""
+    return math.exp(loss) if loss < 700 else math.inf
 
 
 def shown_value(value: object) -> str:

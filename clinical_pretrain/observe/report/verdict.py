@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from clinical_pretrain.observe.report.bootstrap import Difference
+from clinical_pretrain.observe.report.run import perplexity
 from clinical_pretrain.tasks.scores.bootstrap import Resampling
 from tokenizer_tools.pages.wording import four_digits
 from tokenizer_tools.wording import counted
@@ -39,7 +39,7 @@ class ComparedRun:
     @property
     def perplexity(self) -> float:
         """exp(loss)."""
-        return math.exp(self.loss)
+        return perplexity(self.loss)
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Findings:
         by_seed: dict[int, list[float]] = {}
         for number in numbers:
             by_seed.setdefault(self.runs[number].seed, []).append(self.runs[number].loss)
-        return math.exp(statistics.fmean(map(statistics.fmean, by_seed.values())))
+        return perplexity(statistics.fmean(map(statistics.fmean, by_seed.values())))
 
     def sentence(self, verdict: Verdict) -> str:
         """A verdict in words: whether the difference is noise, else which is better, and by how much."""
