@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import signal
 import sys
 import termios
@@ -58,6 +59,10 @@ def watch(runs: Sequence[Path]) -> list[RunView]:
         with _signals():
             reader.start()
             _follow(reader, console)
+    if (
+        console.is_dumb_terminal or not console.width
+    ):  # rich takes 80 columns for such a terminal, and COLUMNS=0 as it is
+        console.width = shutil.get_terminal_size().columns
     for line in snapshot(reader.views, console.width):
         console.print(fit(line, console.width, console.encoding))
     return reader.views

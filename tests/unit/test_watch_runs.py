@@ -294,6 +294,12 @@ def test_files_that_cannot_be_read_are_tried_again(running):
     assert "metrics.jsonl: Is a directory" in watched.refresh().status["last_stop"]
 
 
+def test_a_terminal_that_says_it_has_no_columns(running, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "0")
+    assert main(["watch", str(running)]) == 0
+    assert "990/2,000" in capsys.readouterr().out
+
+
 def test_damaged_lines_are_left_out_and_said(running, capsys):
     before, before_lines = shown(running), (running / "metrics.jsonl").read_text().splitlines()
     with (running / "metrics.jsonl").open("a") as log:
