@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from clinical_pretrain.release.facts_file import FACTS_NAME, read_facts
 from clinical_pretrain.run_folder.history import lineage
 from clinical_pretrain.run_folder.metrics import read_metrics
 from clinical_pretrain.run_folder.paths import RunFolder
-from clinical_pretrain.run_folder.starts import SkippedSamples, data_position, read_skipped_samples
+from clinical_pretrain.run_folder.starts import SkippedSamples, data_runs, read_skipped_samples
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import Manifest
 
@@ -283,13 +282,11 @@ def _orders(
     Args:
         span: the steps.
         before: samples consumed before them.
-        skipped: samples left out; a step begins after those that lie before it.
+        skipped: samples left out.
         sequences: number of sequences in the training split.
     """
-    end = before + span.samples
-    next_steps = {before - (before - each.at) // span.batch_size * span.batch_size for each in skipped}
-    for sample, stop in pairwise(sorted({before, end, *(edge for edge in next_steps if before < edge < end)})):
-        position = data_position(sample, skipped)
+    for sample, position, count in data_runs(before, before + span.samples, skipped):
+        stop = sample + count
         while sample < stop:
             epoch, place = divmod(position, sequences)
             order = epoch_order(sequences, span.seed, epoch)[place : place + stop - sample]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import itertools
+import math
 import os
 import platform
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +26,7 @@ class SkippedSamples:
     """A range of samples that the run leaves out after a roll-back."""
 
     at: int
-    """Samples consumed before."""
+    """Samples consumed before, of those that earlier roll-backs had left."""
     count: int
     """Samples left out."""
 
@@ -69,8 +71,50 @@ def read_skipped_samples(folder: RunFolder) -> list[SkippedSamples]:
 
 
 def data_position(samples_consumed: int, skipped_ranges: list[SkippedSamples]) -> int:
-    """Position in the order of the data after so many samples."""
-    return samples_consumed + sum(skipped.count for skipped in skipped_ranges if skipped.at <= samples_consumed)
+    """Position in the order of the data of the sample that comes after so many: all ranges are passed over, in whatever
+    order the roll-backs were."""
+    return _position(samples_consumed, _skipped_spans(skipped_ranges))
+
+
+def data_runs(begin: int, end: int, skipped_ranges: list[SkippedSamples]) -> Iterator[tuple[int, int, int]]:
+    """Where the samples from `begin` to before `end` lie in the order of the data, in pieces without a gap: the number
+    of a piece's first sample, its position, and how many it has."""
+    spans = _skipped_spans(skipped_ranges)
+    while begin < end:
+        position = _position(begin, spans)
+        gap = min((first for first, _ in spans if first > position), default=math.inf)
+        count = int(min(end - begin, gap - position))
+        yield begin, position, count
+        begin += count
+
+
+def _skipped_spans(skipped_ranges: list[SkippedSamples]) -> list[tuple[int, int]]:
+    """Positions that are left out, as spans [begin, end) in order and apart from each other."""
+    spans: list[tuple[int, int]] = []
+    for skipped in skipped_ranges:
+        first, last = _position(skipped.at, spans), _position(skipped.at + skipped.count - 1, spans)
+        spans = _merged([*spans, (first, last + 1)])
+    return spans
+
+
+def _position(samples: int, spans: list[tuple[int, int]]) -> int:
+    """The position after so many outside of spans, [begin, end), which are in order and apart from each other."""
+    for begin, end in spans:
+        if begin > samples:
+            break
+        samples += end - begin
+    return samples
+
+
+def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same positions as spans in order and apart from each other."""
+    merged: list[tuple[int, int]] = []
+    for begin, end in sorted(spans):
+        if merged and begin <= merged[-1][1]:
+            merged[-1] = merged[-1][0], max(end, merged[-1][1])
+        else:
+            merged.append((begin, end))
+    return merged
 
 
 def lost_steps(folder: RunFolder, step: int) -> str:

@@ -47,7 +47,7 @@ class Batches:
         """This rank's micro-batches from the next step to the run's end, prefetched by a thread."""
         ranks, size, steps = self.ranks, self.spec.config.batch.micro_batch_size_per_gpu, self.spec.accumulation_steps
         first_samples = (
-            self.position(progress.samples_at(step)) + micro_batch_of(ranks.rank, ranks.world_size, micro_step) * size
+            progress.samples_at(step) + micro_batch_of(ranks.rank, ranks.world_size, micro_step) * size
             for step in range(progress.step, progress.last_step)
             for micro_step in range(steps)
         )
@@ -71,7 +71,7 @@ class Batches:
 
     def _make(self, first_sample: int) -> MicroBatch:
         seed, size = self.spec.config.seed, self.spec.config.batch.micro_batch_size_per_gpu
-        samples = [self.sampler.sample(first_sample + i) for i in range(size)]
+        samples = [self.sampler.sample(self.position(first_sample + i)) for i in range(size)]
         sequences = [self.split[sample.sequence] for sample in samples]
         batch = self.collator(sequences, [generator(seed, MASKS, sample.epoch, sample.sequence) for sample in samples])
         return batch.pinned() if self.ranks.device.type == "cuda" else batch

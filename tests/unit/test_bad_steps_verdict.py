@@ -1,16 +1,19 @@
 """When a run must go back, and what a plain AdamW does with a gradient that is no number."""
 
 import math
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from clinical_pretrain.config.recovery import BadStepsConfig
 from clinical_pretrain.engine.build import weights_are_finite
 from clinical_pretrain.engine.optimizer import skip_bad_updates
 from clinical_pretrain.engine.step_reports import StepReport
-from clinical_pretrain.run_folder.starts import SkippedSamples, data_position
+from clinical_pretrain.run_folder.starts import SkippedSamples, data_position, data_runs
 from clinical_pretrain.training.loss_guard import BadStepsError, LossGuard
 
 
@@ -67,6 +70,21 @@ def test_a_spike_is_measured_by_the_median_of_enough_losses():
 def test_samples_that_are_stepped_over():
     jumps = [SkippedSamples(at=56, count=24), SkippedSamples(at=80, count=8)]
     assert [data_position(consumed, jumps) for consumed in (0, 48, 56, 72, 80, 88)] == [0, 48, 80, 96, 112, 120]
+
+
+@settings(max_examples=200)
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20)), max_size=5))
+def test_what_was_left_out_once_stays_out(rollbacks):
+    """In whatever order: a later roll-back may begin before an earlier one, and have another step in it."""
+    left, skipped = list(range(400)), []
+    for first, count in rollbacks:
+        skipped.append(SkippedSamples(first, count))
+        begin, end = left[first], left[first + count - 1]
+        left = [position for position in left if not begin <= position <= end]
+    assert [data_position(consumed, skipped) for consumed in range(100)] == left[:100]
+    pieces = [range(position, position + count) for _, position, count in data_runs(7, 100, skipped)]
+    assert [position for piece in pieces for position in piece] == left[7:100]
+    assert all(before.stop < after.start for before, after in pairwise(pieces))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -86,8 +86,7 @@ def test_the_sampler_agrees(spans, skipped, wanted):
         sampler = Sampler(FEWER if fingerprint == BEFORE else SEQUENCES, seed)
         for _ in range(steps):
             step += 1
-            position = data_position(consumed, skipped)
-            numbers = [sampler.sample(position + i).sequence for i in range(batch)]
+            numbers = [sampler.sample(data_position(consumed + i, skipped)).sequence for i in range(batch)]
             expected += [(step, number) for number in numbers if fingerprint in (THESE, BEFORE) and number in wanted]
             consumed += batch
     sequences, at_steps = exposure._consumed(made, skipped, traced([(number, 0) for number in wanted]))
