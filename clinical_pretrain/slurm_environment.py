@@ -16,6 +16,11 @@ def slurm_job() -> str | None:
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
 
+def job_restarts() -> int:
+    """How often the job was requeued before."""
+    return int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+
+
 def rank_variables() -> dict[str, str]:
     """RANK, WORLD_SIZE and LOCAL_RANK of a task that srun started; empty for one that srun didn't start."""
     sources = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
@@ -49,7 +54,7 @@ def slurm_step() -> str:
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:
         return f"port-{os.environ.get('MASTER_PORT', '0')}"
-    return f"{job}.{os.environ.get('SLURM_STEP_ID', '0')}.{os.environ.get('SLURM_RESTART_COUNT', '0')}"
+    return f"{job}.{os.environ.get('SLURM_STEP_ID', '0')}.{job_restarts()}"
 
 
 def meeting_port() -> int | None:

@@ -15,13 +15,14 @@ LOCK_SECONDS = 120
 """How long to wait for another run in the folder to end; a lost node's lock on a network disk lasts as long."""
 
 
-def exclusive_lock(folder: RunFolder, job: str | None) -> TextIO:
+def exclusive_lock(folder: RunFolder, job: str | None, restarts: int = 0) -> TextIO:
     """Lock the folder, which is made if it doesn't exist. Another process that is still there, for example saving after
     its launcher's end, is waited for.
 
     Args:
         folder: the run folder.
         job: the SLURM job that this process is part of.
+        restarts: how often that job was requeued before.
 
     Returns:
         The open lock file; closing it releases the lock.
@@ -38,14 +39,14 @@ def exclusive_lock(folder: RunFolder, job: str | None) -> TextIO:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             stream.truncate(0)
-            stream.write(job or "")
+            stream.write(f"{job} {restarts}" if job else "")
             stream.flush()
             return stream
         except BlockingIOError:
             if time.monotonic() > deadline:
                 stream.seek(0)
-                if job and stream.read() == job:  # held by an earlier start of this job, on a lost node
-                    return stream
+                if job and stream.read() in {f"{job} {number}" for number in range(restarts)}:
+                    return stream  # held by an earlier start of this job, on a lost node
                 raise UserError(f"{folder}: another process is still training here; stop it first") from None
             if not waiting:
                 console.say(f"{folder}: another process is training here; waiting for it to end")

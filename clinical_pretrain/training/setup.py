@@ -30,7 +30,7 @@ from clinical_pretrain.run_folder.history import data_facts, validation_set
 from clinical_pretrain.run_folder.lock import exclusive_lock
 from clinical_pretrain.run_folder.paths import RunFolder
 from clinical_pretrain.run_folder.starts import base_model, lost_steps, read_skipped_samples, record_start
-from clinical_pretrain.slurm_environment import slurm_job
+from clinical_pretrain.slurm_environment import job_restarts, slurm_job
 from clinical_pretrain.training import auto
 from clinical_pretrain.training.batches import Batches
 from clinical_pretrain.training.checkpointer import Checkpointer
@@ -165,7 +165,7 @@ def announce(is_first: bool, doing: str) -> None:
 @contextmanager
 def locked(folder: RunFolder, ranks: Ranks) -> Iterator[None]:
     """No other run writes to the folder meanwhile. Rank 0 holds the lock; all learn of an error."""
-    stream = ranks.on_first(lambda: exclusive_lock(folder, slurm_job()), str(folder))
+    stream = ranks.on_first(lambda: exclusive_lock(folder, slurm_job(), job_restarts()), str(folder))
     try:
         yield
     finally:

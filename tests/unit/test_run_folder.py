@@ -14,6 +14,7 @@ from clinical_pretrain.config.model import AttentionConfig
 from clinical_pretrain.config.optim import BatchConfig, OptimConfig
 from clinical_pretrain.config.recovery import CheckpointConfig
 from clinical_pretrain.config.run_config import RunConfig
+from clinical_pretrain.run_folder import lock
 from clinical_pretrain.run_folder.compatibility import check_ownership, check_same_run, stage_ends
 from clinical_pretrain.run_folder.history import lineage
 from clinical_pretrain.run_folder.lock import exclusive_lock
@@ -21,6 +22,21 @@ from clinical_pretrain.run_folder.paths import FORMAT_VERSION, RunFolder
 from clinical_pretrain.run_folder.starts import SkippedSamples, lost_steps, record_rollback
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.manifest import Manifest
+
+
+def test_a_lock_of_the_same_job_is_only_taken_over_from_an_earlier_start(tmp_path, monkeypatch):
+    """A requeued job's node may be lost, and its lock with it; two trainings in one job are both alive."""
+    monkeypatch.setattr(lock, "LOCK_SECONDS", 0.3)
+    folder = RunFolder(tmp_path)
+    for held, restarts, is_taken in ((0, 0, False), (0, 1, True), (1, 1, False), (2, 1, False)):
+        with exclusive_lock(folder, "71", held):
+            if is_taken:
+                exclusive_lock(folder, "71", restarts).close()
+            else:
+                with pytest.raises(UserError, match="another process is still training here"):
+                    exclusive_lock(folder, "71", restarts)
+    with exclusive_lock(folder, "71"), pytest.raises(UserError, match="another process"):
+        exclusive_lock(folder, "72", 1)
 
 
 def test_a_run_from_before_some_settings_existed_goes_on(shards, tmp_path):
