@@ -18,10 +18,10 @@ from tokenizer_tools.errors import UserError
 def restore_engine(
     model: Any, config: RunConfig, resolved: dict[str, Any], folder: RunFolder, state: RunState, ranks: Ranks
 ) -> Any:
-    """Build the engine with the weights and optimizer state of a checkpoint, which may be of another number of ranks or
-    ZeRO stage."""
+    """Build the engine with the weights and optimizer state of a checkpoint, which may be of another number of ranks,
+    ZeRO stage or settings of it."""
     stage = zero_stage(resolved)
-    if state.layout == (stage, ranks.world_size):
+    if state.fits(ranks.world_size, stage, resolved.get("zero_optimization", {})):
         engine = make_engine(model, config, resolved)
         load(folder, engine, state.step)
         return engine

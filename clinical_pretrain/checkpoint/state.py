@@ -5,8 +5,9 @@ Data order, masks and dropout are functions of the seed and of integers, so no r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from clinical_pretrain.run_folder.paths import RunFolder
 from tokenizer_tools.errors import UserError
@@ -41,12 +42,15 @@ class RunState:
     """The number of steps since the last one whose gradients did not overflow in fp16."""
     skipped_updates: int = 0
     """Total number of skipped updates."""
+    zero_optimization: dict[str, Any] = field(default_factory=dict)
+    """That section of DeepSpeed's config; empty in a checkpoint of an earlier version, which didn't write it."""
     format_version: int = FORMAT_VERSION
 
-    @property
-    def layout(self) -> tuple[int, int]:
-        """What determines how DeepSpeed partitions its files: ZeRO stage and number of ranks."""
-        return self.zero_stage, self.world_size
+    def fits(self, world_size: int, zero_stage: int, zero_optimization: dict[str, Any]) -> bool:
+        """Whether an engine of so many ranks with these settings partitions its tensors as the checkpoint's did. Of the
+        settings any may count (round_robin_gradients and sub_group_size do)."""
+        is_alike = self.zero_optimization in ({}, zero_optimization)
+        return is_alike and (self.zero_stage, self.world_size) == (zero_stage, world_size)
 
 
 def read_state(folder: RunFolder, step: int) -> RunState:

@@ -79,6 +79,8 @@ def _value_faults(raw: dict[str, Any], precision: str) -> Iterator[str]:
     stage = raw.get("zero_optimization", {}).get("stage", 0)
     if type(stage) is not int or stage not in (0, 1, 2, 3):
         yield f"zero_optimization.stage is {json.dumps(stage)}, must be 0, 1, 2 or 3"
+    if raw.get("zero_optimization", {}).get("round_robin_gradients"):
+        yield "zero_optimization.round_robin_gradients: such a run can't go on with other ranks; leave it out"
     accumulated = raw.get("data_types", {}).get("grad_accum_dtype")
     if stage in (0, 1) and accumulated not in (None, precision):
         # At stage 0 DeepSpeed refuses it; at stage 1 in bf16 it chooses an optimizer that makes NaN updates.

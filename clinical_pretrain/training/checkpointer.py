@@ -176,6 +176,7 @@ def begin_save(run: Run) -> None:
         consecutive_bad_steps=run.guard.consecutive_bad_steps,
         consecutive_overflows=run.guard.consecutive_overflows,
         skipped_updates=run.guard.skipped_updates,
+        zero_optimization=run.spec.resolved.get("zero_optimization", {}),
     )
     run.checkpointer.begin(run.engine, state, probe_logits(run))
 

@@ -23,7 +23,8 @@ def roll_back(run: Run, bad: BadStepsError) -> None:
 
     Raises:
         UserError: there is no such checkpoint, or this has happened too often.
-        SystemExit: the checkpoint is of another number of ranks or ZeRO stage; the next start resumes from it.
+        SystemExit: the checkpoint is of another number of ranks, ZeRO stage or settings of it; the next start resumes
+            from it.
     """
     if run.checkpointer.pending:
         finish_save(run)
@@ -48,8 +49,9 @@ def roll_back(run: Run, bad: BadStepsError) -> None:
     for fault in faults:
         run.say(f"damaged checkpoint skipped: {fault}")
     line = f"{bad}; rolled back to step {step:,}, skipping {count} samples from number {position:,} on"
-    if state.layout != (run.spec.zero_stage, run.ranks.world_size):
-        exit_resumable(run, f"{line}: start the same command again, for that checkpoint is of other ranks")
+    if not state.fits(run.ranks.world_size, run.spec.zero_stage, run.spec.resolved.get("zero_optimization", {})):
+        reason = "for that checkpoint is of other ranks, or of another ZeRO file"
+        exit_resumable(run, f"{line}: start the same command again, {reason}")
     load(run.folder, run.engine, step)
     run.progress.move_to(step, state.samples_consumed)
     run.guard, run.reports = LossGuard.restored(run.config, state), StepReports(run.ranks, run.engine)

@@ -350,6 +350,21 @@ def test_a_finished_run_started_again_does_nothing(alone, config_file, shards):
     assert [(alone[0] / name).read_bytes() for name in names] == before
 
 
+def test_a_zero_file_that_lays_tensors_out_in_another_way(trained, shards, tmp_path):
+    """At the same stage, with as many ranks: DeepSpeed's own loading would fail."""
+    run, before = tmp_path / "run", trained / "longformer-3"
+    shutil.copytree(before, run)
+    shutil.rmtree(run / "checkpoints" / "step-20")
+    (run / "summary.json").unlink()
+    zero = json.loads((run / "deepspeed.json").read_text())["zero_optimization"]
+    (tmp_path / "mine.json").write_text(json.dumps({"zero_optimization": zero | {"sub_group_size": 3000}}))
+    done = launch(RUN, "--config", run / "config.yaml", "--data.shards", shards, "--run_dir", run, "--deepspeed",
+                  tmp_path / "mine.json", ranks=2)  # fmt: skip
+    assert done.returncode == 0 and "resuming" in done.stdout, done.stderr[-3000:]
+    assert losses(run) == pytest.approx(losses(before), rel=1e-5)
+    assert len(losses(run)) == 20
+
+
 def test_the_figures_of_a_run_that_ends_between_two_lines(config_file, shards, tmp_path):
     """By early stopping, as the weights don't change: the log, status, report and summary agree on its last step."""
     run, page = tmp_path / "run", tmp_path / "report.json"

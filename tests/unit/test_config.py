@@ -225,6 +225,7 @@ def test_deepspeeds_timers_are_off_unless_they_are_asked_for(tmp_path):
 
 @pytest.mark.parametrize(("section", "message"), [
     ({"steps_per_print": 0}, "steps_per_print is 0, must be 1 or more"),
+    ({"zero_optimization": {"round_robin_gradients": True}}, "round_robin_gradients: such a run can't go on"),
     ({"comms_logger": 3}, "DeepSpeed can't read it"),
     ({"flops_profiler": []}, "DeepSpeed can't read it"),
     ({"zero_optimization": {"stage": 1, "reduce_bucket_size": "much"}}, "reduce_bucket_size: "),
