@@ -65,11 +65,12 @@ class StepLog:
 
     def _write(self, report: StepReport) -> None:
         run, seconds = self.run, self._seconds
+        shares, clock_seconds = run.phases.take_shares()  # on all ranks: it lets a GPU's events go
+        padding_share = run.batches.take_padding_share()
         if run.metrics is None:
             return
         samples, stage = run.progress.samples_at(report.step), run.progress.stage(report.step)
         tokens = self._steps * run.config.batch.train_batch_size * run.spec.manifest.sequence_length
-        shares, clock_seconds = run.phases.take_shares()
         run.metrics.train(
             StepMetrics(
                 step=report.step,
@@ -87,7 +88,7 @@ class StepLog:
                     clock_seconds=clock_seconds,
                     tokens_per_second_per_gpu=tokens / seconds / run.ranks.world_size,
                     memory_gb=peak_memory_bytes() / 1e9,
-                    padding_share=run.batches.take_padding_share(),
+                    padding_share=padding_share,
                     shares=shares,
                 ),
             )

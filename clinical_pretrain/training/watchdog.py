@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import faulthandler
 import json
+import math
 import os
 import secrets
 import selectors
@@ -65,7 +66,7 @@ class Watchdog:
         self.saving = False
         """A save may take its time, also after a stop signal."""
         self.longest_step = 0.0
-        """Seconds of the longest step, or batch of a validation."""
+        """Seconds of the longest step of training."""
         self._last, self._signal_at, self._interrupted_at = time.monotonic(), 0.0, 0.0
         self._lost, self._told, self._first_is_gone, self._beat_at = threading.Event(), "", False, 0.0
         self._looked = time.monotonic()
@@ -119,8 +120,9 @@ class Watchdog:
     def step_completed(self, step: int | None = None) -> None:
         """Something has come to its end: a step, or a validation's batch."""
         now = time.monotonic()
-        self.longest_step, self._last = max(self.longest_step, now - self._last), now
-        self.step = self.step if step is None else step
+        if step is not None:
+            self.longest_step, self.step = max(self.longest_step, now - self._last), step
+        self._last = now
 
     def reset_timer(self) -> None:
         """What took time was no step: set-up, or a save."""
@@ -275,7 +277,7 @@ class Watchdog:
         hangs = self.step_timeout_seconds and now - self._last > self.step_timeout_seconds
         if self.signal is not None and not self.saving:
             # Until there has been a step, nobody knows how long one takes: it may have to be compiled.
-            longest = 3 * self.longest_step if self.longest_step else self.step_timeout_seconds
+            longest = 3 * self.longest_step or self.step_timeout_seconds or math.inf
             patience = max(self.heartbeat_timeout_seconds, longest)
             hangs = hangs or now - max(self._last, self._signal_at) > patience
         if hangs and not self._lost.is_set():
