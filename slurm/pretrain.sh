@@ -17,6 +17,8 @@ fail() { echo "error: $*" >&2; exit 2; }
 [ "${1:-}" != --config ] || shift
 [ $# -ge 1 ] || fail "no config; type: sbatch slurm/pretrain.sh CONFIG.yaml [--any.key value]"
 config=$1; shift
+options=("$@")
+set -- # what is sourced would take them for its own
 
 # sbatch runs a copy of this file: the repository is where sbatch was called.
 repository=${CLINICAL_PRETRAIN_HOME:-${SLURM_SUBMIT_DIR:-$PWD}}
@@ -25,7 +27,8 @@ entry=$repository/clinical_pretrain/run.py
 logs=$PWD/slurm-$SLURM_JOB_NAME-$SLURM_JOB_ID
 export TRIES_FILE=$logs/tries
 mkdir -p "$logs"
-chmod go= "$logs" /proc/self/fd/1 # SLURM has made the log by a umask of its own
+chmod go= "$logs"
+chmod go= /proc/self/fd/1 2>/dev/null || true # SLURM has made the log by a umask of its own; it may be no file of ours
 SITE_SETUP=${SITE_SETUP:-$repository/slurm/site_setup.sh}
 python=("${PYTHON:-$repository/.venv/bin/python}") # $SITE_SETUP may set others
 # shellcheck source=slurm/begin.sh
@@ -54,7 +57,7 @@ echo "$(date '+%F %T') start ${SLURM_RESTART_COUNT:-0} on $SLURM_JOB_NODELIST, $
 srun --ntasks-per-node="$tasks_per_node" --ntasks=$((SLURM_JOB_NUM_NODES * tasks_per_node)) \
     --cpus-per-task=$((cpus_per_task > 0 ? cpus_per_task : 1)) --kill-on-bad-exit=0 --wait=60 \
     --output="$logs/rank-%t.log" --open-mode=append \
-    "${python[@]}" -u "$entry" --config "$config" "$@" &
+    "${python[@]}" -u "$entry" --config "$config" ${options[@]+"${options[@]}"} &
 ranks=$!
 tail --pid=$ranks -c +$((shown + 1)) -F "$logs/rank-0.log" 2>/dev/null &
 while kill -0 $ranks 2>/dev/null; do wait $ranks || true; done  # a signal ends `wait` before srun has ended

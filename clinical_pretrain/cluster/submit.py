@@ -114,7 +114,7 @@ def expand_sweep(arguments: Sequence[str], sweep: Sequence[str]) -> list[Planned
         own = [*arguments, *(argument for key, value in point for argument in (f"--{key}", value))]
         config, _ = load_config(own, needs_file=True)
         if point:
-            name = "-".join(f"{key.split('.')[-1]}={value}" for key, value in point)
+            name = "-".join(f"{key.split('.')[-1]}={value}" for key, value in point).replace("/", "_")
             own += ["--run_dir", f"{config.run_dir}/{name}"]
             config, _ = load_config(own, needs_file=True)
         runs.append(PlannedRun(config, tuple(own)))
