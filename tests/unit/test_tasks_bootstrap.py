@@ -8,7 +8,7 @@ import pytest
 from score_cases import CASES, KINDS, class_case, label_case, predictions_of, same, value
 
 from clinical_pretrain.tasks.records import Document
-from clinical_pretrain.tasks.scores.bootstrap import Resampling, compare, draw_weights, holm, score
+from clinical_pretrain.tasks.scores.bootstrap import Resampling, compare, draw_weights, holm, sampling_units, score
 from clinical_pretrain.tasks.scores.labels import label_measures
 from clinical_pretrain.tasks.scores.measure import additive, mean, ratio
 from tokenizer_tools.errors import UserError
@@ -39,6 +39,13 @@ def test_a_weight_is_a_number_of_copies(kind):
                 assert same(drawn, value(copied[name], copies))
                 defined += not math.isnan(drawn)
     assert defined > CASES
+
+
+def test_a_patient_is_drawn_as_splits_know_them():
+    """In whatever spelling; "NA" is no patient."""
+    patients = ["NA", "NA", "unknown", "7", "007", "7.0", "N/A", "8"]
+    documents = [Document(f"{number}", "text", patient=patient) for number, patient in enumerate(patients)]
+    assert sampling_units(documents).tolist() == [0, 1, 2, 3, 3, 3, 4, 5]
 
 
 def test_the_resampled_macro_average_keeps_its_labels():

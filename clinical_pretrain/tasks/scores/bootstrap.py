@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from clinical_pretrain.tasks.records import Document
 from clinical_pretrain.tasks.scores.measure import Floats, Measure
+from clinical_pretrain.tasks.splits import patient_of
 from tokenizer_tools.errors import UserError
 
 MIN_UNITS = 10
@@ -170,7 +171,11 @@ def too_few(units: int, documents: int) -> str:
 def sampling_units(documents: Sequence[Document]) -> NDArray[np.int64]:
     """The number of each document's patient, from 0, [documents]; a document without a patient is one by itself."""
     numbers: dict[tuple[str, str], int] = {}
-    names = [("patient", document.patient) if document.patient else ("document", document.id) for document in documents]
+    patients = [patient_of(document) for document in documents]
+    names = [
+        ("patient", patient) if patient else ("document", document.id)
+        for patient, document in zip(patients, documents, strict=True)
+    ]
     return np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int64)
 
 
