@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer
 
 from clinical_pretrain.config.model import ModelConfig, refuse_missing_folder
@@ -165,7 +166,7 @@ def from_hub_or_folder(load: Callable[..., Any], name_or_path: str, **arguments:
     refuse_missing_folder(name_or_path)
     try:
         return load(name_or_path, **hub_arguments(name_or_path), **arguments)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         if folder.is_dir():
             reason = (str(error).strip().splitlines() or ["unreadable"])[0][:200]
             raise UserError(f"{name_or_path}: no model could be loaded from this folder ({reason})") from None

@@ -6,6 +6,7 @@ scores that several windows give to one token can be averaged. Nothing is trunca
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -62,7 +63,9 @@ class TextTokenizer:
 
     def __call__(self, text: str) -> TokenizedText:
         """Tokenise one text, whole."""
-        encoding = self._backend.encode(text.translate(self._spaces), add_special_tokens=False)
+        # Half an emoji, as cut JSON has it, is no character: one for one, so that offsets stay.
+        whole = re.sub("[\ud800-\udfff]", "\ufffd", text.translate(self._spaces))
+        encoding = self._backend.encode(whole, add_special_tokens=False)
         ids = np.array(encoding.ids, dtype=np.int64)
         ids[self._special[ids]] = self._unknown_id
         offsets = [_trimmed(text, start, end) for start, end in encoding.offsets]

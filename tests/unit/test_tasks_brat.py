@@ -48,6 +48,14 @@ def test_brat_a_discontinuous_entity_covers_its_gaps(tmp_path):
     assert report.left_out == {"stated text isn't at the offset": 2}
 
 
+def test_brat_white_space_at_an_entitys_ends_is_left_out(tmp_path):
+    """No model's prediction begins or ends with it."""
+    text = "took aspirin daily"
+    document, report = read_annotations(tmp_path, text, "T1\tDrug 5 13\taspirin ", "T2\tDrug 4 12\t aspirin")
+    assert found(document) == [("aspirin", "Drug")] and report.mended == {"white space at an entity's ends": 2}
+    assert report.left_out == {"repeated entity": 1}
+
+
 @pytest.mark.parametrize(
     ("start", "end", "mended"), [(4, 7, {}), (3, 6, {"Windows line end read as one character": 1})]
 )
@@ -97,4 +105,5 @@ def test_the_whole_of_maccrobat():
     counts = count_types(data.splits["train"])
     assert len(data.splits["train"]) == 200 and len(data.labels) == len(counts) == 41
     assert sum(counts.values()) == 25_189 and counts["Sign_symptom"] == 3_382
-    assert data.report.mended == {"gaps filled": 39, "white space filled": 5} and not data.report.left_out
+    mended = {"gaps filled": 39, "white space filled": 5, "white space at an entity's ends": 3}
+    assert data.report.mended == mended and not data.report.left_out

@@ -29,6 +29,15 @@ def tokenizer(request):
 
 
 @pytest.mark.shared
+def test_half_an_emoji_is_an_unknown_character(tokenizer):
+    """As JSON has it that was cut: Python reads it, and no tokenizer takes it."""
+    text = "pain \ud83d severe"
+    found = TextTokenizer(tokenizer)(text)
+    assert [text[start:end] for start, end in found.offsets.tolist() if end > start][-1].strip() in "severe"
+    assert found.offsets.max() == len(text)
+
+
+@pytest.mark.shared
 def test_offsets_are_those_of_the_text(tokenizer):
     found = TextTokenizer(tokenizer)(TEXT)
     pieces = [TEXT[start:end] for start, end in found.offsets.tolist()]

@@ -143,7 +143,13 @@ class Entities:
             span: an entity within the text.
             place: file and line, for the report.
         """
-        if not self.text[span.start : span.end].strip():
+        covered = self.text[span.start : span.end]
+        if stripped := covered.strip():  # no prediction has white space at its ends
+            start = span.start + covered.index(stripped)
+            if stripped != covered:
+                self.report.mend("white space at an entity's ends", place)
+            span = span._replace(start=start, end=start + len(stripped))
+        if not stripped:
             self.report.leave_out("entity without a text", place)
         elif not span.type:
             self.report.leave_out("entity without a type", place)

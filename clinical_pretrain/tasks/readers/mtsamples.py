@@ -59,7 +59,9 @@ def read_mtsamples(folder: Path) -> TaskData:
             specialties.setdefault(text, set()).update(found)
     documents = [
         Document(
-            hashlib.sha256(text.encode()).hexdigest()[:16], text, labels=tuple(name for name in LABELS if name in found)
+            hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16],
+            text,
+            labels=tuple(name for name in LABELS if name in found),
         )
         for text, found in specialties.items()
     ]
