@@ -45,6 +45,8 @@ class EncodingRule:
     """Whether what is beyond the first window is cut off."""
     first_subword: bool = False
     """Whether only the first token of a word has a tag; the others continue it."""
+    punctuation_divides: bool = False
+    """Whether such a word also ends at a sign that is neither letter nor digit, not at white space alone."""
 
 
 class Example(NamedTuple):
@@ -144,17 +146,22 @@ class Encoder:
         tags, left = tag_tokens(text.offsets, document.entities)
         self.untagged += len(left)
         target = np.array([self._number[tag] for tag in tags], dtype=np.int64)
-        target[~tagged_tokens(document.text, text, self.rule.first_subword)] = IGNORED
+        target[~tagged_tokens(document.text, text, self.rule)] = IGNORED
         return target
 
 
-def tagged_tokens(characters: str, text: TokenizedText, first_subword: bool) -> npt.NDArray[np.bool_]:
-    """Which tokens of a text have a tag of their own: not those of white space alone, nor, with `first_subword`, those
-    inside a word."""
+def tagged_tokens(characters: str, text: TokenizedText, rule: EncodingRule) -> npt.NDArray[np.bool_]:
+    """Which tokens of a text have a tag of their own: not those of white space alone, nor, with the rule's
+    `first_subword`, those inside a word."""
+
+    def begins(start: int) -> bool:
+        before, first = characters[start - 1 : start] or " ", characters[start : start + 1]
+        return before.isspace() or (rule.punctuation_divides and not (before.isalnum() and first.isalnum()))
+
     starts, ends = text.offsets.T
     has_tag = ends > starts
-    if first_subword:
-        has_tag &= np.array([start == 0 or characters[start - 1].isspace() for start in starts.tolist()], dtype=bool)
+    if rule.first_subword:
+        has_tag &= np.array([begins(start) for start in starts.tolist()], dtype=bool)
     return has_tag
 
 
@@ -269,7 +276,7 @@ class Collator:
             places = np.array([self._place(example) for example in examples])
             return {name: torch.from_numpy(places[:, n]) for n, name in enumerate(("start_positions", "end_positions"))}
         if kind in ("class", "labels"):
-            return {"labels": torch.from_numpy(np.stack([example.target for example in examples]))}
+            return {"labels": torch.from_numpy(np.nan_to_num(np.stack([e.target for e in examples]), nan=IGNORED))}
         labels = torch.full(shape, IGNORED)
         for number, example in enumerate(examples):
             target, start = example.target[example.window.start : example.window.end], self.text_start(example)

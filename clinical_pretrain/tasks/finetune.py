@@ -27,8 +27,8 @@ from clinical_pretrain.models.accelerate import can_accelerate
 from clinical_pretrain.tasks.encoding import IGNORED, Collator, Encoder, EncodingRule, Example
 from clinical_pretrain.tasks.finetune_settings import FinetuneSettings
 from clinical_pretrain.tasks.heads import (
+    batch_loss,
     count_attention,
-    labels_loss,
     load_tokenizer,
     load_with_head,
     longest_input,
@@ -65,7 +65,8 @@ def finetune(task: Task, data: TaskData, model: str, seed: int, settings: Finetu
         settings: how to train.
 
     Raises:
-        UserError: the model can't be loaded, doesn't fit, or the training split has nothing to learn from.
+        UserError: the model can't be loaded, doesn't fit, the training split has nothing to learn from, or the GPU's
+            memory isn't enough.
     """
     transformers.logging.set_verbosity_error()  # that the head is new is no news
     transformers.logging.disable_progress_bar()
@@ -74,9 +75,15 @@ def finetune(task: Task, data: TaskData, model: str, seed: int, settings: Finetu
             raise UserError("fp16 needs a GPU; use --precision and --prediction-precision fp32 or bf16")
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # accelerate imports DeepSpeed, which would warn of no GPU
     trial = _Trial(task, sample_development(data, settings.development_documents), model, seed, settings.for_task(task))
-    for learning_rate in trial.settings.learning_rates:
-        trial.train(learning_rate)
-    return trial.outcome()
+    try:
+        for learning_rate in trial.settings.learning_rates:
+            trial.train(learning_rate)
+        return trial.outcome()
+    except torch.OutOfMemoryError:
+        raise UserError(
+            f"{model}: not enough memory on the GPU; a smaller --micro-batch-size or --activation-checkpointing true "
+            "needs less, and gives the same scores but for rounding"
+        ) from None
 
 
 def sample_development(data: TaskData, documents: int) -> TaskData:
@@ -102,6 +109,7 @@ class _Trial:
             by_line=paper is not None and paper.sentences,
             first_window_only=paper is not None and data.kind in ("class", "labels"),
             first_subword=paper is not None and paper.first_subword,
+            punctuation_divides=paper is not None and paper.punctuation_divides,
         )
         self.encoder = Encoder(tokenizer, data.kind, data.labels, rule)
         has_types = "token_type_ids" in tokenizer.model_input_names
@@ -161,7 +169,7 @@ class _Trial:
                 self._arguments(learning_rate, unused),
                 self.collator,
                 self.train_examples,
-                compute_loss_func=labels_loss if self.data.kind == "labels" else None,
+                compute_loss_func=None if self.data.kind == "answers" else batch_loss,
                 callbacks=[_Observer(self, learning_rate)],
             )
             trainer.remove_callback(PrinterCallback)
@@ -209,7 +217,10 @@ class _Trial:
 
     def _development_score(self, network: torch.nn.Module) -> float | None:
         documents = self.data.splits["development"]
-        measure = measures_of(documents, self._predict(network, "development"))[self.task.metric]
+        predictions = self._predict(network, "development")
+        if any(not math.isfinite(value) for each in predictions.documents for value in each.probabilities):
+            return None  # the training has diverged
+        measure = measures_of(documents, predictions)[self.task.metric]
         value = float(measure.values(np.ones((1, len(documents))))[0])
         return None if np.isnan(value) else value
 

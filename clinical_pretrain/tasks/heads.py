@@ -20,7 +20,7 @@ from transformers import (
 
 from clinical_pretrain.models.accelerate import accelerate_attention, can_accelerate
 from clinical_pretrain.models.base_model import from_hub_or_folder
-from clinical_pretrain.tasks.encoding import check_vocabulary
+from clinical_pretrain.tasks.encoding import IGNORED, check_vocabulary
 from clinical_pretrain.tasks.records import Kind
 from tokenizer_tools.errors import UserError
 
@@ -102,11 +102,23 @@ def model_inputs(network: PreTrainedModel) -> list[str]:
     return names
 
 
-def labels_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-    """Binary cross-entropy of labels, (examples, labels), over those that are known; NaN stands for unknown."""
-    known = ~labels.isnan()
-    losses = F.binary_cross_entropy_with_logits(outputs.logits.float(), labels.nan_to_num(), reduction="none")
-    return (losses * known).sum() / known.sum().clamp(min=1)
+def batch_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+    """A micro-batch's part of the mean loss of its batch, for transformers' Trainer, which adds these up: cross-entropy
+    of classes or tags, (examples,) or (examples, tokens), or binary cross-entropy of labels, (examples, labels) as
+    floats. IGNORED is no target.
+
+    Args:
+        outputs: of the model.
+        labels: the targets.
+        num_items_in_batch: number of targets in all micro-batches of the step.
+    """
+    known, logits = labels != IGNORED, outputs.logits.float()
+    if labels.is_floating_point():
+        losses = F.binary_cross_entropy_with_logits(logits, labels.clamp(min=0), reduction="none")
+        total = (losses * known).sum()
+    else:
+        total = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+    return total / max(1, int(num_items_in_batch))
 
 
 def count_attention(network: PreTrainedModel, batches: Counter[str]) -> None:

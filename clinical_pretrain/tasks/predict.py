@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -80,7 +80,7 @@ class Predictor:
                 for name, value in self._collator(some).items()
                 if name not in ("labels", "start_positions", "end_positions")
             }
-            with _autocast(device, self._dtype):
+            with _own_forward(network), _autocast(device, self._dtype):
                 out = network(**batch)
             answers = self._encoder.kind == "answers"
             logits = torch.stack([out.start_logits, out.end_logits], dim=-1) if answers else out.logits
@@ -123,7 +123,7 @@ class Predictor:
         merged = merge_scores([each.window for each in windows], [_log_softmax(row) for row in scores], len(text.ids))
         tags = [self._encoder.names[number] for number in merged.argmax(axis=1)]
         if self._encoder.rule.first_subword:
-            tags = _continue(tags, tagged_tokens(document.text, text, first_subword=True), text.offsets)
+            tags = _continue(tags, tagged_tokens(document.text, text, self._encoder.rule), text.offsets)
         return tuple(PredictedEntity(*span) for span in decode_tags(text.offsets, tags))
 
     def _answer(self, document: Document, windows: Sequence[Example], scores: Sequence[Floats]) -> PredictedAnswer:
@@ -178,6 +178,19 @@ def _continue(tags: list[str], own: npt.NDArray[np.bool_], offsets: npt.NDArray[
 def _log_softmax(values: Floats) -> Floats:
     shifted = values - values.max(axis=-1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+
+
+@contextmanager
+def _own_forward(network: PreTrainedModel) -> Iterator[None]:
+    """Without the autocast that Trainer's accelerate has put around forward() for good: it would be the inner one."""
+    wrapped = vars(network).get("forward")
+    if wrapped is not None and "_original_forward" in vars(network):
+        network.forward = network._original_forward
+    try:
+        yield
+    finally:
+        if wrapped is not None:
+            network.forward = wrapped
 
 
 def _autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[None]:

@@ -24,7 +24,7 @@ from tokenizer_tools.command_line import typed
 from tokenizer_tools.errors import UserError
 from tokenizer_tools.files import read_json, write_json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Of result.json."""
 REMEDY = "delete its folder and evaluate the model again"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")

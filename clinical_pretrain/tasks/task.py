@@ -39,6 +39,8 @@ class PaperProtocol:
     """Whether each line of a text is an example of its own."""
     first_subword: bool = False
     """Whether only a word's first token has a tag."""
+    punctuation_divides: bool = False
+    """Whether a word also ends at a sign that is neither letter nor digit, as texts that aren't tokenised need."""
     train_share: float = 1.0
     """Size of the sample of the training split, drawn with replacement."""
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
+import json
 import random
 import re
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -28,14 +29,15 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
-from clinical_pretrain.tasks.encoding import IGNORED, Collator, Encoder, EncodingRule
+from clinical_pretrain.tasks.encoding import IGNORED, Collator, Encoder, EncodingRule, tagged_tokens
 from clinical_pretrain.tasks.finetune import _balanced, finetune, sample_development
 from clinical_pretrain.tasks.finetune_settings import FinetuneSettings
-from clinical_pretrain.tasks.heads import labels_loss, load_with_head, longest_input
-from clinical_pretrain.tasks.predict import _best_span
+from clinical_pretrain.tasks.heads import batch_loss, load_with_head, longest_input
+from clinical_pretrain.tasks.predict import _best_span, _continue
 from clinical_pretrain.tasks.records import Answer, Document, Question, Span, TaskData
 from clinical_pretrain.tasks.scores.by_kind import measures_of
 from clinical_pretrain.tasks.task import PaperProtocol
+from clinical_pretrain.tasks.windows import decode_tags
 from tokenizer_tools.errors import UserError
 
 WORDS = ["patient", "was", "seen", "today", "with", "no", "acute", "distress", "history", "of", "and", "reports"]
@@ -211,17 +213,23 @@ def test_a_sample_of_the_development_split_can_choose(models):
 @pytest.mark.slow
 def test_predictions_have_a_precision_of_their_own(models):
     """The weights are those of training in fp32, so the probabilities differ by rounding alone."""
-    data = task_data("class", numbers=(8, 6, 12))
-    exact, rounded, trained = (
+    data = task_data("class", numbers=(64, 6, 12))
+    exact, rounded, trained, same = (
         np.array(
             [
                 one.probabilities
                 for one in run("class", models / "bert", data, epochs=1, **changes).predictions.documents
             ]
         )
-        for changes in ({}, {"prediction_precision": "bf16"}, {"precision": "bf16", "prediction_precision": "fp32"})
+        for changes in (
+            {},
+            {"prediction_precision": "bf16"},
+            {"precision": "bf16", "prediction_precision": "fp32"},
+            {"precision": "bf16"},
+        )
     )
     assert 0 < np.abs(rounded - exact).max() < 0.02 and not np.array_equal(trained, exact)
+    assert 0 < np.abs(same - trained).max() < 0.02
     with pytest.raises(UserError, match="fp16 needs a GPU"):
         run("class", models / "bert", data, prediction_precision="fp16")
 
@@ -368,19 +376,63 @@ def test_tokens_inside_a_word_have_no_target(models):
     assert [tag for tag in tags if tag] == ["O", "B-Drug", "O"] and None in tags
 
 
+def test_entities_beside_punctuation_have_tags_of_their_own(models):
+    """In a text that isn't tokenised. Perfect tags give the entities back."""
+    text = "seen by Dr. Smith, MD (Jones) on 3/4/2067."
+    gold = [Span(text.index(name), text.index(name) + len(name), "Drug") for name in ("Smith", "Jones", "3/4/2067")]
+    document = Document("a", text, entities=tuple(gold))
+    rules = [EncodingRule(128, first_subword=True, punctuation_divides=divides) for divides in (True, False)]
+    for rule in rules:
+        encoder = Encoder(AutoTokenizer.from_pretrained(models / "bert"), "entities", ("Drug",), rule)
+        (example,) = encoder([document])
+        tags = [encoder.names[max(0, target)] for target in example.target.tolist()]
+        own = tagged_tokens(text, example.text, rule)
+        found = decode_tags(example.text.offsets, _continue(tags, own, example.text.offsets))
+        assert (sorted(found) == gold) is rule.punctuation_divides
+
+
 def test_a_question_longer_than_half_a_sequence_is_cut_and_counted(models):
     document = Document("a", "seen today", questions=(Question("q", "which drug? " * 30, ()),))
     encoder, (example,) = encode(models, "answers", document)
     assert encoder.cut == 1 and len(example.other) == 16
 
 
+def test_weights_that_are_cut_off_are_one_line(models, tmp_path):
+    shutil.copytree(models / "bert", tmp_path / "bert")
+    (file := tmp_path / "bert" / "model.safetensors").write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(UserError, match="bert: no model could be loaded from this folder"):
+        load_with_head(str(tmp_path / "bert"), "class", ["a", "b"])
+
+
 def test_the_loss_leaves_out_unknown_labels():
     logits = torch.tensor([[0.3, -2.0], [1.5, 0.0]])
-    labels = torch.tensor([[1.0, math.nan], [0.0, 1.0]])
+    labels = torch.tensor([[1.0, IGNORED], [0.0, 1.0]])
     expected = torch.nn.functional.binary_cross_entropy_with_logits(
         logits.flatten()[[0, 2, 3]], torch.tensor([1.0, 0, 1])
     )
-    assert labels_loss(SimpleNamespace(logits=logits), labels) == pytest.approx(expected.item())
+    assert batch_loss(SimpleNamespace(logits=logits), labels, 3) == pytest.approx(expected.item())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["class", "labels", "entities", "answers"])
+def test_micro_batches_add_up_to_the_batch(models, kind, tmp_path, monkeypatch):
+    """The gradients of a step, which are clipped by their norm, don't depend on how a batch is divided."""
+    norms = []
+    clip = torch.nn.utils.clip_grad_norm_
+
+    def clipped(*arguments, **options):
+        norms.append(float(clip(*arguments, **options)))
+        return torch.tensor(norms[-1])
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clipped)
+    shutil.copytree(models / "bert", tmp_path / "bert")
+    config = json.loads((tmp_path / "bert" / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (tmp_path / "bert" / "config.json").write_text(json.dumps(config))
+    data = task_data(kind, numbers=(16, 4, 4))
+    for micro in (8, 2):
+        run(kind, tmp_path / "bert", data, epochs=1, max_steps=1, batch_size=8, micro_batch_size=micro)
+    assert norms[1] == pytest.approx(norms[0], rel=0.02 if kind == "answers" else 1e-3)
 
 
 @given(

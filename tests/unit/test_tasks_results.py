@@ -87,11 +87,11 @@ def test_a_result_is_read_as_it_was_written(tmp_path):
     assert folder.read() == RESULT
     raw = json.loads(folder.result_file.read_text())
     assert (raw["task"], raw["score"], raw["low"], raw["high"]) == ("words", 0.5, 0.25, 0.75)
-    assert raw["format_version"] == 1 and raw["scores"]["auc"]["undefined_labels"] == ["B"]
+    assert raw["format_version"] == 2 and raw["scores"]["auc"]["undefined_labels"] == ["B"]
 
 
 @pytest.mark.parametrize(("change", "said"), [
-    (lambda raw: raw | {"format_version": 2}, "format_version 2, but this version of clinical-pretrain reads 1"),
+    (lambda raw: raw | {"format_version": 1}, "format_version 1, but this version of clinical-pretrain reads 2"),
     (lambda raw: {name: value for name, value in raw.items() if name != "data_sha256"}, "damaged, not the form"),
     (lambda raw: raw | {"seed": "0"}, "damaged, not the form"),
     (lambda raw: raw | {"scores": {}}, "damaged, not the form"),
