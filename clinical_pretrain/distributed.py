@@ -182,7 +182,6 @@ def initialise(step_timeout_seconds: int = 0) -> Ranks:
     rank, world_size = read_environment()
     local_rank = int(os.environ["LOCAL_RANK"])
     if not uses_gpu():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
         _share_cores(world_size)
     deepspeed = import_deepspeed()
     device = own_device(local_rank)

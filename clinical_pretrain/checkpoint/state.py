@@ -47,8 +47,8 @@ class RunState:
     format_version: int = FORMAT_VERSION
 
     def fits(self, world_size: int, zero_stage: int, zero_optimization: dict[str, Any]) -> bool:
-        """Whether an engine of so many ranks with these settings partitions its tensors as the checkpoint's did. Of the
-        settings any may count (round_robin_gradients and sub_group_size do)."""
+        """Whether an engine of so many ranks with these settings partitions its tensors as the checkpoint's did. Any of
+        the settings may count (sub_group_size does)."""
         is_alike = self.zero_optimization in ({}, zero_optimization)
         return is_alike and (self.zero_stage, self.world_size) == (zero_stage, world_size)
 

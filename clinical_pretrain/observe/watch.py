@@ -59,9 +59,8 @@ def watch(runs: Sequence[Path]) -> list[RunView]:
         with _signals():
             reader.start()
             _follow(reader, console)
-    if (
-        console.is_dumb_terminal or not console.width
-    ):  # rich takes 80 columns for such a terminal, and COLUMNS=0 as it is
+    # Rich takes 80 columns for a dumb terminal, and COLUMNS=0 as it is.
+    if console.is_dumb_terminal or not console.width:
         console.width = shutil.get_terminal_size().columns
     for line in snapshot(reader.views, console.width):
         console.print(fit(line, console.width, console.encoding))

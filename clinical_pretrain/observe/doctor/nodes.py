@@ -103,10 +103,8 @@ def _check_network(meeting: Meeting) -> tuple[dict[int, dict[str, Any]], list[Fi
         meets_at = 0
         if place.rank == 0:
             stack.enter_context(holding_lock(lock))
-            meets_at = agents_port()
-        if place.rank == 0 and not meets_at:
             try:
-                meets_at = stack.enter_context(listening(meeting_port() or 0))
+                meets_at = agents_port() or stack.enter_context(listening(meeting_port() or 0))
             except OSError as error:
                 findings.append(port_taken(meeting_port() or 0, error))
         meeting.tell("hello", {"host": place.host, "leads": place.leads, "port": port, "meeting": meets_at})
